@@ -1,0 +1,38 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Each makes .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# In CI and on this file's change the environment is brought up to date.
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-slow lint types contract check clean
+
+demo: $(READY)
+	$(BIN)/lookalike demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow and not gpu and not browser and not server"
+
+# The demo itself, killed processes, and real data where LOOKALIKE_REAL_DATA names it.
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+contract: $(READY)
+	$(BIN)/lint-imports
+
+check: lint types contract test
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) build dist

@@ -1,0 +1,68 @@
+"""Lookalike: image retrieval that works on your own pictures.
+
+Fine-tune a CLIP vision encoder so that pictures of the same thing land together, and see how
+much better it retrieves:
+
+    import lookalike
+
+    result = lookalike.train(lookalike.TrainConfig(
+        train="photos/train", query="photos/test/query", gallery="photos/test/gallery",
+    ))
+    print(result.history[0].metrics, result.history[-1].metrics)
+
+Names are imported when first used, so that `import lookalike` itself loads no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lookalike.config import EvaluateConfig, TrainConfig
+    from lookalike.data.sampler import BalancedBatchSampler
+    from lookalike.errors import LookalikeError
+    from lookalike.evaluation.evaluate import EvaluateResult, evaluate
+    from lookalike.model.encoder import CLIPEncoder
+    from lookalike.training.loss import SupConLoss
+    from lookalike.training.trainer import TrainResult, train
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "BalancedBatchSampler": "lookalike.data.sampler",
+    "CLIPEncoder": "lookalike.model.encoder",
+    "EvaluateConfig": "lookalike.config",
+    "EvaluateResult": "lookalike.evaluation.evaluate",
+    "LookalikeError": "lookalike.errors",
+    "SupConLoss": "lookalike.training.loss",
+    "TrainConfig": "lookalike.config",
+    "TrainResult": "lookalike.training.trainer",
+    "evaluate": "lookalike.evaluation.evaluate",
+    "train": "lookalike.training.trainer",
+}
+
+__all__ = [
+    "BalancedBatchSampler",
+    "CLIPEncoder",
+    "EvaluateConfig",
+    "EvaluateResult",
+    "LookalikeError",
+    "SupConLoss",
+    "TrainConfig",
+    "TrainResult",
+    "evaluate",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lookalike' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

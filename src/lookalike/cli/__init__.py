@@ -1,0 +1,1 @@
+"""The command `lookalike`: flags in, calls to the library, tables out. No logic of its own."""

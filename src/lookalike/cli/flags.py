@@ -1,0 +1,85 @@
+"""Configurations as command-line flags: one flag a knob, in the knobs' own words."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import sys
+import textwrap
+import typing
+from typing import Any, Literal, NoReturn
+
+from lookalike.config import knobs_by_group
+
+
+class Parser(argparse.ArgumentParser):
+    """Argument parser whose errors name the nearest flag there is."""
+
+    def __init__(self, **options: Any) -> None:  # argparse makes sub-parsers by keywords too
+        super().__init__(**{**options, "allow_abbrev": False, "formatter_class": _HelpFormatter})
+
+    def error(self, message: str) -> NoReturn:
+        words = message.split() if message.startswith("unrecognized arguments") else []
+        for word in words:
+            near = difflib.get_close_matches(word.partition("=")[0], self._flags(), n=1)
+            if word.startswith("--") and near:
+                message = f"unknown flag {word}; did you mean {near[0]}?"
+        print(f"{self.prog}: {message}\nAll flags: {self.prog} --help", file=sys.stderr)
+        sys.exit(2)
+
+    def _flags(self) -> list[str]:
+        return [flag for action in self._actions for flag in action.option_strings]
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the paragraphs of descriptions and gives flags room."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34, width=100)
+
+
+def add_knobs(
+    parser: argparse.ArgumentParser, cls: type, *, leave_out: tuple[str, ...] = ()
+) -> None:
+    """Adds a flag for each knob of a configuration. Flags not given leave no trace."""
+    hints = typing.get_type_hints(cls)
+    for title, knobs in knobs_by_group(cls):
+        group = parser.add_argument_group(title)
+        for knob in knobs:
+            if knob.name not in leave_out:
+                _add_flag(group, knob, hints[knob.name])
+
+
+def paragraphs(text: str) -> str:
+    """A description as it stands in the source, without the source's indent."""
+    return textwrap.dedent(text).strip()
+
+
+def _add_flag(group: Any, knob: dataclasses.Field[Any], hint: Any) -> None:
+    flag = "--" + knob.name.replace("_", "-")
+    text = knob.metadata["help"].replace("%", "%%")
+    if hint is bool:
+        group.add_argument(
+            flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
+        )
+        return
+    if knob.default is not None:
+        text += f" (default: {_default(knob.default)})"
+    metavar = knob.metadata["metavar"] or _metavar(hint)
+    group.add_argument(flag, default=argparse.SUPPRESS, metavar=metavar, help=text)
+
+
+def _default(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _metavar(hint: Any) -> str:
+    """What a flag takes, in one word."""
+    if typing.get_origin(hint) is Literal:
+        return "|".join(typing.get_args(hint))
+    options = typing.get_args(hint) or (hint,)
+    for option, word in ((int, "N"), (float, "X"), (str, "TEXT")):
+        if option in options:
+            return word
+    return "VALUE"

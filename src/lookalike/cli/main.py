@@ -1,0 +1,254 @@
+"""The verbs: `train`, `evaluate`, `demo`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lookalike import __version__
+from lookalike.cli.flags import Parser, add_knobs, paragraphs
+from lookalike.config import EvaluateConfig, TrainConfig, config_from, format_recipe, read_recipe
+from lookalike.errors import Interrupted, LookalikeError
+from lookalike.files import shown
+
+USAGE_ERROR, INTERRUPTED = 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line; the exit code is 0, 2 for our own errors, 130 for Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a name the terminal cannot show must not end the run
+            stream.reconfigure(errors="backslashreplace")
+    given = _parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], None] = given.run
+    try:
+        run(given)
+    except Interrupted as stopped:
+        print(f"lookalike: {stopped}", file=sys.stderr)
+        return INTERRUPTED
+    except LookalikeError as error:
+        print(f"lookalike: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        print("lookalike: stopped", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="lookalike",
+        description=paragraphs("""
+            Image retrieval that works on your own pictures: fine-tune a CLIP vision encoder so
+            that pictures of the same thing land together, and measure how much better it got.
+        """),
+        epilog=paragraphs("""
+            See it work, with nothing but this package (about two minutes):
+              lookalike demo
+
+            On your own pictures, one folder per class:
+              lookalike train photos/train --test photos/test
+        """),
+    )
+    parser.add_argument("--version", action="version", version=f"lookalike {__version__}")
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_train(verbs)
+    _add_evaluate(verbs)
+    _add_demo(verbs)
+    return parser
+
+
+def _add_train(verbs: Any) -> None:
+    parser = verbs.add_parser(
+        "train",
+        usage="lookalike train PICTURES [--test PICTURES | --query ... --gallery ...] [flags]",
+        help="fine-tune an encoder and show how much better it retrieves",
+        description=paragraphs("""
+            Fine-tunes an encoder with the supervised contrastive loss on pictures with labels,
+            and evaluates retrieval before the first step (epoch 0) and after each epoch.
+
+            Pictures are given as a folder with one sub-folder per class, or as a table (.csv,
+            .tsv, .parquet) with columns path and label, and if need be split (train, test),
+            is_query and group. Test pictures are either a query and a gallery, or one labelled
+            --test folder in which each picture searches in all the others.
+        """),
+        epilog=paragraphs("""
+            examples:
+              lookalike train photos/train --query photos/test/query --gallery photos/test/gallery
+              lookalike train photos/train --test photos/test --num-epochs 3 --learning-rate 1e-5
+              lookalike train catalogue.csv --recipe mine.yaml --out runs/second
+              lookalike train --resume --out runs/second
+              lookalike train --print-config > mine.yaml
+
+            writes, below --out:
+              results/retrieval_results_epoch_XX.json   query file -> its top_k gallery files
+              results/metrics_epoch_XX.json             metrics, protocol, similarities
+              weights/encoder_epoch_XX.pth              model, optimiser, all a resume needs
+        """),
+    )
+    parser.add_argument("train", nargs="?", default=argparse.SUPPRESS, metavar="PICTURES",
+                        help="what to learn from: a class-per-folder tree or a table")  # fmt: skip
+    _add_recipe_flags(parser)
+    parser.add_argument(
+        "--resume", nargs="?", const="", default=None, metavar="FILE",
+        help="go on with an unfinished run: from this checkpoint, or the newest under --out; its "
+        "settings hold unless a flag says otherwise",
+    )  # fmt: skip
+    add_knobs(parser, TrainConfig, leave_out=("train",))
+    parser.set_defaults(run=_train)
+
+
+def _add_evaluate(verbs: Any) -> None:
+    parser = verbs.add_parser(
+        "evaluate",
+        usage="lookalike evaluate [--test PICTURES | --query ... --gallery ...] [flags]",
+        help="measure a model, or just retrieve with it",
+        description=paragraphs("""
+            Embeds test pictures with a model or a checkpoint and retrieves the top k of each
+            query. With labels on both sides it measures recall@1/5/10, mAP and mAP@R; without,
+            it writes the retrievals alone.
+        """),
+        epilog=paragraphs("""
+            examples:
+              lookalike evaluate --test photos/test --model-name weights/encoder_epoch_01.pth
+              lookalike evaluate --query new/ --gallery shop/ --out runs/shop --top-k 20
+        """),
+    )
+    _add_recipe_flags(parser)
+    add_knobs(parser, EvaluateConfig)
+    parser.set_defaults(run=_evaluate)
+
+
+def _add_demo(verbs: Any) -> None:
+    parser = verbs.add_parser(
+        "demo",
+        help="see it work on invented pictures: no network, weights or data needed",
+        description=paragraphs("""
+            Draws a catalogue of objects that do not exist, trains a toy encoder on it from
+            random weights, and lets it find objects of classes it has never seen. Takes about
+            two minutes on two cores. The pictures and the encoder are made up; the pipeline is
+            the one that trains on yours.
+        """),
+    )
+    parser.add_argument("--out", default="lookalike-demo", metavar="FOLDER",
+                        help="where everything is written (default: lookalike-demo)")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, another "
+                        "catalogue (default: 0)")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.set_defaults(run=_demo)
+
+
+def _add_recipe_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--recipe", metavar="FILE", help="settings from a YAML file; flags win")
+    parser.add_argument("--print-config", action="store_true",
+                        help="print the settings as a recipe, and do nothing")  # fmt: skip
+    parser.add_argument("--json", action="store_true",
+                        help="print one JSON document instead of tables")  # fmt: skip
+
+
+def _train(given: argparse.Namespace) -> None:
+    knobs = _knobs_of(given)
+    recipe = read_recipe(given.recipe) if given.recipe else {}
+    saved: dict[str, Any] = {}
+    resume: Path | None = None
+    if given.resume is not None:
+        from lookalike.model.pretrained import read_checkpoint
+        from lookalike.training.checkpoint import newest_checkpoint
+
+        out = Path(knobs.get("out", recipe.get("out", ".")))
+        resume = Path(given.resume) if given.resume else newest_checkpoint(out)
+        saved = read_checkpoint(resume)["config"]
+    config = config_from(TrainConfig, saved, recipe, knobs)
+    if given.print_config:
+        print(format_recipe(config), end="")
+        return
+
+    from lookalike.cli import tables
+    from lookalike.progress import default_progress
+    from lookalike.training.trainer import train
+
+    progress = default_progress()
+    result = train(config, resume=resume, progress=progress)
+    if given.json:
+        _print_json(
+            {
+                "history": [asdict(one) for one in result.history],
+                "files": [shown(path) for path in result.files],
+                "unreadable": [asdict(one) for one in result.unreadable],
+            }
+        )
+    else:
+        tables.print_history(result.history)
+        if result.retrieval is not None:
+            tables.print_preview(result.retrieval)
+        tables.print_files(result.files)
+    tables.tell_unreadable(result.unreadable, progress)
+
+
+def _evaluate(given: argparse.Namespace) -> None:
+    recipe = read_recipe(given.recipe) if given.recipe else {}
+    config = config_from(EvaluateConfig, recipe, _knobs_of(given))
+    if given.print_config:
+        print(format_recipe(config), end="")
+        return
+
+    from lookalike.cli import tables
+    from lookalike.evaluation.evaluate import evaluate
+    from lookalike.progress import default_progress
+
+    progress = default_progress()
+    result = evaluate(config, progress=progress)
+    if given.json:
+        _print_json(
+            {
+                "metrics": result.retrieval.metrics,
+                "files": [shown(path) for path in result.files],
+                "unreadable": [asdict(one) for one in result.retrieval.unreadable],
+            }
+        )
+    else:
+        if result.retrieval.metrics:
+            tables.print_metrics(result.retrieval.metrics)
+        tables.print_preview(result.retrieval)
+        tables.print_files(result.files)
+    tables.tell_unreadable(result.retrieval.unreadable, progress)
+
+
+def _demo(given: argparse.Namespace) -> None:
+    from lookalike.cli import tables
+    from lookalike.demo.run import demo
+    from lookalike.progress import default_progress
+
+    result = demo(Path(given.out), seed=given.seed, progress=default_progress())
+    if given.json:
+        _print_json({"history": [asdict(one) for one in result.history]})
+        return
+    tables.print_history(result.history)
+    if result.retrieval is not None:
+        tables.print_preview(result.retrieval)
+    print(paragraphs(_YOUR_TURN))
+
+
+_YOUR_TURN = """
+    These pictures are invented and the encoder is a toy; the pipeline is the real one. On your
+    own pictures, one folder per class:
+
+      lookalike train photos/train --test photos/test
+      lookalike train photos/train --query photos/test/query --gallery photos/test/gallery
+"""
+
+
+def _knobs_of(given: argparse.Namespace) -> dict[str, Any]:
+    """The flags that are knobs, out of all that were given."""
+    others = {"run", "recipe", "print_config", "json", "resume"}
+    return {name: value for name, value in vars(given).items() if name not in others}
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    text = json.dumps(document, ensure_ascii=False, indent=2)
+    print(text.encode("utf-8", "backslashreplace").decode("utf-8"))

@@ -1,0 +1,96 @@
+"""What a finished command prints: the closing table, a look at three queries, the files."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lookalike.files import shown
+
+if TYPE_CHECKING:
+    from lookalike.data.sources import Unreadable
+    from lookalike.evaluation.protocol import Retrieval
+    from lookalike.progress import Progress
+    from lookalike.training.trainer import EpochSummary
+
+PREVIEW_RANKS = 3
+UNREADABLE_SHOWN = 20
+
+
+def print_history(history: Sequence[EpochSummary]) -> None:
+    """One row an epoch; the last row is the change from first to last."""
+    names = list(history[0].metrics or {})
+    if not names and all(summary.loss is None for summary in history):
+        return
+    rows = [
+        [f"epoch {one.epoch}", _number(one.loss)]
+        + [_number(value) for value in (one.metrics or {}).values()]
+        for one in history
+    ]
+    first, last = history[0].metrics, history[-1].metrics
+    if len(history) > 1 and first and last:
+        rows.append(["change", ""] + [f"{last[name] - first[name]:+.4f}" for name in names])
+    _print_table(["", "loss", *names], rows)
+
+
+def print_metrics(metrics: dict[str, float]) -> None:
+    """One row of metrics."""
+    _print_table(list(metrics), [[_number(value) for value in metrics.values()]])
+
+
+def print_preview(retrieval: Retrieval) -> None:
+    """Three queries with their first few results, right ones marked."""
+    total = len(retrieval.query)
+    chosen = sorted({total // 6, total // 2, total * 5 // 6})
+    query_labels, gallery_labels = retrieval.query.labels, retrieval.gallery.labels
+    print(f"Retrieved for {len(chosen)} of {total:,} queries:")
+    for i in chosen:
+        print(f"\n  {shown(retrieval.query.names[i])}")
+        row = zip(retrieval.positions[i].tolist(), retrieval.similarities[i].tolist(), strict=True)
+        for rank, (position, similarity) in enumerate(list(row)[:PREVIEW_RANKS], start=1):
+            if position < 0:
+                break
+            verdict = "     "
+            if query_labels and gallery_labels:
+                verdict = "right" if query_labels[i] == gallery_labels[position] else "wrong"
+            name = shown(retrieval.gallery.names[position])
+            print(f"    {rank}  {verdict}  {similarity:.3f}  {name}")
+    print()
+
+
+def print_files(files: Sequence[Any]) -> None:
+    """What was written."""
+    print("Written:")
+    for path in files:
+        print(f"  {shown(path)}")
+
+
+def tell_unreadable(unreadable: Sequence[Unreadable], progress: Progress) -> None:
+    """The files that could not be read, at the very end, where they are seen."""
+    if not unreadable:
+        return
+    count = f"{len(unreadable):,} files" if len(unreadable) > 1 else "1 file"
+    progress.warn(f"{count} could not be read and took no part:")
+    for one in unreadable[:UNREADABLE_SHOWN]:
+        progress.note(f"  {shown(one.path)}: {one.reason}")
+    if len(unreadable) > UNREADABLE_SHOWN:
+        progress.note(f"  ... and {len(unreadable) - UNREADABLE_SHOWN:,} more; all are listed "
+                      "under 'unreadable' in the metrics file")  # fmt: skip
+
+
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in header:
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row, style="bold" if row[0] == "change" else None)
+    Console(file=sys.stdout, highlight=False).print(table)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

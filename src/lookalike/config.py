@@ -1,0 +1,347 @@
+"""Every knob: its name, its default, its unit, and what it may be.
+
+A configuration is one flat, frozen dataclass; the same names are keyword arguments in Python,
+keys in a recipe (YAML) and flags on the command line (`learning_rate` is `--learning-rate`).
+`None` means off. Nothing here reads a picture or touches a device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from lookalike.errors import ConfigError, DataError
+
+DEFAULT_MODEL = "openai/clip-vit-large-patch14-336"
+MAX_PILLOW_MEGAPIXELS = 178.0  # above this Pillow refuses a file by itself, as a bomb
+
+
+def _knob(
+    default: Any,
+    help: str,
+    *,
+    group: str,
+    metavar: str | None = None,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> Any:
+    """A dataclass field that carries what `--help`, the recipe and the checks need."""
+    bounds = {"above": above, "at_least": at_least, "at_most": at_most}
+    metadata = {"help": help, "group": group, "metavar": metavar, "bounds": bounds}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Common:
+    """The knobs that every verb with a model and pictures shares."""
+
+    query: str | None = _knob(
+        None,
+        "pictures to search for: a class-per-folder tree, a flat folder, or a table",
+        group="Test pictures",
+        metavar="PICTURES",
+    )
+    gallery: str | None = _knob(
+        None,
+        "pictures to search in, given together with query",
+        group="Test pictures",
+        metavar="PICTURES",
+    )
+    test: str | None = _knob(
+        None,
+        "one labelled folder or table instead: each picture searches in all the others",
+        group="Test pictures",
+        metavar="PICTURES",
+    )
+    top_k: int = _knob(10, "retrievals returned per query", group="Test pictures", at_least=1)
+    model_name: str = _knob(
+        DEFAULT_MODEL,
+        "a hub id, a local Transformers folder, or a checkpoint of ours (.pth)",
+        group="Model",
+        metavar="NAME",
+    )
+    embedding: Literal["projected", "pooled"] = _knob(
+        "projected",
+        "projected: the space shared with text, where the model has one (else pooled); "
+        "pooled: what the vision tower gives before that projection",
+        group="Model",
+    )
+    max_megapixels: float = _knob(
+        89.0,
+        "a larger picture is refused before it is decoded",
+        group="Pictures",
+        above=0,
+        at_most=MAX_PILLOW_MEGAPIXELS,
+    )
+    eval_batch_size: int = _knob(64, "pictures embedded at a time", group="Machine", at_least=1)
+    device: str = _knob(
+        "auto",
+        "auto, cuda, cuda:1, mps, xpu or cpu; auto takes the first there is",
+        group="Machine",
+        metavar="NAME",
+    )
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = _knob(
+        "auto",
+        "arithmetic of the model; auto: bf16 where the device is fast at it, else fp16 with "
+        "gradient scaling on a GPU, else fp32",
+        group="Machine",
+    )
+    num_workers: int | Literal["auto"] = _knob(
+        "auto",
+        "processes that read pictures; 0 reads in the main process",
+        group="Machine",
+        at_least=0,
+    )
+    out: str = _knob(
+        ".", "folder that results/ and weights/ are written under", group="Output", metavar="FOLDER"
+    )
+    overwrite: bool = _knob(False, "replace what an earlier run wrote there", group="Output")
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for knob in dataclasses.fields(self):
+            value = _coerce(knob.name, getattr(self, knob.name), hints[knob.name])
+            _check_bounds(knob, value)
+            object.__setattr__(self, knob.name, value)  # frozen from here on
+        if self.test is not None and (self.query is not None or self.gallery is not None):
+            raise ConfigError("give either test, or query and gallery, not both")
+        if (self.query is None) != (self.gallery is None):
+            given, missing = ("query", "gallery") if self.query else ("gallery", "query")
+            raise ConfigError(f"{given} is given without {missing}; give both, or test instead")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(_Common):
+    """All that `lookalike train` can be told.
+
+    Raises:
+        ConfigError: a value is out of its range, or two of them contradict each other.
+    """
+
+    train: str | None = _knob(
+        None,
+        "pictures to learn from: a class-per-folder tree or a table with labels",
+        group="Training pictures",
+    )
+    n_classes_per_batch: int = _knob(
+        4, "P: different classes in each batch", group="Batches", at_least=2
+    )
+    n_samples_per_class: int = _knob(
+        2, "K: pictures of each of them; a batch is P x K", group="Batches", at_least=2
+    )
+    singletons: Literal["exclude", "repeat"] = _knob(
+        "exclude",
+        "a class with one picture has no pair to learn from: exclude it, or repeat its picture "
+        "K times, each differently augmented",
+        group="Batches",
+    )
+    augmentation: Literal["crop-flip", "none"] = _knob(
+        "crop-flip",
+        "crop-flip: a random part of each picture, half the time mirrored",
+        group="Batches",
+    )
+    min_crop_area: float = _knob(
+        0.5, "smallest share of a picture that crop-flip keeps", group="Batches", above=0, at_most=1
+    )
+    num_epochs: int = _knob(1, "times through the training pictures", group="Training", at_least=0)
+    learning_rate: float = _knob(1e-7, "of AdamW", group="Training", above=0)
+    temperature: float = _knob(0.07, "of the contrastive loss", group="Training", above=0)
+    weight_decay: float = _knob(
+        0.01,
+        "of AdamW; on weight matrices, never on biases and norms",
+        group="Training",
+        at_least=0,
+    )
+    max_grad_norm: float | None = _knob(
+        1.0, "gradients longer than this are shortened to it; none: off", group="Training", above=0
+    )
+    schedule: Literal["constant", "cosine"] = _knob(
+        "constant", "of the learning rate after warm-up; cosine ends at zero", group="Training"
+    )
+    warmup_steps: int = _knob(
+        0, "first steps, over which the learning rate rises from zero", group="Training", at_least=0
+    )
+    gradient_checkpointing: bool = _knob(
+        False,
+        "recompute activations backwards: less memory, about a third slower",
+        group="Training",
+    )
+    seed: int = _knob(0, "of everything random", group="Training", at_least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(_Common):
+    """All that `lookalike evaluate` can be told.
+
+    Raises:
+        ConfigError: a value is out of its range, or two of them contradict each other.
+    """
+
+
+ConfigT = TypeVar("ConfigT", TrainConfig, EvaluateConfig)
+
+# What a resumed run may change: none of it alters what is learned. (That `train` still holds
+# the same pictures is checked by their names, wherever they lie now.)
+FREE_ON_RESUME = frozenset(
+    {"train", "num_epochs", "out", "overwrite", "query", "gallery", "test", "top_k",
+     "eval_batch_size", "device", "num_workers", "gradient_checkpointing"}
+)  # fmt: skip
+
+
+def config_from(cls: type[ConfigT], *mappings: Mapping[str, Any]) -> ConfigT:
+    """A configuration from mappings of knob names to values, later ones winning.
+
+    Values may be strings, as they come from a command line or YAML (`"2e-5"`, `"none"`).
+
+    Raises:
+        ConfigError: an unknown name (the nearest known one is named) or an impossible value.
+    """
+    known = [knob.name for knob in dataclasses.fields(cls)]
+    values: dict[str, Any] = {}
+    for mapping in mappings:
+        for key, value in mapping.items():
+            name = str(key).replace("-", "_")
+            if name not in known:
+                raise ConfigError(f"unknown key {key!r}{_nearest(name, known)}")
+            values[name] = value
+    return cls(**values)
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """The mapping in a recipe file (YAML).
+
+    Raises:
+        DataError: there is no such file.
+        ConfigError: it is not YAML, or not a mapping of names to values.
+    """
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            recipe = yaml.safe_load(file)
+    except OSError as error:
+        raise DataError(f"cannot read the recipe {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the recipe {path} is not YAML: {error}") from error
+    if recipe is None:
+        return {}
+    if not isinstance(recipe, dict):
+        raise ConfigError(
+            f"the recipe {path} holds a {type(recipe).__name__}; "
+            "it needs lines of the form 'learning_rate: 2e-5'"
+        )
+    return recipe
+
+
+def format_recipe(config: TrainConfig | EvaluateConfig) -> str:
+    """The whole configuration as a commented recipe, which `read_recipe` reads back."""
+    import yaml
+
+    lines: list[str] = []
+    for group, knobs in knobs_by_group(type(config)):
+        lines += ["", f"# {group}"]
+        for knob in knobs:
+            value = getattr(config, knob.name)
+            # YAML 1.1 takes 1e-07 for a string; config_from takes that string for the number.
+            text = (
+                repr(value)
+                if isinstance(value, float)
+                else yaml.safe_dump(value, allow_unicode=True, width=10_000).partition("\n")[0]
+            )
+            lines.append(f"{knob.name}: {text}".ljust(44) + f"  # {knob.metadata['help']}")
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def knobs_by_group(cls: type) -> Iterator[tuple[str, list[dataclasses.Field[Any]]]]:
+    """The knobs of a configuration in reading order: what is trained on first."""
+    order = ["Training pictures", "Test pictures", "Model", "Batches", "Training", "Pictures",
+             "Machine", "Output"]  # fmt: skip
+    for group in order:
+        knobs = [knob for knob in dataclasses.fields(cls) if knob.metadata["group"] == group]
+        if knobs:
+            yield group, knobs
+
+
+def changed_on_resume(saved: Mapping[str, Any], now: TrainConfig) -> list[str]:
+    """The knobs that differ from a saved run's and would make it another run, as `name: a -> b`."""
+    free = FREE_ON_RESUME if now.schedule == "constant" else FREE_ON_RESUME - {"num_epochs"}
+    return [
+        f"{name}: {saved[name]} -> {value}"
+        for name, value in dataclasses.asdict(now).items()
+        if name in saved and name not in free and saved[name] != value
+    ]
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]!r}?" if matches else f"; known keys: {', '.join(known)}"
+
+
+def _coerce(name: str, value: Any, hint: Any) -> Any:
+    """`value` as the type a knob is declared with."""
+    options = typing.get_args(hint) if _is_union(hint) else (hint,)
+    for option in options:
+        matched, result = _try_coerce(value, option)
+        if matched:
+            return result
+    raise ConfigError(f"{name} is {value!r}; expected {' or '.join(_named(o) for o in options)}")
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+def _try_coerce(value: Any, option: Any) -> tuple[bool, Any]:
+    """Whether `value` can stand for `option`, and as what."""
+    text = str(value).strip()
+    if option is type(None):
+        return value is None or text.lower() in ("none", "off", "null"), None
+    if typing.get_origin(option) is Literal:
+        return text in typing.get_args(option), text
+    if option is bool:
+        words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+        return text.lower() in words, words.get(text.lower())
+    if option is str:
+        return isinstance(value, (str, Path)), text if isinstance(value, Path) else value
+    if isinstance(value, bool):  # a bool is an int to Python, and no number to anybody else
+        return False, None
+    if option is int and isinstance(value, int):
+        return True, value
+    try:
+        number = float(text)
+    except ValueError:
+        return False, None
+    if option is int:
+        return number.is_integer(), int(number) if number.is_integer() else None
+    return True, number
+
+
+def _named(option: Any) -> str:
+    if option is type(None):
+        return "none"
+    if typing.get_origin(option) is Literal:
+        return " or ".join(typing.get_args(option))
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[option]
+
+
+def _check_bounds(knob: dataclasses.Field[Any], value: Any) -> None:
+    """Raises where a number is not one, or out of the range its knob states."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return
+    bounds = knob.metadata["bounds"]
+    above, at_least, at_most = bounds["above"], bounds["at_least"], bounds["at_most"]
+    if above is not None and not value > above:
+        raise ConfigError(f"{knob.name} is {value}; it must be above {above:g}")
+    if at_least is not None and not value >= at_least:
+        raise ConfigError(f"{knob.name} is {value}; it must be at least {at_least:g}")
+    if at_most is not None and not value <= at_most:
+        raise ConfigError(f"{knob.name} is {value}; it must be at most {at_most:g}")
+    if value != value or value in (float("inf"), float("-inf")):
+        raise ConfigError(f"{knob.name} is {value}; it must be a finite number")

@@ -1,0 +1,1 @@
+"""Pictures: found, decoded, cut to size and dealt into batches. Knows of no model."""

@@ -1,0 +1,170 @@
+"""One file to one RGB picture, whatever the file really is.
+
+What a file holds is read from its bytes, never from its extension. Every way a file can fail
+ends in one `ImageError` with a short reason, so that callers can name it, count it and go on.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+from functools import cache
+from typing import cast
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from lookalike.config import MAX_PILLOW_MEGAPIXELS
+from lookalike.errors import ImageError
+
+DEFAULT_MAX_MEGAPIXELS = 89.0
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+def read_image(path: str, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS) -> Image.Image:
+    """Decodes a file as people see it: upright, in RGB, over white, 8 bits a channel.
+
+    - The EXIF (or XMP, AVIF, HEIF) orientation is applied.
+    - Alpha and transparent palette entries are laid over white.
+    - 16-bit grey is divided by 257; 32-bit and float grey by what its range asks for (0..1,
+      0..255 and 0..65535 are taken for what they look like, anything else is stretched).
+    - CMYK goes through its colour profile where the file has one.
+    - Of an animation or a multi-page file the first frame counts.
+
+    Args:
+        path: the file; every format Pillow reads, AVIF and (through pillow-heif) HEIC.
+        max_megapixels: a larger picture is refused before its pixels are decoded.
+
+    Raises:
+        ImageError: the file is missing, no picture, too large, truncated or corrupt.
+    """
+    with _opened(path, max_megapixels) as image:
+        try:
+            image.load()
+            return _flattened(_upright(image))
+        # Decoders meet hostile bytes and raise nearly everything: OSError, SyntaxError,
+        # ValueError, struct.error, IndexError, MemoryError. All of it means: unreadable.
+        except Exception as error:
+            raise ImageError(path, _reason(error)) from error
+
+
+def probe_image(path: str, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS) -> None:
+    """Reads a file's header only: is it a picture, and not too large?
+
+    A file that passes can still turn out truncated when it is decoded.
+
+    Raises:
+        ImageError: as `read_image` does, for what the header shows.
+    """
+    _opened(path, max_megapixels).close()
+
+
+def _opened(path: str, max_megapixels: float) -> Image.Image:
+    """The file with its header read and its pixels not yet decoded."""
+    _register_heif()
+    try:
+        if os.path.getsize(path) == 0:
+            raise ImageError(path, "empty file (0 bytes)")
+        image = Image.open(path)
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            path, f"above {MAX_PILLOW_MEGAPIXELS:.0f} megapixels, which Pillow never decodes"
+        ) from error
+    except UnidentifiedImageError as error:
+        raise ImageError(path, _what_instead(path)) from error
+    except ImageError:
+        raise
+    except Exception as error:  # see read_image: format plug-ins raise nearly everything
+        raise ImageError(path, _reason(error)) from error
+    megapixels = image.width * image.height / 1e6
+    if megapixels > max_megapixels:
+        image.close()
+        raise ImageError(
+            path,
+            f"{megapixels:.1f} megapixels ({image.width}x{image.height}), above the limit of "
+            f"{max_megapixels:g}; raise it with --max-megapixels",
+        )
+    return image
+
+
+@cache
+def _register_heif() -> None:
+    """Teaches Pillow HEIC, once a process; AVIF it knows by itself."""
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except (ValueError, TypeError, KeyError, SyntaxError, OSError, struct.error, ZeroDivisionError):
+        return image  # broken metadata says nothing about orientation; the pixels are fine
+
+
+def _flattened(image: Image.Image) -> Image.Image:
+    """Any mode to RGB."""
+    if image.mode in _SIXTEEN_BIT or image.mode in ("I", "F"):
+        image = _grey_to_eight_bits(image)
+    elif image.mode == "CMYK":
+        return _cmyk_to_rgb(image)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _grey_to_eight_bits(image: Image.Image) -> Image.Image:
+    """Deep grey to L, or LA where one grey value stands for transparent."""
+    grey = np.asarray(image).astype(np.float64)
+    finite = grey[np.isfinite(grey)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    if image.mode in _SIXTEEN_BIT or (image.mode == "I" and low >= 0 and 255 < high <= 65535):
+        scaled = grey / 257
+    elif image.mode == "F" and low >= 0 and high <= 1:
+        scaled = grey * 255
+    elif low >= 0 and high <= 255:
+        scaled = grey
+    else:
+        scaled = (grey - low) * (255 / (high - low) if high > low else 0)
+    eight_bits = np.nan_to_num(scaled, posinf=255, neginf=0).round().clip(0, 255).astype(np.uint8)
+    result = Image.fromarray(eight_bits)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        alpha = np.where(grey == transparent, 0, 255).astype(np.uint8)
+        result.putalpha(Image.fromarray(alpha))
+    return result
+
+
+def _cmyk_to_rgb(image: Image.Image) -> Image.Image:
+    profile = image.info.get("icc_profile")
+    if not profile:
+        return image.convert("RGB")
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        target = ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError):
+        return image.convert("RGB")  # a broken profile, or one for another kind of colour
+    return cast(Image.Image, converted)
+
+
+def _what_instead(path: str) -> str:
+    """What a file that is no picture seems to be."""
+    with open(path, "rb") as file:
+        start = file.read(512).lstrip().lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "not a picture: an HTML page (a failed download?)"
+    if start.startswith((b"<?xml", b"<svg")):
+        return "not a picture that can be decoded: XML or SVG"
+    return "not a picture, or one too damaged to be recognised"
+
+
+def _reason(error: Exception) -> str:
+    """One short line of an exception, without its path."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = " ".join(str(error).split())
+    return text[:200] if text else type(error).__name__

@@ -1,0 +1,207 @@
+"""Batches of pixels, read by worker processes."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import signal
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lookalike.data.decode import read_image
+from lookalike.data.sources import Unreadable
+from lookalike.data.transforms import Augmentation, Preprocessing, augment, preprocess
+from lookalike.errors import DataError, ImageError
+from lookalike.files import shown
+from lookalike.runtime import Runtime
+
+
+class Request(NamedTuple):
+    """A batch to be read: positions of pictures, and the seed of their augmentation."""
+
+    indices: Sequence[int]
+    seed: tuple[int, ...] | None = None
+
+
+class Batch(NamedTuple):
+    """A batch that was read. `indices` says which pictures it really holds."""
+
+    pixels: UInt8[Tensor, "batch 3 height width"]
+    indices: list[int]
+    unreadable: list[Unreadable]
+    cannot_go_on: str | None = None  # said by a worker, raised in the main process
+
+
+class ImageLoader:
+    """Reads pictures in worker processes that stay alive between calls.
+
+    With `augmentation` and `labels` it reads for training: a picture that turns out unreadable
+    is replaced by another of its class, so a batch keeps its shape. Without, it reads for
+    evaluation: an unreadable picture is left out. Either way each batch names what failed.
+
+    The random numbers of an augmentation depend on the request's seed and the place in the
+    batch alone, never on the worker that happens to read it.
+
+    Args:
+        paths: the files.
+        how: cut and size of the pixels.
+        runtime: tells how many workers, and whether a GPU wants pinned memory.
+        max_megapixels: larger pictures are unreadable.
+        augmentation: changes for training.
+        labels: class of each picture, for replacements.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        how: Preprocessing,
+        runtime: Runtime,
+        *,
+        max_megapixels: float,
+        augmentation: Augmentation | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> None:
+        reader = _Reader(paths, how, max_megapixels, augmentation, labels)
+        self._requests = _Requests()
+        self.num_images = len(paths)
+        workers = runtime.num_workers
+        self._loader: DataLoader[Batch] = DataLoader(
+            reader,
+            batch_size=None,  # a request is a whole batch already
+            sampler=self._requests,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            prefetch_factor=2 if workers else None,
+            pin_memory=runtime.device.type == "cuda",
+            worker_init_fn=_start_worker,
+            multiprocessing_context=_worker_context() if workers else None,
+            generator=torch.Generator(),  # its own, so that reading never moves torch's
+        )
+
+    def read(self, requests: Iterable[Request]) -> Iterator[Batch]:
+        """The batches asked for, in order; a few are read ahead.
+
+        Raises:
+            DataError: no picture of a training picture's class can be decoded, or a worker died.
+        """
+        self._requests.pending = requests
+        try:
+            for batch in self._loader:
+                if batch.cannot_go_on is not None:
+                    raise DataError(batch.cannot_go_on)
+                yield batch
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise DataError(
+                f"a process that reads pictures died ({str(error).partition(chr(10))[0]}); often "
+                "memory or shared memory ran out. Try --num-workers 0"
+            ) from error
+
+
+def chunks(num_images: int, batch_size: int) -> Iterator[Request]:
+    """Requests for all pictures in order."""
+    for start in range(0, num_images, batch_size):
+        yield Request(range(start, min(start + batch_size, num_images)))
+
+
+class _Requests:
+    """What the loader's workers are to read next; iterated in the main process."""
+
+    pending: Iterable[Request] = ()
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self.pending)
+
+
+class _Reader(Dataset[Batch]):
+    """Lives in the workers: a request in, a batch out."""
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        how: Preprocessing,
+        max_megapixels: float,
+        augmentation: Augmentation | None,
+        labels: Sequence[str] | None,
+    ) -> None:
+        self._paths, self._how, self._max_megapixels = paths, how, max_megapixels
+        self._augmentation = augmentation
+        self._classmates: dict[str, list[int]] = {}
+        self._labels = labels
+        for index, label in enumerate(labels or ()):
+            self._classmates.setdefault(label, []).append(index)
+
+    def __getitem__(self, request: Request) -> Batch:
+        pixels: list[Tensor] = []
+        indices: list[int] = []
+        unreadable: dict[int, Unreadable] = {}
+        for place, wanted in enumerate(request.indices):
+            for index in self._candidates(wanted, request.indices):
+                if index in unreadable:
+                    continue
+                try:
+                    pixels.append(self._pixels(index, (*(request.seed or ()), place)))
+                except ImageError as error:
+                    unreadable[index] = Unreadable(error.path, error.reason)
+                else:
+                    indices.append(index)
+                    break
+            else:
+                if self._labels is not None:
+                    lost = _class_lost(self._paths[wanted], unreadable[wanted].reason)
+                    return Batch(self._no_pixels(), [], list(unreadable.values()), lost)
+        stacked = torch.stack(pixels) if pixels else self._no_pixels()
+        return Batch(stacked, indices, list(unreadable.values()))
+
+    def _no_pixels(self) -> UInt8[Tensor, "0 3 height width"]:
+        return torch.empty(0, 3, self._how.height, self._how.width, dtype=torch.uint8)
+
+    def _candidates(self, wanted: int, batch: Sequence[int]) -> Iterator[int]:
+        """The picture itself, then those of its class that may stand in for it."""
+        yield wanted
+        if self._labels is None:
+            return
+        mates = self._classmates[self._labels[wanted]]
+        start = mates.index(wanted)
+        others = mates[start + 1 :] + mates[:start]
+        in_batch = set(batch)
+        yield from (mate for mate in others if mate not in in_batch)
+        yield from (mate for mate in others if mate in in_batch)
+
+    def _pixels(self, index: int, seed: tuple[int, ...]) -> UInt8[Tensor, "3 height width"]:
+        image = read_image(self._paths[index], self._max_megapixels)
+        if self._augmentation is None:
+            return preprocess(image, self._how)
+        return augment(image, self._how, self._augmentation, np.random.default_rng(seed))
+
+
+def _class_lost(path: str, reason: str) -> str:
+    return (
+        f"no picture of the class of {shown(path)} can be decoded (this one: {reason}). "
+        "Mend or remove these files and start again"
+    )
+
+
+def _worker_context() -> multiprocessing.context.BaseContext:
+    """How workers start: never by fork, which copies threads and CUDA in a broken state."""
+    methods = multiprocessing.get_all_start_methods()
+    if "forkserver" not in methods:
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # torch is imported once, not in each worker
+    return context
+
+
+def _start_worker(_worker: int) -> None:
+    """Workers leave Ctrl-C to the main process, and Pillow's remarks to the error reports."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.filterwarnings("ignore", module="PIL")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)

@@ -1,0 +1,222 @@
+"""Batches of exactly P classes x K pictures, every picture of an epoch in its turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int64
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from lookalike.errors import CheckpointError, DataError
+
+
+@dataclass(frozen=True)
+class SamplerReport:
+    """What a sampler makes of a set of labels; all are counts."""
+
+    num_classes: int
+    num_images: int
+    num_batches: int
+    excluded_singletons: int
+    small_classes: int
+    repeated_images: int
+
+
+class BalancedBatchSampler(Sampler[list[int]]):
+    """Yields lists of dataset indices: P different classes, K pictures of each.
+
+    **An epoch** shows every picture of every class that takes part, and none a second time
+    before all pictures of its class were shown. A class of n pictures fills ceil(n / K) places,
+    a place being K pictures in one batch; where K does not divide n, the last place is filled
+    up with pictures the class began the epoch with. The length of an epoch is
+
+        max(ceil(sum of all places / P), places of the largest class)   batches,
+
+    the smallest number that gives each batch P different classes; places that are then still
+    empty go round the classes in random order. So large classes are met more often than small
+    ones, in proportion, and within a batch all count the same.
+
+    No picture stands twice in a batch, unless its class has fewer than K: then its pictures
+    are repeated, which `report` counts. A class with one picture has no pair to learn from; it
+    is left out (`singletons="exclude"`), or its picture is repeated (`singletons="repeat"`).
+
+    The order depends on `seed` and the epoch alone. It is drawn afresh for each `set_epoch`;
+    `state_dict` and `load_state_dict` go on in the middle of one.
+
+    Use it as `DataLoader(dataset, batch_sampler=BalancedBatchSampler(labels))`.
+
+    Args:
+        labels: the class of each picture: integers of any size, or strings.
+        n_classes_per_batch: P.
+        n_samples_per_class: K.
+        singletons: what to do with classes of one picture.
+        seed: of the order.
+
+    Raises:
+        DataError: fewer than P classes can take part.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[int] | Sequence[str] | np.ndarray | Int64[Tensor, " n"],
+        n_classes_per_batch: int = 4,
+        n_samples_per_class: int = 2,
+        *,
+        singletons: Literal["exclude", "repeat"] = "exclude",
+        seed: int = 0,
+    ) -> None:
+        self._per_batch, self._per_class, self._seed = (
+            n_classes_per_batch,
+            n_samples_per_class,
+            seed,
+        )
+        _, classes, sizes = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
+        taking_part = sizes >= (2 if singletons == "exclude" else 1)
+        if n_samples_per_class == 1:  # a place of one picture needs no second
+            taking_part = sizes >= 1
+        _check_enough_classes(sizes, taking_part, n_classes_per_batch, singletons)
+
+        # Pictures grouped by class: class c's are by_class[starts[c] : starts[c] + sizes[c]].
+        by_class = np.argsort(classes, kind="stable")
+        self._by_class = by_class[taking_part[classes[by_class]]]
+        self._sizes = sizes[taking_part]
+        self._starts = np.cumsum(self._sizes) - self._sizes
+        self._places = -(-self._sizes // n_samples_per_class)
+        self._num_batches = int(
+            max(-(-self._places.sum() // n_classes_per_batch), self._places.max())
+        )
+        small = self._sizes < n_samples_per_class
+        self.report = SamplerReport(
+            num_classes=len(self._sizes),
+            num_images=len(self._by_class),
+            num_batches=self._num_batches,
+            excluded_singletons=int((~taking_part).sum()),
+            small_classes=int(small.sum()),
+            repeated_images=int((n_samples_per_class - self._sizes[small]).sum()),
+        )
+        self._epoch = 0
+        self._batches_done = 0
+
+    def __len__(self) -> int:
+        """Batches in a whole epoch, however many of them are done."""
+        return self._num_batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """The batches of the epoch that are not done yet."""
+        batches = self._plan()
+        for batch in batches[self._batches_done :]:
+            self._batches_done += 1
+            yield batch.tolist()
+        self._batches_done = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Starts another epoch, from its first batch."""
+        self._epoch, self._batches_done = epoch, 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the sampler stands; `batches_done` counts batches handed out."""
+        return {
+            "epoch": self._epoch,
+            "batches_done": self._batches_done,
+            "seed": self._seed,
+            "num_batches": self._num_batches,
+            "num_images": len(self._by_class),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where a saved sampler stood.
+
+        Raises:
+            CheckpointError: that one had other pictures, another batch shape or another seed.
+        """
+        for name, value in self.state_dict().items():
+            if name not in ("epoch", "batches_done") and state[name] != value:
+                raise CheckpointError(
+                    f"the saved run's sampler had {name} {state[name]}, this one has {value}: "
+                    "the training pictures or the batch shape changed. Start a new run instead"
+                )
+        self._epoch, self._batches_done = state["epoch"], state["batches_done"]
+
+    def _plan(self) -> Int64[np.ndarray, "batches P_times_K"]:
+        """All batches of the epoch."""
+        rng = np.random.default_rng([self._seed, self._epoch])
+        shuffled = self._shuffled_within_classes(rng)
+        places = self._places + self._extra_places(rng)
+        order = rng.permutation(len(places))
+        owners = np.repeat(order, places[order])  # the class of each place, class by class
+        firsts = np.cumsum(places[order]) - places[order]
+        nth = np.arange(len(owners)) - np.repeat(firsts, places[order])  # 0, 1, .. in its class
+
+        # K pictures in a row of the class's shuffled circle: all different where there are K.
+        steps = nth[:, None] * self._per_class + np.arange(self._per_class)
+        pictures = shuffled[self._starts[owners][:, None] + steps % self._sizes[owners][:, None]]
+
+        batches = np.empty((self._num_batches, self._per_batch, self._per_class), dtype=np.int64)
+        for layer, (slots, columns) in enumerate(self._deal(owners, rng)):
+            batches[columns, layer] = pictures[slots]
+        return batches.reshape(self._num_batches, -1)
+
+    def _shuffled_within_classes(self, rng: np.random.Generator) -> Int64[np.ndarray, " n"]:
+        """The pictures grouped by class as before, those of a class in random order."""
+        groups = np.repeat(np.arange(len(self._sizes)), self._sizes)
+        return self._by_class[np.lexsort((rng.random(len(groups)), groups))]
+
+    def _extra_places(self, rng: np.random.Generator) -> Int64[np.ndarray, " classes"]:
+        """Places that fill the last batches up, dealt evenly to classes with batches to spare."""
+        extra = np.zeros_like(self._places)
+        missing = self._num_batches * self._per_batch - int(self._places.sum())
+        while missing > 0:
+            room = rng.permutation(np.flatnonzero(self._places + extra < self._num_batches))
+            extra[room[:missing]] += 1
+            missing -= len(room[:missing])
+        return extra
+
+    def _deal(
+        self, owners: Int64[np.ndarray, " places"], rng: np.random.Generator
+    ) -> Iterator[tuple[slice, Int64[np.ndarray, " batches"]]]:
+        """Deals places to batches in P layers, one place a batch and layer.
+
+        Places of one class are neighbours, so a layer (one place for each batch) meets a class
+        twice in a batch only if it straddles into the layer: those few places are dealt first,
+        among the batches the class is not in yet; all others go anywhere.
+        """
+        batches = self._num_batches
+        columns = np.empty(0, dtype=np.int64)
+        for layer in range(self._per_batch):
+            slots = slice(layer * batches, (layer + 1) * batches)
+            here = owners[slots]
+            above = owners[(layer - 1) * batches : layer * batches] if layer else here[:0]
+            straddles = int((here == above[-1]).sum()) if layer else 0
+            taken = columns[above == here[0]] if straddles else columns[:0]
+            free = np.setdiff1d(np.arange(batches), taken)
+            first = rng.permutation(free)[:straddles]
+            rest = rng.permutation(np.setdiff1d(np.arange(batches), first))
+            columns = np.concatenate([first, rest])
+            yield slots, columns
+
+
+def _check_enough_classes(
+    sizes: Int64[np.ndarray, " classes"],
+    taking_part: np.ndarray,
+    n_classes_per_batch: int,
+    singletons: str,
+) -> None:
+    usable, all_classes = int(taking_part.sum()), len(sizes)
+    if usable >= n_classes_per_batch:
+        return
+    left_out = all_classes - usable
+    message = (
+        f"a batch needs {n_classes_per_batch} different classes and {usable} can take part "
+        f"(of {all_classes}; {left_out} have a single picture). "
+    )
+    if usable >= 2:
+        message += f"Set --n-classes-per-batch {usable} or less"
+    elif usable + left_out >= 2 and singletons == "exclude":
+        message += "Add pictures to those classes, or set --singletons repeat"
+    else:
+        message += "There must be pictures of at least two classes to tell apart"
+    raise DataError(message)

@@ -1,0 +1,326 @@
+"""Finding pictures: a class-per-folder tree, a flat folder, or a table, as one `ImageSet`."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lookalike.data.decode import DEFAULT_MAX_MEGAPIXELS, probe_image
+from lookalike.errors import DataError, ImageError, MissingExtraError
+from lookalike.files import shown
+from lookalike.progress import Progress, SilentProgress
+
+TABLE_ENDINGS = (".csv", ".tsv", ".parquet")
+_COLUMNS = ("path", "label", "split", "is_query", "group")
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file that could not be read as a picture, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Pictures of one source in a fixed order; the columns have one entry a picture.
+
+    `names` are relative to `root`, with forward slashes. `labels`, `groups`, `splits` and
+    `is_query` are None where the source does not say. Pictures of the same non-empty group
+    (one photo shoot, one camera) never count as each other's match.
+    """
+
+    root: Path
+    names: list[str]
+    labels: list[str] | None = None
+    groups: list[str] | None = None
+    splits: list[str] | None = None
+    is_query: list[bool] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def paths(self) -> list[str]:
+        """Where each file lies."""
+        return [os.path.join(self.root, name) for name in self.names]
+
+    def subset(self, keep: Iterable[int]) -> ImageSet:
+        """The pictures at these positions, in this order."""
+        positions = list(keep)
+
+        def column(values: list[Any] | None) -> list[Any] | None:
+            return None if values is None else [values[i] for i in positions]
+
+        return ImageSet(
+            self.root,
+            [self.names[i] for i in positions],
+            column(self.labels),
+            column(self.groups),
+            column(self.splits),
+            column(self.is_query),
+        )
+
+    def of_split(self, *wanted: str) -> ImageSet:
+        """The pictures of these splits; all of them where the source knows no splits."""
+        if self.splits is None:
+            return self
+        return self.subset(i for i, split in enumerate(self.splits) if split in wanted)
+
+    def fingerprint(self) -> str:
+        """A hash of names, labels and groups: the same for the same list, wherever it lies."""
+        digest = hashlib.sha256()
+        for i, name in enumerate(self.names):
+            row = [
+                name,
+                self.labels[i] if self.labels else "",
+                self.groups[i] if self.groups else "",
+            ]
+            digest.update("\0".join(row).encode("utf-8", "surrogateescape") + b"\n")
+        return digest.hexdigest()[:16]
+
+
+def load_images(source: str | Path, progress: Progress | None = None) -> ImageSet:
+    """Lists the pictures of a source without opening them.
+
+    - A folder with sub-folders is a class-per-folder tree: a picture's label is the first
+      folder on its path, however deep it lies below that.
+    - A folder without sub-folders is flat: its pictures have no labels.
+    - A `.csv`, `.tsv` or `.parquet` file is a table with a column `path` (relative to the
+      table's folder, or absolute) and any of `label`, `split`, `is_query` and `group`.
+
+    Extensions of picture files mean nothing: every file counts until it is read. Hidden
+    folders are passed over, and said so.
+
+    Raises:
+        DataError: the source is missing, empty, or half tree and half flat; a table lacks
+            `path`, or names a file twice.
+        MissingExtraError: a Parquet table without `pyarrow` installed.
+    """
+    path, progress = Path(source), progress or SilentProgress()
+    if path.is_dir():
+        return _load_folder(path, progress)
+    if not path.exists():
+        raise DataError(f"{shown(path)} does not exist{_nearest_sibling(path)}")
+    if path.suffix.lower() in TABLE_ENDINGS:
+        return _load_table(path)
+    raise DataError(
+        f"{shown(path)} is neither a folder nor a table; give a folder of pictures, "
+        f"or a table whose name ends in {', '.join(TABLE_ENDINGS)}"
+    )
+
+
+def keep_readable(
+    images: ImageSet,
+    max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
+    progress: Progress | None = None,
+) -> tuple[ImageSet, list[Unreadable]]:
+    """Reads every file's header: the pictures, and the files that are none.
+
+    Raises:
+        DataError: not one of the files is a picture.
+    """
+    progress = progress or SilentProgress()
+
+    def reason(path: str) -> str | None:
+        try:
+            probe_image(path, max_megapixels)
+        except ImageError as error:
+            return error.reason
+        return None
+
+    paths = images.paths
+    reasons: list[str | None] = []
+    with (
+        ThreadPoolExecutor(max_workers=8) as pool,
+        progress.task("looking at files", len(paths), "files") as task,
+    ):
+        for one in pool.map(reason, paths, chunksize=64):
+            reasons.append(one)
+            task.advance()
+    bad = [Unreadable(path, why) for path, why in zip(paths, reasons, strict=True) if why]
+    if len(bad) == len(images):
+        raise DataError(f"none of the {len(images):,} files in {shown(images.root)} is a picture "
+                        f"that can be read: {list_unreadable(bad)}")  # fmt: skip
+    if bad:
+        images = images.subset(i for i, why in enumerate(reasons) if why is None)
+    return images, bad
+
+
+def list_unreadable(bad: Sequence[Unreadable], most: int = 3) -> str:
+    """The first few bad files with their reasons, and how many more there are."""
+    told = "; ".join(f"{shown(os.path.basename(one.path))}: {one.reason}" for one in bad[:most])
+    return told + (f"; and {len(bad) - most:,} more" if len(bad) > most else "")
+
+
+def _load_folder(root: Path, progress: Progress) -> ImageSet:
+    names, hidden, empty = _walk(root)
+    if hidden:
+        progress.warn(f"passed over hidden folders in {shown(root)}: {_some(hidden)}")
+    if empty:
+        progress.warn(f"no files in these folders of {shown(root)}: {_some(empty)}")
+    if not names:
+        raise DataError(f"there are no files in {shown(root)}; expected pictures in it, "
+                        "or one folder of pictures per class")  # fmt: skip
+    in_folders = [name for name in names if "/" in name]
+    if not in_folders:
+        return ImageSet(root, names)
+    loose = [name for name in names if "/" not in name]
+    if loose:
+        # A note, a licence or a .DS_Store beside the class folders is common and harmless.
+        pictures = [name for name in loose if _is_picture(root / name)]
+        if pictures:
+            raise DataError(
+                f"{shown(root)} holds class folders and also {len(pictures):,} pictures beside "
+                f"them ({_some(pictures)}); move these into a class folder, or out of it"
+            )
+        progress.warn(
+            f"passed over files that cannot be read as pictures in {shown(root)}: {_some(loose)}"
+        )
+    return ImageSet(root, in_folders, labels=[name.partition("/")[0] for name in in_folders])
+
+
+def _walk(root: Path) -> tuple[list[str], list[str], list[str]]:
+    """Names of all files below `root` in a fixed order; hidden folders; empty class folders."""
+    names: list[str] = []
+    hidden: list[str] = []
+    empty: list[str] = []
+    pending: list[tuple[str, frozenset[str]]] = [("", frozenset())]
+    while pending:
+        folder, above = pending.pop()
+        here = os.path.join(root, folder)
+        real = os.path.realpath(here)
+        if real in above:  # a link back up to a folder we are inside of
+            continue
+        try:
+            entries = list(os.scandir(here))
+        except OSError as error:
+            raise DataError(f"cannot list the folder {shown(here)}: {error.strerror}") from error
+        before = len(names)
+        for entry in entries:
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.is_dir():
+                if entry.name.startswith("."):
+                    hidden.append(name)
+                else:
+                    pending.append((name, above | {real}))
+            elif entry.is_file() or entry.is_symlink():  # a broken link is told of when read
+                names.append(name)
+        if folder and len(names) == before and not any(entry.is_dir() for entry in entries):
+            empty.append(folder)
+    return sorted(names), sorted(hidden), sorted(empty)
+
+
+def _load_table(path: Path) -> ImageSet:
+    columns = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
+    if "path" not in columns:
+        near = difflib.get_close_matches("path", columns, n=1, cutoff=0.4)
+        hint = f"; is {near[0]!r} meant? Rename it" if near else ""
+        raise DataError(f"{shown(path)} has no column 'path' but {', '.join(columns)}{hint}. "
+                        f"Columns that are used: {', '.join(_COLUMNS)}")  # fmt: skip
+    names = [_cell(value, path, "path", row) for row, value in enumerate(columns["path"], start=1)]
+    if not names:
+        raise DataError(f"{shown(path)} has no rows")
+    seen: set[str] = set()
+    for row, name in enumerate(names, start=1):
+        if name in seen:
+            raise DataError(f"{shown(path)} names {shown(name)} twice, again in row {row}; "
+                            "list each picture once")  # fmt: skip
+        seen.add(name)
+
+    def texts(column: str) -> list[str] | None:
+        if column not in columns:
+            return None
+        return [_cell(value, path, column, row) for row, value in enumerate(columns[column], 1)]
+
+    groups = columns.get("group")
+    return ImageSet(
+        path.parent,
+        [name.replace(os.sep, "/") for name in names],
+        labels=texts("label"),
+        groups=None if groups is None else ["" if g is None else str(g) for g in groups],
+        splits=texts("split"),
+        is_query=_read_flags(columns.get("is_query"), path),
+    )
+
+
+def _read_csv(path: Path) -> dict[str, list[Any]]:
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    try:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+            rows = list(reader)
+            header = list(reader.fieldnames or [])
+    except (OSError, csv.Error) as error:
+        raise DataError(f"cannot read the table {shown(path)}: {error}") from error
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values():
+            raise DataError(f"row {number} of {shown(path)} has another number of cells than its "
+                            f"header ({len(header)}); quote cells that hold a comma")  # fmt: skip
+    return {name: [row[name] for row in rows] for name in header}
+
+
+def _read_parquet(path: Path) -> dict[str, list[Any]]:
+    try:
+        from pyarrow import ArrowInvalid, parquet
+    except ImportError as error:
+        raise MissingExtraError(
+            "reading a Parquet table needs pyarrow: pip install 'lookalike[parquet]'"
+        ) from error
+    try:
+        table = parquet.read_table(path)
+    except (OSError, ArrowInvalid) as error:
+        raise DataError(f"cannot read the table {shown(path)}: {error}") from error
+    return {name: table[name].to_pylist() for name in table.column_names}
+
+
+def _cell(value: Any, path: Path, column: str, row: int) -> str:
+    """A cell that must not be empty, as text."""
+    text = "" if value is None else str(value)
+    if not text.strip():
+        raise DataError(f"row {row} of {shown(path)} has nothing in column {column!r}; fill it, "
+                        "or leave the row or the column out")  # fmt: skip
+    return text if column == "path" else text.strip()  # a file's name may begin with a space
+
+
+def _read_flags(values: list[Any] | None, path: Path) -> list[bool] | None:
+    if values is None:
+        return None
+    words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    flags: list[bool] = []
+    for row, value in enumerate(values, start=1):
+        word = "false" if value is None else str(value).strip().lower() or "false"
+        if word not in words:
+            raise DataError(f"row {row} of {shown(path)} has is_query {value!r}; "
+                            "expected true or false")  # fmt: skip
+        flags.append(words[word])
+    return flags
+
+
+def _is_picture(path: Path) -> bool:
+    try:
+        probe_image(os.fspath(path))
+    except ImageError:
+        return False
+    return True
+
+
+def _nearest_sibling(path: Path) -> str:
+    """A hint at a misspelt last part, where the folder above exists."""
+    if not path.parent.is_dir():
+        return ""
+    near = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)
+    return f"; did you mean {shown(path.with_name(near[0]))}?" if near else ""
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    told = ", ".join(shown(name) for name in names[:most])
+    return told + (f" and {len(names) - most:,} more" if len(names) > most else "")

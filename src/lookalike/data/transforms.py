@@ -1,0 +1,97 @@
+"""From a decoded picture to the pixels a model takes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a model wants done to a picture, as its own preprocessor configuration says.
+
+    A picture is resized so that its shorter side is `shortest_edge` px and then centre-cropped,
+    or, where `shortest_edge` is None, resized to `height` x `width` whatever its shape. The
+    pixels a model computes with are `(value * scale - mean) / std`, value in 0..255.
+    """
+
+    height: int
+    width: int
+    shortest_edge: int | None
+    resample: int
+    scale: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Light changes a training picture goes through, new ones each time it is seen."""
+
+    kind: Literal["crop-flip", "none"]
+    min_crop_area: float
+
+
+def preprocess(image: Image.Image, how: Preprocessing) -> UInt8[Tensor, "3 height width"]:
+    """The pixels of an RGB picture as the model's own processor would cut them.
+
+    Agrees with Transformers' Pillow processors to the last bit before normalisation.
+    """
+    if how.shortest_edge is None:
+        return to_tensor(image.resize((how.width, how.height), how.resample))
+    width, height = image.size
+    short, long = min(width, height), max(width, height)
+    new_long = int(how.shortest_edge * long / short)
+    size = (how.shortest_edge, new_long) if width <= height else (new_long, how.shortest_edge)
+    resized = image.resize(size, how.resample)
+    left, top = (size[0] - how.width) // 2, (size[1] - how.height) // 2
+    # A crop beyond the edge (a target larger than the resized picture) is filled with black.
+    return to_tensor(resized.crop((left, top, left + how.width, top + how.height)))
+
+
+def augment(
+    image: Image.Image, how: Preprocessing, changes: Augmentation, rng: np.random.Generator
+) -> UInt8[Tensor, "3 height width"]:
+    """The pixels of an RGB picture after random changes drawn from `rng`.
+
+    "crop-flip" keeps a random part (area between `min_crop_area` and 1, aspect ratio between
+    3:4 and 4:3 of the target's), resizes it to the target, and mirrors it half the time.
+    """
+    if changes.kind == "none":
+        return preprocess(image, how)
+    box = _random_box(image.size, how, changes.min_crop_area, rng)
+    mirrored = bool(rng.random() < 0.5)
+    part = image.resize((how.width, how.height), how.resample, box=box)
+    return to_tensor(part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else part)
+
+
+def to_tensor(image: Image.Image) -> UInt8[Tensor, "3 height width"]:
+    """An RGB picture as a contiguous tensor, channels first."""
+    pixels = np.array(image, dtype=np.uint8)
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _random_box(
+    size: tuple[int, int], how: Preprocessing, min_area: float, rng: np.random.Generator
+) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of a random part of a picture, in px."""
+    width, height = size
+    for _ in range(10):  # long thin pictures have room for few of the shapes that may be drawn
+        area = width * height * rng.uniform(min_area, 1.0)
+        aspect = how.width / how.height * math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        box_width, box_height = math.sqrt(area * aspect), math.sqrt(area / aspect)
+        if box_width <= width and box_height <= height:
+            break
+    else:
+        box_width = min(width, height * how.width / how.height)
+        box_height = box_width * how.height / how.width
+    left = rng.uniform(0, width - box_width)
+    top = rng.uniform(0, height - box_height)
+    return left, top, left + box_width, top + box_height

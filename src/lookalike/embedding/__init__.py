@@ -1,0 +1,1 @@
+"""Embedding many pictures, and finding the nearest ones exactly."""

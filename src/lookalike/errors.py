@@ -1,0 +1,79 @@
+"""Every error Lookalike raises on purpose.
+
+    LookalikeError
+    ├── ConfigError             a knob has a value it cannot have, or a key is unknown
+    ├── DataError               the pictures cannot be used as asked
+    │   └── ImageError          one file cannot be read as a picture
+    ├── ModelError              the model cannot be loaded or does not give embeddings
+    ├── CheckpointError         a checkpoint is not ours, not whole, or does not fit
+    ├── TrainingError           training cannot go on
+    │   ├── NoPositivesError    no picture of the batch has another of its class
+    │   └── NonFiniteError      loss or gradient is infinite or not a number
+    ├── OutputError             a result cannot be written
+    └── MissingExtraError       an optional dependency is not installed
+
+`Interrupted` stands apart: it is Ctrl-C after everything was saved, no error of anybody's.
+
+The command line turns these into one line and exit code 2; anything else keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class LookalikeError(Exception):
+    """Base of all errors below: catch this one to catch them all."""
+
+
+class ConfigError(LookalikeError, ValueError):
+    """A knob has a value it cannot have, or a key is unknown."""
+
+
+class DataError(LookalikeError, ValueError):
+    """The pictures cannot be used as asked: missing, too few, unlabelled."""
+
+
+class ImageError(DataError):
+    """One file cannot be read as a picture.
+
+    `reason` is short and names no path, so that it can stand beside the file's name in a list.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class ModelError(LookalikeError):
+    """The model cannot be loaded, or does not give one embedding a picture."""
+
+
+class CheckpointError(LookalikeError):
+    """A checkpoint is not ours, not whole, or does not fit what is asked of it."""
+
+
+class TrainingError(LookalikeError):
+    """Training cannot go on."""
+
+
+class NoPositivesError(TrainingError, ValueError):
+    """No picture of the batch has another one of its class to be pulled towards."""
+
+
+class NonFiniteError(TrainingError):
+    """The loss or its gradient is infinite or not a number."""
+
+
+class OutputError(LookalikeError, OSError):
+    """A result cannot be written: no room, no permission, no such folder."""
+
+
+class MissingExtraError(LookalikeError, ImportError):
+    """An optional dependency is not installed; the message holds the line that installs it."""
+
+
+class Interrupted(Exception):  # noqa: N818 - it is a request that was honoured, not an error
+    """Ctrl-C (or SIGTERM) was honoured: the run is saved, and the message says how to go on."""

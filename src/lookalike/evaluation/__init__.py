@@ -1,0 +1,1 @@
+"""How good retrieval is: metrics, the protocol they are measured under, and their files."""

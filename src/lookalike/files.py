@@ -1,0 +1,103 @@
+"""Files that appear whole or not at all, and names that can always be shown."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from lookalike.errors import OutputError
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """Writes a file so that `path` holds either its old content or all of the new.
+
+    The content goes to a temporary file beside `path`, is flushed to the disk, and is renamed
+    over it; if anything fails on the way the temporary file is removed and `path` is untouched.
+
+    Args:
+        path: where the file shall appear; missing folders are made.
+        write: is handed the open binary file and writes all of it.
+
+    Raises:
+        OutputError: the file cannot be written; says why and what is left standing.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise OutputError(_explain(path, error)) from error
+    finally:
+        temporary.unlink(missing_ok=True)  # gone already where the rename succeeded
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Writes one JSON document, readable (indented, not escaped to ASCII) and whole.
+
+    A file name that is not valid UTF-8 reaches Python with lone surrogates in it; each is
+    written as its JSON escape, so the file stays valid UTF-8 and reads back to the same name.
+    """
+    text = json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+    write_whole(path, lambda file: _write_text(file, text))
+
+
+def writable_folder(folder: Path) -> Path:
+    """Makes sure, before any work is done, that results can be written to a folder.
+
+    Raises:
+        OutputError: the folder cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(_explain(folder, error)) from error
+    return folder
+
+
+def shown(name: str | os.PathLike[str]) -> str:
+    """A file name as one line of printable text, whatever bytes it is made of."""
+    text = os.fspath(name).encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _write_text(file: IO[bytes], text: str) -> None:
+    file.write(text.encode("utf-8", "backslashreplace"))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename durable; only POSIX systems can open a folder for that."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _explain(path: Path, error: OSError) -> str:
+    """What happened and what to do, for the failures people meet."""
+    advice = {
+        errno.ENOSPC: "Free some room or choose another disk with --out",
+        errno.EDQUOT: "Free some room or choose another disk with --out",
+        errno.EFBIG: "Free some room or choose another disk with --out",
+        errno.EACCES: "Choose a folder you may write to with --out",
+        errno.EPERM: "Choose a folder you may write to with --out",
+        errno.EROFS: "Choose a folder you may write to with --out",
+        errno.ENOTDIR: "Choose a folder, not a file, with --out",
+        errno.EEXIST: "Choose a folder, not a file, with --out",
+    }.get(error.errno or 0, "Choose another folder with --out")
+    why = error.strerror or str(error)
+    return f"cannot write {shown(path)}: {why}. Files written before are untouched. {advice}."

@@ -1,0 +1,1 @@
+"""Pictures' pixels to L2-normalised embeddings. Knows of no label."""

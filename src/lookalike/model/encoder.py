@@ -1,0 +1,192 @@
+"""`CLIPEncoder`: one embedding a picture, from CLIP or any vision backbone like it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Float32, UInt8
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lookalike.config import DEFAULT_MODEL
+from lookalike.data.transforms import Preprocessing
+from lookalike.errors import CheckpointError, ModelError
+from lookalike.files import shown
+from lookalike.model.pretrained import (
+    Pretrained,
+    from_checkpoint,
+    load_pretrained,
+    read_checkpoint,
+)
+
+# Parts of a two-tower model that a picture never passes through; kept for text search, frozen.
+_NOT_VISION = ("text_model.", "text_projection.", "logit_scale", "logit_bias")
+
+
+class CLIPEncoder(nn.Module):
+    """Wraps a vision backbone: pixels in, L2-normalised float32 embeddings out.
+
+    The backbone is CLIP, SigLIP or SigLIP2 with its text tower kept (frozen, for text search),
+    or a vision-only model such as DINOv2, chosen from the model's own configuration. Weights
+    are float32 whatever precision they were saved in.
+
+    >>> encoder = CLIPEncoder("openai/clip-vit-base-patch32")   # doctest: +SKIP
+    >>> embeddings = encoder(pixels)                            # doctest: +SKIP
+
+    Args:
+        model_name: a hub id, a local Transformers folder, or a checkpoint of ours.
+        embedding: "projected", the space shared with text, where the model has one (otherwise
+            the same as "pooled"); or "pooled", what the vision tower gives before projection.
+        gradient_checkpointing: recompute activations in the backward pass, to save memory.
+
+    Raises:
+        ModelError: the model cannot be loaded, or is no vision model.
+        CheckpointError: `model_name` is a file that is no whole checkpoint of ours.
+    """
+
+    def __init__(
+        self,
+        model_name: str = DEFAULT_MODEL,
+        *,
+        embedding: Literal["projected", "pooled"] = "projected",
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model_name, self.embedding = model_name, embedding
+        self.epoch = 0  # of the checkpoint it was loaded from
+        checkpoint: dict[str, Any] | None = None
+        if Path(model_name).is_file():
+            checkpoint = read_checkpoint(Path(model_name))
+            self._adopt(from_checkpoint(checkpoint, model_name))
+        else:
+            self._adopt(load_pretrained(model_name))
+        if checkpoint is not None:
+            self.load_weights(checkpoint["model_state_dict"], model_name)
+            self.epoch = int(checkpoint["epoch"])
+        for parameter in self._unused_parameters():
+            parameter.requires_grad_(False)
+        if gradient_checkpointing:
+            self._switch_on_checkpointing()
+
+    def forward(
+        self,
+        pixels: UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"],
+    ) -> Float32[Tensor, "batch dim"]:
+        """Embeds a batch of pictures.
+
+        Args:
+            pixels: values 0..255 as `preprocess` cuts them (uint8); or, floating, the
+                `pixel_values` of the model's Transformers processor, already normalised.
+
+        Raises:
+            ModelError: the backbone gives something else than one row of numbers a picture.
+        """
+        if pixels.dtype == torch.uint8:
+            pixels = (pixels.float() * self.preprocessing.scale - self._mean) / self._std
+        pooled = self._pooled(pixels)
+        if pooled.ndim == 4 and pooled.shape[2:] == (1, 1):  # convolutional backbones
+            pooled = pooled.flatten(1)
+        if pooled.ndim != 2:
+            raise ModelError(
+                f"{self.model_name} gives {tuple(pooled.shape[1:])} numbers a picture, "
+                "not one embedding; take another model"
+            )
+        return functional.normalize(pooled.float(), dim=-1)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How pictures are cut and scaled for this model."""
+        return self._source.preprocessing
+
+    @property
+    def kind(self) -> str:
+        """The embedding this encoder really gives: "projected" or "pooled"."""
+        return "projected" if self.embedding == "projected" and self._projects else "pooled"
+
+    @cached_property
+    def dim(self) -> int:
+        """Length of an embedding; found by embedding one black picture."""
+        how = self.preprocessing
+        black = torch.zeros(1, 3, how.height, how.width, dtype=torch.uint8, device=self.device)
+        with torch.inference_mode():
+            return int(self(black).shape[1])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._mean.device
+
+    def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and parameters that fine-tuning changes: those of the vision side."""
+        return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
+
+    def description(self) -> dict[str, Any]:
+        """What a checkpoint must hold, beside the weights, to build this encoder again."""
+        return {"embedding": self.embedding, **self._source.description()}
+
+    def load_weights(self, state: dict[str, Tensor], path: str) -> None:
+        """Takes over the `model_state_dict` of a checkpoint.
+
+        Raises:
+            CheckpointError: the tensors do not fit this model.
+        """
+        try:
+            self.load_state_dict(state)
+        except RuntimeError as error:
+            lines = [line.strip() for line in str(error).splitlines()]
+            raise CheckpointError(
+                f"the weights in {shown(path)} do not fit {self.model_name}: "
+                f"{lines[1] if len(lines) > 1 else lines[0]}"
+            ) from error
+
+    def _adopt(self, source: Pretrained) -> None:
+        self._source = source
+        self.backbone: Any = source.backbone  # its class is known when it is loaded
+        how = source.preprocessing
+        self._mean: Tensor
+        self._std: Tensor
+        for name, values in (("_mean", how.mean), ("_std", how.std)):
+            tensor = torch.tensor(values).view(1, 3, 1, 1)
+            self.register_buffer(name, tensor, persistent=False)
+
+    @property
+    def _projects(self) -> bool:
+        return hasattr(self.backbone, "get_image_features") or hasattr(
+            self.backbone, "visual_projection"
+        )
+
+    def _pooled(self, pixels: Float[Tensor, "batch 3 height width"]) -> Any:
+        """One row a picture, before normalisation."""
+        if hasattr(self.backbone, "get_image_features") and self.embedding == "projected":
+            output: Any = self.backbone.get_image_features(pixel_values=pixels)
+        elif hasattr(self.backbone, "vision_model") and self.embedding == "pooled":
+            output = self.backbone.vision_model(pixel_values=pixels)
+        else:
+            output = self.backbone(pixel_values=pixels)
+        if isinstance(output, Tensor):
+            return output
+        if getattr(output, "image_embeds", None) is not None:
+            return output.image_embeds
+        if getattr(output, "pooler_output", None) is not None and self._source.pool == "pooler":
+            return output.pooler_output
+        return output.last_hidden_state[:, 0]
+
+    def _unused_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters that no picture's embedding depends on."""
+        unused = _NOT_VISION + (("visual_projection.",) if self.embedding == "pooled" else ())
+        for name, parameter in self.backbone.named_parameters():
+            if name.startswith(unused):
+                yield parameter
+
+    def _switch_on_checkpointing(self) -> None:
+        if not self.backbone.supports_gradient_checkpointing:
+            raise ModelError(
+                f"{self.model_name} has no gradient checkpointing; leave it off and make the "
+                "batch smaller"
+            )
+        # Re-entrant checkpointing loses gradients when the pixels themselves need none.
+        self.backbone.gradient_checkpointing_enable({"use_reentrant": False})

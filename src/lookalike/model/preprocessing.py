@@ -1,0 +1,89 @@
+"""What a model wants done to its pictures, read from its own processor configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from lookalike.data.transforms import Preprocessing
+from lookalike.errors import ModelError
+
+_BICUBIC = 3  # Pillow's number, which processor configurations use
+_CONVNEXT_WARPS_FROM_PX = 384
+
+
+def preprocessing_from(processor: Mapping[str, Any], model_name: str) -> Preprocessing:
+    """The cut and scale of pixels that an image processor's configuration describes.
+
+    Args:
+        processor: the processor's whole configuration, class defaults filled in.
+        model_name: for error messages.
+
+    Raises:
+        ModelError: the configuration asks for something else than one resize to a fixed size,
+            perhaps with a centre crop (tiles, patches of varying number, padding).
+    """
+    kind = str(processor.get("image_processor_type", "image processor"))
+    size = {name: value for name, value in _as_size(processor.get("size")).items() if value}
+    crop = _as_size(processor.get("crop_size")) if processor.get("do_center_crop") else {}
+    if not processor.get("do_resize", True) or processor.get("do_pad"):
+        raise ModelError(_unsupported(model_name, kind, "pictures of varying size"))
+
+    shortest: int | None = None
+    if set(size) == {"shortest_edge"}:
+        shortest = int(size["shortest_edge"])
+        if kind.startswith("ConvNext"):
+            shortest, target = _convnext(shortest, float(processor.get("crop_pct") or 224 / 256))
+        elif {"height", "width"} <= set(crop):
+            target = int(crop["height"]), int(crop["width"])
+        else:
+            raise ModelError(_unsupported(model_name, kind, "no centre crop"))
+    elif set(size) == {"height", "width"}:
+        target = int(size["height"]), int(size["width"])
+        if crop and (int(crop["height"]), int(crop["width"])) != target:
+            raise ModelError(_unsupported(model_name, kind, "an exact resize and then a crop"))
+    else:
+        raise ModelError(_unsupported(model_name, kind, f"size {size or 'that varies'}"))
+
+    normalises = processor.get("do_normalize", True)
+    resample = processor.get("resample")
+    return Preprocessing(
+        height=target[0],
+        width=target[1],
+        shortest_edge=shortest,
+        resample=_BICUBIC if resample is None else int(resample),
+        scale=float(processor.get("rescale_factor") or 1 / 255)
+        if processor.get("do_rescale", True)
+        else 1.0,
+        mean=_three(processor["image_mean"]) if normalises else (0.0, 0.0, 0.0),
+        std=_three(processor["image_std"]) if normalises else (1.0, 1.0, 1.0),
+    )
+
+
+def _convnext(shortest: int, crop_pct: float) -> tuple[int | None, tuple[int, int]]:
+    """ConvNeXT's own rule: below 384 px a margin is cut off, from there on pictures are warped."""
+    resized = int(shortest / crop_pct) if shortest < _CONVNEXT_WARPS_FROM_PX else None
+    return resized, (shortest, shortest)
+
+
+def _as_size(size: Any) -> dict[str, Any]:
+    """A size as a mapping; old configurations hold a bare number for a square."""
+    if isinstance(size, int):
+        return {"height": size, "width": size}
+    return dict(size or {})
+
+
+def _three(values: Any) -> tuple[float, float, float]:
+    """One number a channel; a single number counts for all three."""
+    if isinstance(values, (int, float)):
+        values = [values] * 3
+    if len(values) != 3:
+        raise ModelError(f"expected 3 colour channels, the model takes {len(values)}")
+    return cast(tuple[float, float, float], tuple(float(value) for value in values))
+
+
+def _unsupported(model_name: str, kind: str, what: str) -> str:
+    return (
+        f"{model_name} prepares its pictures in a way that is not supported ({kind}: {what}); "
+        "take a model with pictures of one fixed size, such as CLIP, SigLIP or DINOv2"
+    )

@@ -1,0 +1,252 @@
+"""Loading a backbone by name: from the hub, from a Transformers folder, from our checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    CLIPVisionModelWithProjection,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import logging as transformers_logging
+
+from lookalike.data.transforms import Preprocessing
+from lookalike.errors import CheckpointError, ModelError
+from lookalike.files import shown
+from lookalike.model.preprocessing import preprocessing_from
+
+CHECKPOINT_FORMAT = "lookalike-checkpoint-1"
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+# Small text files that make a checkpoint whole: with them it can be exported, and its text
+# tower used, where the model it came from is out of reach.
+_SIDE_FILES = (
+    "config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json",
+    "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt",
+)  # fmt: skip
+_Loaded = TypeVar("_Loaded")
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A backbone with all that is needed to use it."""
+
+    backbone: PreTrainedModel
+    preprocessing: Preprocessing
+    pool: str  # "pooler": the backbone's own pooled output; "cls": its first token
+    side_files: dict[str, str]
+
+    def description(self) -> dict[str, Any]:
+        """What a checkpoint must hold, beside the weights, to build this backbone again."""
+        config = json.loads(self.backbone.config.to_json_string(use_diff=False))
+        return {
+            "backbone_class": type(self.backbone).__name__,
+            "backbone_config": config,
+            "preprocessing": asdict(self.preprocessing),
+            "pool": self.pool,
+            "side_files": self.side_files,
+        }
+
+
+def load_pretrained(model_name: str) -> Pretrained:
+    """Loads a vision model, float32, with its text tower if it has one.
+
+    Args:
+        model_name: a hub id, a local Transformers folder, or a checkpoint of ours.
+
+    Raises:
+        ModelError: unknown, out of reach, without weights, or no vision model.
+        CheckpointError: a file that is no checkpoint of ours, or not whole.
+    """
+    path = Path(model_name)
+    if path.is_file():
+        return from_checkpoint(read_checkpoint(path), str(path))
+    if not path.is_dir() and not _HUB_ID.fullmatch(model_name):
+        raise ModelError(
+            f"there is no folder or checkpoint {shown(model_name)}, and it is no hub id; "
+            "give an existing path, or a name such as openai/clip-vit-base-patch32"
+        )
+    with _quiet_transformers():
+        folder = path if path.is_dir() else _side_files_from_hub(model_name)
+        config = _load_part(AutoConfig.from_pretrained, model_name)
+        _check_sees_pictures(config, model_name)
+        processor = _load_processor(model_name, folder)
+        loaded = _load_part(
+            _backbone_class(config).from_pretrained,
+            model_name,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    backbone, missing = loaded[0], sorted(loaded[1]["missing_keys"])
+    only_pooler = bool(missing) and all("pooler" in key for key in missing)
+    if missing and not only_pooler:
+        raise ModelError(
+            f"the weights of {model_name} are incomplete: {len(missing)} tensors are missing, "
+            f"among them {missing[0]}. Fetch the model again"
+        )
+    return Pretrained(
+        backbone,
+        preprocessing_from(processor, model_name),
+        pool="cls" if only_pooler else "pooler",
+        side_files=_read_side_files(folder),
+    )
+
+
+def from_checkpoint(checkpoint: dict[str, Any], path: str) -> Pretrained:
+    """The backbone a checkpoint of ours holds; its weights are loaded by the caller.
+
+    Raises:
+        CheckpointError: the checkpoint names a model this Transformers release cannot build.
+    """
+    model = checkpoint["model"]
+    preprocessing = dict(model["preprocessing"])
+    preprocessing["mean"] = tuple(preprocessing["mean"])
+    preprocessing["std"] = tuple(preprocessing["std"])
+    try:
+        settings = dict(model["backbone_config"])
+        config = CONFIG_MAPPING[settings["model_type"]].from_dict(settings)
+        with _quiet_transformers():
+            if model["backbone_class"] == CLIPVisionModelWithProjection.__name__:
+                backbone = CLIPVisionModelWithProjection._from_config(config)
+            else:
+                backbone = AutoModel.from_config(config)
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{shown(path)} holds a {model.get('backbone_class')} that this release of "
+            f"Transformers cannot build ({error}); install the release it was saved with"
+        ) from error
+    return Pretrained(
+        backbone.float(), Preprocessing(**preprocessing), model["pool"], dict(model["side_files"])
+    )
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint of ours, on the CPU. No pickled code is ever run.
+
+    Raises:
+        CheckpointError: not ours, not whole, or not there.
+    """
+    try:
+        checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no checkpoint {shown(path)}") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{shown(path)} is not a checkpoint of ours, or not whole; "
+            "expected a weights/encoder_epoch_XX.pth that lookalike train wrote"
+        ) from error
+    found = checkpoint.get("format") if isinstance(checkpoint, dict) else None
+    if not isinstance(checkpoint, dict) or found != CHECKPOINT_FORMAT:
+        raise CheckpointError(
+            f"{shown(path)} is not a checkpoint of ours (format {found!r}, expected "
+            f"{CHECKPOINT_FORMAT!r}); give a weights/encoder_epoch_XX.pth that lookalike train "
+            "wrote, or a Transformers folder"
+        )
+    return checkpoint
+
+
+def _load_part(load: Callable[..., _Loaded], name: str, **options: Any) -> _Loaded:
+    """One `from_pretrained`: what lies on this disk first, the hub only if that fails."""
+    if not os.path.isdir(name):
+        try:
+            return load(name, local_files_only=True, **options)
+        except (OSError, ValueError):
+            pass  # not fetched yet, or not all of it: ask the hub
+    try:
+        return load(name, **options)
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError, AttributeError) as error:
+        raise ModelError(_why_not_loaded(name, error)) from error
+
+
+def _why_not_loaded(name: str, error: Exception) -> str:
+    first_line = str(error).strip().partition("\n")[0]
+    if os.path.isdir(name):
+        return (
+            f"cannot load a model from the folder {shown(name)}: {first_line}. It needs what "
+            "save_pretrained writes: config.json, preprocessor_config.json, model.safetensors"
+        )
+    return (
+        f"{name} is not on this disk and cannot be fetched: {first_line} "
+        "Check the name and the connection, or point --model-name at a folder that holds the model"
+    )
+
+
+def _check_sees_pictures(config: PreTrainedConfig, name: str) -> None:
+    """Raises for models that do not take one picture and give one embedding."""
+    if type(config) not in AutoModel._model_mapping:
+        raise ModelError(f"{name} ({config.model_type}) is not a model that AutoModel loads")
+    model_class: Any = AutoModel._model_mapping[type(config)]
+    model_class = model_class[0] if isinstance(model_class, tuple) else model_class
+    two_towers = hasattr(config, "vision_config") and hasattr(config, "text_config")
+    if model_class.main_input_name != "pixel_values" and not (
+        two_towers and hasattr(model_class, "get_image_features")
+    ):
+        raise ModelError(
+            f"{name} ({config.model_type}) does not turn a picture into one embedding; take a "
+            "CLIP, SigLIP or DINOv2 model, or another that AutoModel loads from pixels"
+        )
+
+
+def _backbone_class(config: PreTrainedConfig) -> Any:
+    """AutoModel, except for a CLIP vision tower saved with its projection and without text."""
+    if CLIPVisionModelWithProjection.__name__ in (config.architectures or ()):
+        return CLIPVisionModelWithProjection
+    return AutoModel
+
+
+def _load_processor(name: str, folder: Path) -> dict[str, Any]:
+    """The image processor's configuration with its class's defaults filled in."""
+    file = folder / "preprocessor_config.json"
+    raw = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if raw.get("image_processor_type", "").startswith("DINOv3ViT"):
+        return dict(raw)  # has no Pillow processor to ask; its own file says everything
+    if not raw and not (folder / "processor_config.json").is_file():
+        raise ModelError(
+            f"{shown(name)} has no preprocessor_config.json, so how to prepare pictures for it "
+            "is unknown; copy that file from the model it was made from"
+        )
+    settings = _load_part(AutoImageProcessor.from_pretrained, name, backend="pil").to_dict()
+    # Without torchvision Transformers names its stand-in class; the file's own name is the rule.
+    return {**settings, **{k: v for k, v in raw.items() if k == "image_processor_type"}}
+
+
+def _side_files_from_hub(name: str) -> Path:
+    """The folder in the hub's cache with a model's small text files, fetched if need be."""
+    from huggingface_hub import snapshot_download
+
+    return Path(_load_part(snapshot_download, name, allow_patterns=list(_SIDE_FILES)))
+
+
+def _read_side_files(folder: Path) -> dict[str, str]:
+    files = (folder / name for name in _SIDE_FILES)
+    return {file.name: file.read_text(encoding="utf-8") for file in files if file.is_file()}
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Holds back Transformers' remarks and bars: what matters in them becomes our errors."""
+    verbosity, bars = (
+        transformers_logging.get_verbosity(),
+        transformers_logging.is_progress_bar_enabled(),
+    )
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,1 @@
+"""Fine-tuning: the loss, the optimiser, checkpoints and the loop. Prints nothing."""

@@ -1,0 +1,42 @@
+"""Ctrl-C and SIGTERM that wait for the step in hand."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupt:
+    """Whether somebody asked the run to stop."""
+
+    requested = False
+
+
+@contextmanager
+def deferred_interrupt() -> Iterator[Interrupt]:
+    """Inside the block the first Ctrl-C or SIGTERM is only noted; a second one acts at once.
+
+    A signal in the middle of an optimiser step would leave half of the weights changed; whoever
+    runs the steps looks at `requested` between them. Outside of the main thread Python delivers
+    no signals, and nothing is changed.
+    """
+    interrupt = Interrupt()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupt
+        return
+
+    def note(_number: int, _frame: FrameType | None) -> None:
+        if interrupt.requested:
+            raise KeyboardInterrupt
+        interrupt.requested = True
+
+    signals = [signal.SIGINT, signal.SIGTERM]
+    before = [signal.signal(number, note) for number in signals]
+    try:
+        yield interrupt
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
