@@ -148,7 +148,7 @@ class TrainConfig(_Common):
         group="Batches",
     )
     min_crop_area: float = _knob(
-        0.5, "smallest share of a picture that crop-flip keeps", group="Batches", above=0, at_most=1
+        0.8, "smallest share of a picture that crop-flip keeps", group="Batches", above=0, at_most=1
     )
     num_epochs: int = _knob(1, "times through the training pictures", group="Training", at_least=0)
     learning_rate: float = _knob(1e-7, "of AdamW", group="Training", above=0)

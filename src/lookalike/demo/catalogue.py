@@ -278,6 +278,22 @@ _PALETTES: tuple[tuple[Colour, Colour, Colour], ...] = (
     (_PINK, _PLUM, _SKY),
     (_SAND, _RED, _BLUE),
     (_SAND, _LEAF, _PLUM),
+    (_RED, _PINK, _MINT),
+    (_CORAL, _LEMON, _TEAL),
+    (_AMBER, _PLUM, _SKY),
+    (_AMBER, _MINT, _BLUE),
+    (_LEMON, _BLUE, _RED),
+    (_LEMON, _SKY, _PLUM),
+    (_LEAF, _SKY, _CORAL),
+    (_MINT, _LEMON, _RED),
+    (_TEAL, _CORAL, _SAND),
+    (_SKY, _RED, _AMBER),
+    (_SKY, _LEAF, _PINK),
+    (_BLUE, _MINT, _LEMON),
+    (_BLUE, _AMBER, _LEAF),
+    (_PLUM, _CORAL, _LEAF),
+    (_PINK, _TEAL, _AMBER),
+    (_SAND, _PLUM, _TEAL),
 )
 
 
@@ -380,10 +396,10 @@ def draw_view(seed: int, object_id: int, view_id: int, size_px: int) -> Image.Im
     size = size_px * _SUPERSAMPLING
     colours = [*_PALETTES[design.palette], _INK_COLOUR, _CREAM_COLOUR]
 
-    angle = math.radians(rng.uniform(-14, 14))
-    unit = rng.uniform(0.44, 0.54) * size
-    turn, shear = rng.uniform(0.85, 1.0), rng.uniform(-0.1, 0.1)
-    middle = (rng.uniform((0.44, 0.46), (0.56, 0.58))) * size
+    angle = math.radians(rng.uniform(-12, 12))
+    unit = rng.uniform(0.45, 0.53) * size
+    turn, shear = rng.uniform(0.86, 1.0), rng.uniform(-0.08, 0.08)
+    middle = (rng.uniform((0.45, 0.48), (0.55, 0.58))) * size
     cos, sin = math.cos(angle) * unit, math.sin(angle) * unit
     pose = np.array([[cos, -sin], [sin, cos]]) @ np.array([[turn, shear], [0.0, 1.0]])
     pose = np.concatenate([pose, middle[:, None]], axis=1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +12,7 @@ from torch import Tensor
 from lookalike.data.loader import ImageLoader, chunks
 from lookalike.data.sources import Unreadable, list_unreadable
 from lookalike.errors import DataError, ModelError
-from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.encoder import CLIPEncoder, evaluation_mode
 from lookalike.progress import Progress
 from lookalike.runtime import Runtime
 
@@ -53,7 +51,7 @@ def embed(
     unreadable: list[Unreadable] = []
     requests = chunks(loader.num_images, batch_size)
     with (
-        _evaluation_mode(encoder),
+        evaluation_mode(encoder),
         torch.inference_mode(),
         progress.task(title, loader.num_images) as task,
     ):
@@ -75,14 +73,3 @@ def embed(
             "try --precision fp32, or an earlier checkpoint"
         )
     return Embedded(embeddings, np.array(positions, dtype=np.int64), unreadable)
-
-
-@contextmanager
-def _evaluation_mode(encoder: CLIPEncoder) -> Iterator[None]:
-    """Dropout and the like off, and afterwards as before."""
-    was_training = encoder.training
-    encoder.eval()
-    try:
-        yield
-    finally:
-        encoder.train(was_training)

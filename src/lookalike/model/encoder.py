@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,17 @@ from lookalike.model.pretrained import (
 
 # Parts of a two-tower model that a picture never passes through; kept for text search, frozen.
 _NOT_VISION = ("text_model.", "text_projection.", "logit_scale", "logit_bias")
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Inside the block dropout and the like are off; afterwards all is as before."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
 
 
 class CLIPEncoder(nn.Module):
@@ -112,7 +124,7 @@ class CLIPEncoder(nn.Module):
         """Length of an embedding; found by embedding one black picture."""
         how = self.preprocessing
         black = torch.zeros(1, 3, how.height, how.width, dtype=torch.uint8, device=self.device)
-        with torch.inference_mode():
+        with evaluation_mode(self), torch.inference_mode():
             return int(self(black).shape[1])
 
     @property
@@ -189,4 +201,6 @@ class CLIPEncoder(nn.Module):
                 "batch smaller"
             )
         # Re-entrant checkpointing loses gradients when the pixels themselves need none.
-        self.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        new_name = hasattr(self.backbone, "activation_checkpointing_enable")  # from 5.23 on
+        name = "activation" if new_name else "gradient"
+        getattr(self.backbone, f"{name}_checkpointing_enable")({"use_reentrant": False})

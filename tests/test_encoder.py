@@ -1,0 +1,293 @@
+"""CLIPEncoder on tiny models of several families, against what Transformers itself computes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import SIZE_PX, draw
+from PIL import Image
+from torch.nn.functional import normalize
+from transformers import (
+    AutoImageProcessor,
+    BertConfig,
+    BertModel,
+    BitImageProcessorPil,
+    CLIPModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    CLIPVisionModelWithProjection,
+    ConvNextConfig,
+    ConvNextImageProcessorPil,
+    ConvNextModel,
+    Dinov2Config,
+    Dinov2Model,
+    SiglipConfig,
+    SiglipImageProcessorPil,
+    SiglipModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+    ViTConfig,
+    ViTImageProcessorPil,
+    ViTModel,
+)
+
+from lookalike.data.transforms import preprocess
+from lookalike.errors import CheckpointError, ModelError
+from lookalike.model.encoder import CLIPEncoder
+
+TOWER: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+VISION: dict[str, Any] = {**TOWER, "image_size": SIZE_PX, "patch_size": 8}
+SQUARE = {"height": SIZE_PX, "width": SIZE_PX}
+
+
+def pixels_of(encoder: CLIPEncoder, images: list[Image.Image]) -> torch.Tensor:
+    return torch.stack([preprocess(image, encoder.preprocessing) for image in images])
+
+
+@pytest.fixture
+def images() -> list[Image.Image]:
+    return [draw(label, 0, size) for label, size in enumerate([(40, 36), (36, 70), (64, 33)])]
+
+
+def save(folder: Path, model: Any, processor: Any) -> str:
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+def clip_processor() -> Any:
+    return BitImageProcessorPil(size={"shortest_edge": SIZE_PX}, crop_size=SQUARE)
+
+
+def test_projected_clip_embeddings_are_transformers_own(
+    tiny_clip: Path, images: list[Image.Image]
+) -> None:
+    encoder = CLIPEncoder(str(tiny_clip)).eval()
+    processor = AutoImageProcessor.from_pretrained(tiny_clip, backend="pil")
+    inputs = processor(images, return_tensors="pt")
+    with torch.inference_mode():
+        theirs = CLIPModel.from_pretrained(tiny_clip).eval().get_image_features(**inputs)
+        expected = normalize(theirs.pooler_output, dim=-1)
+        ours = encoder(pixels_of(encoder, images))
+        from_pixel_values = encoder(inputs["pixel_values"])
+    assert encoder.kind == "projected"
+    assert ours.shape == (3, 24)
+    assert encoder.dim == 24
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(from_pixel_values, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(ours.norm(dim=1), torch.ones(3))
+
+
+def test_pooled_clip_embeddings_are_the_vision_towers(
+    tiny_clip: Path, images: list[Image.Image]
+) -> None:
+    encoder = CLIPEncoder(str(tiny_clip), embedding="pooled").eval()
+    inputs = AutoImageProcessor.from_pretrained(tiny_clip, backend="pil")(
+        images, return_tensors="pt"
+    )
+    with torch.inference_mode():
+        tower = CLIPModel.from_pretrained(tiny_clip).eval().vision_model
+        expected = normalize(tower(**inputs).pooler_output, dim=-1)
+        ours = encoder(pixels_of(encoder, images))
+    assert encoder.kind == "pooled"
+    assert ours.shape == (3, 32)
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
+
+
+def dinov2(folder: Path) -> str:
+    return save(folder, Dinov2Model(Dinov2Config(**VISION)), clip_processor())
+
+
+def vit(folder: Path) -> str:
+    model = ViTModel(ViTConfig(**VISION, intermediate_size=64))
+    return save(folder, model, ViTImageProcessorPil(size=SQUARE))
+
+
+def convnext(folder: Path) -> str:
+    model = ConvNextModel(ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1]))
+    return save(folder, model, ConvNextImageProcessorPil(size={"shortest_edge": SIZE_PX}))
+
+
+def siglip_vision(folder: Path) -> str:
+    model = SiglipVisionModel(SiglipVisionConfig(**VISION, intermediate_size=64))
+    return save(folder, model, SiglipImageProcessorPil(size=SQUARE))
+
+
+def clip_vision(folder: Path) -> str:
+    model = CLIPVisionModel(CLIPVisionConfig(**VISION, intermediate_size=64))
+    return save(folder, model, clip_processor())
+
+
+@pytest.mark.parametrize("make", [dinov2, vit, convnext, siglip_vision, clip_vision])
+def test_vision_only_models_give_their_own_pooled_output(
+    make: Callable[[Path], str], tmp_path: Path, images: list[Image.Image]
+) -> None:
+    from transformers import AutoModel
+
+    folder = make(tmp_path / "model")
+    encoder = CLIPEncoder(folder).eval()
+    inputs = AutoImageProcessor.from_pretrained(folder, backend="pil")(images, return_tensors="pt")
+    with torch.inference_mode():
+        output = AutoModel.from_pretrained(folder).eval()(**inputs)
+        ours = encoder(pixels_of(encoder, images))
+    assert encoder.kind == "pooled"
+    expected = normalize(output.pooler_output.flatten(1), dim=-1)
+    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
+
+
+def test_a_vision_tower_saved_with_its_projection_projects(
+    tmp_path: Path, images: list[Image.Image]
+) -> None:
+    config = CLIPVisionConfig(**VISION, intermediate_size=64, projection_dim=12)
+    model = CLIPVisionModelWithProjection(config).eval()
+    encoder = CLIPEncoder(save(tmp_path / "model", model, clip_processor())).eval()
+    with torch.inference_mode():
+        pixels = pixels_of(encoder, images)
+        normalised = (pixels * encoder.preprocessing.scale - encoder._mean) / encoder._std
+        expected = normalize(model(pixel_values=normalised).image_embeds, dim=-1)
+        torch.testing.assert_close(encoder(pixels), expected, atol=1e-5, rtol=0)
+    assert encoder.kind == "projected"
+    assert encoder.dim == 12
+
+
+def test_siglip_keeps_its_text_tower_frozen(tmp_path: Path, images: list[Image.Image]) -> None:
+    text = {**TOWER, "intermediate_size": 64, "vocab_size": 50, "projection_size": 32}
+    config = SiglipConfig(vision_config={**VISION, "intermediate_size": 64}, text_config=text)
+    folder = save(tmp_path / "model", SiglipModel(config), SiglipImageProcessorPil(size=SQUARE))
+    encoder = CLIPEncoder(folder).eval()
+    with torch.inference_mode():
+        assert encoder(pixels_of(encoder, images)).shape == (3, 32)
+    trained = [name for name, _ in encoder.trainable_parameters()]
+    assert trained
+    assert all(name.startswith("backbone.vision_model.") for name in trained)
+    assert encoder.backbone.text_model is not None
+
+
+def test_exactly_what_the_embedding_depends_on_is_trained(
+    tiny_clip: Path, images: list[Image.Image]
+) -> None:
+    for embedding, projection_is_trained in (("projected", True), ("pooled", False)):
+        encoder = CLIPEncoder(str(tiny_clip), embedding=embedding)  # type: ignore[arg-type]
+        encoder(pixels_of(encoder, images)).sum().backward()
+        trained = dict(encoder.trainable_parameters())
+        assert all(parameter.grad is not None for parameter in trained.values())
+        assert ("backbone.visual_projection.weight" in trained) is projection_is_trained
+        assert not any("text" in name or "logit" in name for name in trained)
+
+
+def test_a_pooler_that_came_without_weights_is_not_used(
+    tmp_path: Path, images: list[Image.Image]
+) -> None:
+    model = ViTModel(ViTConfig(**VISION, intermediate_size=64), add_pooling_layer=False).eval()
+    encoder = CLIPEncoder(save(tmp_path / "model", model, ViTImageProcessorPil(size=SQUARE))).eval()
+    pixels = pixels_of(encoder, images)
+    normalised = (pixels * encoder.preprocessing.scale - encoder._mean) / encoder._std
+    with torch.inference_mode():
+        expected = normalize(model(pixel_values=normalised).last_hidden_state[:, 0], dim=-1)
+        torch.testing.assert_close(encoder(pixels), expected, atol=1e-5, rtol=0)
+
+
+def test_half_precision_weights_are_loaded_as_float32(tmp_path: Path, tiny_clip: Path) -> None:
+    folder = tmp_path / "half"
+    shutil.copytree(tiny_clip, folder)
+    CLIPModel.from_pretrained(tiny_clip).half().save_pretrained(folder)
+    assert {p.dtype for p in CLIPEncoder(str(folder)).parameters()} == {torch.float32}
+
+
+def test_embeddings_are_float32_under_autocast(tiny_clip: Path, images: list[Image.Image]) -> None:
+    encoder = CLIPEncoder(str(tiny_clip)).eval()
+    pixels = pixels_of(encoder, images)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        embeddings = encoder(pixels)
+    assert embeddings.dtype == torch.float32
+    torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(3))
+
+
+def test_gradient_checkpointing_changes_no_gradient(
+    tiny_clip: Path, images: list[Image.Image]
+) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        encoder = CLIPEncoder(str(tiny_clip), gradient_checkpointing=checkpointing).train()
+        torch.manual_seed(0)  # the same dropout both times
+        encoder(pixels_of(encoder, images))[:, 0].sum().backward()
+        gradients.append([p.grad for _, p in encoder.trainable_parameters()])
+        switched_on = [getattr(m, "gradient_checkpointing", False) for m in encoder.modules()]
+        assert any(switched_on) is checkpointing
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_gradient_checkpointing_where_there_is_none_is_refused(tmp_path: Path) -> None:
+    folder = convnext(tmp_path / "model")
+    if CLIPEncoder(folder).backbone.supports_gradient_checkpointing:
+        pytest.skip("this release of Transformers checkpoints ConvNeXT")
+    with pytest.raises(ModelError, match="no gradient checkpointing"):
+        CLIPEncoder(folder, gradient_checkpointing=True)
+
+
+def test_a_text_model_is_refused(tmp_path: Path) -> None:
+    config = BertConfig(**TOWER, intermediate_size=64, vocab_size=30)
+    folder = save(tmp_path / "model", BertModel(config), clip_processor())
+    with pytest.raises(ModelError, match=r"bert.*does not turn a picture"):
+        CLIPEncoder(folder)
+
+
+def test_a_folder_without_weights_says_what_it_needs(tmp_path: Path, tiny_clip: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_clip, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    with pytest.raises(ModelError, match=r"model\.safetensors"):
+        CLIPEncoder(str(folder))
+
+
+def test_a_folder_without_a_preprocessor_says_so(tmp_path: Path, tiny_clip: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_clip, folder, ignore=shutil.ignore_patterns("p*processor_config.json"))
+    with pytest.raises(ModelError, match=r"no preprocessor_config\.json"):
+        CLIPEncoder(str(folder))
+
+
+def test_weights_that_lack_tensors_are_refused(tmp_path: Path, tiny_clip: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_clip, folder)
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["visual_projection.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"incomplete: 1 tensors.*visual_projection"):
+        CLIPEncoder(str(folder))
+
+
+def test_an_unknown_name_says_how_to_point_at_a_folder() -> None:
+    with pytest.raises(ModelError, match=r"nobody/no-such-model.*--model-name"):
+        CLIPEncoder("nobody/no-such-model")
+    with pytest.raises(ModelError, match="no folder or checkpoint"):
+        CLIPEncoder("./no/such/folder")
+
+
+def test_a_file_that_is_no_checkpoint_is_refused_and_its_code_is_not_run(tmp_path: Path) -> None:
+    import pickle
+
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "sprung",))
+
+    (tmp_path / "trap.pth").write_bytes(pickle.dumps(Trap(), protocol=2))
+    torch.save({"weights": torch.zeros(1)}, tmp_path / "other.pth")
+    (tmp_path / "empty.pth").touch()
+    for name in ("trap.pth", "other.pth", "empty.pth"):
+        with pytest.raises(CheckpointError, match="not a checkpoint of ours"):
+            CLIPEncoder(str(tmp_path / name))
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_side_files_for_text_search_are_kept(tiny_clip: Path) -> None:
+    files = CLIPEncoder(str(tiny_clip)).description()["side_files"]
+    assert {"config.json", "tokenizer.json", "preprocessor_config.json"} <= set(files)
+    assert json.loads(files["config.json"])["model_type"] == "clip"

@@ -1,0 +1,398 @@
+"""The whole way: train, save, stop, resume, and the ways it can go wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import draw, write_tree
+from torch import Tensor
+
+import lookalike
+from lookalike.config import EvaluateConfig, TrainConfig, config_from
+from lookalike.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    Interrupted,
+    NonFiniteError,
+    OutputError,
+)
+from lookalike.evaluation import protocol
+from lookalike.progress import SilentProgress, Task
+from lookalike.training import trainer
+from lookalike.training.trainer import TrainResult
+
+Settings = Callable[..., dict[str, Any]]
+
+
+class Watch(SilentProgress):
+    """Keeps what is told, and acts when a given number of training steps is done."""
+
+    def __init__(self, at_step: int | None = None, act: Callable[[], None] | None = None) -> None:
+        self.warnings: list[str] = []
+        self.rates: list[float] = []
+        self.losses: list[float] = []
+        self._at_step, self._act = at_step, act
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+    @contextmanager
+    def task(self, title: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Task]:
+        yield self
+
+    def advance(self, amount: int = 1, **stats: float) -> None:
+        if "loss" not in stats:
+            return
+        self.losses.append(stats["loss"])
+        self.rates.append(stats["lr"])
+        if len(self.losses) == self._at_step and self._act:
+            self._act()
+
+
+def train(
+    settings: dict[str, Any], resume: Path | None = None, watch: Watch | None = None
+) -> TrainResult:
+    return lookalike.train(
+        config_from(TrainConfig, settings), resume=resume, progress=watch or Watch()
+    )
+
+
+def press_ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def load(path: Path | None) -> dict[str, Any]:
+    assert path is not None
+    loaded: dict[str, Any] = torch.load(path, weights_only=True)
+    return loaded
+
+
+def assert_same_bits(one: Any, other: Any) -> None:
+    if isinstance(one, Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same_bits(one[key], other[key])
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_same_bits(a, b)
+    else:
+        assert one == other
+
+
+def test_a_run_leaves_the_files_of_the_mission(settings: Settings, photos: Path) -> None:
+    result = train(settings(num_epochs=2))
+    out = photos / "out"
+    assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*.*")) == [
+        "results/metrics_epoch_00.json",
+        "results/metrics_epoch_01.json",
+        "results/metrics_epoch_02.json",
+        "results/retrieval_results_epoch_00.json",
+        "results/retrieval_results_epoch_01.json",
+        "results/retrieval_results_epoch_02.json",
+        "weights/encoder_epoch_01.pth",
+        "weights/encoder_epoch_02.pth",
+    ]
+    saved = load(result.checkpoint)
+    assert saved["epoch"] == 2
+    assert {"model_state_dict", "optimizer_state_dict", "loss"} <= saved.keys()
+    assert saved["config"]["learning_rate"] == 1e-3
+    assert saved["versions"]["torch"] == torch.__version__
+    assert [one.epoch for one in result.history] == [0, 1, 2]
+    assert result.history[0].loss is None
+    assert saved["loss"] == result.history[-1].loss
+    metrics = json.loads((out / "results/metrics_epoch_02.json").read_text())
+    assert metrics["metrics"] == result.history[-1].metrics
+    assert metrics["config"]["num_epochs"] == 2
+
+
+def test_training_lowers_the_loss_and_changes_only_the_vision_side(settings: Settings) -> None:
+    watch = Watch()
+    result = train(settings(num_epochs=6, augmentation="none"), watch=watch)
+    third = len(watch.losses) // 3
+    assert sum(watch.losses[-third:]) < 0.7 * sum(watch.losses[:third])
+    before = lookalike.CLIPEncoder(settings()["model_name"]).state_dict()
+    for name, tensor in result.encoder.state_dict().items():
+        frozen = "text" in name or "logit_scale" in name
+        assert torch.equal(tensor, before[name]) is frozen, name
+
+
+def test_the_same_run_twice_is_the_same_to_the_last_bit(settings: Settings, photos: Path) -> None:
+    one = load(train(settings(out=str(photos / "one"))).checkpoint)
+    other = load(train(settings(out=str(photos / "two"))).checkpoint)
+    assert_same_bits(one["model_state_dict"], other["model_state_dict"])
+    third = load(train(settings(out=str(photos / "three"), seed=1)).checkpoint)
+    with pytest.raises(AssertionError):
+        assert_same_bits(one["model_state_dict"], third["model_state_dict"])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("at_step", [3, 5, 7])
+def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(
+    settings: Settings, photos: Path, at_step: int, precision: str
+) -> None:
+    # Steps 3 and 7 lie inside an epoch of five, 5 at its end; the model has dropout.
+    shared = {"num_epochs": 2, "precision": precision, "schedule": "cosine", "warmup_steps": 2}
+    whole = load(train(settings(out=str(photos / "whole"), **shared)).checkpoint)
+    with pytest.raises(Interrupted, match=r"lookalike train --resume \S*interrupted\.pth") as told:
+        train(settings(**shared), watch=Watch(at_step, press_ctrl_c))
+    assert f"step {(at_step - 1) % 5 + 1} of 5" in str(told.value)
+    saved = photos / "out" / "weights" / "interrupted.pth"
+    result = train(settings(**shared), resume=saved)
+    parts = load(result.checkpoint)
+    for key in ("model_state_dict", "optimizer_state_dict", "scaler_state_dict", "loss",
+                "random_state", "sampler_state_dict", "schedule_state_dict"):  # fmt: skip
+        assert_same_bits(parts[key], whole[key])
+    assert not saved.exists()
+    assert [one.epoch for one in result.history] == [0, 1, 2]
+
+
+def test_workers_change_nothing(settings: Settings, photos: Path) -> None:
+    one = load(train(settings(out=str(photos / "one"))).checkpoint)
+    other = load(train(settings(out=str(photos / "two"), num_workers=2)).checkpoint)
+    assert_same_bits(one["model_state_dict"], other["model_state_dict"])
+
+
+def test_a_finished_run_goes_on_with_more_epochs(settings: Settings, photos: Path) -> None:
+    whole = load(train(settings(num_epochs=2, out=str(photos / "whole"))).checkpoint)
+    first = train(settings(num_epochs=1))
+    second = train(settings(num_epochs=2), resume=first.checkpoint)
+    assert_same_bits(load(second.checkpoint)["model_state_dict"], whole["model_state_dict"])
+    assert [one.epoch for one in second.history] == [0, 1, 2]
+    assert second.history[:2] == first.history
+
+
+def test_ctrl_c_during_evaluation_points_at_the_epoch_just_saved(
+    settings: Settings, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def interrupted(*args: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **options)
+
+    real = protocol.evaluate_encoder
+    monkeypatch.setattr(trainer, "evaluate_encoder", interrupted)
+    with pytest.raises(Interrupted, match=r"end of epoch 1.*--resume \S*encoder_epoch_01\.pth"):
+        train(settings())
+    monkeypatch.setattr(trainer, "evaluate_encoder", real)
+    result = train(settings(), resume=photos / "out" / "weights" / "encoder_epoch_01.pth")
+    assert [one.epoch for one in result.history] == [0, 1]
+
+
+def test_resuming_with_other_settings_names_them(settings: Settings) -> None:
+    first = train(settings())
+    with pytest.raises(ConfigError, match=r"learning_rate: 0\.001 -> 0\.01.*temperature"):
+        train(settings(learning_rate=1e-2, temperature=0.1, num_epochs=2), resume=first.checkpoint)
+
+
+def test_resuming_with_other_pictures_is_refused_and_moved_ones_are_fine(
+    settings: Settings, photos: Path
+) -> None:
+    first = train(settings())
+    (photos / "train").rename(photos / "moved")
+    moved = settings(train=str(photos / "moved"), num_epochs=2)
+    (photos / "moved" / "classa" / "new.png").write_bytes(
+        (photos / "moved" / "classa" / "classa_000.png").read_bytes()
+    )
+    with pytest.raises(CheckpointError, match="training pictures are not those"):
+        train(moved, resume=first.checkpoint)
+    (photos / "moved" / "classa" / "new.png").unlink()
+    assert train(moved, resume=first.checkpoint).history[-1].epoch == 2
+
+
+def test_a_checkpoint_is_a_model_everywhere(settings: Settings, photos: Path) -> None:
+    result = train(settings())
+    known = {k: v for k, v in settings().items() if k not in ("train", "learning_rate")}
+    config = config_from(
+        EvaluateConfig,
+        known,
+        {"model_name": str(result.checkpoint), "out": str(photos / "evaluated")},
+    )
+    evaluated = lookalike.evaluate(config, progress=Watch())
+    assert evaluated.epoch == 1
+    assert evaluated.retrieval.metrics == result.history[-1].metrics
+    again = train(settings(model_name=str(result.checkpoint), out=str(photos / "again")))
+    assert again.history[0].metrics == result.history[-1].metrics
+
+
+def test_weights_of_another_shape_are_refused(settings: Settings, photos: Path) -> None:
+    result = train(settings())
+    content = load(result.checkpoint)
+    content["model_state_dict"]["backbone.visual_projection.weight"] = torch.zeros(3, 3)
+    other = photos / "other.pth"
+    torch.save(content, other)
+    with pytest.raises(CheckpointError, match=r"do not fit.*visual_projection"):
+        lookalike.CLIPEncoder(str(other))
+
+
+def test_a_checkpoint_cut_short_is_refused(settings: Settings, photos: Path) -> None:
+    result = train(settings())
+    assert result.checkpoint is not None
+    whole = result.checkpoint.read_bytes()
+    short = photos / "short.pth"
+    short.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="not whole"):
+        train(settings(num_epochs=2), resume=short)
+
+
+def test_a_new_run_does_not_replace_an_old_one(settings: Settings, photos: Path) -> None:
+    train(settings(num_epochs=2))
+    with pytest.raises(OutputError, match=r"--resume.*--out.*--overwrite"):
+        train(settings())
+    train(settings(overwrite=True))
+    assert not (photos / "out" / "weights" / "encoder_epoch_02.pth").exists()
+    assert not (photos / "out" / "results" / "metrics_epoch_02.json").exists()
+
+
+def test_a_loss_that_is_not_a_number_names_step_and_pictures(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(lookalike.SupConLoss):
+        count = 0
+
+        def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+            type(self).count += 1
+            return super().forward(embeddings, labels) * (float("nan") if self.count == 3 else 1)
+
+    monkeypatch.setattr(trainer, "SupConLoss", Failing)
+    with pytest.raises(NonFiniteError, match=r"loss became nan in step 3 of epoch 1") as told:
+        train(settings())
+    assert str(told.value).count(".png") == 8
+    assert "Nothing was saved" in str(told.value)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(lookalike.SupConLoss):
+        def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+            loss = super().forward(embeddings, labels)
+            loss.register_hook(lambda gradient: gradient * float("inf"))
+            return loss
+
+    monkeypatch.setattr(trainer, "SupConLoss", Failing)
+    with pytest.raises(NonFiniteError, match="gradient became"):
+        train(settings())
+
+
+def test_fp16_trains_with_scaled_gradients_as_fp32_does_without(
+    settings: Settings, photos: Path
+) -> None:
+    # One plain step of each: from then on Adam, which divides by them, magnifies rounding.
+    losses = {}
+    for precision in ("fp32", "fp16"):
+        watch = Watch()
+        out = str(photos / precision)
+        saved = load(train(settings(precision=precision, out=out), watch=watch).checkpoint)
+        assert (saved["scaler_state_dict"].get("scale", 0) > 1) is (precision == "fp16")
+        losses[precision] = watch.losses
+    assert losses["fp16"] == pytest.approx(losses["fp32"], abs=0.05)
+    assert losses["fp16"] != losses["fp32"]
+
+
+def test_the_learning_rate_warms_up_and_falls_along_a_cosine(settings: Settings) -> None:
+    watch = Watch()
+    train(settings(num_epochs=2, schedule="cosine", warmup_steps=2), watch=watch)
+    # Ten steps: two of warm-up, then half a cosine over eight, of which four are half of the way.
+    assert watch.rates[:3] == pytest.approx([0.5e-3, 1e-3, 1e-3])
+    assert watch.rates[6] == pytest.approx(0.5e-3)
+    assert watch.rates[2:] == sorted(watch.rates[2:], reverse=True)
+    assert 0 < watch.rates[-1] < 0.1e-3
+
+
+def test_weight_decay_spares_biases_and_norms(settings: Settings) -> None:
+    groups = load(train(settings(weight_decay=0.3)).checkpoint)["optimizer_state_dict"]
+    decays = [group["weight_decay"] for group in groups["param_groups"]]
+    assert decays == [0.3, 0.0]
+    sizes = {
+        i: state["exp_avg"].ndim
+        for i, state in groups["state"].items()
+    }  # fmt: skip
+    assert all(sizes[i] >= 2 for i in groups["param_groups"][0]["params"])
+    assert all(sizes[i] == 1 for i in groups["param_groups"][1]["params"])
+
+
+def test_a_truncated_training_picture_is_named_and_the_run_goes_on(
+    settings: Settings, photos: Path
+) -> None:
+    broken = photos / "train" / "classb" / "classb_002.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    (photos / "train" / "classb" / "notes.txt").write_text("not a picture")
+    watch = Watch()
+    result = train(settings(num_epochs=2), watch=watch)
+    assert {Path(one.path).name for one in result.unreadable} == {"classb_002.png", "notes.txt"}
+    assert sum("classb_002.png" in warning for warning in watch.warnings) == 1
+
+
+@pytest.mark.parametrize(
+    ("counts", "changes", "message"),
+    [
+        ({"a": 5}, {}, "at least two classes"),
+        ({"a": 5, "b": 5}, {}, "--n-classes-per-batch 2"),
+        ({"a": 1, "b": 1, "c": 1, "d": 1}, {}, "--singletons repeat"),
+    ],
+)
+def test_too_few_classes_say_what_to_set(
+    settings: Settings, tmp_path: Path, counts: dict[str, int], changes: Any, message: str
+) -> None:
+    folder = write_tree(tmp_path / "few", counts)
+    with pytest.raises(DataError, match=message):
+        train(settings(train=str(folder), **changes))
+
+
+def test_training_without_test_pictures_works_and_says_so(settings: Settings) -> None:
+    watch = Watch()
+    result = train(settings(test=None), watch=watch)
+    assert any("nothing is measured" in warning for warning in watch.warnings)
+    assert result.retrieval is None
+    assert result.checkpoint is not None
+
+
+def test_a_table_brings_its_own_test_rows(settings: Settings, photos: Path) -> None:
+    rows = ["path,label,split"]
+    for split in ("train", "test"):
+        for path in sorted((photos / split).rglob("*.png")):
+            rows.append(f"{path.relative_to(photos).as_posix()},{path.parent.name},{split}")
+    (photos / "all.csv").write_text("\n".join(rows))
+    from_table = train(settings(train=str(photos / "all.csv"), test=None))
+    from_folders = train(settings(out=str(photos / "folders")))
+    assert from_table.history == from_folders.history
+
+
+def test_flat_training_pictures_are_refused(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "flat").mkdir()
+    draw(0, 0).save(tmp_path / "flat" / "one.png")
+    with pytest.raises(DataError, match="no labels to learn from"):
+        train(settings(train=str(tmp_path / "flat")))
+
+
+def test_a_failed_save_leaves_the_last_checkpoint(
+    settings: Settings, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(content: Any, file: Any) -> None:
+        file.write(b"some of it")
+        raise OSError(28, "No space left on device")
+
+    first = train(settings())
+    assert first.checkpoint is not None
+    before = first.checkpoint.read_bytes()
+    monkeypatch.setattr(torch, "save", no_room)
+    with pytest.raises(OutputError, match="No space left on device"):
+        train(settings(num_epochs=2), resume=first.checkpoint)
+    assert first.checkpoint.read_bytes() == before
+    assert sorted(p.name for p in first.checkpoint.parent.iterdir()) == ["encoder_epoch_01.pth"]
