@@ -27,8 +27,8 @@ from lookalike.errors import (
 )
 from lookalike.evaluation import protocol
 from lookalike.progress import SilentProgress, Task
-from lookalike.training import trainer
-from lookalike.training.trainer import TrainResult
+from lookalike.training import run
+from lookalike.training.run import TrainResult
 
 Settings = Callable[..., dict[str, Any]]
 
@@ -185,10 +185,10 @@ def test_ctrl_c_during_evaluation_points_at_the_epoch_just_saved(
         return real(*args, **options)
 
     real = protocol.evaluate_encoder
-    monkeypatch.setattr(trainer, "evaluate_encoder", interrupted)
+    monkeypatch.setattr(run, "evaluate_encoder", interrupted)
     with pytest.raises(Interrupted, match=r"end of epoch 1.*--resume \S*encoder_epoch_01\.pth"):
         train(settings())
-    monkeypatch.setattr(trainer, "evaluate_encoder", real)
+    monkeypatch.setattr(run, "evaluate_encoder", real)
     result = train(settings(), resume=photos / "out" / "weights" / "encoder_epoch_01.pth")
     assert [one.epoch for one in result.history] == [0, 1]
 
@@ -268,7 +268,7 @@ def test_a_loss_that_is_not_a_number_names_step_and_pictures(
             type(self).count += 1
             return super().forward(embeddings, labels) * (float("nan") if self.count == 3 else 1)
 
-    monkeypatch.setattr(trainer, "SupConLoss", Failing)
+    monkeypatch.setattr(run, "SupConLoss", Failing)
     with pytest.raises(NonFiniteError, match=r"loss became nan in step 3 of epoch 1") as told:
         train(settings())
     assert str(told.value).count(".png") == 8
@@ -284,7 +284,7 @@ def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(
             loss.register_hook(lambda gradient: gradient * float("inf"))
             return loss
 
-    monkeypatch.setattr(trainer, "SupConLoss", Failing)
+    monkeypatch.setattr(run, "SupConLoss", Failing)
     with pytest.raises(NonFiniteError, match="gradient became"):
         train(settings())
 

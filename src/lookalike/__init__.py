@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from lookalike.evaluation.evaluate import EvaluateResult, evaluate
     from lookalike.model.encoder import CLIPEncoder
     from lookalike.training.loss import SupConLoss
-    from lookalike.training.trainer import TrainResult, train
+    from lookalike.training.run import TrainResult
+    from lookalike.training.trainer import train
 
 __version__ = "0.1.0"
 
@@ -37,7 +38,7 @@ _HOMES = {
     "LookalikeError": "lookalike.errors",
     "SupConLoss": "lookalike.training.loss",
     "TrainConfig": "lookalike.config",
-    "TrainResult": "lookalike.training.trainer",
+    "TrainResult": "lookalike.training.run",
     "evaluate": "lookalike.evaluation.evaluate",
     "train": "lookalike.training.trainer",
 }

@@ -154,7 +154,7 @@ class LiveProgress:
         )
 
         with Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description:<19}"),
             BarColumn(bar_width=28),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),

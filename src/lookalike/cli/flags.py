@@ -8,6 +8,7 @@ import difflib
 import sys
 import textwrap
 import typing
+from collections.abc import Sequence
 from typing import Any, Literal, NoReturn
 
 from lookalike.config import knobs_by_group
@@ -20,16 +21,20 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{**options, "allow_abbrev": False, "formatter_class": _HelpFormatter})
 
     def error(self, message: str) -> NoReturn:
-        words = message.split() if message.startswith("unrecognized arguments") else []
-        for word in words:
-            near = difflib.get_close_matches(word.partition("=")[0], self._flags(), n=1)
-            if word.startswith("--") and near:
-                message = f"unknown flag {word}; did you mean {near[0]}?"
-        print(f"{self.prog}: {message}\nAll flags: {self.prog} --help", file=sys.stderr)
+        stop = "" if message.endswith("?") else "."
+        print(f"{self.prog}: {message}{stop} See {self.prog} --help", file=sys.stderr)
         sys.exit(2)
 
-    def _flags(self) -> list[str]:
-        return [flag for action in self._actions for flag in action.option_strings]
+    def refuse_unknown(self, words: Sequence[str]) -> NoReturn:
+        """Ends the program over words it has no meaning for."""
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        self.error(f"unknown argument {words[0]}{nearest(words[0].partition('=')[0], flags)}")
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """A hint at the known word that was perhaps meant."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike import __version__
-from lookalike.cli.flags import Parser, add_knobs, paragraphs
+from lookalike.cli.flags import Parser, add_knobs, nearest, paragraphs
 from lookalike.config import EvaluateConfig, TrainConfig, config_from, format_recipe, read_recipe
 from lookalike.errors import Interrupted, LookalikeError
 from lookalike.files import shown
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name the terminal cannot show must not end the run
             stream.reconfigure(errors="backslashreplace")
-    given = _parser().parse_args(arguments)
+    given = _parse(sys.argv[1:] if arguments is None else arguments)
     run: Callable[[argparse.Namespace], None] = given.run
     try:
         run(given)
@@ -38,6 +38,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("lookalike: stopped", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line as argparse understands it, misspelt words answered with the nearest."""
+    parser = _parser()
+    verb = arguments[0] if arguments else "--help"
+    if verb not in _VERBS and not verb.startswith("-"):
+        parser.error(f"unknown command {verb}{nearest(verb, list(_VERBS))}")
+    given, unknown = parser.parse_known_args(arguments or ["--help"])
+    if unknown:
+        given.parser.refuse_unknown(unknown)
+    return given
 
 
 def _parser() -> Parser:
@@ -57,9 +69,8 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"lookalike {__version__}")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _add_train(verbs)
-    _add_evaluate(verbs)
-    _add_demo(verbs)
+    for add in _VERBS.values():
+        add(verbs)
     return parser
 
 
@@ -100,7 +111,7 @@ def _add_train(verbs: Any) -> None:
         "settings hold unless a flag says otherwise",
     )  # fmt: skip
     add_knobs(parser, TrainConfig, leave_out=("train",))
-    parser.set_defaults(run=_train)
+    parser.set_defaults(run=_train, parser=parser)
 
 
 def _add_evaluate(verbs: Any) -> None:
@@ -121,7 +132,7 @@ def _add_evaluate(verbs: Any) -> None:
     )
     _add_recipe_flags(parser)
     add_knobs(parser, EvaluateConfig)
-    parser.set_defaults(run=_evaluate)
+    parser.set_defaults(run=_evaluate, parser=parser)
 
 
 def _add_demo(verbs: Any) -> None:
@@ -140,7 +151,10 @@ def _add_demo(verbs: Any) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, another "
                         "catalogue (default: 0)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.set_defaults(run=_demo)
+    parser.set_defaults(run=_demo, parser=parser)
+
+
+_VERBS = {"train": _add_train, "evaluate": _add_evaluate, "demo": _add_demo}
 
 
 def _add_recipe_flags(parser: argparse.ArgumentParser) -> None:
@@ -245,7 +259,7 @@ _YOUR_TURN = """
 
 def _knobs_of(given: argparse.Namespace) -> dict[str, Any]:
     """The flags that are knobs, out of all that were given."""
-    others = {"run", "recipe", "print_config", "json", "resume"}
+    others = {"run", "parser", "recipe", "print_config", "json", "resume"}
     return {name: value for name, value in vars(given).items() if name not in others}
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lookalike.data.sources import Unreadable
     from lookalike.evaluation.protocol import Retrieval
     from lookalike.progress import Progress
-    from lookalike.training.trainer import EpochSummary
+    from lookalike.training.run import EpochSummary
 
 PREVIEW_RANKS = 3
 UNREADABLE_SHOWN = 20

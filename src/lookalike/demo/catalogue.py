@@ -1,20 +1,24 @@
 """The invented picture catalogue behind `lookalike demo`.
 
-An *object* is a little made-up product: a body of some silhouette with a pattern in two colours,
-and a topper, side parts, feet and an emblem. These parts, drawn from `seed` and the object's id
-alone, are its identity. A *view* is one picture of it: pose, framing, light and scene are drawn
-afresh from the view's id. Every picture can therefore be drawn on its own, in any order and in
-any process, and comes out the same.
+An *object* is a little made-up product: a body with a pattern in two colours, a topper, side
+parts, feet and an emblem. These parts, drawn from the seed and the object's id alone, are its
+identity. A *view* is one picture of it: pose, framing, light and scene are drawn afresh for every
+view. Any picture can therefore be drawn on its own, in any order and in any process, and comes out
+the same.
 
-Coordinates: object shapes are float arrays of shape (N, 2), in object units, x to the right and
-y down, with the middle of the body at (0, 0) and the body about one unit tall. Scene shapes are in
-frame units, where the picture is the square from (0, 0) to (1, 1).
+Outlines are float arrays of shape (N, 2), x to the right and y down, in object units: the middle
+of the body is (0, 0) and the body is about one unit tall.
 """
 
 from __future__ import annotations
 
 import math
+import multiprocessing
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,39 +26,45 @@ from PIL import Image, ImageChops, ImageDraw
 
 Points = NDArray[np.float64]
 Colour = tuple[int, int, int]
-# A filled outline and the role of its colour: an index into `_colours(design)`.
-Shape = tuple[int, Points]
-Part = tuple[Shape, ...]
+# Outlines to fill, back to front, each with the role of its colour.
+Part = tuple[tuple[int, Points], ...]
 
-_SUPERSAMPLING = 2
-_JPEG_QUALITY = 92
 _BODY, _PATTERN, _ACCENT, _INK, _CREAM = range(5)
 _INK_COLOUR: Colour = (44, 38, 58)
 _CREAM_COLOUR: Colour = (252, 244, 226)
-_LINE_WIDTH = 0.045
+_LINE_WIDTH = 0.045  # object units
+_SUPERSAMPLING = 2
+_JPEG_QUALITY = 92
+_OBJECTS_PER_TASK = 16
 
-
-# --- Shape helpers ---------------------------------------------------------------------------
+# --- Outlines ---------------------------------------------------------------------------------
 
 
 def _poly(*corners: tuple[float, float]) -> Points:
     return np.array(corners, dtype=np.float64)
 
 
-def _disc(x: float, y: float, rx: float, ry: float | None = None, n: int = 20) -> Points:
-    """An ellipse of radii `rx`, `ry` (a circle without `ry`) as an `n`-cornered outline."""
-    turn = np.linspace(0.0, 2.0 * math.pi, n, endpoint=False)
-    return np.stack([x + rx * np.cos(turn), y + (ry or rx) * np.sin(turn)], axis=1)
-
-
 def _box(left: float, top: float, right: float, bottom: float) -> Points:
     return _poly((left, top), (right, top), (right, bottom), (left, bottom))
 
 
+def _turns(n: int, start: float = 0.0, stop: float = 2.0) -> Points:
+    """`n` angles in radians from `start` to `stop`, both in units of pi, without the last."""
+    return np.linspace(start * math.pi, stop * math.pi, n, endpoint=False)
+
+
+def _around(x: float, y: float, turn: Points, rx: float | Points, ry: float | Points) -> Points:
+    return np.stack([x + rx * np.cos(turn), y + ry * np.sin(turn)], axis=1)
+
+
+def _disc(x: float, y: float, rx: float, ry: float | None = None) -> Points:
+    """An ellipse of radii `rx` and `ry`, a circle without `ry`."""
+    return _around(x, y, _turns(20), rx, rx if ry is None else ry)
+
+
 def _star(x: float, y: float, outer: float, inner: float, tips: int) -> Points:
-    turn = np.linspace(0.0, 2.0 * math.pi, 2 * tips, endpoint=False) - math.pi / 2
     radius = np.where(np.arange(2 * tips) % 2 == 0, outer, inner)
-    return np.stack([x + radius * np.cos(turn), y + radius * np.sin(turn)], axis=1)
+    return _around(x, y, _turns(2 * tips, -0.5, 1.5), radius, radius)
 
 
 def _body(
@@ -65,27 +75,31 @@ def _body(
     waist: float = 0.0,
     lobes: int = 0,
 ) -> Points:
-    """A body outline: a superellipse, then made wider below, pinched or lobed.
+    """A superellipse (exponent `squareness`: 2 is an ellipse, 7 nearly a box), reshaped.
 
-    `squareness` is the superellipse's exponent (2 is an ellipse, 6 nearly a box), `taper` widens
-    the lower end, `waist` narrows the middle, and `lobes` counts the bumps around the edge.
+    `taper` widens the lower end, `waist` narrows the middle, `lobes` counts bumps on the edge.
     """
-    turn = np.linspace(0.0, 2.0 * math.pi, 48, endpoint=False)
+    turn = _turns(48)
     x, y = (np.sign(t) * np.abs(t) ** (2.0 / squareness) for t in (np.cos(turn), np.sin(turn)))
-    bumps = 1.0 + (0.1 * np.cos(lobes * (turn + math.pi / 2)) if lobes else 0.0)
-    x = x * (1.0 + taper * y + waist * (y**2 - 0.6)) * bumps
-    return np.stack([half_width * x, half_height * y * bumps], axis=1)
+    bumps = 1.0 + (0.1 if lobes else 0.0) * np.cos(lobes * (turn + math.pi / 2))
+    x = x * (1.0 + taper * y + waist * (y**2 - 0.6))
+    return np.stack([half_width * x * bumps, half_height * y * bumps], axis=1)
+
+
+def _moved(points: Points, x: float, y: float) -> Points:
+    moved: Points = points + np.array([x, y])
+    return moved
 
 
 def _mirrored(part: Part) -> Part:
     return tuple((role, points * (-1.0, 1.0)) for role, points in part)
 
 
-def _both_sides(part: Part) -> Part:
+def _twice(*part: tuple[int, Points]) -> Part:
     return part + _mirrored(part)
 
 
-# --- The stock of parts ----------------------------------------------------------------------
+# --- The stock of parts -----------------------------------------------------------------------
 
 _BODIES: tuple[Points, ...] = (
     _body(0.50, 0.50),  # ball
@@ -106,348 +120,364 @@ _BODIES: tuple[Points, ...] = (
     _body(0.52, 0.52, lobes=3),  # clover
 )
 
-# Patterns reach beyond every body and are clipped to it.
-_STEPS = np.arange(-4, 5)
+# Patterns reach beyond every body and are clipped to it. They are coarse, a few pixels a stripe
+# in a small picture, because finer ones would blur into a third colour.
+_GRID = tuple((i, j) for i in range(-3, 4) for j in range(-3, 4))
+_EDGE = np.stack([0.2 * np.arange(-5, 6), 0.12 * (np.arange(11) % 2)], axis=1)
+_ZIGZAG = np.concatenate([_EDGE, _moved(_EDGE[::-1], 0.0, 0.15)])
+_SLANT = _poly((0.0, -1.0), (0.21, -1.0), (1.21, 1.0), (1.0, 1.0))
+_SPOTS = ((-0.4, -0.36), (0.36, -0.42), (0.46, 0.2), (-0.42, 0.3), (0.05, 0.5))
 _PATTERNS: tuple[tuple[Points, ...], ...] = (
-    (),
-    tuple(_box(-1, 0.30 * i - 0.075, 1, 0.30 * i + 0.075) for i in _STEPS),
-    tuple(_box(0.30 * i - 0.075, -1, 0.30 * i + 0.075, 1) for i in _STEPS),
-    tuple(
-        _poly((0.42 * i, -1), (0.42 * i + 0.21, -1), (0.42 * i + 1.21, 1), (0.42 * i + 1.0, 1))
-        for i in np.arange(-6, 4)
-    ),
-    tuple(
-        _disc(0.3 * i + 0.15 * (j % 2), 0.26 * j, 0.09, n=10)
-        for i in range(-3, 3)
-        for j in range(-3, 4)
-    ),
+    (),  # plain
+    tuple(_box(-1.0, 0.3 * i - 0.075, 1.0, 0.3 * i + 0.075) for i in range(-4, 5)),  # hoops
+    tuple(_box(0.3 * i - 0.075, -1.0, 0.3 * i + 0.075, 1.0) for i in range(-4, 5)),  # stripes
+    tuple(_moved(_SLANT, 0.42 * i, 0.0) for i in range(-6, 4)),  # slanting stripes
+    tuple(_disc(0.3 * i + 0.15 * (j % 2), 0.26 * j, 0.09) for i, j in _GRID),  # dots
     tuple(
         _box(0.26 * i - 0.13, 0.26 * j - 0.13, 0.26 * i + 0.13, 0.26 * j + 0.13)
-        for i in range(-3, 4)
-        for j in range(-3, 4)
+        for i, j in _GRID
         if (i + j) % 2
-    ),
-    (_box(-1, 0.0, 1, 1),),
-    (_box(0.0, -1, 1, 1),),
-    tuple(
-        np.concatenate([zigzag, zigzag[::-1] + (0.0, 0.15)])
-        for j in range(-3, 4)
-        for zigzag in [
-            np.stack([0.2 * np.arange(-5, 6), 0.34 * j + 0.12 * (np.arange(11) % 2)], axis=1)
-        ]
-    ),
-    (_disc(0, 0, 0.46),),
-    (_box(-1, -1, 1, -0.22), _box(-1, 0.22, 1, 1)),
-    tuple(
-        _disc(x, y, 0.21, n=14)
-        for x, y in ((-0.4, -0.36), (0.36, -0.42), (0.46, 0.2), (-0.42, 0.3), (0.05, 0.5))
-    ),
+    ),  # checks
+    (_box(-1.0, 0.0, 1.0, 1.0),),  # dipped
+    (_box(0.0, -1.0, 1.0, 1.0),),  # half and half
+    tuple(_moved(_ZIGZAG, 0.0, 0.34 * j) for j in range(-3, 4)),  # zigzags
+    (_disc(0.0, 0.0, 0.46),),  # belly
+    (_box(-1.0, -1.0, 1.0, -0.22), _box(-1.0, 0.22, 1.0, 1.0)),  # sash
+    tuple(_disc(x, y, 0.21) for x, y in _SPOTS),  # spots
 )
 
-# Toppers stand on (0, 0).
+# Toppers stand on (0, 0), the top of the body.
+_CROWN = _poly(
+    (-0.28, 0.05),
+    (-0.34, -0.3),
+    (-0.14, -0.12),
+    (0, -0.36),
+    (0.14, -0.12),
+    (0.34, -0.3),
+    (0.28, 0.05),
+)
+_STICK = (_INK, _box(-0.03, -0.3, 0.03, 0.05))
 _TOPPERS: tuple[Part, ...] = (
     (),
-    ((_INK, _box(-0.03, -0.3, 0.03, 0.05)), (_ACCENT, _disc(0, -0.32, 0.11))),  # antenna
-    _both_sides(((_ACCENT, _poly((-0.4, 0.14), (-0.36, -0.26), (-0.06, 0.04))),)),  # cat ears
-    _both_sides(((_PATTERN, _disc(-0.2, -0.16, 0.09, 0.26)),)),  # rabbit ears
+    (_STICK, (_ACCENT, _disc(0, -0.32, 0.11))),  # antenna
+    (_STICK, (_ACCENT, _star(0, -0.28, 0.22, 0.1, 5))),  # star
+    (_STICK, *_twice((_ACCENT, _disc(-0.2, -0.26, 0.2, 0.08)))),  # propeller
+    _twice((_ACCENT, _poly((-0.4, 0.14), (-0.36, -0.26), (-0.06, 0.04)))),  # cat ears
+    _twice((_PATTERN, _disc(-0.2, -0.16, 0.09, 0.26))),  # rabbit ears
     ((_ACCENT, _box(-0.3, -0.1, 0.3, 0.06)), (_PATTERN, _disc(0, -0.17, 0.1))),  # lid
     ((_ACCENT, _poly((-0.28, 0.05), (0, -0.42), (0.28, 0.05))), (_CREAM, _disc(0, -0.4, 0.09))),
-    (
-        (
-            _ACCENT,
-            _poly(
-                (-0.28, 0.05),
-                (-0.34, -0.3),
-                (-0.14, -0.12),
-                (0, -0.36),
-                (0.14, -0.12),
-                (0.34, -0.3),
-                (0.28, 0.05),
-            ),
-        ),
-    ),  # crown
-    (
-        (_INK, _box(-0.03, -0.2, 0.03, 0.05)),
-        (_ACCENT, _disc(-0.2, -0.24, 0.2, 0.08)),
-        (_ACCENT, _disc(0.2, -0.24, 0.2, 0.08)),
-    ),  # propeller
-    (
-        (_PATTERN, _box(-0.15, -0.34, 0.15, 0.1)),
-        (_ACCENT, _box(-0.21, -0.4, 0.21, -0.28)),
-    ),  # chimney
-    ((_INK, _box(-0.03, -0.15, 0.03, 0.05)), (_ACCENT, _star(0, -0.28, 0.22, 0.1, 5))),  # star
-    tuple(
-        (_ACCENT, _disc(x, -0.07 - y, 0.14)) for x, y in ((-0.2, 0), (0.2, 0), (0, 0.1))
-    ),  # curls
+    ((_ACCENT, _CROWN),),
+    ((_PATTERN, _box(-0.15, -0.34, 0.15, 0.1)), (_ACCENT, _box(-0.21, -0.4, 0.21, -0.28))),
+    (*_twice((_ACCENT, _disc(-0.2, -0.07, 0.14))), (_ACCENT, _disc(0, -0.17, 0.14))),  # curls
 )
 
-# Side parts are those of the right side, fixed at (0, 0).
-_RING = np.concatenate([_disc(0.1, 0, 0.2, 0.24, 21), _disc(0.1, 0, 0.1, 0.13, 21)[::-1]])
+# Side parts are drawn for the right side, where (0, 0) is the edge of the body; True repeats them
+# on the left.
+_EAR = np.concatenate(
+    [
+        _around(0.02, 0, _turns(16, -0.5, 0.5), 0.27, 0.24),
+        _around(0.02, 0, _turns(16, 0.5, -0.5), 0.16, 0.13),
+    ]
+)
+_WING = _poly((-0.1, -0.05), (0.34, -0.3), (0.28, 0.0), (0.34, 0.14), (-0.1, 0.18))
+_SPOUT = _poly((-0.1, 0.0), (0.3, -0.34), (0.38, -0.26), (-0.1, 0.24))
 _SIDES: tuple[tuple[Part, bool], ...] = (
     ((), False),
-    (((_ACCENT, _RING),), False),
-    (((_ACCENT, _RING),), True),
-    (
-        ((_PATTERN, _poly((-0.1, -0.05), (0.34, -0.3), (0.28, 0.0), (0.34, 0.14), (-0.1, 0.18))),),
-        True,
-    ),  # wings
-    (((_ACCENT, _poly((-0.1, 0.0), (0.3, -0.34), (0.38, -0.26), (-0.1, 0.24))),), False),  # spout
+    (((_ACCENT, _EAR),), False),  # one handle
+    (((_ACCENT, _EAR),), True),  # two handles
+    (((_PATTERN, _WING),), True),
+    (((_ACCENT, _SPOUT),), False),
     (((_INK, _box(-0.1, -0.03, 0.2, 0.03)), (_ACCENT, _disc(0.24, 0, 0.12))), True),  # knobs
     (((_BODY, _disc(0.1, 0.08, 0.1, 0.24)),), True),  # arms
 )
 
-# Feet hang from (0, 0); the body is about 0.6 wide there.
+# Feet hang from (0, 0), the bottom of the body.
+_PEG = _poly((-0.1, -0.1), (0.1, -0.1), (0.0, 0.2))
 _FEET: tuple[Part, ...] = (
     (),
-    _both_sides(((_ACCENT, _box(-0.26, -0.1, -0.1, 0.2)),)),  # legs
+    _twice((_ACCENT, _box(-0.26, -0.1, -0.1, 0.2))),  # legs
     ((_ACCENT, _poly((-0.3, -0.08), (0.3, -0.08), (0.42, 0.14), (-0.42, 0.14))),),  # stand
-    _both_sides(((_INK, _disc(-0.26, 0.04, 0.16)), (_CREAM, _disc(-0.26, 0.04, 0.07)))),  # wheels
-    _both_sides(((_PATTERN, _disc(-0.2, 0.06, 0.18, 0.11)),)),  # shoes
+    _twice((_INK, _disc(-0.26, 0.04, 0.16)), (_CREAM, _disc(-0.26, 0.04, 0.07))),  # wheels
+    _twice((_PATTERN, _disc(-0.2, 0.06, 0.18, 0.11))),  # shoes
     ((_INK, _box(-0.04, -0.05, 0.04, 0.2)), (_ACCENT, _disc(0, 0.22, 0.32, 0.08))),  # lamp foot
-    tuple((_ACCENT, _poly((x - 0.1, -0.1), (x + 0.1, -0.1), (x, 0.2))) for x in (-0.25, 0, 0.25)),
+    tuple((_ACCENT, _moved(_PEG, x, 0.0)) for x in (-0.25, 0.0, 0.25)),  # pegs
 )
 
+# Emblems are drawn over the middle of the body.
 _PLATE = (_CREAM, _disc(0, 0, 0.25))
+_HEART = _poly((0, 0.18), (-0.19, -0.03), (-0.1, -0.15), (0, -0.06), (0.1, -0.15), (0.19, -0.03))
+_BOLT = _poly(
+    (0.06, -0.2), (-0.13, 0.04), (-0.01, 0.04), (-0.06, 0.2), (0.13, -0.05), (0.01, -0.05)
+)
+_EYE = ((_CREAM, _disc(-0.16, -0.06, 0.13)), (_INK, _disc(-0.14, -0.04, 0.065)))
+_PANE = (_INK, _box(-0.03, -0.2, 0.03, 0.2)), (_INK, _box(-0.24, -0.03, 0.24, 0.03))
 _EMBLEMS: tuple[Part, ...] = (
     (),
     (_PLATE, (_ACCENT, _star(0, 0.01, 0.2, 0.085, 5))),
-    (_PLATE, (_ACCENT, _disc(0, 0, 0.12))),
-    (_PLATE, (_INK, _disc(0, 0.02, 0.15)), (_CREAM, _disc(0.05, -0.03, 0.05))),  # one eye
     (_PLATE, (_ACCENT, _star(0, 0, 0.2, 0.06, 4))),
-    (
-        _PLATE,
-        (
-            _ACCENT,
-            _poly(
-                (0, 0.18), (-0.19, -0.03), (-0.1, -0.15), (0, -0.06), (0.1, -0.15), (0.19, -0.03)
-            ),
-        ),
-    ),  # heart
-    _both_sides(((_CREAM, _disc(-0.16, -0.06, 0.13)), (_INK, _disc(-0.14, -0.04, 0.065))))
-    + ((_INK, _disc(0, 0.17, 0.08, 0.05)),),  # face
-    (
-        (_CREAM, _box(-0.24, -0.2, 0.24, 0.2)),
-        (_INK, _box(-0.03, -0.2, 0.03, 0.2)),
-        (_INK, _box(-0.24, -0.03, 0.24, 0.03)),
-    ),  # window
+    (_PLATE, (_ACCENT, _disc(0, 0, 0.12))),
+    (_PLATE, (_ACCENT, _HEART)),
+    (_PLATE, (_INK, _BOLT)),
+    (_PLATE, (_INK, _disc(0, 0.02, 0.15)), (_CREAM, _disc(0.05, -0.03, 0.05))),  # one eye
+    (*_twice(*_EYE), (_INK, _disc(0, 0.17, 0.08, 0.05))),  # face
+    ((_CREAM, _box(-0.24, -0.2, 0.24, 0.2)), *_PANE),  # window
     ((_CREAM, _box(-0.26, -0.12, 0.26, 0.12)), (_ACCENT, _box(-0.2, -0.05, 0.2, 0.05))),  # label
     ((_INK, _star(0, 0, 0.24, 0.2, 6)), (_ACCENT, _disc(0, 0, 0.13))),  # porthole
-    (
-        _PLATE,
-        (
-            _INK,
-            _poly(
-                (0.06, -0.2),
-                (-0.13, 0.04),
-                (-0.01, 0.04),
-                (-0.06, 0.2),
-                (0.13, -0.05),
-                (0.01, -0.05),
-            ),
-        ),
-    ),  # bolt
 )
 
-# Body, pattern and accent. Each colour occurs in several palettes, and far more objects than
-# palettes are drawn, so that colour narrows the choice down and never settles it.
+# Every colour occurs in several palettes, and far more objects are drawn than there are palettes:
+# colour narrows the choice down and never settles it.
 _RED, _CORAL, _AMBER, _LEMON = (206, 62, 66), (240, 128, 104), (236, 160, 52), (248, 214, 94)
 _LEAF, _MINT, _TEAL, _SKY = (96, 160, 84), (150, 212, 178), (40, 130, 138), (124, 186, 228)
 _BLUE, _PLUM, _PINK, _SAND = (58, 94, 176), (122, 74, 142), (240, 164, 188), (230, 206, 164)
-_PALETTES: tuple[tuple[Colour, Colour, Colour], ...] = (
-    (_RED, _SAND, _TEAL),
-    (_RED, _LEMON, _BLUE),
-    (_CORAL, _SAND, _PLUM),
-    (_CORAL, _MINT, _BLUE),
-    (_AMBER, _SAND, _RED),
-    (_AMBER, _TEAL, _LEMON),
-    (_LEMON, _CORAL, _TEAL),
-    (_LEMON, _LEAF, _PINK),
-    (_LEAF, _LEMON, _RED),
-    (_LEAF, _SAND, _AMBER),
-    (_MINT, _TEAL, _CORAL),
-    (_MINT, _PINK, _PLUM),
-    (_TEAL, _SAND, _AMBER),
-    (_TEAL, _MINT, _PINK),
-    (_SKY, _BLUE, _LEMON),
-    (_SKY, _SAND, _CORAL),
-    (_BLUE, _SKY, _AMBER),
-    (_BLUE, _PINK, _RED),
-    (_PLUM, _PINK, _LEMON),
-    (_PLUM, _SKY, _MINT),
-    (_PINK, _RED, _LEAF),
-    (_PINK, _PLUM, _SKY),
-    (_SAND, _RED, _BLUE),
-    (_SAND, _LEAF, _PLUM),
-    (_RED, _PINK, _MINT),
-    (_CORAL, _LEMON, _TEAL),
-    (_AMBER, _PLUM, _SKY),
-    (_AMBER, _MINT, _BLUE),
-    (_LEMON, _BLUE, _RED),
-    (_LEMON, _SKY, _PLUM),
-    (_LEAF, _SKY, _CORAL),
-    (_MINT, _LEMON, _RED),
-    (_TEAL, _CORAL, _SAND),
-    (_SKY, _RED, _AMBER),
-    (_SKY, _LEAF, _PINK),
-    (_BLUE, _MINT, _LEMON),
-    (_BLUE, _AMBER, _LEAF),
-    (_PLUM, _CORAL, _LEAF),
-    (_PINK, _TEAL, _AMBER),
-    (_SAND, _PLUM, _TEAL),
-)
+# For each body colour, the colours of pattern and accent that go with it.
+_MATCHES: dict[Colour, tuple[tuple[Colour, Colour], ...]] = {
+    _RED: ((_SAND, _TEAL), (_LEMON, _BLUE), (_PINK, _MINT)),
+    _CORAL: ((_SAND, _PLUM), (_MINT, _BLUE), (_LEMON, _TEAL)),
+    _AMBER: ((_SAND, _RED), (_TEAL, _LEMON), (_PLUM, _SKY), (_MINT, _BLUE)),
+    _LEMON: ((_CORAL, _TEAL), (_LEAF, _PINK), (_BLUE, _RED), (_SKY, _PLUM)),
+    _LEAF: ((_LEMON, _RED), (_SAND, _AMBER), (_SKY, _CORAL)),
+    _MINT: ((_TEAL, _CORAL), (_PINK, _PLUM), (_LEMON, _RED)),
+    _TEAL: ((_SAND, _AMBER), (_MINT, _PINK), (_CORAL, _SAND)),
+    _SKY: ((_BLUE, _LEMON), (_SAND, _CORAL), (_RED, _AMBER), (_LEAF, _PINK)),
+    _BLUE: ((_SKY, _AMBER), (_PINK, _RED), (_MINT, _LEMON), (_AMBER, _LEAF)),
+    _PLUM: ((_PINK, _LEMON), (_SKY, _MINT), (_CORAL, _LEAF)),
+    _PINK: ((_RED, _LEAF), (_PLUM, _SKY), (_TEAL, _AMBER)),
+    _SAND: ((_RED, _BLUE), (_LEAF, _PLUM), (_PLUM, _TEAL)),
+}
+_PALETTES = tuple((body, *match) for body, matches in _MATCHES.items() for match in matches)
 
-
-# --- Identity --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Design:
-    """What makes an object itself: an index into each stock of parts."""
-
-    body: int
-    palette: int
-    pattern: int
-    topper: int
-    sides: int
-    feet: int
-    emblem: int
-    name: str
-
-
-def _design(seed: int, object_id: int) -> _Design:
-    # The third number is 0 for the design and 1 or more for the views.
-    rng = np.random.default_rng(np.random.SeedSequence([seed, object_id, 0]))
-    stocks = (_BODIES, _PALETTES, _PATTERNS, _TOPPERS, _SIDES, _FEET, _EMBLEMS)
-    picks = [int(rng.integers(len(stock))) for stock in stocks]
-    syllables = [str(rng.choice(_ONSETS)) + str(rng.choice(_VOWELS)) for _ in range(2)]
-    word = "".join(syllables) + str(rng.choice(_CODAS))
-    return _Design(*picks, name=f"{word}-{object_id:04d}")
-
+# --- Identity ---------------------------------------------------------------------------------
 
 _ONSETS = ("b", "br", "d", "f", "fl", "g", "gl", "k", "l", "m", "n", "p", "pl", "r", "s", "t", "v")
 _VOWELS = ("a", "e", "i", "o", "u")
 _CODAS = ("", "k", "l", "m", "n", "p", "sk", "t", "x")
 
 
+@dataclass(frozen=True)
+class _Design:
+    """What makes an object itself."""
+
+    body: Points
+    palette: tuple[Colour, Colour, Colour]
+    pattern: tuple[Points, ...]
+    topper: Part
+    sides: tuple[Part, bool]
+    feet: Part
+    emblem: Part
+
+
+def _rng(seed: int, object_id: int, stream: int) -> np.random.Generator:
+    # A seed sequence takes missing numbers for zeros, so each stream has its own third number:
+    # 0 is the design, 1 the name, and `view_id + 2` a view.
+    return np.random.default_rng(np.random.SeedSequence([seed, object_id, stream]))
+
+
+def _design(seed: int, object_id: int) -> _Design:
+    stocks = (_BODIES, _PALETTES, _PATTERNS, _TOPPERS, _SIDES, _FEET, _EMBLEMS)
+    picks = _rng(seed, object_id, 0).integers([len(stock) for stock in stocks])
+    body, palette, pattern, topper, sides, feet, emblem = picks.tolist()
+    return _Design(
+        body=_BODIES[body],
+        palette=_PALETTES[palette],
+        pattern=_PATTERNS[pattern],
+        topper=_TOPPERS[topper],
+        sides=_SIDES[sides],
+        feet=_FEET[feet],
+        emblem=_EMBLEMS[emblem],
+    )
+
+
 def object_name(seed: int, object_id: int) -> str:
-    """The object's invented name, unique among the objects of one seed and safe as a folder."""
-    return _design(seed, object_id).name
+    """The object's invented name, such as `brosik-0413`: safe as a folder, unique in its seed."""
+    rng = _rng(seed, object_id, 1)
+    sounds = (_ONSETS, _VOWELS, _ONSETS, _VOWELS, _CODAS)
+    word = "".join(stock[int(rng.integers(len(stock)))] for stock in sounds)
+    return f"{word}-{object_id:04d}"
 
 
-# --- Drawing ---------------------------------------------------------------------------------
+# --- Drawing ----------------------------------------------------------------------------------
 
 
-def _pixels(points: Points, pose: Points) -> list[tuple[float, float]]:
-    """Outline corners in pixels: `points` (N, 2) under the affine `pose` (2, 3)."""
-    moved = points @ pose[:, :2].T + pose[:, 2]
-    return [(x, y) for x, y in moved.tolist()]
+@dataclass(frozen=True)
+class _Brush:
+    """Draws outlines in object units on a canvas.
+
+    `pose` is an affine map, shape (2, 3), from object units to canvas pixels; `colours` are
+    indexed by role; `line` is the width of edges in pixels.
+    """
+
+    draw: ImageDraw.ImageDraw
+    pose: Points
+    colours: tuple[Colour, ...]
+    line: int
 
 
-def _draw_part(
-    draw: ImageDraw.ImageDraw,
-    part: Part,
-    at: Points,
-    pose: Points,
-    colours: list[Colour],
-    line: int,
-) -> None:
+def _corners(points: Points, pose: Points) -> list[tuple[float, float]]:
+    """`points`, shape (N, 2), in canvas pixels."""
+    return [(x, y) for x, y in (points @ pose[:, :2].T + pose[:, 2]).tolist()]
+
+
+def _draw_edge(brush: _Brush, corners: list[tuple[float, float]]) -> None:
+    # Rounded joints take time and cannot be seen in thin lines.
+    joint = "curve" if brush.line > 4 else None
+    brush.draw.line([*corners, *corners[:2]], fill=_INK_COLOUR, width=brush.line, joint=joint)
+
+
+def _draw_part(brush: _Brush, part: Part, x: float, y: float) -> None:
     for role, points in part:
-        corners = _pixels(points + at, pose)
-        draw.polygon(corners, fill=colours[role])
-        draw.line([*corners, *corners[:2]], fill=_INK_COLOUR, width=line, joint=_joint(line))
+        corners = _corners(_moved(points, x, y), brush.pose)
+        brush.draw.polygon(corners, fill=brush.colours[role])
+        _draw_edge(brush, corners)
 
 
-def _joint(line: int) -> str | None:
-    # Rounded joints cost time and cannot be seen on thin lines.
-    return "curve" if line > 4 else None
+def _draw_body(brush: _Brush, canvas: Image.Image, design: _Design, shift: tuple[int, int]) -> None:
+    """The patterned body, shaded where a copy of it moved by `shift` pixels does not cover it."""
+    corners = _corners(design.body, brush.pose)
+    mask = Image.new("L", canvas.size)
+    ImageDraw.Draw(mask).polygon(corners, fill=255)
+    skin = Image.new("RGB", canvas.size, brush.colours[_BODY])
+    skin_draw = ImageDraw.Draw(skin)
+    for patch in design.pattern:
+        skin_draw.polygon(_corners(patch, brush.pose), fill=brush.colours[_PATTERN])
+    shade = ImageChops.subtract(mask, ImageChops.offset(mask, *shift), scale=3.0)
+    skin.paste(_INK_COLOUR, mask=shade)
+    canvas.paste(skin, mask=mask)
+    _draw_edge(brush, corners)
 
 
-def _random_colour(rng: np.random.Generator) -> Colour:
-    hue = rng.uniform(-32, 32, size=3)
-    red, green, blue = (int(value) for value in rng.uniform(130, 225) + hue)
-    return red, green, blue
-
-
-def _scaled(colour: Colour, factor: float) -> Colour:
-    red, green, blue = (min(255, round(value * factor)) for value in colour)
+def _soft_colour(rng: np.random.Generator) -> Colour:
+    red, green, blue = (rng.uniform(130, 225) + rng.uniform(-32, 32, size=3)).astype(int).tolist()
     return red, green, blue
 
 
 def _draw_scene(draw: ImageDraw.ImageDraw, rng: np.random.Generator, size: int) -> Colour:
-    """Wall, things on it, and floor; returns the floor's colour."""
-    wall, floor = _random_colour(rng), _random_colour(rng)
-    horizon = rng.uniform(0.55, 0.9) * size
-    draw.rectangle((0, 0, size, size), fill=wall)
-    for _ in range(int(rng.integers(0, 5))):
-        x, y, radius = rng.uniform((0, 0, 0.06), (1, 0.8, 0.25)) * size
-        draw_blob = draw.ellipse if rng.random() < 0.5 else draw.rectangle
-        draw_blob((x - radius, y - radius, x + radius, y + radius), fill=_random_colour(rng))
-    draw.rectangle((0, horizon, size, size), fill=floor)
+    """A wall, up to four things on it, and a floor, whose colour is returned."""
+    draw.rectangle((0, 0, size, size), fill=_soft_colour(rng))
+    for _ in range(int(rng.integers(5))):
+        x, y, radius = (rng.uniform((0.0, 0.0, 0.06), (1.0, 0.8, 0.25)) * size).tolist()
+        draw_thing = draw.ellipse if rng.random() < 0.5 else draw.rectangle
+        draw_thing((x - radius, y - radius, x + radius, y + radius), fill=_soft_colour(rng))
+    floor = _soft_colour(rng)
+    draw.rectangle((0, rng.uniform(0.55, 0.9) * size, size, size), fill=floor)
     return floor
 
 
-def draw_view(seed: int, object_id: int, view_id: int, size_px: int) -> Image.Image:
-    """One RGB picture, `size_px` x `size_px`, of an object.
+def _random_pose(rng: np.random.Generator, size: int) -> Points:
+    """A random view of the object: an affine map, shape (2, 3), to a `size` pixels wide canvas."""
+    angle, turn, shear = rng.uniform((-10.0, 0.88, -0.06), (10.0, 1.0, 0.06))
+    unit = rng.uniform(0.45, 0.52) * size
+    middle = rng.uniform((0.455, 0.485), (0.545, 0.575)) * size
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    turned = unit * np.array([[cos, -sin], [sin, cos]]) @ np.array([[turn, shear], [0.0, 1.0]])
+    return np.concatenate([turned, middle[:, None]], axis=1)
 
-    The same seed and ids give the same scene at every size.
-    """
-    design = _design(seed, object_id)
-    rng = np.random.default_rng(np.random.SeedSequence([seed, object_id, view_id + 1]))
-    size = size_px * _SUPERSAMPLING
-    colours = [*_PALETTES[design.palette], _INK_COLOUR, _CREAM_COLOUR]
 
-    angle = math.radians(rng.uniform(-12, 12))
-    unit = rng.uniform(0.45, 0.53) * size
-    turn, shear = rng.uniform(0.86, 1.0), rng.uniform(-0.08, 0.08)
-    middle = (rng.uniform((0.45, 0.48), (0.55, 0.58))) * size
-    cos, sin = math.cos(angle) * unit, math.sin(angle) * unit
-    pose = np.array([[cos, -sin], [sin, cos]]) @ np.array([[turn, shear], [0.0, 1.0]])
-    pose = np.concatenate([pose, middle[:, None]], axis=1)
-    line = max(1, round(_LINE_WIDTH * unit))
-
-    picture = Image.new("RGB", (size, size))
-    draw = ImageDraw.Draw(picture)
-    floor = _draw_scene(draw, rng, size)
-
-    body = _BODIES[design.body]
-    bottom = float(body[:, 1].max())
-    shadow = _disc(0, bottom + 0.2, 0.6, 0.12) + rng.uniform((-0.15, 0), (0.15, 0.04))
-    draw.polygon(_pixels(shadow, pose), fill=_scaled(floor, 0.7))
-
-    side = np.array([float(body[np.abs(body[:, 1]) < 0.12, 0].max()), 0.0])
-    part, mirrored = _SIDES[design.sides]
-    _draw_part(draw, part, side, pose, colours, line)
-    if mirrored:
-        _draw_part(draw, _mirrored(part), -side, pose, colours, line)
-    _draw_part(draw, _FEET[design.feet], np.array([0.0, bottom]), pose, colours, line)
-    top = np.array([0.0, float(body[np.abs(body[:, 0]) < 0.12, 1].min())])
-    _draw_part(draw, _TOPPERS[design.topper], top, pose, colours, line)
-
-    outline = _pixels(body, pose)
-    mask = Image.new("L", (size, size))
-    ImageDraw.Draw(mask).polygon(outline, fill=255)
-    skin = Image.new("RGB", (size, size), colours[_BODY])
-    skin_draw = ImageDraw.Draw(skin)
-    for patch in _PATTERNS[design.pattern]:
-        skin_draw.polygon(_pixels(patch, pose), fill=colours[_PATTERN])
-    # The body is darker away from the light: all of it but a copy moved towards the light.
-    light = rng.choice((-1, 1))
-    moved = ImageChops.offset(mask, round(light * 0.12 * unit), round(-0.1 * unit))
-    shade = ImageChops.subtract(mask, moved).point(_SHADE)
-    skin.paste(_INK_COLOUR, mask=shade)
-    picture.paste(skin, mask=mask)
-    draw.line([*outline, *outline[:2]], fill=_INK_COLOUR, width=line, joint=_joint(line))
-    _draw_part(draw, _EMBLEMS[design.emblem], np.zeros(2), pose, colours, line)
-
-    picture = picture.reduce(_SUPERSAMPLING)
-    # Light: a tint over the picture, and one side brighter than the other.
+def _lit(picture: Image.Image, rng: np.random.Generator, side: int) -> Image.Image:
+    """The picture under tinted light that falls off away from `side` (-1 left, 1 right)."""
     tint = rng.uniform(0.8, 1.12) * rng.uniform(0.93, 1.07, size=3)
-    slope = light * rng.uniform(0.0, 0.2) * np.linspace(-1, 1, size_px)
-    lit = np.asarray(picture) * (1.0 + slope)[None, :, None] * tint
+    slope = 1.0 + side * rng.uniform(0.0, 0.2) * np.linspace(-1.0, 1.0, picture.width)
+    lit = np.asarray(picture) * slope[None, :, None] * tint
     return Image.fromarray(np.minimum(lit, 255.0).astype(np.uint8))
 
 
-_SHADE = [value * 80 // 255 for value in range(256)]
+def draw_view(seed: int, object_id: int, view_id: int, size_px: int) -> Image.Image:
+    """One RGB picture of an object, `size_px` pixels wide and high.
+
+    The same seed and ids give the same scene at every size. All three are 0 or more.
+    """
+    design = _design(seed, object_id)
+    rng = _rng(seed, object_id, view_id + 2)
+    size = size_px * _SUPERSAMPLING
+    canvas = Image.new("RGB", (size, size))
+    draw = ImageDraw.Draw(canvas)
+    floor = _draw_scene(draw, rng, size)
+    pose = _random_pose(rng, size)
+    unit = float(np.linalg.norm(pose[:, 1]))
+    colours = (*design.palette, _INK_COLOUR, _CREAM_COLOUR)
+    brush = _Brush(draw, pose, colours, line=max(1, round(_LINE_WIDTH * unit)))
+    light = 1 if rng.random() < 0.5 else -1
+
+    near_middle = np.abs(design.body) < 0.2
+    right = float(design.body[near_middle[:, 1], 0].max())
+    top = float(design.body[near_middle[:, 0], 1].min())
+    bottom = float(design.body[near_middle[:, 0], 1].max())
+    ground = bottom + max((float(points[:, 1].max()) for _, points in design.feet), default=0.0)
+
+    shadow = _disc(-0.2 * light, ground - 0.02, 0.6, 0.12)
+    red, green, blue = floor
+    shadow_colour = (red * 7 // 10, green * 7 // 10, blue * 7 // 10)
+    draw.polygon(_corners(shadow, pose), fill=shadow_colour)
+    side_part, on_both_sides = design.sides
+    _draw_part(brush, side_part, right, 0.0)
+    if on_both_sides:
+        _draw_part(brush, _mirrored(side_part), -right, 0.0)
+    _draw_part(brush, design.feet, 0.0, bottom)
+    _draw_part(brush, design.topper, 0.0, top)
+    _draw_body(brush, canvas, design, shift=(round(light * 0.12 * unit), round(-0.1 * unit)))
+    _draw_part(brush, design.emblem, 0.0, 0.0)
+    return _lit(canvas.reduce(_SUPERSAMPLING), rng, light)
 
 
-# --- Writing ---------------------------------------------------------------------------------
+# --- Writing ----------------------------------------------------------------------------------
+
+
+def _write_object(
+    task: tuple[int, tuple[tuple[str, range], ...]], *, folder: Path, seed: int, size_px: int
+) -> int:
+    """Write one object's views below each of its splits; returns how many pictures that made."""
+    object_id, splits = task
+    for split, view_ids in splits:
+        class_folder = folder / split / object_name(seed, object_id)
+        class_folder.mkdir(parents=True, exist_ok=True)
+        for view_id in view_ids:
+            picture = draw_view(seed, object_id, view_id, size_px)
+            # Without chroma subsampling, which would smear the colours of so small a picture.
+            path = class_folder / f"view-{view_id:02d}.jpg"
+            picture.save(path, quality=_JPEG_QUALITY, subsampling=0)
+    return sum(len(view_ids) for _, view_ids in splits)
+
+
+def write_catalogue(
+    folder: Path,
+    *,
+    seed: int,
+    num_train_classes: int = 1500,
+    num_test_classes: int = 100,
+    views_per_class: int = 8,
+    num_query_views: int = 2,
+    num_gallery_views: int = 4,
+    size_px: int = 48,
+    num_workers: int = 2,
+    on_progress: Callable[[int], None] | None = None,
+) -> None:
+    """Draw a catalogue into `folder`, one folder a class in each of its trees.
+
+    `train/` holds `views_per_class` pictures of each training object. `test/query/` and
+    `test/gallery/` hold different views of the same `num_test_classes` further objects. The work
+    is spread over `num_workers` processes, none besides this one if that is 1.
+    `on_progress` is told the number of pictures written so far, now and then.
+    """
+    train = (("train", range(views_per_class)),)
+    test = (
+        ("test/query", range(num_query_views)),
+        ("test/gallery", range(num_query_views, num_query_views + num_gallery_views)),
+    )
+    num_classes = num_train_classes + num_test_classes
+    tasks = [(i, train if i < num_train_classes else test) for i in range(num_classes)]
+    write = partial(_write_object, folder=folder, seed=seed, size_px=size_px)
+    if num_workers <= 1:
+        _report(map(write, tasks), on_progress)
+        return
+    # Spawned on every system: forking a process that has threads may leave its locks held.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
+        _report(pool.map(write, tasks, chunksize=_OBJECTS_PER_TASK), on_progress)
+
+
+def _report(counts: Iterable[int], on_progress: Callable[[int], None] | None) -> None:
+    written = 0
+    for count in counts:
+        written += count
+        if on_progress is not None:
+            on_progress(written)

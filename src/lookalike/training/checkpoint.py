@@ -37,9 +37,14 @@ class TrainingState:
         self.step += 1
         self.loss_sum += loss
 
+    @property
+    def mean_loss(self) -> float:
+        """Of the running epoch so far."""
+        return self.loss_sum / self.step
+
     def finish_epoch(self) -> None:
         """Counts an epoch; its mean loss stays."""
-        self.loss = self.loss_sum / self.step
+        self.loss = self.mean_loss
         self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
 
 
@@ -62,7 +67,7 @@ def save_checkpoint(
     checkpoint = {
         "format": CHECKPOINT_FORMAT,
         "epoch": state.epoch,
-        "loss": state.loss_sum / state.step if state.step else state.loss,
+        "loss": state.mean_loss if state.step else state.loss,
         "model_state_dict": encoder.state_dict(),
         "optimizer_state_dict": optimizer.state_dict(),
         "scaler_state_dict": scaler.state_dict(),
