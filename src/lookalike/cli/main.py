@@ -235,7 +235,7 @@ def _evaluate(given: argparse.Namespace) -> None:
 
 def _demo(given: argparse.Namespace) -> None:
     from lookalike.cli import tables
-    from lookalike.demo.run import demo
+    from lookalike.demo.run import SHEET, demo
     from lookalike.progress import default_progress
 
     result = demo(Path(given.out), seed=given.seed, progress=default_progress())
@@ -245,6 +245,7 @@ def _demo(given: argparse.Namespace) -> None:
     tables.print_history(result.history)
     if result.retrieval is not None:
         tables.print_preview(result.retrieval)
+        print(f"Six queries and what was found, as a picture: {shown(Path(given.out) / SHEET)}\n")
     print(paragraphs(_YOUR_TURN))
 
 

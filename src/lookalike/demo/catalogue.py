@@ -433,7 +433,7 @@ def _write_object(
         for view_id in view_ids:
             picture = draw_view(seed, object_id, view_id, size_px)
             # Without chroma subsampling, which would smear the colours of so small a picture.
-            path = class_folder / f"view-{view_id:02d}.jpg"
+            path = class_folder / f"{class_folder.name}-{view_id:02d}.jpg"
             picture.save(path, quality=_JPEG_QUALITY, subsampling=0)
     return sum(len(view_ids) for _, view_ids in splits)
 
@@ -456,7 +456,7 @@ def write_catalogue(
     `train/` holds `views_per_class` pictures of each training object. `test/query/` and
     `test/gallery/` hold different views of the same `num_test_classes` further objects. The work
     is spread over `num_workers` processes, none besides this one if that is 1.
-    `on_progress` is told the number of pictures written so far, now and then.
+    `on_progress` is told, again and again, how many more pictures have been written.
     """
     train = (("train", range(views_per_class)),)
     test = (
@@ -476,8 +476,6 @@ def write_catalogue(
 
 
 def _report(counts: Iterable[int], on_progress: Callable[[int], None] | None) -> None:
-    written = 0
     for count in counts:
-        written += count
         if on_progress is not None:
-            on_progress(written)
+            on_progress(count)

@@ -13,6 +13,7 @@ from lookalike.demo.catalogue import write_catalogue
 from lookalike.demo.sheet import write_sheet
 from lookalike.errors import OutputError
 from lookalike.files import shown, writable_folder
+from lookalike.model.pretrained import quiet_transformers
 from lookalike.progress import Progress
 from lookalike.runtime import seeded
 from lookalike.training.run import TrainResult
@@ -73,6 +74,7 @@ def demo(out: Path, *, seed: int, progress: Progress) -> TrainResult:
         warmup_steps=15,
         temperature=0.06,
         augmentation="none",
+        precision="fp32",  # products this small gain nothing from bf16
     )
     result = train(config, progress=progress)
     if result.retrieval is not None:
@@ -106,8 +108,11 @@ def _random_encoder(folder: Path, seed: int) -> Path:
         hidden_act="gelu",
         projection_dim=128,
     )
-    with seeded(seed):
+    with seeded(seed), quiet_transformers():
         CLIPVisionModelWithProjection(shape).save_pretrained(folder)
     side = {"height": SIZE_PX, "width": SIZE_PX}
-    CLIPImageProcessorPil(size={"shortest_edge": SIZE_PX}, crop_size=side).save_pretrained(folder)
+    half = [0.5, 0.5, 0.5]
+    CLIPImageProcessorPil(
+        size={"shortest_edge": SIZE_PX}, crop_size=side, image_mean=half, image_std=half
+    ).save_pretrained(folder)
     return folder

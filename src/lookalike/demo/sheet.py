@@ -14,7 +14,7 @@ _THUMB_PX, _GAP_PX, _FRAME_PX = 96, 10, 4
 _RIGHT, _WRONG, _QUERY, _PAPER = "#2e9e5b", "#d1495b", "#5b6470", "white"
 
 
-def write_sheet(path: Path, retrieval: Retrieval, *, num_queries: int = 6, ranks: int = 6) -> None:
+def write_sheet(path: Path, retrieval: Retrieval, *, num_queries: int = 6, ranks: int = 4) -> None:
     """Writes a PNG of a few queries (grey frames) and their results (green right, red wrong)."""
     labels, gallery_labels = retrieval.query.labels or [], retrieval.gallery.labels or []
     step = max(1, len(retrieval.query) // num_queries)

@@ -64,7 +64,6 @@ def evaluate(config: EvaluateConfig, *, progress: Progress | None = None) -> Eva
         batch_size=config.eval_batch_size,
         progress=progress,
     )
-    files = write_results(
-        out, encoder.epoch, retrieval, protocol, about={"config": asdict(config)}, progress=progress
-    )
+    about = {"config": asdict(config)}
+    files = write_results(out, encoder.epoch, retrieval, protocol, about=about)
     return EvaluateResult(encoder.epoch, retrieval, list(files))

@@ -55,6 +55,13 @@ class Protocol:
         """Whether there are labels on both sides, and so metrics."""
         return self.query.labels is not None and self.gallery.labels is not None
 
+    def repeated_names(self) -> int:
+        """Pictures whose file name another of their side has as well."""
+        sides = [self.query, self.gallery]
+        return sum(
+            len(side) - len({os.path.basename(name) for name in side.names}) for side in sides
+        )
+
     def describe(self) -> str:
         """One line for the start of a run."""
         if self.kind == "leave-one-out":
@@ -106,6 +113,17 @@ def load_protocol(config: TrainConfig | EvaluateConfig, progress: Progress) -> P
     Raises:
         DataError: sources that are missing, empty, or unlabelled where labels are needed.
     """
+    protocol = _load(config, progress)
+    repeated = protocol.repeated_names() if protocol else 0
+    if repeated:
+        progress.warn(
+            f"{repeated:,} test pictures share their file name with another; results name pictures "
+            "by their path below the folder instead"
+        )
+    return protocol
+
+
+def _load(config: TrainConfig | EvaluateConfig, progress: Progress) -> Protocol | None:
     test = config.test
     if test is None and config.query is None and isinstance(config, TrainConfig):
         test = _table_with_test_rows(config.train)

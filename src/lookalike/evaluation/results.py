@@ -10,10 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lookalike.data.sources import ImageSet
 from lookalike.evaluation.protocol import Protocol, Retrieval
 from lookalike.files import write_json
-from lookalike.progress import Progress
 
 
 def write_results(
@@ -23,7 +21,6 @@ def write_results(
     protocol: Protocol,
     *,
     about: Mapping[str, Any],
-    progress: Progress,
 ) -> tuple[Path, Path]:
     """Writes `retrieval_results_epoch_XX.json` and `metrics_epoch_XX.json` under `out/results`.
 
@@ -34,7 +31,7 @@ def write_results(
     Returns:
         The two paths.
     """
-    query_names, gallery_names = _shown_names(retrieval, progress)
+    query_names, gallery_names = _written_names(retrieval, protocol)
     rows = [[i for i in row if i >= 0] for row in retrieval.positions.tolist()]
     retrieved = {
         query: [gallery_names[i] for i in row] for query, row in zip(query_names, rows, strict=True)
@@ -81,18 +78,9 @@ def library_versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
-def _shown_names(retrieval: Retrieval, progress: Progress) -> tuple[list[str], list[str]]:
+def _written_names(retrieval: Retrieval, protocol: Protocol) -> tuple[list[str], list[str]]:
     """File names of queries and gallery; paths below their folders where names repeat."""
-    sides = (retrieval.query, retrieval.gallery)
-    shared = sum(len(side) - len({os.path.basename(n) for n in side.names}) for side in sides)
-    if shared:
-        progress.warn(
-            f"{shared:,} pictures share their file name with another; "
-            "results name pictures by their path below the folder instead"
-        )
-        return retrieval.query.names, retrieval.gallery.names
-    return _basenames(retrieval.query), _basenames(retrieval.gallery)
-
-
-def _basenames(images: ImageSet) -> list[str]:
-    return [os.path.basename(name) for name in images.names]
+    query, gallery = retrieval.query.names, retrieval.gallery.names
+    if protocol.repeated_names():
+        return query, gallery
+    return [os.path.basename(name) for name in query], [os.path.basename(name) for name in gallery]

@@ -78,7 +78,7 @@ def load_pretrained(model_name: str) -> Pretrained:
             f"there is no folder or checkpoint {shown(model_name)}, and it is no hub id; "
             "give an existing path, or a name such as openai/clip-vit-base-patch32"
         )
-    with _quiet_transformers():
+    with quiet_transformers():
         folder = path if path.is_dir() else _side_files_from_hub(model_name)
         config = _load_part(AutoConfig.from_pretrained, model_name)
         _check_sees_pictures(config, model_name)
@@ -117,7 +117,7 @@ def from_checkpoint(checkpoint: dict[str, Any], path: str) -> Pretrained:
     try:
         settings = dict(model["backbone_config"])
         config = CONFIG_MAPPING[settings["model_type"]].from_dict(settings)
-        with _quiet_transformers():
+        with quiet_transformers():
             if model["backbone_class"] == CLIPVisionModelWithProjection.__name__:
                 backbone = CLIPVisionModelWithProjection._from_config(config)
             else:
@@ -236,7 +236,7 @@ def _read_side_files(folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Holds back Transformers' remarks and bars: what matters in them becomes our errors."""
     verbosity, bars = (
         transformers_logging.get_verbosity(),

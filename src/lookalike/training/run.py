@@ -200,9 +200,7 @@ class Run:
         except KeyboardInterrupt:
             self.save_and_stop()
         about = {"run": self.state.run, "loss": loss, "config": asdict(self.config)}
-        self.files += write_results(
-            self.out, epoch, retrieval, self.protocol, about=about, progress=self.progress
-        )
+        self.files += write_results(self.out, epoch, retrieval, self.protocol, about=about)
         self.retrieval = retrieval
         self.unreadable = list(dict.fromkeys(self.unreadable + retrieval.unreadable))
         self.history.append(EpochSummary(epoch, loss, retrieval.metrics))
@@ -260,7 +258,7 @@ class Run:
             f"test     {self.protocol.describe() if self.protocol else 'none'}",
             f"batches  {config.n_classes_per_batch} classes x {config.n_samples_per_class} "
             f"pictures = {self.batch_size}; {len(self.sampler):,} an epoch, "
-            f"{config.num_epochs} epochs",
+            f"{config.num_epochs} epoch{'' if config.num_epochs == 1 else 's'}",
             f"device   {self.runtime.describe()}",
         ]
         for line in lines:
