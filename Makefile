@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# In CI and on this file's change the environment is brought up to date.
+# Made once, and anew when the dependencies change.
 READY := $(VENV)/.ready
 
 .PHONY: demo test test-slow lint types contract check clean

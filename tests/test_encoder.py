@@ -209,6 +209,19 @@ def test_embeddings_are_float32_under_autocast(tiny_clip: Path, images: list[Ima
     torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(3))
 
 
+def test_an_encoder_starts_without_dropout_and_measuring_it_switches_none_on(
+    tiny_clip: Path, images: list[Image.Image]
+) -> None:
+    encoder = CLIPEncoder(str(tiny_clip))
+    pixels = pixels_of(encoder, images)
+    with torch.inference_mode():
+        assert encoder.dim == 24
+        assert torch.equal(encoder(pixels), encoder(pixels))
+        assert not any(part.training for part in encoder.modules())
+        encoder.train()
+        assert not torch.equal(encoder(pixels), encoder(pixels))  # or this test could not fail
+
+
 def test_gradient_checkpointing_changes_no_gradient(
     tiny_clip: Path, images: list[Image.Image]
 ) -> None:

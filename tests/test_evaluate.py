@@ -166,7 +166,7 @@ def test_queries_without_an_answer_are_counted_apart(settings: Settings, tmp_pat
 def test_labels_that_meet_nowhere_are_an_error(settings: Settings, tmp_path: Path) -> None:
     query = write_tree(tmp_path / "asked", {"cat": 1, "dog": 1})
     gallery = write_tree(tmp_path / "shop", {"Cat": 1, "Dog": 1})
-    with pytest.raises(DataError, match=r"'cat'.*'Cat'.*same class names"):
+    with pytest.raises(DataError, match=r"no class in common.*'cat'.*'Cat'"):
         run(settings(test=None, query=str(query), gallery=str(gallery)))
 
 

@@ -28,7 +28,7 @@ from lookalike.errors import (
 from lookalike.evaluation import protocol
 from lookalike.progress import SilentProgress, Task
 from lookalike.training import run
-from lookalike.training.run import TrainResult
+from lookalike.training.outcome import TrainResult
 
 Settings = Callable[..., dict[str, Any]]
 
@@ -253,9 +253,25 @@ def test_a_new_run_does_not_replace_an_old_one(settings: Settings, photos: Path)
     train(settings(num_epochs=2))
     with pytest.raises(OutputError, match=r"--resume.*--out.*--overwrite"):
         train(settings())
+    mine = photos / "out" / "results" / "notes_epoch_1.json"
+    mine.write_text("{}")
+    old = photos / "out" / "weights" / "encoder_epoch_02.pth"
+    with pytest.raises(DataError, match="did you mean"):  # nothing is removed for a run that fails
+        train(settings(overwrite=True, train=str(photos / "trian")))
+    with pytest.raises(OutputError, match="this run starts from"):
+        train(settings(overwrite=True, model_name=str(old)))
+    assert old.exists()
     train(settings(overwrite=True))
-    assert not (photos / "out" / "weights" / "encoder_epoch_02.pth").exists()
+    assert not old.exists()
     assert not (photos / "out" / "results" / "metrics_epoch_02.json").exists()
+    assert mine.exists()
+
+
+def test_a_run_is_not_resumed_into_the_folder_of_another(settings: Settings, photos: Path) -> None:
+    one = train(settings(out=str(photos / "one")))
+    train(settings(out=str(photos / "two")))
+    with pytest.raises(OutputError, match="already holds"):
+        train(settings(out=str(photos / "two"), num_epochs=2), resume=one.checkpoint)
 
 
 def test_a_loss_that_is_not_a_number_names_step_and_pictures(
@@ -269,10 +285,25 @@ def test_a_loss_that_is_not_a_number_names_step_and_pictures(
             return super().forward(embeddings, labels) * (float("nan") if self.count == 3 else 1)
 
     monkeypatch.setattr(run, "SupConLoss", Failing)
+    watch = Watch()
     with pytest.raises(NonFiniteError, match=r"loss became nan in step 3 of epoch 1") as told:
-        train(settings())
+        train(settings(), watch=watch)
     assert str(told.value).count(".png") == 8
-    assert "Nothing was saved" in str(told.value)
+    assert any("the 2 steps done" in one and "--resume" in one for one in watch.warnings)
+
+
+def test_an_error_on_the_way_loses_no_step(
+    settings: Settings, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = load(train(settings(out=str(photos / "whole"))).checkpoint)
+
+    def fail() -> None:
+        raise RuntimeError("the machine caught fire")
+
+    with pytest.raises(RuntimeError, match="caught fire"):
+        train(settings(), watch=Watch(3, fail))
+    result = train(settings(), resume=photos / "out" / "weights" / "interrupted.pth")
+    assert_same_bits(load(result.checkpoint)["model_state_dict"], whole["model_state_dict"])
 
 
 def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(
@@ -337,6 +368,20 @@ def test_a_truncated_training_picture_is_named_and_the_run_goes_on(
     result = train(settings(num_epochs=2), watch=watch)
     assert {Path(one.path).name for one in result.unreadable} == {"classb_002.png", "notes.txt"}
     assert sum("classb_002.png" in warning for warning in watch.warnings) == 1
+
+
+def test_a_class_without_a_readable_picture_is_named_and_the_run_goes_on(
+    settings: Settings, photos: Path
+) -> None:
+    for broken in (photos / "train" / "classb").iterdir():
+        whole = broken.read_bytes()
+        broken.write_bytes(whole[: len(whole) // 2])
+    watch = Watch()
+    result = train(settings(num_epochs=2), watch=watch)
+    assert sum("no picture of class classb" in warning for warning in watch.warnings) == 1
+    assert len(result.unreadable) == 5
+    listed = json.loads((photos / "out" / "results" / "unreadable.json").read_text())
+    assert {Path(one["path"]).parent.name for one in listed} == {"classb"}
 
 
 @pytest.mark.parametrize(

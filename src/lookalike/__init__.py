@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lookalike.evaluation.evaluate import EvaluateResult, evaluate
     from lookalike.model.encoder import CLIPEncoder
     from lookalike.training.loss import SupConLoss
-    from lookalike.training.run import TrainResult
+    from lookalike.training.outcome import TrainResult
     from lookalike.training.trainer import train
 
 __version__ = "0.1.0"
@@ -38,7 +38,7 @@ _HOMES = {
     "LookalikeError": "lookalike.errors",
     "SupConLoss": "lookalike.training.loss",
     "TrainConfig": "lookalike.config",
-    "TrainResult": "lookalike.training.run",
+    "TrainResult": "lookalike.training.outcome",
     "evaluate": "lookalike.evaluation.evaluate",
     "train": "lookalike.training.trainer",
 }

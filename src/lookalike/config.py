@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar
 from lookalike.errors import ConfigError, DataError
 
 DEFAULT_MODEL = "openai/clip-vit-large-patch14-336"
+DEFAULT_MAX_MEGAPIXELS = 89.0  # where Pillow begins to warn
 MAX_PILLOW_MEGAPIXELS = 178.0  # above this Pillow refuses a file by itself, as a bomb
 
 
@@ -74,7 +75,7 @@ class _Common:
         group="Model",
     )
     max_megapixels: float = _knob(
-        89.0,
+        DEFAULT_MAX_MEGAPIXELS,
         "a larger picture is refused before it is decoded",
         group="Pictures",
         above=0,
@@ -173,7 +174,7 @@ class TrainConfig(_Common):
         "recompute activations backwards: less memory, about a third slower",
         group="Training",
     )
-    seed: int = _knob(0, "of everything random", group="Training", at_least=0)
+    seed: int = _knob(0, "of everything random", group="Training", at_least=0, at_most=2**63 - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +212,11 @@ def config_from(cls: type[ConfigT], *mappings: Mapping[str, Any]) -> ConfigT:
             if name not in known:
                 raise ConfigError(f"unknown key {key!r}{_nearest(name, known)}")
             values[name] = value
+        # Which test pictures is one choice: a later mapping that makes it undoes an earlier one.
+        if mapping.get("test") is not None:
+            values |= {side: mapping.get(side) for side in ("query", "gallery")}
+        elif mapping.get("query") is not None or mapping.get("gallery") is not None:
+            values["test"] = None
     return cls(**values)
 
 
@@ -287,7 +293,8 @@ def _nearest(name: str, known: list[str]) -> str:
 def _coerce(name: str, value: Any, hint: Any) -> Any:
     """`value` as the type a knob is declared with."""
     options = typing.get_args(hint) if _is_union(hint) else (hint,)
-    for option in options:
+    # None first: as text, "none" would otherwise be the name of a folder.
+    for option in sorted(options, key=lambda option: option is not type(None)):
         matched, result = _try_coerce(value, option)
         if matched:
             return result
@@ -312,8 +319,8 @@ def _try_coerce(value: Any, option: Any) -> tuple[bool, Any]:
         return isinstance(value, (str, Path)), text if isinstance(value, Path) else value
     if isinstance(value, bool):  # a bool is an int to Python, and no number to anybody else
         return False, None
-    if option is int and isinstance(value, int):
-        return True, value
+    if option is int and (isinstance(value, int) or text.lstrip("+-").isdecimal()):
+        return True, int(value)  # exact, where a float would round
     try:
         number = float(text)
     except ValueError:

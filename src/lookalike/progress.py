@@ -46,7 +46,8 @@ def default_progress(stream: IO[str] | None = None) -> Progress:
     from rich.console import Console
 
     console = Console(file=stream or sys.stderr, highlight=False)
-    return LiveProgress(console) if console.is_terminal else PlainProgress(stream)
+    can_draw = console.is_terminal and not console.is_dumb_terminal
+    return LiveProgress(console) if can_draw else PlainProgress(stream)
 
 
 class SilentProgress:

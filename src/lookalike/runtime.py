@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from lookalike.errors import ConfigError
 
@@ -62,31 +63,51 @@ def make_runtime(
         ConfigError: the device does not exist here, or cannot compute in that precision.
     """
     chosen = _find_device() if device == "auto" else _named_device(device)
+    if chosen.type == "cuda" and chosen.index is not None:
+        torch.cuda.set_device(chosen)  # pinned memory and capability questions ask the current one
     workers = _default_workers(chosen) if num_workers == "auto" else int(num_workers)
     return Runtime(chosen, _find_precision(precision, chosen), workers)
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Inside the block torch's own random numbers (dropout, new weights) start from `seed`."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Inside the block torch's own random numbers (dropout, new weights) start from `seed`.
+
+    Afterwards the generators of the CPU and of `device` are where they were before.
+    """
+    before = random_state(device)
+    torch.manual_seed(seed)
+    try:
         yield
+    finally:
+        restore_random_state(before, device)
 
 
-def random_state() -> dict[str, Any]:
-    """The state of torch's random generators, to be put back by `restore_random_state`."""
-    state: dict[str, Any] = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
+def random_state(device: torch.device | None = None) -> dict[str, Tensor]:
+    """The state of the generators of the CPU and of `device`, for `restore_random_state`."""
+    state = {"cpu": torch.get_rng_state()}
+    if device is not None and device.type != "cpu":
+        module = torch.get_device_module(device)
+        # mps, which has one device, takes no argument here
+        state[device.type] = (
+            module.get_rng_state() if device.type == "mps" else module.get_rng_state(device)
+        )
     return state
 
 
-def restore_random_state(state: dict[str, Any]) -> None:
-    """Puts torch's random generators back; a GPU's state is skipped where the GPU is gone."""
+def restore_random_state(state: dict[str, Tensor], device: torch.device | None = None) -> bool:
+    """Puts the generators back; False if the state is of another kind of device than `device`."""
     torch.set_rng_state(state["cpu"].cpu())
-    if "cuda" in state and torch.cuda.device_count() == len(state["cuda"]):
-        torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
+    if device is None or device.type == "cpu":
+        return True
+    if device.type not in state:
+        return False
+    module, saved = torch.get_device_module(device), state[device.type].cpu()
+    if device.type == "mps":
+        module.set_rng_state(saved)
+    else:
+        module.set_rng_state(saved, device)
+    return True
 
 
 def _default_workers(device: torch.device) -> int:

@@ -107,8 +107,8 @@ def _add_train(verbs: Any) -> None:
     _add_recipe_flags(parser)
     parser.add_argument(
         "--resume", nargs="?", const="", default=None, metavar="FILE",
-        help="go on with an unfinished run: from this checkpoint, or the newest under --out; its "
-        "settings hold unless a flag says otherwise",
+        help="go on with an unfinished run: from this checkpoint, or the newest of this folder "
+        "(default: of --out); its settings hold unless a flag says otherwise",
     )  # fmt: skip
     add_knobs(parser, TrainConfig, leave_out=("train",))
     parser.set_defaults(run=_train, parser=parser)
@@ -175,8 +175,10 @@ def _train(given: argparse.Namespace) -> None:
         from lookalike.training.checkpoint import newest_checkpoint
 
         out = Path(knobs.get("out", recipe.get("out", ".")))
-        resume = Path(given.resume) if given.resume else newest_checkpoint(out)
-        saved = read_checkpoint(resume)["config"]
+        resume = Path(given.resume or out)
+        if resume.is_dir():
+            resume = newest_checkpoint(resume)
+        saved = read_checkpoint(resume, lazily=True)["config"]
     config = config_from(TrainConfig, saved, recipe, knobs)
     if given.print_config:
         print(format_recipe(config), end="")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lookalike.data.sources import Unreadable
     from lookalike.evaluation.protocol import Retrieval
     from lookalike.progress import Progress
-    from lookalike.training.run import EpochSummary
+    from lookalike.training.outcome import EpochSummary
 
 PREVIEW_RANKS = 3
 UNREADABLE_SHOWN = 20
@@ -20,9 +20,9 @@ UNREADABLE_SHOWN = 20
 
 def print_history(history: Sequence[EpochSummary]) -> None:
     """One row an epoch; the last row is the change from first to last."""
-    names = list(history[0].metrics or {})
-    if not names and all(summary.loss is None for summary in history):
+    if not any(one.loss is not None or one.metrics for one in history):
         return
+    names = list(history[-1].metrics or {})
     rows = [
         [f"epoch {one.epoch}", _number(one.loss)]
         + [_number(value) for value in (one.metrics or {}).values()]
@@ -40,7 +40,12 @@ def print_metrics(metrics: dict[str, float]) -> None:
 
 
 def print_preview(retrieval: Retrieval) -> None:
-    """Three queries with their first few results, right ones marked."""
+    """How many queries count, and three of them with their first few results, marked."""
+    if retrieval.num_without_answer:
+        print(
+            f"{retrieval.num_without_answer:,} of {len(retrieval.query):,} queries have no picture "
+            "of their class in the gallery; the numbers above are of the others.\n"
+        )
     total = len(retrieval.query)
     chosen = sorted({total // 6, total // 2, total * 5 // 6})
     query_labels, gallery_labels = retrieval.query.labels, retrieval.gallery.labels
@@ -75,8 +80,8 @@ def tell_unreadable(unreadable: Sequence[Unreadable], progress: Progress) -> Non
     for one in unreadable[:UNREADABLE_SHOWN]:
         progress.note(f"  {shown(one.path)}: {one.reason}")
     if len(unreadable) > UNREADABLE_SHOWN:
-        progress.note(f"  ... and {len(unreadable) - UNREADABLE_SHOWN:,} more; all are listed "
-                      "under 'unreadable' in the metrics file")  # fmt: skip
+        progress.note(f"  ... and {len(unreadable) - UNREADABLE_SHOWN:,} more, listed in full "
+                      "below results/")  # fmt: skip
 
 
 def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -9,16 +9,16 @@ from __future__ import annotations
 import io
 import os
 import struct
+import threading
 from functools import cache
 from typing import cast
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from lookalike.config import MAX_PILLOW_MEGAPIXELS
+from lookalike.config import DEFAULT_MAX_MEGAPIXELS, MAX_PILLOW_MEGAPIXELS
 from lookalike.errors import ImageError
 
-DEFAULT_MAX_MEGAPIXELS = 89.0
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -62,7 +62,7 @@ def probe_image(path: str, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS) -> No
 
 def _opened(path: str, max_megapixels: float) -> Image.Image:
     """The file with its header read and its pixels not yet decoded."""
-    _register_heif()
+    _load_plugins()
     try:
         if os.path.getsize(path) == 0:
             raise ImageError(path, "empty file (0 bytes)")
@@ -88,12 +88,20 @@ def _opened(path: str, max_megapixels: float) -> Image.Image:
     return image
 
 
+_loading_plugins = threading.Lock()
+
+
 @cache
-def _register_heif() -> None:
-    """Teaches Pillow HEIC, once a process; AVIF it knows by itself."""
+def _load_plugins() -> None:
+    """Loads all of Pillow's formats and HEIC, once a process.
+
+    Pillow loads formats when it first needs them, which threads do not survive together.
+    """
     import pillow_heif
 
-    pillow_heif.register_heif_opener()
+    with _loading_plugins:
+        Image.init()
+        pillow_heif.register_heif_opener()
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -118,24 +126,36 @@ def _flattened(image: Image.Image) -> Image.Image:
 
 def _grey_to_eight_bits(image: Image.Image) -> Image.Image:
     """Deep grey to L, or LA where one grey value stands for transparent."""
-    grey = np.asarray(image).astype(np.float64)
-    finite = grey[np.isfinite(grey)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    if image.mode in _SIXTEEN_BIT or (image.mode == "I" and low >= 0 and 255 < high <= 65535):
-        scaled = grey / 257
-    elif image.mode == "F" and low >= 0 and high <= 1:
-        scaled = grey * 255
-    elif low >= 0 and high <= 255:
-        scaled = grey
+    grey = np.asarray(image)
+    if image.mode in _SIXTEEN_BIT:
+        # Rounded division by 257 that stays within 16 bits: a large scan must fit in memory.
+        eight_bits = ((np.minimum(grey, 65407) + 128) // 257).astype(np.uint8)
     else:
-        scaled = (grey - low) * (255 / (high - low) if high > low else 0)
-    eight_bits = np.nan_to_num(scaled, posinf=255, neginf=0).round().clip(0, 255).astype(np.uint8)
+        eight_bits = _stretched(grey.astype(np.float32), is_float=image.mode == "F")
     result = Image.fromarray(eight_bits)
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         alpha = np.where(grey == transparent, 0, 255).astype(np.uint8)
         result.putalpha(Image.fromarray(alpha))
     return result
+
+
+def _stretched(grey: np.ndarray, *, is_float: bool) -> np.ndarray:
+    """32-bit grey to 0..255, by what the range of its values looks like."""
+    finite = grey[np.isfinite(grey)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    if is_float and low >= 0 and high <= 1:
+        grey *= 255
+    elif low >= 0 and high <= 255:
+        pass
+    elif low >= 0 and high <= 65535 and not is_float:
+        grey /= 257
+    else:
+        grey -= low
+        grey *= 255 / (high - low) if high > low else 0
+    rounded = np.nan_to_num(grey, posinf=255, neginf=0).round().clip(0, 255)
+    eight_bits: np.ndarray = rounded.astype(np.uint8)
+    return eight_bits
 
 
 def _cmyk_to_rgb(image: Image.Image) -> Image.Image:

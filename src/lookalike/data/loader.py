@@ -19,7 +19,6 @@ from lookalike.data.decode import read_image
 from lookalike.data.sources import Unreadable
 from lookalike.data.transforms import Augmentation, Preprocessing, augment, preprocess
 from lookalike.errors import DataError, ImageError
-from lookalike.files import shown
 from lookalike.runtime import Runtime
 
 
@@ -31,20 +30,24 @@ class Request(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A batch that was read. `indices` says which pictures it really holds."""
+    """A batch that was read. `indices` says which pictures it really holds.
+
+    `lost` are positions that were asked for and have no readable picture to stand in for them.
+    """
 
     pixels: UInt8[Tensor, "batch 3 height width"]
     indices: list[int]
     unreadable: list[Unreadable]
-    cannot_go_on: str | None = None  # said by a worker, raised in the main process
+    lost: list[int]
 
 
 class ImageLoader:
     """Reads pictures in worker processes that stay alive between calls.
 
     With `augmentation` and `labels` it reads for training: a picture that turns out unreadable
-    is replaced by another of its class, so a batch keeps its shape. Without, it reads for
-    evaluation: an unreadable picture is left out. Either way each batch names what failed.
+    is replaced by another of its class, so a batch keeps its shape as long as its classes have
+    readable pictures. Without, it reads for evaluation: an unreadable picture is left out.
+    Either way each batch names what failed.
 
     The random numbers of an augmentation depend on the request's seed and the place in the
     batch alone, never on the worker that happens to read it.
@@ -89,14 +92,11 @@ class ImageLoader:
         """The batches asked for, in order; a few are read ahead.
 
         Raises:
-            DataError: no picture of a training picture's class can be decoded, or a worker died.
+            DataError: a worker died.
         """
         self._requests.pending = requests
         try:
-            for batch in self._loader:
-                if batch.cannot_go_on is not None:
-                    raise DataError(batch.cannot_go_on)
-                yield batch
+            yield from self._loader
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -142,9 +142,10 @@ class _Reader(Dataset[Batch]):
     def __getitem__(self, request: Request) -> Batch:
         pixels: list[Tensor] = []
         indices: list[int] = []
+        lost: list[int] = []
         unreadable: dict[int, Unreadable] = {}
         for place, wanted in enumerate(request.indices):
-            for index in self._candidates(wanted, request.indices):
+            for index in self._candidates(wanted, {*request.indices, *indices}):
                 if index in unreadable:
                     continue
                 try:
@@ -155,39 +156,32 @@ class _Reader(Dataset[Batch]):
                     indices.append(index)
                     break
             else:
-                if self._labels is not None:
-                    lost = _class_lost(self._paths[wanted], unreadable[wanted].reason)
-                    return Batch(self._no_pixels(), [], list(unreadable.values()), lost)
-        stacked = torch.stack(pixels) if pixels else self._no_pixels()
-        return Batch(stacked, indices, list(unreadable.values()))
+                lost.append(wanted)
+        empty = torch.empty(0, 3, self._how.height, self._how.width, dtype=torch.uint8)
+        stacked = torch.stack(pixels) if pixels else empty
+        return Batch(stacked, indices, list(unreadable.values()), lost)
 
-    def _no_pixels(self) -> UInt8[Tensor, "0 3 height width"]:
-        return torch.empty(0, 3, self._how.height, self._how.width, dtype=torch.uint8)
-
-    def _candidates(self, wanted: int, batch: Sequence[int]) -> Iterator[int]:
-        """The picture itself, then those of its class that may stand in for it."""
+    def _candidates(self, wanted: int, taken: set[int]) -> Iterator[int]:
+        """The picture itself, then those of its class that may stand in: free ones first."""
         yield wanted
         if self._labels is None:
             return
         mates = self._classmates[self._labels[wanted]]
         start = mates.index(wanted)
         others = mates[start + 1 :] + mates[:start]
-        in_batch = set(batch)
-        yield from (mate for mate in others if mate not in in_batch)
-        yield from (mate for mate in others if mate in in_batch)
+        yield from (mate for mate in others if mate not in taken)
+        yield from (mate for mate in others if mate in taken)
 
     def _pixels(self, index: int, seed: tuple[int, ...]) -> UInt8[Tensor, "3 height width"]:
-        image = read_image(self._paths[index], self._max_megapixels)
-        if self._augmentation is None:
-            return preprocess(image, self._how)
-        return augment(image, self._how, self._augmentation, np.random.default_rng(seed))
-
-
-def _class_lost(path: str, reason: str) -> str:
-    return (
-        f"no picture of the class of {shown(path)} can be decoded (this one: {reason}). "
-        "Mend or remove these files and start again"
-    )
+        path = self._paths[index]
+        image = read_image(path, self._max_megapixels)
+        try:
+            if self._augmentation is None:
+                return preprocess(image, self._how)
+            return augment(image, self._how, self._augmentation, np.random.default_rng(seed))
+        except (MemoryError, ValueError) as error:
+            reason = f"cannot be resized ({image.width}x{image.height} px)"
+            raise ImageError(path, reason) from error
 
 
 def _worker_context() -> multiprocessing.context.BaseContext:

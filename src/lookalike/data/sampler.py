@@ -58,6 +58,7 @@ class BalancedBatchSampler(Sampler[list[int]]):
 
     Raises:
         DataError: fewer than P classes can take part.
+        ValueError: P or K is below 1.
     """
 
     def __init__(
@@ -69,6 +70,11 @@ class BalancedBatchSampler(Sampler[list[int]]):
         singletons: Literal["exclude", "repeat"] = "exclude",
         seed: int = 0,
     ) -> None:
+        if n_classes_per_batch < 1 or n_samples_per_class < 1:
+            raise ValueError(
+                f"a batch of {n_classes_per_batch} classes x {n_samples_per_class} pictures is "
+                "empty; both must be at least 1"
+            )
         self._per_batch, self._per_class, self._seed = (
             n_classes_per_batch,
             n_samples_per_class,
@@ -170,9 +176,13 @@ class BalancedBatchSampler(Sampler[list[int]]):
         extra = np.zeros_like(self._places)
         missing = self._num_batches * self._per_batch - int(self._places.sum())
         while missing > 0:
-            room = rng.permutation(np.flatnonzero(self._places + extra < self._num_batches))
-            extra[room[:missing]] += 1
-            missing -= len(room[:missing])
+            room = self._num_batches - self._places - extra
+            open_classes = rng.permutation(np.flatnonzero(room))
+            # All together as long as none runs out of room, then those that come first once more.
+            rounds = min(missing // len(open_classes), int(room[open_classes].min()))
+            taken = open_classes if rounds else open_classes[:missing]
+            extra[taken] += max(rounds, 1)
+            missing -= len(taken) * max(rounds, 1)
         return extra
 
     def _deal(

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lookalike.data.decode import DEFAULT_MAX_MEGAPIXELS, probe_image
+from lookalike.config import DEFAULT_MAX_MEGAPIXELS
+from lookalike.data.decode import probe_image
 from lookalike.errors import DataError, ImageError, MissingExtraError
 from lookalike.files import shown
 from lookalike.progress import Progress, SilentProgress
 
 TABLE_ENDINGS = (".csv", ".tsv", ".parquet")
+_PROBED_AT_A_TIME = 4096
 _COLUMNS = ("path", "label", "split", "is_query", "group")
 
 
@@ -34,8 +36,8 @@ class ImageSet:
     """Pictures of one source in a fixed order; the columns have one entry a picture.
 
     `names` are relative to `root`, with forward slashes. `labels`, `groups`, `splits` and
-    `is_query` are None where the source does not say. Pictures of the same non-empty group
-    (one photo shoot, one camera) never count as each other's match.
+    `is_query` are None where the source does not say. In evaluation, pictures of the same
+    non-empty group (one photo shoot, one camera) are not searched in each other.
     """
 
     root: Path
@@ -70,10 +72,20 @@ class ImageSet:
         )
 
     def of_split(self, *wanted: str) -> ImageSet:
-        """The pictures of these splits; all of them where the source knows no splits."""
+        """The pictures of these splits; all of them where the source knows no splits.
+
+        Raises:
+            DataError: there are none; names the splits there are.
+        """
         if self.splits is None:
             return self
-        return self.subset(i for i, split in enumerate(self.splits) if split in wanted)
+        positions = [i for i, split in enumerate(self.splits) if split in wanted]
+        if not positions:
+            raise DataError(
+                f"no row in {shown(self.root)} has split {' or '.join(map(repr, wanted))}; there "
+                f"are {', '.join(map(repr, sorted(set(self.splits))))}"
+            )
+        return self.subset(positions)
 
     def fingerprint(self) -> str:
         """A hash of names, labels and groups: the same for the same list, wherever it lies."""
@@ -143,9 +155,10 @@ def keep_readable(
         ThreadPoolExecutor(max_workers=8) as pool,
         progress.task("looking at files", len(paths), "files") as task,
     ):
-        for one in pool.map(reason, paths, chunksize=64):
-            reasons.append(one)
-            task.advance()
+        for start in range(0, len(paths), _PROBED_AT_A_TIME):  # map would queue all at once
+            for one in pool.map(reason, paths[start : start + _PROBED_AT_A_TIME]):
+                reasons.append(one)
+                task.advance()
     bad = [Unreadable(path, why) for path, why in zip(paths, reasons, strict=True) if why]
     if len(bad) == len(images):
         raise DataError(f"none of the {len(images):,} files in {shown(images.root)} is a picture "
@@ -207,16 +220,23 @@ def _walk(root: Path) -> tuple[list[str], list[str], list[str]]:
         before = len(names)
         for entry in entries:
             name = f"{folder}/{entry.name}" if folder else entry.name
-            if entry.is_dir():
+            if _is_folder(entry):
                 if entry.name.startswith("."):
                     hidden.append(name)
                 else:
                     pending.append((name, above | {real}))
-            elif entry.is_file() or entry.is_symlink():  # a broken link is told of when read
+            elif entry.is_symlink() or entry.is_file():  # a broken link is told of when read
                 names.append(name)
-        if folder and len(names) == before and not any(entry.is_dir() for entry in entries):
+        if folder and len(names) == before and not any(map(_is_folder, entries)):
             empty.append(folder)
     return sorted(names), sorted(hidden), sorted(empty)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _load_table(path: Path) -> ImageSet:
@@ -226,7 +246,8 @@ def _load_table(path: Path) -> ImageSet:
         hint = f"; is {near[0]!r} meant? Rename it" if near else ""
         raise DataError(f"{shown(path)} has no column 'path' but {', '.join(columns)}{hint}. "
                         f"Columns that are used: {', '.join(_COLUMNS)}")  # fmt: skip
-    names = [_cell(value, path, "path", row) for row, value in enumerate(columns["path"], start=1)]
+    cells = [_cell(value, path, "path", row) for row, value in enumerate(columns["path"], start=1)]
+    names = [cell.replace(os.sep, "/") for cell in cells]
     if not names:
         raise DataError(f"{shown(path)} has no rows")
     seen: set[str] = set()
@@ -244,7 +265,7 @@ def _load_table(path: Path) -> ImageSet:
     groups = columns.get("group")
     return ImageSet(
         path.parent,
-        [name.replace(os.sep, "/") for name in names],
+        names,
         labels=texts("label"),
         groups=None if groups is None else ["" if g is None else str(g) for g in groups],
         splits=texts("split"),

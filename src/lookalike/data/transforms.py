@@ -12,6 +12,8 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+_LONGEST_SHAPE = 16  # length over width
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -42,10 +44,13 @@ class Augmentation:
 def preprocess(image: Image.Image, how: Preprocessing) -> UInt8[Tensor, "3 height width"]:
     """The pixels of an RGB picture as the model's own processor would cut them.
 
-    Agrees with Transformers' Pillow processors to the last bit before normalisation.
+    Agrees with Transformers' Pillow processors to the last bit before normalisation, except for
+    pictures more than 16 times as long as wide: these are cut to their middle first, because
+    resizing all of one for a small crop of it can take any amount of memory.
     """
     if how.shortest_edge is None:
         return to_tensor(image.resize((how.width, how.height), how.resample))
+    image = _middle(image)
     width, height = image.size
     short, long = min(width, height), max(width, height)
     new_long = int(how.shortest_edge * long / short)
@@ -76,6 +81,16 @@ def to_tensor(image: Image.Image) -> UInt8[Tensor, "3 height width"]:
     """An RGB picture as a contiguous tensor, channels first."""
     pixels = np.array(image, dtype=np.uint8)
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    """The picture, or its middle part where it is longer than `_LONGEST_SHAPE` allows."""
+    width, height = image.size
+    longest = _LONGEST_SHAPE * min(width, height)
+    if max(width, height) <= longest:
+        return image
+    left, top = max(0, (width - longest) // 2), max(0, (height - longest) // 2)
+    return image.crop((left, top, left + min(width, longest), top + min(height, longest)))
 
 
 def _random_box(

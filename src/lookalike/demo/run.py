@@ -16,7 +16,7 @@ from lookalike.files import shown, writable_folder
 from lookalike.model.pretrained import quiet_transformers
 from lookalike.progress import Progress
 from lookalike.runtime import seeded
-from lookalike.training.run import TrainResult
+from lookalike.training.outcome import TrainResult
 from lookalike.training.trainer import train
 
 SHEET = Path("results", "retrieved.png")

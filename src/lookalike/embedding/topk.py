@@ -21,7 +21,8 @@ def top_k(
 ) -> tuple[Float32[Tensor, "queries k"], Int64[Tensor, "queries k"]]:
     """The k most similar gallery pictures of each query, best first.
 
-    Exact: every similarity is computed. Equal similarities are ordered by gallery position.
+    Exact: every similarity is computed, in float32. Those that come out equal are ordered by
+    gallery position.
 
     Args:
         query, gallery: L2-normalised embeddings.

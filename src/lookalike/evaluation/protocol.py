@@ -31,7 +31,6 @@ from lookalike.progress import Progress
 from lookalike.runtime import Runtime
 
 RECALL_KS = (1, 5, 10)
-PREVIEW_RANKS = 3
 
 
 @dataclass(frozen=True)
@@ -114,6 +113,8 @@ def load_protocol(config: TrainConfig | EvaluateConfig, progress: Progress) -> P
         DataError: sources that are missing, empty, or unlabelled where labels are needed.
     """
     protocol = _load(config, progress)
+    if protocol is not None:
+        _check_labels_meet(protocol)
     repeated = protocol.repeated_names() if protocol else 0
     if repeated:
         progress.warn(
@@ -213,9 +214,8 @@ def _rank(
     metrics = {name: float(torch.cat(values).mean()) for name, values in scores.items()}
     if labelled and without_answer == len(query):
         raise DataError(
-            f"not one of the {len(query):,} queries has a picture of its class in the gallery "
-            f"(query classes such as {shown(query.labels[0])!r}, gallery classes such as "  # type: ignore[index]
-            f"{shown(gallery.labels[0])!r}); use the same class names on both sides"  # type: ignore[index]
+            f"not one of the {len(query):,} queries has another picture of its class in the "
+            "gallery; add some, or leave the labels out to retrieve without metrics"
         )
     return Retrieval(
         query,
@@ -238,8 +238,6 @@ def _scores(relevant: Tensor, num_relevant: Tensor) -> dict[str, Tensor]:
 
 def _single_source(source: str, max_megapixels: float, progress: Progress) -> Protocol:
     images = load_images(source, progress).of_split("test", "query", "gallery")
-    if not len(images):
-        raise DataError(f"{shown(source)} has no rows of split 'test'")
     if images.labels is None:
         raise DataError(
             f"{shown(source)} has no labels, and a test searches each picture's class among the "
@@ -308,6 +306,17 @@ def _still_readable(
     if len(keep) == len(ids):
         return images, ids
     return images.subset(keep), [ids[i] for i in keep]
+
+
+def _check_labels_meet(protocol: Protocol) -> None:
+    """Finds labels that can never match before anything is embedded."""
+    query, gallery = protocol.query.labels, protocol.gallery.labels
+    if query is None or gallery is None or set(query) & set(gallery):
+        return
+    raise DataError(
+        f"queries and gallery have no class in common (query classes such as {shown(query[0])!r}, "
+        f"gallery classes such as {shown(gallery[0])!r}); use the same class names on both sides"
+    )
 
 
 def _exclusions(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from lookalike import __version__
 from lookalike.evaluation.protocol import Protocol, Retrieval
 from lookalike.files import write_json
 
@@ -72,10 +74,16 @@ def result_files(out: Path, epoch: int) -> tuple[Path, Path]:
     )
 
 
+def find_results(out: Path) -> list[Path]:
+    """The result files of earlier epochs below a folder, and nobody else's files."""
+    names = re.compile(r"(retrieval_results|metrics)_epoch_\d+\.json")
+    return sorted(p for p in (out / "results").glob("*.json") if names.fullmatch(p.name))
+
+
 def library_versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
-    packages = ("lookalike", "torch", "transformers", "pillow", "numpy")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+    own = {"python": platform.python_version(), "lookalike": __version__}
+    return own | {name: version(name) for name in ("torch", "transformers", "pillow", "numpy")}
 
 
 def _written_names(retrieval: Retrieval, protocol: Protocol) -> tuple[list[str], list[str]]:

@@ -20,6 +20,7 @@ from lookalike.files import shown
 from lookalike.model.pretrained import (
     Pretrained,
     from_checkpoint,
+    is_checkpoint,
     load_pretrained,
     read_checkpoint,
 )
@@ -31,12 +32,13 @@ _NOT_VISION = ("text_model.", "text_projection.", "logit_scale", "logit_bias")
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
     """Inside the block dropout and the like are off; afterwards all is as before."""
-    was_training = module.training
+    in_training = [part for part in module.modules() if part.training]
     module.eval()
     try:
         yield
     finally:
-        module.train(was_training)
+        for part in in_training:
+            part.training = True
 
 
 class CLIPEncoder(nn.Module):
@@ -54,6 +56,10 @@ class CLIPEncoder(nn.Module):
         embedding: "projected", the space shared with text, where the model has one (otherwise
             the same as "pooled"); or "pooled", what the vision tower gives before projection.
         gradient_checkpointing: recompute activations in the backward pass, to save memory.
+        checkpoint: the content of the checkpoint `model_name`, where it was read already.
+
+    It starts in evaluation mode (no dropout), as `from_pretrained` models do; call `train()`
+    to train it.
 
     Raises:
         ModelError: the model cannot be loaded, or is no vision model.
@@ -66,23 +72,24 @@ class CLIPEncoder(nn.Module):
         *,
         embedding: Literal["projected", "pooled"] = "projected",
         gradient_checkpointing: bool = False,
+        checkpoint: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.model_name, self.embedding = model_name, embedding
         self.epoch = 0  # of the checkpoint it was loaded from
-        checkpoint: dict[str, Any] | None = None
-        if Path(model_name).is_file():
+        if checkpoint is None and is_checkpoint(model_name):
             checkpoint = read_checkpoint(Path(model_name))
-            self._adopt(from_checkpoint(checkpoint, model_name))
-        else:
+        if checkpoint is None:
             self._adopt(load_pretrained(model_name))
-        if checkpoint is not None:
+        else:
+            self._adopt(from_checkpoint(checkpoint, model_name))
             self.load_weights(checkpoint["model_state_dict"], model_name)
             self.epoch = int(checkpoint["epoch"])
         for parameter in self._unused_parameters():
             parameter.requires_grad_(False)
         if gradient_checkpointing:
             self._switch_on_checkpointing()
+        self.eval()
 
     def forward(
         self,

@@ -36,6 +36,7 @@ _SIDE_FILES = (
     "config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json",
     "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt",
 )  # fmt: skip
+_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 _Loaded = TypeVar("_Loaded")
 
 
@@ -64,15 +65,12 @@ def load_pretrained(model_name: str) -> Pretrained:
     """Loads a vision model, float32, with its text tower if it has one.
 
     Args:
-        model_name: a hub id, a local Transformers folder, or a checkpoint of ours.
+        model_name: a hub id or a local Transformers folder.
 
     Raises:
         ModelError: unknown, out of reach, without weights, or no vision model.
-        CheckpointError: a file that is no checkpoint of ours, or not whole.
     """
     path = Path(model_name)
-    if path.is_file():
-        return from_checkpoint(read_checkpoint(path), str(path))
     if not path.is_dir() and not _HUB_ID.fullmatch(model_name):
         raise ModelError(
             f"there is no folder or checkpoint {shown(model_name)}, and it is no hub id; "
@@ -104,6 +102,11 @@ def load_pretrained(model_name: str) -> Pretrained:
     )
 
 
+def is_checkpoint(model_name: str) -> bool:
+    """Whether a model name means a checkpoint file, which need not exist, rather than a model."""
+    return Path(model_name).is_file() or model_name.endswith(".pth")
+
+
 def from_checkpoint(checkpoint: dict[str, Any], path: str) -> Pretrained:
     """The backbone a checkpoint of ours holds; its weights are loaded by the caller.
 
@@ -132,14 +135,18 @@ def from_checkpoint(checkpoint: dict[str, Any], path: str) -> Pretrained:
     )
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, *, lazily: bool = False) -> dict[str, Any]:
     """The content of a checkpoint of ours, on the CPU. No pickled code is ever run.
+
+    Args:
+        path: the file.
+        lazily: leave tensors on the disk until they are touched; for a look at the rest.
 
     Raises:
         CheckpointError: not ours, not whole, or not there.
     """
     try:
-        checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no checkpoint {shown(path)}") from error
     # Bytes that are no checkpoint fail in the unpickler in every way there is.
@@ -227,7 +234,13 @@ def _side_files_from_hub(name: str) -> Path:
     """The folder in the hub's cache with a model's small text files, fetched if need be."""
     from huggingface_hub import snapshot_download
 
-    return Path(_load_part(snapshot_download, name, allow_patterns=list(_SIDE_FILES)))
+    folder = Path(_load_part(snapshot_download, name, allow_patterns=list(_SIDE_FILES)))
+    if any((folder / file).is_file() for file in _PROCESSOR_FILES):
+        return folder
+    try:  # something of this model was fetched before, but not these files
+        return Path(snapshot_download(name, allow_patterns=list(_SIDE_FILES)))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(_why_not_loaded(name, error)) from error
 
 
 def _read_side_files(folder: Path) -> dict[str, str]:

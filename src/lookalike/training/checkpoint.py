@@ -12,11 +12,11 @@ import torch
 from lookalike.config import TrainConfig, changed_on_resume
 from lookalike.data.sampler import BalancedBatchSampler
 from lookalike.errors import CheckpointError, ConfigError, OutputError
-from lookalike.evaluation.results import library_versions
+from lookalike.evaluation.results import find_results, library_versions
 from lookalike.files import shown, write_whole
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.pretrained import CHECKPOINT_FORMAT
-from lookalike.runtime import random_state, restore_random_state
+from lookalike.runtime import Runtime, random_state
 
 INTERRUPTED = "interrupted.pth"
 _EPOCH_FILE = re.compile(r"encoder_epoch_(\d+)\.pth")
@@ -57,6 +57,7 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     sampler: BalancedBatchSampler,
+    runtime: Runtime,
     train_fingerprint: str,
 ) -> None:
     """Writes all that evaluation, search and an exact resume need, as one file.
@@ -78,7 +79,8 @@ def save_checkpoint(
             "step": state.epoch * len(sampler) + state.step,
             "total_steps": config.num_epochs * len(sampler),
         },
-        "random_state": random_state(),
+        "random_state": random_state(runtime.device),
+        "precision": runtime.precision,
         "state": asdict(state),
         "model": encoder.description(),
         "config": asdict(config),
@@ -98,17 +100,16 @@ def restore_checkpoint(
     checkpoint: dict[str, Any],
     path: Path,
     *,
-    encoder: CLIPEncoder,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     sampler: BalancedBatchSampler,
 ) -> TrainingState:
-    """Puts a run back where it was saved, random numbers included.
+    """Puts a run back where it was saved. The encoder was made of the checkpoint already, and
+    random numbers are the business of whoever draws them.
 
     Raises:
         CheckpointError: the checkpoint does not fit the model or the training pictures.
     """
-    encoder.load_weights(checkpoint["model_state_dict"], str(path))
     try:
         optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
     except ValueError as error:
@@ -118,18 +119,14 @@ def restore_checkpoint(
     if checkpoint["scaler_state_dict"] and scaler.is_enabled():
         scaler.load_state_dict(checkpoint["scaler_state_dict"])
     sampler.load_state_dict(checkpoint["sampler_state_dict"])
-    restore_random_state(checkpoint["random_state"])
     return TrainingState(**checkpoint["state"])
 
 
-def check_same_run(
-    checkpoint: dict[str, Any], path: Path, config: TrainConfig, train_fingerprint: str
-) -> None:
-    """Refuses to go on with other pictures or other settings than a run began with.
+def check_same_settings(checkpoint: dict[str, Any], path: Path, config: TrainConfig) -> None:
+    """Refuses to go on with other settings than a run began with.
 
     Raises:
         ConfigError: a setting that changes what is learned differs; names each.
-        CheckpointError: the training pictures are others.
     """
     changed = changed_on_resume(checkpoint["config"], config)
     if changed:
@@ -137,6 +134,20 @@ def check_same_run(
             f"{shown(path)} belongs to a run with other settings ({'; '.join(changed)}). Leave "
             "these flags out to go on with it, or start a new run without --resume"
         )
+    done = checkpoint["state"]["epoch"]
+    if config.num_epochs < done:
+        raise ConfigError(
+            f"{shown(path)} has {done} epochs behind it, and num_epochs is {config.num_epochs}; "
+            "set --num-epochs higher"
+        )
+
+
+def check_same_pictures(checkpoint: dict[str, Any], path: Path, train_fingerprint: str) -> None:
+    """Refuses to go on with other pictures than a run began with, wherever they lie now.
+
+    Raises:
+        CheckpointError: the training pictures are others.
+    """
     if checkpoint["train_fingerprint"] != train_fingerprint:
         raise CheckpointError(
             f"the training pictures are not those of {shown(path)}: files were added, removed or "
@@ -175,3 +186,36 @@ def newest_checkpoint(out: Path) -> Path:
             "give the run's folder with --out, or the file itself: --resume FILE"
         )
     return found[-1]
+
+
+def files_of_a_run(out: Path) -> list[Path]:
+    """All that a run leaves below its folder."""
+    return find_checkpoints(out) + find_results(out)
+
+
+def refuse_to_mix_runs(config: TrainConfig, out: Path, resume: Path | None) -> None:
+    """A run never writes among another's files, nor replaces them unless told to.
+
+    Raises:
+        OutputError: `out` holds files of a run, and it is not this one that is resumed.
+    """
+    earlier = [path.resolve() for path in files_of_a_run(out)]
+    if not earlier or (resume is not None and resume.resolve() in earlier):
+        return
+    if not config.overwrite:
+        raise OutputError(
+            f"{shown(out)} already holds a run's files ({shown(earlier[-1].name)}). Go on with "
+            "that run: --resume; write elsewhere: --out FOLDER; or replace it: --overwrite"
+        )
+    if Path(config.model_name).resolve() in earlier:
+        raise OutputError(
+            f"--overwrite would remove {shown(config.model_name)}, which this run starts from; "
+            "write elsewhere with --out FOLDER"
+        )
+
+
+def sweep_unfinished(out: Path) -> None:
+    """Removes what a killed run left half-written; each may be gigabytes."""
+    for pattern in (".encoder_epoch_*.pth.*.tmp", f".{INTERRUPTED}.*.tmp"):
+        for path in (out / "weights").glob(pattern):
+            path.unlink(missing_ok=True)

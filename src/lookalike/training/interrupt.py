@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+_HEARD = b"\nstopping after this step, then saving; once more stops at once and saves nothing\n"
 
 
 class Interrupt:
@@ -32,6 +35,7 @@ def deferred_interrupt() -> Iterator[Interrupt]:
         if interrupt.requested:
             raise KeyboardInterrupt
         interrupt.requested = True
+        os.write(2, _HEARD)  # of all ways to print, the one that is safe in a signal handler
 
     signals = [signal.SIGINT, signal.SIGTERM]
     before = [signal.signal(number, note) for number in signals]

@@ -2,74 +2,91 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 
 from lookalike.config import TrainConfig
 from lookalike.data.loader import Batch, ImageLoader, Request
 from lookalike.data.sampler import BalancedBatchSampler
-from lookalike.data.sources import ImageSet, Unreadable, keep_readable, load_images
+from lookalike.data.sources import (
+    ImageSet,
+    keep_readable,
+    list_unreadable,
+    load_images,
+)
 from lookalike.data.transforms import Augmentation
 from lookalike.errors import ConfigError, DataError, Interrupted, NonFiniteError, OutputError
-from lookalike.evaluation.protocol import Protocol, Retrieval, evaluate_encoder, load_protocol
-from lookalike.evaluation.results import result_files, write_results
-from lookalike.files import shown, writable_folder
+from lookalike.evaluation.protocol import Retrieval, evaluate_encoder, load_protocol
+from lookalike.evaluation.results import write_results
+from lookalike.files import shown, writable_folder, write_json
 from lookalike.model.encoder import CLIPEncoder
-from lookalike.model.pretrained import read_checkpoint
 from lookalike.progress import Progress
-from lookalike.runtime import make_runtime
+from lookalike.runtime import Runtime, restore_random_state
 from lookalike.training.checkpoint import (
     INTERRUPTED,
     TrainingState,
-    check_same_run,
+    check_same_pictures,
+    check_same_settings,
     epoch_file,
-    find_checkpoints,
+    files_of_a_run,
+    refuse_to_mix_runs,
     restore_checkpoint,
     save_checkpoint,
+    sweep_unfinished,
 )
+from lookalike.training.interrupt import Interrupt
 from lookalike.training.loss import SupConLoss
 from lookalike.training.optimizer import learning_rate_at, make_optimizer
-
-
-@dataclass(frozen=True)
-class EpochSummary:
-    """One line of the closing table; epoch 0 is the model as it came."""
-
-    epoch: int
-    loss: float | None
-    metrics: dict[str, float] | None
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a run came to. `retrieval` is that of the last evaluation, if there was one."""
-
-    history: list[EpochSummary]
-    retrieval: Retrieval | None
-    checkpoint: Path | None
-    files: list[Path]
-    unreadable: list[Unreadable]
-    encoder: CLIPEncoder
+from lookalike.training.outcome import EpochSummary, TrainResult, earlier_epochs
 
 
 class Run:
-    """One training run: made of a configuration, or of one and a checkpoint to go on from."""
+    """One training run: made of a configuration, or of one and a checkpoint to go on from.
 
-    def __init__(self, config: TrainConfig, resume: Path | None, progress: Progress) -> None:
-        self.config, self.progress = config, progress
+    Making it reads and checks everything a run needs, and writes nothing.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        runtime: Runtime,
+        progress: Progress,
+        *,
+        resume: Path | None,
+        saved: dict[str, Any] | None,
+    ) -> None:
+        self.config, self.runtime, self.progress = config, runtime, progress
         self.out = writable_folder(Path(config.out))
-        saved = read_checkpoint(resume) if resume else None
-        if saved is None:
-            _refuse_to_overwrite(config, self.out)
-        self.runtime = make_runtime(config.device, config.precision, config.num_workers)
+        refuse_to_mix_runs(config, self.out, resume)
+        if saved is not None and resume is not None:
+            check_same_settings(saved, resume, config)
+        images = _listed_training_images(config, progress)
 
-        self.images, self.unreadable = _training_images(config, progress)
+        # A resumed run's architecture and files come from its checkpoint: the model it started
+        # from may be out of reach by now.
+        self.encoder = CLIPEncoder(
+            str(resume) if resume else config.model_name,
+            embedding=config.embedding,
+            gradient_checkpointing=config.gradient_checkpointing,
+            checkpoint=saved,
+        ).to(runtime.device)
+        self.parameters = [p for _, p in self.encoder.trainable_parameters()]
+        self.loss = SupConLoss(config.temperature)
+        self.optimizer = make_optimizer(
+            self.encoder.trainable_parameters(),
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+        )
+        self.scaler = runtime.grad_scaler()
+
+        self.images, self.unreadable = keep_readable(images, config.max_megapixels, progress)
+        self.fingerprint = self.images.fingerprint()
         self.sampler = BalancedBatchSampler(
             self.images.labels or [],
             config.n_classes_per_batch,
@@ -78,38 +95,20 @@ class Run:
             seed=config.seed,
         )
         self.protocol = load_protocol(config, progress)
-        self.fingerprint = self.images.fingerprint()
+        self.state = TrainingState(run=secrets.token_hex(8))
+        self.last_saved: Path | None = None
         if saved is not None and resume is not None:
-            check_same_run(saved, resume, config, self.fingerprint)
-
-        # A resumed run's architecture and files come from its checkpoint: the model it started
-        # from may be out of reach by now.
-        self.encoder = CLIPEncoder(
-            str(resume) if resume else config.model_name,
-            embedding=config.embedding,
-            gradient_checkpointing=config.gradient_checkpointing,
-        ).to(self.runtime.device)
-        self.encoder.train()
-        self.parameters = [p for _, p in self.encoder.trainable_parameters()]
-        self.loss = SupConLoss(config.temperature)
-        self.optimizer = make_optimizer(
-            self.encoder.trainable_parameters(),
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-        )
-        self.scaler = self.runtime.grad_scaler()
-        if saved is not None and resume is not None:
+            check_same_pictures(saved, resume, self.fingerprint)
             self.state = restore_checkpoint(
-                saved, resume, encoder=self.encoder, optimizer=self.optimizer,
-                scaler=self.scaler, sampler=self.sampler,
-            )  # fmt: skip
-        else:
-            self.state = TrainingState(run=secrets.token_hex(8))
+                saved, resume, optimizer=self.optimizer, scaler=self.scaler, sampler=self.sampler
+            )
+            self.last_saved = resume
 
+        how = self.encoder.preprocessing
         self.loader = ImageLoader(
             self.images.paths,
-            self.encoder.preprocessing,
-            self.runtime,
+            how,
+            runtime,
             max_megapixels=config.max_megapixels,
             augmentation=Augmentation(config.augmentation, config.min_crop_area),
             labels=self.images.labels,
@@ -117,21 +116,27 @@ class Run:
         self.eval_loader: ImageLoader | None = None
         if self.protocol is not None:
             self.eval_loader = ImageLoader(
-                self.protocol.files,
-                self.encoder.preprocessing,
-                self.runtime,
-                max_megapixels=config.max_megapixels,
+                self.protocol.files, how, runtime, max_megapixels=config.max_megapixels
             )
         numbers = {label: i for i, label in enumerate(sorted(set(self.images.labels or ())))}
         self.labels = torch.tensor([numbers[label] for label in self.images.labels or ()])
         self.batch_size = config.n_classes_per_batch * config.n_samples_per_class
         self.images_per_epoch = len(self.sampler) * self.batch_size
-        self.history: list[EpochSummary] = []
         self.retrieval: Retrieval | None = None
         self.files: list[Path] = []
+        self.history = (
+            earlier_epochs(self.out, self.state.run, self.state.epoch, self.protocol)
+            if resume
+            else []
+        )
+        self._lost_classes: set[str] = set()
+        self.between_steps = True  # False while weights and optimiser are being changed
         self._introduce(resume)
-        if resume:
-            self.history = _earlier_epochs(self.out, self.state, self.protocol)
+        if saved is not None and not restore_random_state(saved["random_state"], runtime.device):
+            progress.warn(
+                "the run was saved on another kind of device, whose random numbers cannot be "
+                "taken up here; it goes on with others"
+            )
 
     def batches(self) -> Iterator[Batch]:
         """The batches of the running epoch that are not done yet."""
@@ -147,7 +152,7 @@ class Run:
     def step(self, batch: Batch) -> tuple[float, float]:
         """One step of the optimiser; the batch's loss and the learning rate."""
         config = self.config
-        self._tell_unreadable(batch.unreadable)
+        self._tell_unreadable(batch)
         learning_rate = learning_rate_at(
             self.state.epoch * len(self.sampler) + self.state.step,
             peak=config.learning_rate,
@@ -158,6 +163,7 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
 
+        self.encoder.train()
         labels = self.labels[batch.indices].to(self.runtime.device, non_blocking=True)
         pixels = batch.pixels.to(self.runtime.device, non_blocking=True)
         with self.runtime.autocast():
@@ -174,8 +180,12 @@ class Run:
         # With gradient scaling an overflow is expected now and then, and the scaler skips it.
         if not self.scaler.is_enabled() and not norm.isfinite():
             self._stop_non_finite("gradient", norm, batch)
+        self.between_steps = False
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.between_steps = True
+        if self.scaler.is_enabled() and self.scaler.get_scale() < 1:  # 17 overflows in a row
+            self._stop_non_finite("gradient", norm, batch)
         return loss.item(), learning_rate
 
     def evaluate(self) -> None:
@@ -199,6 +209,8 @@ class Run:
             )
         except KeyboardInterrupt:
             self.save_and_stop()
+        if self.last_saved is None:  # the first thing that is written
+            self._replace_earlier_run()
         about = {"run": self.state.run, "loss": loss, "config": asdict(self.config)}
         self.files += write_results(self.out, epoch, retrieval, self.protocol, about=about)
         self.retrieval = retrieval
@@ -215,35 +227,77 @@ class Run:
     def save_and_stop(self) -> NoReturn:
         """Honours Ctrl-C: saves what is not saved yet, and says how to go on."""
         state = self.state
-        if state.epoch == 0 and state.step == 0:
-            raise Interrupted("stopped before the first step; there was nothing to save")
-        path = epoch_file(self.out, state.epoch)
         if state.step:
-            path = self.out / "weights" / INTERRUPTED
-            self._save(path)
-        where = f"step {state.step} of {len(self.sampler)} in epoch {state.epoch + 1}"
-        raise Interrupted(
-            f"stopped at {where if state.step else f'the end of epoch {state.epoch}'}, saved as "
-            f"{shown(path)}. Go on with: lookalike train --resume {shown(path)}"
-        )
+            where = f"step {state.step} of {len(self.sampler)} in epoch {state.epoch + 1}"
+            self._save(self.out / "weights" / INTERRUPTED)
+        elif state.epoch:
+            where = f"the end of epoch {state.epoch}"
+        else:
+            raise Interrupted("stopped before the first step; there was nothing to save")
+        raise Interrupted(f"stopped at {where}, saved as {self._how_to_go_on()}")
+
+    @contextmanager
+    def saving_on_failure(self, interrupt: Interrupt) -> Iterator[None]:
+        """An error inside the block does not lose the steps before it."""
+        try:
+            yield
+        except Interrupted:
+            raise
+        except Exception:
+            # Whoever asks a process group to stop stops the readers as well, and they fail first.
+            if interrupt.requested and self.between_steps:
+                self.save_and_stop()
+            self._save_after_failure()
+            raise
+
+    def _save_after_failure(self) -> None:
+        if not self.state.step or not self.between_steps:
+            return
+        try:
+            self._save(self.out / "weights" / INTERRUPTED)
+        except OutputError as error:
+            self.progress.warn(str(error))
+        else:
+            self.progress.warn(
+                f"the {self.state.step} steps done of epoch {self.state.epoch + 1} are saved as "
+                f"{self._how_to_go_on()}"
+            )
 
     def result(self) -> TrainResult:
         """What the finished run came to."""
-        checkpoint = epoch_file(self.out, self.state.epoch)
+        if self.unreadable:
+            path = self.out / "results" / "unreadable.json"
+            write_json(path, [asdict(one) for one in self.unreadable])
+            self.files.append(path)
         return TrainResult(
             history=self.history,
             retrieval=self.retrieval,
-            checkpoint=checkpoint if checkpoint.is_file() else None,
+            checkpoint=self.last_saved,
             files=self.files,
             unreadable=self.unreadable,
-            encoder=self.encoder,
+            encoder=self.encoder.eval(),
         )
 
     def _save(self, path: Path) -> None:
+        if self.last_saved is None:
+            self._replace_earlier_run()
         save_checkpoint(
             path, self.state, config=self.config, encoder=self.encoder, optimizer=self.optimizer,
-            scaler=self.scaler, sampler=self.sampler, train_fingerprint=self.fingerprint,
+            scaler=self.scaler, sampler=self.sampler, runtime=self.runtime,
+            train_fingerprint=self.fingerprint,
         )  # fmt: skip
+        self.last_saved = path
+
+    def _replace_earlier_run(self) -> None:
+        """Makes room for a new run's files, now that there is something to write."""
+        sweep_unfinished(self.out)
+        if not self.files:
+            for path in files_of_a_run(self.out):
+                path.unlink()
+
+    def _how_to_go_on(self) -> str:
+        path = shown(self.last_saved or "")
+        return f"{path}. Go on with: lookalike train --resume {path}"
 
     def _introduce(self, resume: Path | None) -> None:
         """Says what is about to happen, before the first long wait."""
@@ -287,67 +341,44 @@ class Run:
                 f"{len(self.unreadable):,} files cannot be read as pictures; listed at the end"
             )
 
-    def _tell_unreadable(self, unreadable: list[Unreadable]) -> None:
-        known = set(self.unreadable)
-        for one in unreadable:
-            if one not in known:
+    def _tell_unreadable(self, batch: Batch) -> None:
+        """Names pictures that turned out unreadable, each once."""
+        for one in batch.unreadable:
+            if one not in self.unreadable:
                 self.progress.warn(
                     f"{shown(one.path)}: {one.reason}; another picture takes its place"
                 )
                 self.unreadable.append(one)
+        labels = self.images.labels or []
+        for label in sorted({labels[i] for i in batch.lost} - self._lost_classes):
+            self._lost_classes.add(label)
+            self.progress.warn(
+                f"no picture of class {shown(label)} can be decoded; batches do without it"
+            )
+        if len(batch.indices) < 2:
+            raise DataError(
+                f"hardly a picture of step {self.state.step + 1} can be decoded: "
+                f"{list_unreadable(batch.unreadable)}"
+            )
 
     def _stop_non_finite(self, what: str, value: torch.Tensor, batch: Batch) -> NoReturn:
         names = ", ".join(shown(self.images.names[i]) for i in batch.indices)
-        saved = find_checkpoints(self.out)
-        last = f"The last good checkpoint is {shown(saved[-1])}" if saved else "Nothing was saved"
         raise NonFiniteError(
             f"the {what} became {value.item()} in step {self.state.step + 1} of epoch "
-            f"{self.state.epoch + 1}, with the batch: {names}. {last}. Lower --learning-rate, or "
-            "try --precision fp32"
+            f"{self.state.epoch + 1}, with the batch: {names}. Lower --learning-rate, or try "
+            "--precision fp32"
         )
 
 
-def _training_images(config: TrainConfig, progress: Progress) -> tuple[ImageSet, list[Unreadable]]:
-    """The pictures to learn from, and the files beside them that are none."""
+def _listed_training_images(config: TrainConfig, progress: Progress) -> ImageSet:
+    """The files to learn from, none of them opened yet."""
     if config.train is None:
         raise ConfigError("there is nothing to train on: name a folder or a table of pictures, "
                           "as in lookalike train photos/train")  # fmt: skip
     images = load_images(config.train, progress).of_split("train")
-    if not len(images):
-        raise DataError(f"{shown(config.train)} has no rows of split 'train'")
     if images.labels is None:
         raise DataError(
             f"{shown(config.train)} has no labels to learn from; give one folder per class "
             "in it, or a table with a column 'label'"
         )
-    return keep_readable(images, config.max_megapixels, progress)
-
-
-def _refuse_to_overwrite(config: TrainConfig, out: Path) -> None:
-    """A new run never replaces an earlier one unless told to."""
-    earlier = find_checkpoints(out)
-    if not earlier:
-        return
-    if not config.overwrite:
-        raise OutputError(
-            f"{shown(out)} already holds a run ({shown(earlier[-1])}). Go on with it: --resume; "
-            "start another: --out FOLDER; or replace it: --overwrite"
-        )
-    for path in [*earlier, *(out / "results").glob("*_epoch_*.json")]:
-        path.unlink()
-
-
-def _earlier_epochs(
-    out: Path, state: TrainingState, protocol: Protocol | None
-) -> list[EpochSummary]:
-    """The epochs this run measured before it was stopped, from its own result files."""
-    summaries = []
-    for epoch in range(state.epoch + 1):
-        path = result_files(out, epoch)[1]
-        if protocol is None or not path.is_file():
-            continue
-        document = json.loads(path.read_text(encoding="utf-8"))
-        same_test = all(document["protocol"].get(k) == v for k, v in protocol.facts().items())
-        if document.get("run") == state.run and same_test:
-            summaries.append(EpochSummary(epoch, document["loss"], document["metrics"]))
-    return summaries
+    return images

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from lookalike.config import TrainConfig
+from lookalike.model.pretrained import read_checkpoint
 from lookalike.progress import Progress, default_progress
-from lookalike.runtime import seeded
+from lookalike.runtime import make_runtime, seeded
 from lookalike.training.interrupt import deferred_interrupt
-from lookalike.training.run import Run, TrainResult
+from lookalike.training.outcome import TrainResult
+from lookalike.training.run import Run
 
 
 def train(
@@ -30,21 +32,26 @@ def train(
         Interrupted: on Ctrl-C or SIGTERM, after saving.
     """
     progress = progress or default_progress()
-    with seeded(config.seed):
-        run = Run(config, Path(resume) if resume else None, progress)
+    path = Path(resume) if resume else None
+    saved = read_checkpoint(path) if path else None
+    # A resumed run keeps the precision it began with, wherever it goes on.
+    kept = saved["precision"] if saved and config.precision == "auto" else config.precision
+    runtime = make_runtime(config.device, kept, config.num_workers)
+    with seeded(config.seed, runtime.device):
+        run = Run(config, runtime, progress, resume=path, saved=saved)
+        del saved  # as large as the model and its optimiser
         state = run.state
         while True:
             if state.step == 0:
                 run.evaluate()
             if state.epoch >= config.num_epochs:
                 return run.result()
+            title = f"epoch {state.epoch + 1}/{config.num_epochs}"
+            done = state.step * run.batch_size
             with (
                 deferred_interrupt() as interrupt,
-                progress.task(
-                    f"epoch {state.epoch + 1}/{config.num_epochs}",
-                    run.images_per_epoch,
-                    done=state.step * run.batch_size,
-                ) as task,
+                run.saving_on_failure(interrupt),
+                progress.task(title, run.images_per_epoch, done=done) as task,
             ):
                 for batch in run.batches():
                     loss, learning_rate = run.step(batch)

@@ -1,0 +1,47 @@
+"""What a run comes to, epoch by epoch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from lookalike.data.sources import Unreadable
+from lookalike.evaluation.protocol import Protocol, Retrieval
+from lookalike.evaluation.results import result_files
+from lookalike.model.encoder import CLIPEncoder
+
+
+@dataclass(frozen=True)
+class EpochSummary:
+    """One line of the closing table; epoch 0 is the model as it came."""
+
+    epoch: int
+    loss: float | None
+    metrics: dict[str, float] | None
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to. `retrieval` is that of the last evaluation, if there was one."""
+
+    history: list[EpochSummary]
+    retrieval: Retrieval | None
+    checkpoint: Path | None
+    files: list[Path]
+    unreadable: list[Unreadable]
+    encoder: CLIPEncoder
+
+
+def earlier_epochs(out: Path, run: str, last: int, protocol: Protocol | None) -> list[EpochSummary]:
+    """The epochs up to `last` that a run measured before it was stopped, from its result files."""
+    summaries = []
+    for epoch in range(last + 1):
+        path = result_files(out, epoch)[1]
+        if protocol is None or not path.is_file():
+            continue
+        document = json.loads(path.read_text(encoding="utf-8"))
+        same_test = all(document["protocol"].get(k) == v for k, v in protocol.facts().items())
+        if document.get("run") == run and same_test:
+            summaries.append(EpochSummary(epoch, document["loss"], document["metrics"]))
+    return summaries

@@ -1,0 +1,353 @@
+"""Pixels against those of Transformers' own Pillow processors, and what augmentation may do."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from transformers import (
+    BitImageProcessorPil,
+    CLIPImageProcessorPil,
+    ConvNextImageProcessorPil,
+    SiglipImageProcessorPil,
+    ViTImageProcessorPil,
+)
+
+from lookalike.data.transforms import Augmentation, Preprocessing, augment, preprocess, to_tensor
+from lookalike.errors import ModelError
+from lookalike.model.preprocessing import preprocessing_from
+
+Box = tuple[float, float, float, float]
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Noise over a slope: every pixel and every shift of the cut shows."""
+    rng = np.random.default_rng([seed, width, height])
+    slope = np.linspace(0, 155, width)[None, :, None] + np.zeros((height, 1, 3))
+    values = slope + rng.integers(0, 100, (height, width, 3))
+    return Image.fromarray(values.astype(np.uint8))
+
+
+def square(side: int) -> dict[str, int]:
+    return {"height": side, "width": side}
+
+
+PROCESSORS: dict[str, Any] = {
+    "clip": CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=square(32)),
+    "clip, its own size": CLIPImageProcessorPil(),
+    "clip, bilinear": CLIPImageProcessorPil(
+        size={"shortest_edge": 30}, crop_size=square(30), resample=2
+    ),
+    "clip, a narrow crop": CLIPImageProcessorPil(
+        size={"shortest_edge": 40}, crop_size={"height": 33, "width": 20}
+    ),
+    "clip, a crop wider than the picture": CLIPImageProcessorPil(
+        size={"shortest_edge": 20}, crop_size={"height": 16, "width": 32}
+    ),
+    "clip, an even crop larger than an odd picture": CLIPImageProcessorPil(
+        size={"shortest_edge": 21}, crop_size=square(32)
+    ),
+    "clip, an odd crop larger than an even picture": CLIPImageProcessorPil(
+        size={"shortest_edge": 20}, crop_size=square(33)
+    ),
+    "bit (dinov2)": BitImageProcessorPil(
+        size={"shortest_edge": 36},
+        crop_size=square(32),
+        image_mean=[0.485, 0.456, 0.406],
+        image_std=[0.229, 0.224, 0.225],
+    ),
+    "siglip": SiglipImageProcessorPil(size={"height": 32, "width": 32}),
+    "siglip, not square": SiglipImageProcessorPil(size={"height": 24, "width": 40}),
+    "vit": ViTImageProcessorPil(size={"height": 32, "width": 32}),
+    "vit, other arithmetic": ViTImageProcessorPil(
+        size={"height": 16, "width": 16}, rescale_factor=1 / 127.5, image_std=[2.0, 3.0, 4.0]
+    ),
+    "convnext below 384 px": ConvNextImageProcessorPil(size={"shortest_edge": 32}),
+    "convnext with a margin of its own": ConvNextImageProcessorPil(
+        size={"shortest_edge": 30}, crop_pct=0.95
+    ),
+    "convnext at 384 px": ConvNextImageProcessorPil(size={"shortest_edge": 384}),
+    "no normalisation": ViTImageProcessorPil(size={"height": 16, "width": 16}, do_normalize=False),
+    "no scale": ViTImageProcessorPil(size={"height": 16, "width": 16}, do_rescale=False),
+}
+SIZES = [
+    (64, 48), (48, 64), (91, 37), (37, 91), (33, 32), (32, 33), (32, 32), (31, 31), (10, 12),
+    (3, 5), (20, 50), (50, 20), (1, 1), (1, 40), (40, 1), (300, 200), (201, 301),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_pixels_agree_with_transformers_before_and_after_normalisation(name: str) -> None:
+    processor = PROCESSORS[name]
+    how = preprocessing_from(processor.to_dict(), name)
+    mean, std = (np.array(v, dtype=np.float64)[:, None, None] for v in (how.mean, how.std))
+    sizes = SIZES if how.height < 200 else SIZES[:4]
+    for size in sizes:
+        image = picture(*size)
+        pixels = preprocess(image, how)
+        assert pixels.dtype == torch.uint8
+        assert pixels.shape == (3, how.height, how.width)
+        assert pixels.is_contiguous()
+        ours = pixels.numpy().astype(np.float64)
+
+        raw = processor(image, do_rescale=False, do_normalize=False, return_tensors="np")
+        assert np.abs(ours - raw["pixel_values"][0]).max() <= 1, f"{size}: pixels differ"
+
+        theirs = processor(image, return_tensors="np")["pixel_values"][0]
+        # A pixel may differ by one of its 255 steps; all the rest is rounding.
+        step = how.scale / min(how.std) if (ours != raw["pixel_values"][0]).any() else 0
+        computed = (ours * how.scale - mean) / std
+        scale = max(1.0, np.abs(theirs).max())
+        assert np.abs(computed - theirs).max() <= step + 1e-6 * scale, f"{size}: values differ"
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_pixels_agree_with_transformers_to_the_last_bit(name: str) -> None:
+    processor = PROCESSORS[name]
+    how = preprocessing_from(processor.to_dict(), name)
+    for size in SIZES[:6]:
+        image = picture(*size, seed=1)
+        raw = processor(image, do_rescale=False, do_normalize=False, return_tensors="np")
+        assert np.array_equal(preprocess(image, how).numpy(), raw["pixel_values"][0]), size
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    width=st.integers(1, 120),
+    height=st.integers(1, 120),
+    shortest=st.integers(8, 40),
+    crop=st.integers(8, 40),
+)
+def test_whatever_the_sizes_the_cut_is_that_of_clip(
+    width: int, height: int, shortest: int, crop: int
+) -> None:
+    processor = CLIPImageProcessorPil(size={"shortest_edge": shortest}, crop_size=square(crop))
+    image = picture(width, height)
+    raw = processor(image, do_rescale=False, do_normalize=False, return_tensors="np")
+    ours = preprocess(image, preprocessing_from(processor.to_dict(), "clip")).numpy()
+    assert np.abs(ours.astype(np.int64) - raw["pixel_values"][0]).max() <= 1
+
+
+LONG_AND_THIN = """
+import resource
+from PIL import Image
+from lookalike.data.transforms import Preprocessing, preprocess
+
+for line in open("/proc/self/status"):
+    if line.startswith("VmSize"):
+        used = int(line.split()[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, used + 2**30))
+how = Preprocessing(224, 224, 224, 3, 1 / 255, (0, 0, 0), (1, 1, 1))
+for size in ((60_000, 1), (1, 60_000)):
+    assert preprocess(Image.new("RGB", size, "red"), how).shape == (3, 224, 224)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits its own memory")
+def test_a_long_thin_picture_does_not_eat_the_memory() -> None:
+    # A shorter side of 224 px makes the longer one of a file of a few hundred bytes 13 million
+    # px, of which all but 224 are cut off.
+    done = subprocess.run([sys.executable, "-c", LONG_AND_THIN], capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+# Configurations
+
+
+def changed(**changes: Any) -> Mapping[str, Any]:
+    return {**CLIPImageProcessorPil().to_dict(), **changes}
+
+
+@pytest.mark.parametrize(
+    ("processor", "why"),
+    [
+        (changed(do_pad=True), "varying size"),
+        (changed(do_resize=False), "varying size"),
+        (changed(do_center_crop=False), "no centre crop"),
+        (changed(crop_size=None), "no centre crop"),
+        (changed(size={"longest_edge": 224}), "longest_edge"),
+        (changed(size={"shortest_edge": 224, "longest_edge": 300}), "longest_edge"),
+        (changed(size={"max_height": 9, "max_width": 9}), "max_height"),
+        (changed(size={}), "size that varies"),
+        (changed(size={"height": 256, "width": 256}), "an exact resize and then a crop"),
+        (changed(image_mean=[0.5]), "3 colour channels"),
+        (changed(image_std=[0.5] * 4), "3 colour channels"),
+    ],
+)
+def test_a_configuration_that_cannot_be_followed_is_a_model_error(
+    processor: Mapping[str, Any], why: str
+) -> None:
+    with pytest.raises(ModelError) as caught:
+        preprocessing_from(processor, "some/model")
+    assert why in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_an_unsupported_configuration_names_the_model_and_what_to_take_instead() -> None:
+    with pytest.raises(ModelError, match=r"some/model .*CLIPImageProcessor.*such as CLIP"):
+        preprocessing_from(changed(do_pad=True), "some/model")
+
+
+def test_a_configuration_is_read_number_by_number() -> None:
+    how = preprocessing_from(
+        {
+            "image_processor_type": "CLIPImageProcessor",
+            "do_center_crop": True,
+            "size": {"shortest_edge": 256, "height": None},
+            "crop_size": {"height": 224, "width": 192},
+            "resample": 2,
+            "rescale_factor": 0.5,
+            "image_mean": [0.1, 0.2, 0.3],
+            "image_std": 0.4,
+        },
+        "model",
+    )
+    assert how == Preprocessing(224, 192, 256, 2, 0.5, (0.1, 0.2, 0.3), (0.4, 0.4, 0.4))
+
+
+# Augmentation
+
+HOW = Preprocessing(24, 24, 24, 3, 1 / 255, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+def crop_flip(min_crop_area: float) -> Augmentation:
+    return Augmentation("crop-flip", min_crop_area)
+
+
+def rng(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def boxes(
+    size: tuple[int, int], how: Preprocessing, min_crop_area: float, seeds: range
+) -> list[Box]:
+    """The parts of a picture that are kept, as Pillow is asked for them."""
+    asked: list[Box] = []
+
+    class Spy(Image.Image):
+        def resize(
+            self, size: Any, resample: Any = None, box: Any = None, reducing_gap: Any = None
+        ) -> Image.Image:
+            asked.append(box)
+            return Image.new("RGB", size)
+
+    spy = Spy()
+    spy._size = size
+    for seed in seeds:
+        augment(spy, how, crop_flip(min_crop_area), rng(seed))
+    return asked
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    size=st.tuples(st.integers(1, 600), st.integers(1, 600)),
+    target=st.sampled_from([(24, 24), (24, 12), (16, 40), (300, 110), (110, 300), (7, 3)]),
+    min_crop_area=st.floats(0.01, 1),
+    seed=st.integers(0, 10_000),
+)
+def test_the_part_kept_lies_inside_and_has_a_fair_area_and_shape(
+    size: tuple[int, int], target: tuple[int, int], min_crop_area: float, seed: int
+) -> None:
+    how = Preprocessing(target[1], target[0], None, 3, 1.0, (0.0,) * 3, (1.0,) * 3)
+    (box,) = boxes(size, how, min_crop_area, range(seed, seed + 1))
+    left, top, right, bottom = box
+    assert 0 <= left < right <= size[0] * (1 + 1e-9)
+    assert 0 <= top < bottom <= size[1] * (1 + 1e-9)
+    width, height = right - left, bottom - top
+    stretch = (width / height) / (target[0] / target[1])
+    area = width * height / (size[0] * size[1])
+    if math.isclose(stretch, 1, rel_tol=1e-6):
+        # Where no part of the area asked for fits, it is the largest of the target's shape.
+        largest = math.isclose(width, size[0]) or math.isclose(height, size[1])
+        assert largest or min_crop_area - 1e-9 <= area
+    else:
+        assert min_crop_area - 1e-9 <= area <= 1 + 1e-9
+        assert 3 / 4 - 1e-9 <= stretch <= 4 / 3 + 1e-9
+
+
+def test_the_parts_kept_are_spread_over_all_areas_shapes_and_places() -> None:
+    kept = np.array(boxes((100, 100), HOW, 0.2, range(500)))
+    widths, heights = kept[:, 2] - kept[:, 0], kept[:, 3] - kept[:, 1]
+    areas, shapes = widths * heights / 1e4, widths / heights
+    assert areas.min() < 0.22
+    assert areas.max() > 0.9
+    assert 0.5 < np.median(areas) < 0.66  # evenly between 0.2 and 1, but for those too wide
+    assert shapes.min() < 0.77
+    assert shapes.max() > 1.3
+    assert 0.45 < (shapes < 1).mean() < 0.55
+    free = widths < 70
+    assert np.median(kept[free, 0] / (100 - widths[free])) == pytest.approx(0.5, abs=0.08)
+    assert np.median(kept[free, 1] / (100 - heights[free])) == pytest.approx(0.5, abs=0.08)
+
+
+def test_half_of_the_pictures_are_mirrored() -> None:
+    # Dark on the left: the whole of it is kept, so a light left edge means mirrored.
+    slope = np.linspace(0, 255, 48).astype(np.uint8)
+    image = Image.fromarray(np.broadcast_to(slope[None, :, None], (48, 48, 3)).copy())
+    straight = 0
+    for seed in range(400):
+        pixels = augment(image, HOW, crop_flip(0.9), rng(seed)).float()
+        assert pixels[:, :, 0].mean() < 60 or pixels[:, :, -1].mean() < 60
+        assert torch.equal(pixels[:, :1], pixels[:, -1:])  # never upside down, never turned
+        straight += bool(pixels[:, :, 0].mean() < pixels[:, :, -1].mean())
+    assert 160 < straight < 240
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    target=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    min_crop_area=st.floats(0.01, 1),
+    seed=st.integers(0, 1000),
+)
+def test_augmented_pixels_have_the_shape_of_preprocessed_ones(
+    size: tuple[int, int], target: tuple[int, int], min_crop_area: float, seed: int
+) -> None:
+    how = Preprocessing(*target, None, 3, 1.0, (0.0,) * 3, (1.0,) * 3)
+    pixels = augment(picture(*size), how, crop_flip(min_crop_area), rng(seed))
+    assert pixels.shape == preprocess(picture(*size), how).shape == (3, *target)
+    assert pixels.dtype == torch.uint8
+    assert pixels.is_contiguous()
+
+
+def test_the_generator_alone_decides_what_changes() -> None:
+    image = picture(60, 50)
+    first = [augment(image, HOW, crop_flip(0.3), rng(seed)) for seed in range(8)]
+    np.random.seed(1)  # the global generators do not matter
+    torch.manual_seed(1)
+    again = [augment(image, HOW, crop_flip(0.3), rng(seed)) for seed in range(8)]
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+    assert len({one.numpy().tobytes() for one in first}) == 8
+
+
+def test_one_generator_gives_new_changes_each_time() -> None:
+    generator, image = rng(0), picture(60, 50)
+    seen = {augment(image, HOW, crop_flip(0.3), generator).numpy().tobytes() for _ in range(8)}
+    assert len(seen) == 8
+
+
+@pytest.mark.parametrize("size", [(60, 50), (20, 90), (5, 5)])
+def test_without_augmentation_pixels_are_the_preprocessed_ones(size: tuple[int, int]) -> None:
+    kind: Literal["none"] = "none"
+    image, generator = picture(*size), rng(0)
+    pixels = augment(image, HOW, Augmentation(kind, 0.3), generator)
+    assert torch.equal(pixels, preprocess(image, HOW))
+    assert generator.random() == rng(0).random()  # nothing was drawn
+
+
+def test_a_tensor_has_channels_first_and_rows_before_columns() -> None:
+    image = Image.new("RGB", (3, 2))
+    image.putpixel((2, 0), (10, 20, 30))
+    pixels = to_tensor(image)
+    assert pixels.shape == (3, 2, 3)
+    assert pixels[:, 0, 2].tolist() == [10, 20, 30]
+    assert int(pixels.sum()) == 60
