@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before Transformers is imported, which looks at it then
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +16,6 @@ import pytest
 import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 # Models this small run fastest on one thread, also where other work shares the cores.
 torch.set_num_threads(1)

@@ -487,7 +487,7 @@ def test_unlabelled_pictures_are_retrieved_best_first(
     assert "recall" not in outcome.out
     assert "right" not in outcome.out
     assert "wrong" not in outcome.out
-    assert "unlabelled" in outcome.err
+    assert "no labels" in outcome.err
 
 
 def test_pictures_that_share_a_file_name_are_named_by_their_paths(
@@ -559,8 +559,8 @@ def test_a_missing_folder_names_one_like_it(shop: Path, tmp_path: Path) -> None:
     assert_refused(missing, "does not exist")
 
 
-def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
-    words = ["--out", str(tmp_path / "out"), *MACHINE]
+def test_a_folder_without_pictures_is_refused(tmp_path: Path, tiny_clip: Path) -> None:
+    words = ["--out", str(tmp_path / "out"), "--model-name", str(tiny_clip), *MACHINE]
     (tmp_path / "empty").mkdir()
     assert_refused(lookalike("train", tmp_path / "empty", *words), "no files in")
     for label in "ab":
@@ -680,8 +680,10 @@ def test_a_model_that_cannot_be_found_is_named_with_a_way_out(
     assert_refused(
         refused, "nobody/no-such-model is not on this disk", "point --model-name at a folder"
     )
+    refused = lookalike(*words, "--model-name", "./models/no such folder")
+    assert_refused(refused, "no folder or checkpoint", "no such folder", "give an existing path")
     refused = lookalike(*words, "--model-name", "./weights/no such.pth")
-    assert_refused(refused, "no folder or checkpoint", "no such.pth", "give an existing path")
+    assert_refused(refused, "there is no checkpoint", "no such.pth")
 
 
 def test_a_folder_that_is_no_model_says_what_it_lacks(
@@ -837,7 +839,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
     try:
-        outcome = lookalike("train", "--resume", "--out", out, "--num-epochs", "2")
+        outcome = lookalike("train", "--resume", out, "--out", out, "--num-epochs", "2")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (outcome.code, outcome.out) == (2, "")

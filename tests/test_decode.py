@@ -167,6 +167,29 @@ def test_an_orientation_that_does_not_exist_is_ignored(tmp_path: Path, orientati
     assert letters_of(read_image(str(tmp_path / "picture.png"))) == UPRIGHT
 
 
+@pytest.mark.parametrize(
+    ("tag", "kind"),
+    [(0x0132, 5), (0x011A, 1)],
+    ids=["a date that is a fraction", "a resolution that is a byte"],
+)
+def test_another_tag_of_a_wrong_kind_does_not_cost_the_orientation(
+    tmp_path: Path, tag: int, kind: int
+) -> None:
+    entries = sorted(
+        [struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0), struct.pack(">HHII", tag, kind, 1, 38)]
+    )
+    exif = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 2) + b"".join(entries) + bytes(4)
+    exif += struct.pack(">II", 72, 1)  # at 38
+    painted(STORED[6]).save(tmp_path / "picture.png", exif=exif)
+    assert letters_of(read_image(str(tmp_path / "picture.png"))) == UPRIGHT
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow's remark on it
+def test_metadata_without_a_header_does_not_cost_the_picture(tmp_path: Path) -> None:
+    painted(UPRIGHT).save(tmp_path / "picture.png", exif=b"Exif\0\0no TIFF header here")
+    assert letters_of(read_image(str(tmp_path / "picture.png"))) == UPRIGHT
+
+
 BROKEN_EXIF = b"Exif\0\0MM\0*\xff\xff\xff\xff and junk"
 
 
@@ -195,7 +218,7 @@ def test_a_dark_16_bit_picture_stays_dark(tmp_path: Path) -> None:
 
 def test_big_endian_16_bit_grey_is_read_alike(tmp_path: Path) -> None:
     # A TIFF by hand: 3 x 1 px, 16 bits, MM byte order, Pillow's mode I;16B.
-    values = struct.pack(">3H", 0, 25700, 65535)
+    values = struct.pack(">3H", 0, 25700, 51400)
     tags = [(256, 3, 3), (257, 3, 1), (258, 3, 16), (259, 3, 1), (262, 3, 1), (277, 3, 1),
             (278, 3, 1)]  # fmt: skip
     directory = b"".join(struct.pack(">HHIHH", tag, kind, 1, value, 0) for tag, kind, value in tags)
@@ -210,7 +233,7 @@ def test_big_endian_16_bit_grey_is_read_alike(tmp_path: Path) -> None:
     )
     with Image.open(path) as image:
         assert image.mode == "I;16B"
-    assert greys(path) == [0, 100, 255]
+    assert greys(path) == [0, 100, 200]
 
 
 @pytest.mark.parametrize(
@@ -219,6 +242,7 @@ def test_big_endian_16_bit_grey_is_read_alike(tmp_path: Path) -> None:
         ([0.0, 0.25, 0.5, 1.0], [0, 64, 128, 255]),  # 0..1
         ([0.0, 0.1, 0.8], [0, 26, 204]),  # 0..1 too: the range is not stretched
         ([0.0, 2.0, 100.0, 254.6], [0, 2, 100, 255]),  # 0..255
+        ([100.0, 255.0], [100, 255]),
         ([0.0, 257.0, 25700.0, 65535.0], [0, 1, 100, 255]),  # 0..65535
         ([0.0, 257.0, 25700.0, 40092.0], [0, 1, 100, 156]),  # 0..65535, not stretched either
         ([-1.0, 0.0, 1.0, 3.0], [0, 64, 128, 255]),  # anything else is stretched

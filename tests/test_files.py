@@ -21,6 +21,7 @@ from lookalike.data.sampler import BalancedBatchSampler
 from lookalike.errors import LookalikeError, OutputError
 from lookalike.files import shown, writable_folder, write_json, write_whole
 from lookalike.model.encoder import CLIPEncoder
+from lookalike.runtime import make_runtime
 from lookalike.training.checkpoint import TrainingState, save_checkpoint
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="a limit that POSIX systems have")
@@ -229,6 +230,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, tiny_clip: 
             optimizer=torch.optim.AdamW(encoder.parameters()),
             scaler=torch.amp.GradScaler("cpu", enabled=False),
             sampler=BalancedBatchSampler([0, 0, 1, 1], 2, 2),
+            runtime=make_runtime("cpu", "fp32", 0),
             train_fingerprint="f",
         )
 

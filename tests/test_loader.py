@@ -80,7 +80,7 @@ def test_pictures_are_read_in_the_order_asked_for(paths: list[str]) -> None:
     for batch in batches:
         assert batch.pixels.dtype == torch.uint8
         assert batch.unreadable == []
-        assert batch.cannot_go_on is None
+        assert batch.lost == []
         expected = torch.stack([plain(paths[index]) for index in batch.indices])
         assert torch.equal(batch.pixels, expected)
 
@@ -101,6 +101,7 @@ def test_in_evaluation_an_unreadable_picture_is_left_out_and_named(paths: list[s
     assert [one.path for one in batch.unreadable] == [paths[1], paths[2]]
     assert "truncated" in batch.unreadable[0].reason
     assert batch.unreadable[1].reason == "No such file or directory"
+    assert batch.lost == [1, 2]
 
 
 def test_in_evaluation_a_batch_without_a_picture_is_empty(paths: list[str]) -> None:
@@ -207,16 +208,41 @@ def test_a_bad_stand_in_is_named_as_well(paths: list[str]) -> None:
     assert sorted(one.path for one in batch.unreadable) == paths[4:7]
 
 
-def test_a_class_without_a_picture_that_can_be_decoded_is_an_error(paths: list[str]) -> None:
+def test_a_class_without_a_picture_that_can_be_decoded_is_lost_and_the_rest_is_kept(
+    paths: list[str],
+) -> None:
     truncate(*paths[8:])
-    batches = loader(paths).read([Request([0, 4], (0,)), Request([0, 9], (1,))])
-    assert next(batches).indices == [0, 4]
-    with pytest.raises(DataError) as caught:
-        next(batches)
-    message = str(caught.value)
-    for part in (paths[9], "no picture of the class", "truncated", "start again"):
-        assert part in message
-    assert len(message.splitlines()) == 1
+    (batch,) = loader(paths).read([Request([0, 9, 4], (1,))])
+    assert batch.indices == [0, 4]
+    assert batch.lost == [9]
+    assert sorted(one.path for one in batch.unreadable) == paths[8:]
+    # What is kept is changed as its place in the request asks, not in the shorter batch.
+    expected = augment(read_image(paths[4]), HOW, CHANGES, np.random.default_rng((1, 2)))
+    assert torch.equal(batch.pixels[1], expected)
+
+
+def test_a_batch_of_which_all_is_lost_is_empty(paths: list[str]) -> None:
+    truncate(*paths[8:])
+    (batch,) = loader(paths).read([Request([8, 9], (1,))])
+    assert batch.pixels.shape == (0, 3, 16, 12)
+    assert (batch.indices, batch.lost) == ([], [8, 9])
+    assert len(batch.unreadable) == 2
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ValueError("no")])
+def test_a_picture_that_cannot_be_cut_counts_as_unreadable(
+    paths: list[str], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fails_when_wide(image: Image.Image, how: Preprocessing) -> torch.Tensor:
+        if image.width == 50:
+            raise error
+        return preprocess(image, how)
+
+    Image.new("RGB", (50, 20)).save(paths[1])
+    monkeypatch.setattr("lookalike.data.loader.preprocess", fails_when_wide)
+    (batch,) = loader(paths, training=False).read([Request([0, 1], (1,))])
+    assert (batch.indices, batch.lost) == ([0], [1])
+    assert batch.unreadable == [Unreadable(paths[1], "cannot be resized (50x20 px)")]
 
 
 # Random numbers and repetition
@@ -302,14 +328,23 @@ def test_workers_can_be_asked_again_after_a_reading_was_broken_off(
         assert [batch.indices for batch in again] == [[6, 7], [1]]
 
 
-def test_a_lost_class_is_a_clean_error_in_the_main_process(
+def test_workers_tell_of_a_lost_class_and_go_on(
     shared: list[str], two_workers: ImageLoader
 ) -> None:
-    batches = two_workers.read([Request([0], (0,)), Request([1, 8], (1,)), Request([2], (2,))])
-    assert next(batches).indices == [0]
-    with pytest.raises(DataError) as caught:
+    requests = [Request([0], (0,)), Request([1, 8], (1,)), Request([2], (2,))]
+    batches = list(two_workers.read(requests))
+    assert [batch.indices for batch in batches] == [[0], [1], [2]]
+    assert [batch.lost for batch in batches] == [[], [8], []]
+    assert [one.path for one in batches[1].unreadable] == [shared[8], shared[9]]
+
+
+def test_a_worker_that_dies_is_an_error_that_says_what_to_try(shared: list[str]) -> None:
+    reader = loader(shared, num_workers=1)
+    batches = reader.read(Request([number % 4], (number,)) for number in range(1000))
+    before = {process.pid for process in multiprocessing.active_children()}
+    next(batches)
+    (worker,) = [p for p in multiprocessing.active_children() if p.pid not in before]
+    worker.kill()
+    with pytest.raises(DataError, match=r"died .* --num-workers 0") as caught:
         list(batches)
-    assert shared[8] in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
-    assert "Traceback" not in str(caught.value)
-    assert [batch.indices for batch in two_workers.read([Request([3], (0,))])] == [[3]]

@@ -149,10 +149,11 @@ def test_random_numbers_go_on_where_they_were_saved() -> None:
         assert torch.equal(torch.rand(5), expected)
 
 
-def test_a_saved_state_of_a_gpu_that_is_gone_is_passed_over() -> None:
+def test_a_saved_state_of_another_kind_of_device_is_passed_over_and_said_so() -> None:
     with seeded(1):
-        gone = [torch.get_rng_state()] * (torch.cuda.device_count() + 1)
-        state = {**random_state(), "cuda": gone}
+        state = random_state(torch.device("cpu"))
         expected = torch.rand(5)
-        restore_random_state(state)
+        assert restore_random_state(state, torch.device("cpu")) is True
+        assert torch.equal(torch.rand(5), expected)
+        assert restore_random_state(state, torch.device("cuda")) is False
         assert torch.equal(torch.rand(5), expected)

@@ -489,7 +489,11 @@ def test_a_split_takes_its_rows_of_every_column(full: ImageSet) -> None:
     assert (test.splits, test.is_query) == (["test", "test"], [False, False])
     assert test.root == full.root
     assert full.of_split("train", "test") == full
-    assert len(full.of_split("val")) == 0
+
+
+def test_a_split_without_rows_is_an_error_that_names_those_there_are(full: ImageSet) -> None:
+    with pytest.raises(DataError, match=r"split 'val' or 'dev'; there are 'test', 'train'"):
+        full.of_split("val", "dev")
 
 
 def test_a_source_without_splits_is_all_of_every_split(tmp_path: Path) -> None:

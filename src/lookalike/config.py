@@ -111,6 +111,9 @@ class _Common:
             value = _coerce(knob.name, getattr(self, knob.name), hints[knob.name])
             _check_bounds(knob, value)
             object.__setattr__(self, knob.name, value)  # frozen from here on
+        for name in ("train", "test", "query", "gallery", "out", "model_name"):
+            if getattr(self, name, None) == "":
+                raise ConfigError(f"{name} is empty; name something, or leave it out")
         if self.test is not None and (self.query is not None or self.gallery is not None):
             raise ConfigError("give either test, or query and gallery, not both")
         if (self.query is None) != (self.gallery is None):
@@ -234,8 +237,9 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
             recipe = yaml.safe_load(file)
     except OSError as error:
         raise DataError(f"cannot read the recipe {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the recipe {path} is not YAML: {error}") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-45
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"the recipe {path} is not YAML: {reason}") from error
     if recipe is None:
         return {}
     if not isinstance(recipe, dict):
@@ -248,21 +252,24 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 
 def format_recipe(config: TrainConfig | EvaluateConfig) -> str:
     """The whole configuration as a commented recipe, which `read_recipe` reads back."""
-    import yaml
-
     lines: list[str] = []
     for group, knobs in knobs_by_group(type(config)):
         lines += ["", f"# {group}"]
         for knob in knobs:
-            value = getattr(config, knob.name)
-            # YAML 1.1 takes 1e-07 for a string; config_from takes that string for the number.
-            text = (
-                repr(value)
-                if isinstance(value, float)
-                else yaml.safe_dump(value, allow_unicode=True, width=10_000).partition("\n")[0]
-            )
-            lines.append(f"{knob.name}: {text}".ljust(44) + f"  # {knob.metadata['help']}")
+            line = f"{knob.name}: {_as_yaml(getattr(config, knob.name))}"
+            lines.append(f"{line:<44}  # {knob.metadata['help']}")
     return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _as_yaml(value: Any) -> str:
+    """One value on one line."""
+    import yaml
+
+    if isinstance(value, float):
+        return repr(value)  # YAML 1.1 takes 1e-07 for text, and we take that text for the number
+    style = '"' if isinstance(value, str) and not value.isprintable() else None
+    dumped = yaml.safe_dump(value, allow_unicode=True, width=float("inf"), default_style=style)
+    return dumped.partition("\n")[0]
 
 
 def knobs_by_group(cls: type) -> Iterator[tuple[str, list[dataclasses.Field[Any]]]]:
@@ -309,7 +316,8 @@ def _try_coerce(value: Any, option: Any) -> tuple[bool, Any]:
     """Whether `value` can stand for `option`, and as what."""
     text = str(value).strip()
     if option is type(None):
-        return value is None or text.lower() in ("none", "off", "null"), None
+        # A recipe's bare `off` is False to YAML.
+        return value is None or value is False or text.lower() in ("none", "off", "null"), None
     if typing.get_origin(option) is Literal:
         return text in typing.get_args(option), text
     if option is bool:

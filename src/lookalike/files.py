@@ -40,7 +40,8 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     except OSError as error:
         raise OutputError(_explain(path, error)) from error
     finally:
-        temporary.unlink(missing_ok=True)  # gone already where the rename succeeded
+        with suppress(OSError):  # gone already where the rename succeeded
+            temporary.unlink()
 
 
 def write_json(path: Path, document: Any) -> None:

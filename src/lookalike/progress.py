@@ -45,8 +45,10 @@ def default_progress(stream: IO[str] | None = None) -> Progress:
     """Live bars if `stream` (default: stderr) is a terminal that can draw them, else lines."""
     from rich.console import Console
 
-    console = Console(file=stream or sys.stderr, highlight=False)
-    can_draw = console.is_terminal and not console.is_dumb_terminal
+    stream = stream or sys.stderr
+    console = Console(file=stream, highlight=False)
+    # Asked of the stream itself: rich takes forced colours for a terminal.
+    can_draw = stream.isatty() and not console.is_dumb_terminal
     return LiveProgress(console) if can_draw else PlainProgress(stream)
 
 
@@ -135,7 +137,9 @@ class LiveProgress:
         self._console = console
 
     def note(self, message: str) -> None:
-        self._console.print(message, markup=False, soft_wrap=True)
+        from rich.text import Text
+
+        self._console.print(Text(message), soft_wrap=True)
 
     def warn(self, message: str) -> None:
         from rich.text import Text
@@ -144,7 +148,6 @@ class LiveProgress:
 
     @contextmanager
     def task(self, title: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Task]:
-        from rich.markup import escape
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -155,17 +158,17 @@ class LiveProgress:
         )
 
         with Progress(
-            TextColumn("{task.description:<19}"),
+            TextColumn("{task.description:<19}", markup=False),
             BarColumn(bar_width=28),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
             TextColumn("[dim]left"),
             TimeRemainingColumn(),
-            TextColumn("[dim]{task.fields[stats]}"),
+            TextColumn("{task.fields[stats]}", style="dim", markup=False),
             console=self._console,
         ) as bars:
-            row = bars.add_task(escape(title), total=total, completed=done, rate="", stats="")
+            row = bars.add_task(title, total=total, completed=done, rate="", stats="")
             started = time.monotonic()
             counted = 0
 
@@ -175,16 +178,14 @@ class LiveProgress:
                     counted += amount
                     rate = counted / max(time.monotonic() - started, 1e-9)
                     text = "  ".join(f"{name} {value:.4g}" for name, value in stats.items())
-                    bars.update(
-                        row, advance=amount, rate=f"{rate:,.1f} {unit}/s", stats=escape(text)
-                    )
+                    bars.update(row, advance=amount, rate=f"{rate:,.1f} {unit}/s", stats=text)
 
             yield _LiveTask()
 
 
 def _clock(seconds: float) -> str:
     """Seconds as people say them: 42s, 3:07, 1:02:03."""
-    if seconds < 60:
+    if round(seconds) < 60:
         return f"{seconds:.0f}s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -44,7 +44,8 @@ class Runtime:
         if self.device.type == "cuda":
             name += f" ({torch.cuda.get_device_name(self.device)})"
         elif self.device.type == "cpu":
-            name += f" ({torch.get_num_threads()} threads)"
+            count = torch.get_num_threads()
+            name += f" ({count} thread{'' if count == 1 else 's'})"
         readers = "1 worker" if self.num_workers == 1 else f"{self.num_workers} workers"
         return f"{name} · {self.precision} · {readers}"
 
@@ -130,7 +131,7 @@ def _named_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)  # the only question every backend answers alike
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         first_line = str(error).partition("\n")[0]
         raise ConfigError(
             f"device {name!r} cannot be used here ({first_line}); "

@@ -33,7 +33,8 @@ class Parser(argparse.ArgumentParser):
 
 def nearest(word: str, known: Sequence[str]) -> str:
     """A hint at the known word that was perhaps meant."""
-    near = difflib.get_close_matches(word, known, n=1)
+    begun = [one for one in known if len(word) > 2 and one.startswith(word)]
+    near = begun or difflib.get_close_matches(word, known, n=1, cutoff=0.7)
     return f"; did you mean {near[0]}?" if near else ""
 
 
@@ -66,7 +67,10 @@ def _add_flag(group: Any, knob: dataclasses.Field[Any], hint: Any) -> None:
     text = knob.metadata["help"].replace("%", "%%")
     if hint is bool:
         group.add_argument(
-            flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
+            flag,
+            action=argparse.BooleanOptionalAction,
+            default=argparse.SUPPRESS,
+            help=f"{text} (default: {'on' if knob.default else 'off'})",
         )
         return
     if knob.default is not None:

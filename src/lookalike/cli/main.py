@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -43,9 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line as argparse understands it, misspelt words answered with the nearest."""
     parser = _parser()
-    verb = arguments[0] if arguments else "--help"
-    if verb not in _VERBS and not verb.startswith("-"):
-        parser.error(f"unknown command {verb}{nearest(verb, list(_VERBS))}")
+    first = arguments[0] if arguments else "--help"
+    if first.startswith("-") and first not in ("-h", "--help", "--version"):
+        parser.refuse_unknown([first])
+    if not first.startswith("-") and first not in _VERBS:
+        parser.error(f"unknown command {first}{nearest(first, list(_VERBS))}")
     given, unknown = parser.parse_known_args(arguments or ["--help"])
     if unknown:
         given.parser.refuse_unknown(unknown)
@@ -121,8 +124,7 @@ def _add_evaluate(verbs: Any) -> None:
         help="measure a model, or just retrieve with it",
         description=paragraphs("""
             Embeds test pictures with a model or a checkpoint and retrieves the top k of each
-            query. With labels on both sides it measures recall@1/5/10, mAP and mAP@R; without,
-            it writes the retrievals alone.
+            query. With labels on both sides it measures recall@1/5/10, mAP and mAP@R as well.
         """),
         epilog=paragraphs("""
             examples:
@@ -178,10 +180,10 @@ def _train(given: argparse.Namespace) -> None:
         resume = Path(given.resume or out)
         if resume.is_dir():
             resume = newest_checkpoint(resume)
-        saved = read_checkpoint(resume, lazily=True)["config"]
+        saved = read_checkpoint(resume)["config"]
     config = config_from(TrainConfig, saved, recipe, knobs)
     if given.print_config:
-        print(format_recipe(config), end="")
+        _print_utf8(format_recipe(config))
         return
 
     from lookalike.cli import tables
@@ -210,7 +212,7 @@ def _evaluate(given: argparse.Namespace) -> None:
     recipe = read_recipe(given.recipe) if given.recipe else {}
     config = config_from(EvaluateConfig, recipe, _knobs_of(given))
     if given.print_config:
-        print(format_recipe(config), end="")
+        _print_utf8(format_recipe(config))
         return
 
     from lookalike.cli import tables
@@ -267,5 +269,11 @@ def _knobs_of(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _print_json(document: dict[str, Any]) -> None:
-    text = json.dumps(document, ensure_ascii=False, indent=2)
-    print(text.encode("utf-8", "backslashreplace").decode("utf-8"))
+    _print_utf8(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
+
+
+def _print_utf8(text: str) -> None:
+    """Prints what a program will read: in UTF-8, whatever the terminal or the pipe is set to."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
+    print(text.encode("utf-8", "backslashreplace").decode("utf-8"), end="")

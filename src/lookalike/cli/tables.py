@@ -66,6 +66,8 @@ def print_preview(retrieval: Retrieval) -> None:
 
 def print_files(files: Sequence[Any]) -> None:
     """What was written."""
+    if not files:
+        return
     print("Written:")
     for path in files:
         print(f"  {shown(path)}")

@@ -7,9 +7,11 @@ ends in one `ImageError` with a short reason, so that callers can name it, count
 from __future__ import annotations
 
 import io
+import logging
 import os
 import struct
 import threading
+import warnings
 from functools import cache
 from typing import cast
 
@@ -63,6 +65,8 @@ def probe_image(path: str, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS) -> No
 def _opened(path: str, max_megapixels: float) -> Image.Image:
     """The file with its header read and its pixels not yet decoded."""
     _load_plugins()
+    # Limits and reasons are ours to tell. (Adding a filter is safe in threads; catching is not.)
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         if os.path.getsize(path) == 0:
             raise ImageError(path, "empty file (0 bytes)")
@@ -100,6 +104,7 @@ def _load_plugins() -> None:
     import pillow_heif
 
     with _loading_plugins:
+        logging.getLogger("PIL").addHandler(logging.NullHandler())
         Image.init()
         pillow_heif.register_heif_opener()
 
@@ -148,7 +153,7 @@ def _stretched(grey: np.ndarray, *, is_float: bool) -> np.ndarray:
         grey *= 255
     elif low >= 0 and high <= 255:
         pass
-    elif low >= 0 and high <= 65535 and not is_float:
+    elif low >= 0 and high <= 65535:
         grey /= 257
     else:
         grey -= low

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import signal
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -97,8 +95,9 @@ class ImageLoader:
         self._requests.pending = requests
         try:
             yield from self._loader
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            # A dead worker shows as torch's own message, or as the pipe to it that broke.
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
             raise DataError(
                 f"a process that reads pictures died ({str(error).partition(chr(10))[0]}); often "
@@ -195,7 +194,5 @@ def _worker_context() -> multiprocessing.context.BaseContext:
 
 
 def _start_worker(_worker: int) -> None:
-    """Workers leave Ctrl-C to the main process, and Pillow's remarks to the error reports."""
+    """Workers leave Ctrl-C to the main process, which finishes its step first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    warnings.filterwarnings("ignore", module="PIL")
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)

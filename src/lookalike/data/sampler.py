@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -80,7 +81,7 @@ class BalancedBatchSampler(Sampler[list[int]]):
             n_samples_per_class,
             seed,
         )
-        _, classes, sizes = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
+        classes, sizes = _number_classes(labels)
         taking_part = sizes >= (2 if singletons == "exclude" else 1)
         if n_samples_per_class == 1:  # a place of one picture needs no second
             taking_part = sizes >= 1
@@ -104,6 +105,9 @@ class BalancedBatchSampler(Sampler[list[int]]):
             small_classes=int(small.sum()),
             repeated_images=int((n_samples_per_class - self._sizes[small]).sum()),
         )
+        # Which picture is of which class: two samplers that agree in it draw the same batches.
+        digest = hashlib.sha256(self._by_class.tobytes() + self._sizes.tobytes())
+        self._fingerprint = digest.hexdigest()[:16]
         self._epoch = 0
         self._batches_done = 0
 
@@ -123,14 +127,17 @@ class BalancedBatchSampler(Sampler[list[int]]):
         """Starts another epoch, from its first batch."""
         self._epoch, self._batches_done = epoch, 0
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, int | str]:
         """Where the sampler stands; `batches_done` counts batches handed out."""
         return {
             "epoch": self._epoch,
             "batches_done": self._batches_done,
             "seed": self._seed,
+            "n_classes_per_batch": self._per_batch,
+            "n_samples_per_class": self._per_class,
             "num_batches": self._num_batches,
             "num_images": len(self._by_class),
+            "pictures": self._fingerprint,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -154,22 +161,25 @@ class BalancedBatchSampler(Sampler[list[int]]):
         places = self._places + self._extra_places(rng)
         order = rng.permutation(len(places))
         owners = np.repeat(order, places[order])  # the class of each place, class by class
+        columns = np.concatenate(list(self._deal(owners, rng)))  # the batch of each place
+
+        # A class's places take their turn in the order of the batches they were dealt to.
         firsts = np.cumsum(places[order]) - places[order]
-        nth = np.arange(len(owners)) - np.repeat(firsts, places[order])  # 0, 1, .. in its class
+        row = np.repeat(np.arange(len(order)), places[order])
+        nth = np.empty_like(owners)
+        nth[np.lexsort((columns, row))] = np.arange(len(owners)) - np.repeat(firsts, places[order])
 
         # K pictures in a row of the class's shuffled circle: all different where there are K.
         steps = nth[:, None] * self._per_class + np.arange(self._per_class)
         pictures = shuffled[self._starts[owners][:, None] + steps % self._sizes[owners][:, None]]
-
-        batches = np.empty((self._num_batches, self._per_batch, self._per_class), dtype=np.int64)
-        for layer, (slots, columns) in enumerate(self._deal(owners, rng)):
-            batches[columns, layer] = pictures[slots]
+        batches: np.ndarray = pictures[np.argsort(columns, kind="stable")]
         return batches.reshape(self._num_batches, -1)
 
     def _shuffled_within_classes(self, rng: np.random.Generator) -> Int64[np.ndarray, " n"]:
         """The pictures grouped by class as before, those of a class in random order."""
         groups = np.repeat(np.arange(len(self._sizes)), self._sizes)
-        return self._by_class[np.lexsort((rng.random(len(groups)), groups))]
+        shuffled: np.ndarray = self._by_class[np.lexsort((rng.random(len(groups)), groups))]
+        return shuffled
 
     def _extra_places(self, rng: np.random.Generator) -> Int64[np.ndarray, " classes"]:
         """Places that fill the last batches up, dealt evenly to classes with batches to spare."""
@@ -187,8 +197,8 @@ class BalancedBatchSampler(Sampler[list[int]]):
 
     def _deal(
         self, owners: Int64[np.ndarray, " places"], rng: np.random.Generator
-    ) -> Iterator[tuple[slice, Int64[np.ndarray, " batches"]]]:
-        """Deals places to batches in P layers, one place a batch and layer.
+    ) -> Iterator[Int64[np.ndarray, " batches"]]:
+        """Deals places to batches in P layers, one place a batch and layer; the batch of each.
 
         Places of one class are neighbours, so a layer (one place for each batch) meets a class
         twice in a batch only if it straddles into the layer: those few places are dealt first,
@@ -206,7 +216,19 @@ class BalancedBatchSampler(Sampler[list[int]]):
             first = rng.permutation(free)[:straddles]
             rest = rng.permutation(np.setdiff1d(np.arange(batches), first))
             columns = np.concatenate([first, rest])
-            yield slots, columns
+            yield columns
+
+
+def _number_classes(
+    labels: Sequence[int] | Sequence[str] | np.ndarray | Int64[Tensor, " n"],
+) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " classes"]]:
+    """Each picture's class as a number from 0, and the size of each class."""
+    array = np.asarray(labels)
+    if array.dtype.kind not in "iuUS":  # whole numbers that no 64 bits hold, and other objects
+        numbers: dict[Any, int] = {}
+        array = np.array([numbers.setdefault(label, len(numbers)) for label in labels])
+    _, classes, sizes = np.unique(array, return_inverse=True, return_counts=True)
+    return classes, sizes
 
 
 def _check_enough_classes(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -90,13 +91,10 @@ class ImageSet:
     def fingerprint(self) -> str:
         """A hash of names, labels and groups: the same for the same list, wherever it lies."""
         digest = hashlib.sha256()
-        for i, name in enumerate(self.names):
-            row = [
-                name,
-                self.labels[i] if self.labels else "",
-                self.groups[i] if self.groups else "",
-            ]
-            digest.update("\0".join(row).encode("utf-8", "surrogateescape") + b"\n")
+        columns = [self.names, self.labels or self.names, self.groups or self.names]
+        for row in zip(*columns, strict=True):
+            digest.update(json.dumps(row).encode())  # quoted, so that no two lists read alike
+        digest.update(f"{self.labels is None} {self.groups is None}".encode())
         return digest.hexdigest()[:16]
 
 
@@ -241,6 +239,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _load_table(path: Path) -> ImageSet:
     columns = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
+    if not columns:
+        raise DataError(f"{shown(path)} is empty; its first line must name its columns, "
+                        f"such as {','.join(_COLUMNS[:2])}")  # fmt: skip
     if "path" not in columns:
         near = difflib.get_close_matches("path", columns, n=1, cutoff=0.4)
         hint = f"; is {near[0]!r} meant? Rename it" if near else ""

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-_LONGEST_SHAPE = 16  # length over width
+_LARGEST_RESIZED_PX = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ def preprocess(image: Image.Image, how: Preprocessing) -> UInt8[Tensor, "3 heigh
     """The pixels of an RGB picture as the model's own processor would cut them.
 
     Agrees with Transformers' Pillow processors to the last bit before normalisation, except for
-    pictures more than 16 times as long as wide: these are cut to their middle first, because
-    resizing all of one for a small crop of it can take any amount of memory.
+    a picture so long and thin that all of it, resized, would have more than 50 million pixels:
+    it is cut to its middle first, because a file of a few bytes could take any memory else.
     """
     if how.shortest_edge is None:
         return to_tensor(image.resize((how.width, how.height), how.resample))
-    image = _middle(image)
+    image = _middle(image, how.shortest_edge)
     width, height = image.size
     short, long = min(width, height), max(width, height)
     new_long = int(how.shortest_edge * long / short)
@@ -83,10 +83,10 @@ def to_tensor(image: Image.Image) -> UInt8[Tensor, "3 height width"]:
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-def _middle(image: Image.Image) -> Image.Image:
-    """The picture, or its middle part where it is longer than `_LONGEST_SHAPE` allows."""
+def _middle(image: Image.Image, shortest_edge: int) -> Image.Image:
+    """The picture, or its middle part where all of it would become too large."""
     width, height = image.size
-    longest = _LONGEST_SHAPE * min(width, height)
+    longest = min(width, height) * max(1, _LARGEST_RESIZED_PX // shortest_edge**2)
     if max(width, height) <= longest:
         return image
     left, top = max(0, (width - longest) // 2), max(0, (height - longest) // 2)
@@ -106,7 +106,7 @@ def _random_box(
             break
     else:
         box_width = min(width, height * how.width / how.height)
-        box_height = box_width * how.height / how.width
+        box_height = min(height, box_width * how.height / how.width)
     left = rng.uniform(0, width - box_width)
     top = rng.uniform(0, height - box_height)
     return left, top, left + box_width, top + box_height

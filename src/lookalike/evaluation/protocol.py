@@ -65,9 +65,12 @@ class Protocol:
         """One line for the start of a run."""
         if self.kind == "leave-one-out":
             classes = len(set(self.query.labels or ()))
-            return f"{len(self.query):,} pictures, {classes:,} classes, leave-one-out"
+            word = "class" if classes == 1 else "classes"
+            return f"{len(self.query):,} pictures, {classes:,} {word}, leave-one-out"
+        sides = {"queries": self.query.labels, "gallery": self.gallery.labels}
+        bare = " and ".join(side for side, labels in sides.items() if labels is None)
         return f"{len(self.query):,} queries in a gallery of {len(self.gallery):,}" + (
-            "" if self.labelled else ", unlabelled: no metrics"
+            f"; no labels for {bare}, so no metrics" if bare else ""
         )
 
     def facts(self) -> dict[str, Any]:

@@ -135,18 +135,15 @@ def from_checkpoint(checkpoint: dict[str, Any], path: str) -> Pretrained:
     )
 
 
-def read_checkpoint(path: Path, *, lazily: bool = False) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> dict[str, Any]:
     """The content of a checkpoint of ours, on the CPU. No pickled code is ever run.
-
-    Args:
-        path: the file.
-        lazily: leave tensors on the disk until they are touched; for a look at the rest.
 
     Raises:
         CheckpointError: not ours, not whole, or not there.
     """
     try:
-        checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
+        with open(path, "rb") as file:  # torch cannot open every name that Python can
+            checkpoint: Any = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no checkpoint {shown(path)}") from error
     # Bytes that are no checkpoint fail in the unpickler in every way there is.

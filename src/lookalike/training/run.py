@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -67,6 +69,18 @@ class Run:
         if saved is not None and resume is not None:
             check_same_settings(saved, resume, config)
         images = _listed_training_images(config, progress)
+        self.images, self.unreadable = keep_readable(images, config.max_megapixels, progress)
+        self.fingerprint = self.images.fingerprint()
+        if saved is not None and resume is not None:
+            check_same_pictures(saved, resume, self.fingerprint)
+        self.sampler = BalancedBatchSampler(
+            self.images.labels or [],
+            config.n_classes_per_batch,
+            config.n_samples_per_class,
+            singletons=config.singletons,
+            seed=config.seed,
+        )
+        self.protocol = load_protocol(config, progress)
 
         # A resumed run's architecture and files come from its checkpoint: the model it started
         # from may be out of reach by now.
@@ -84,21 +98,9 @@ class Run:
             weight_decay=config.weight_decay,
         )
         self.scaler = runtime.grad_scaler()
-
-        self.images, self.unreadable = keep_readable(images, config.max_megapixels, progress)
-        self.fingerprint = self.images.fingerprint()
-        self.sampler = BalancedBatchSampler(
-            self.images.labels or [],
-            config.n_classes_per_batch,
-            config.n_samples_per_class,
-            singletons=config.singletons,
-            seed=config.seed,
-        )
-        self.protocol = load_protocol(config, progress)
         self.state = TrainingState(run=secrets.token_hex(8))
         self.last_saved: Path | None = None
         if saved is not None and resume is not None:
-            check_same_pictures(saved, resume, self.fingerprint)
             self.state = restore_checkpoint(
                 saved, resume, optimizer=self.optimizer, scaler=self.scaler, sampler=self.sampler
             )
@@ -296,18 +298,18 @@ class Run:
                 path.unlink()
 
     def _how_to_go_on(self) -> str:
-        path = shown(self.last_saved or "")
-        return f"{path}. Go on with: lookalike train --resume {path}"
+        path = os.fspath(self.last_saved or "")
+        return f"{shown(path)}. Go on with: lookalike train --resume {shown(shlex.quote(path))}"
 
     def _introduce(self, resume: Path | None) -> None:
         """Says what is about to happen, before the first long wait."""
         config, report, how = self.config, self.sampler.report, self.encoder.preprocessing
         with self.runtime.autocast():
             dim = self.encoder.dim
-        trained = sum(p.numel() for p in self.parameters) / 1e6
+        trained = sum(p.numel() for p in self.parameters)
         lines = [
             f"model    {config.model_name} · {self.encoder.kind} {dim}-d · "
-            f"{how.width}x{how.height} px · {trained:.1f}M parameters trained",
+            f"{how.width}x{how.height} px · {trained:,} parameters trained",
             f"train    {report.num_images:,} pictures, {report.num_classes:,} classes",
             f"test     {self.protocol.describe() if self.protocol else 'none'}",
             f"batches  {config.n_classes_per_batch} classes x {config.n_samples_per_class} "
