@@ -9,18 +9,27 @@ from __future__ import annotations
 import io
 import logging
 import os
-import struct
 import threading
 import warnings
 from functools import cache
 from typing import cast
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from lookalike.config import DEFAULT_MAX_MEGAPIXELS, MAX_PILLOW_MEGAPIXELS
 from lookalike.errors import ImageError
 
+# What makes a picture upright, by the orientation that EXIF says it was stored in.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -111,9 +120,13 @@ def _load_plugins() -> None:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
-    except (ValueError, TypeError, KeyError, SyntaxError, OSError, struct.error, ZeroDivisionError):
-        return image  # broken metadata says nothing about orientation; the pixels are fine
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    # Metadata is as hostile as pixels are. Where it cannot be read it says nothing about
+    # orientation, and the pixels are fine.
+    except Exception:
+        return image
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
 
 
 def _flattened(image: Image.Image) -> Image.Image:
