@@ -453,6 +453,7 @@ def test_the_extension_is_not_trusted(tmp_path: Path, format: str, name: str) ->
         (b"<!DOCTYPE html><html><body>404</body></html>", "HTML"),
         (b"  \n<HTML><head></head></HTML>", "HTML"),
         (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg"></svg>', "SVG"),
         (b"\0" * 2000, "not a picture"),
         ("Thesaurus, nicht Bild: äöü".encode(), "not a picture"),
         (b"\x89PNG\r\n\x1a\n", "not a picture"),
@@ -467,6 +468,18 @@ def test_what_is_no_picture_is_refused_with_a_reason(
     assert said in reason_of(path)
     with pytest.raises(ImageError):
         probe_image(str(path))
+
+
+def test_a_long_message_of_a_decoder_becomes_one_short_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise ValueError("bad\n\n  block " + "x" * 5000)
+
+    Image.new("RGB", (2, 2)).save(tmp_path / "picture.png")
+    monkeypatch.setattr(Image, "open", fails)
+    reason = reason_of(tmp_path / "picture.png")
+    assert reason.startswith("bad block xxx")
 
 
 def test_a_missing_file_is_an_image_error(tmp_path: Path) -> None:

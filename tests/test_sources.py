@@ -368,8 +368,8 @@ def test_spaces_belong_to_paths_but_not_to_labels(tmp_path: Path) -> None:
 
 
 def test_quoted_cells_may_hold_commas_quotes_and_line_breaks(tmp_path: Path) -> None:
-    images = load_images(table(tmp_path, 'label,path\ncat,"a,b""c\nd.png"\n'))
-    assert (images.names, images.labels) == (['a,b"c\nd.png'], ["cat"])
+    images = load_images(table(tmp_path, 'label,path\ncat,"a,b""c\n\rd.png"\n'))
+    assert (images.names, images.labels) == (['a,b"c\n\rd.png'], ["cat"])
 
 
 def test_a_table_saved_by_a_spreadsheet_is_read(tmp_path: Path) -> None:
