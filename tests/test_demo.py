@@ -62,6 +62,7 @@ def test_a_small_demo_goes_all_the_way(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_demo_recognises_objects_it_has_never_seen(tmp_path: Path) -> None:
     result = run.demo(tmp_path / "demo", seed=0, progress=SilentProgress())
     before, after = result.history[0].metrics, result.history[-1].metrics
