@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import sys
 import time
 from collections.abc import Iterator
@@ -110,11 +111,21 @@ def test_every_file_counts_until_it_is_read(tmp_path: Path) -> None:
     assert load_images(tmp_path).names == ["cat/a.png", "cat/no_extension", "cat/notes.txt"]
 
 
-def test_the_order_does_not_depend_on_the_order_of_creation(tmp_path: Path) -> None:
-    names = [f"{folder}/{file}.png" for folder in "zamb" for file in ("9", "10", "A", "a")]
-    put(tmp_path / "one", *names)
-    put(tmp_path / "two", *reversed(names))
-    assert load_images(tmp_path / "one").names == load_images(tmp_path / "two").names
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_does_not_depend_on_that_of_the_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    put(tmp_path, *[f"{folder}/{file}.png" for folder in "bac" for file in ("9", "10", "A")])
+    list_folder = os.scandir
+
+    def shuffled(path: str) -> list[os.DirEntry[str]]:
+        entries = list(list_folder(path))
+        random.Random(seed).shuffle(entries)
+        return entries
+
+    monkeypatch.setattr(os, "scandir", shuffled)
+    names = [f"{folder}/{file}.png" for folder in "abc" for file in ("10", "9", "A")]
+    assert load_images(tmp_path).names == names
 
 
 def test_odd_names_are_kept_to_the_letter(tmp_path: Path) -> None:

@@ -130,6 +130,11 @@ def _find_device() -> torch.device:
 def _named_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"there is no device {name!r}; use --device auto, or cuda, cuda:1, mps, xpu or cpu"
+        ) from error
+    try:
         torch.empty(1, device=device)  # the only question every backend answers alike
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         first_line = str(error).partition("\n")[0]

@@ -324,6 +324,10 @@ class Run:
                 f"resume   {shown(resume)}: epoch {self.state.epoch} done"
                 + (f", then {self.state.step} steps" if self.state.step else "")
             )
+        if resume and self.state.epoch >= config.num_epochs:
+            self.progress.note(
+                f"this run is finished; train on with --num-epochs {config.num_epochs + 1} or more"
+            )
         if self.protocol is None:
             self.progress.warn(
                 "no test pictures, so nothing is measured; give --test, or --query and --gallery"
