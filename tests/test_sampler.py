@@ -447,3 +447,8 @@ def test_the_defaults_are_four_classes_of_two() -> None:
     (batch, *_) = BalancedBatchSampler(labels_of([4] * 6))
     assert len(batch) == 8
     assert len({labels_of([4] * 6)[index] for index in batch}) == 4
+
+
+def test_a_policy_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="'repaet'"):
+        BalancedBatchSampler([0, 0, 1, 1], 2, 2, singletons="repaet")  # type: ignore[arg-type]

@@ -648,3 +648,9 @@ def test_a_list_of_bad_files_is_one_line_whatever_their_names() -> None:
     bad = [Unreadable(os.path.join("far", "away", "new\nline\udce9.jpg"), "truncated")]
     assert list_unreadable(bad) == "new\\nline\\udce9.jpg: truncated"
     assert list_unreadable(bad * 3, most=1) == "new\\nline\\udce9.jpg: truncated; and 2 more"
+
+
+def test_a_table_with_semicolons_is_read_as_spreadsheets_write_it(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("path;label\na,b.png;cat\n")
+    images = load_images(tmp_path / "list.csv")
+    assert (images.names, images.labels) == (["a,b.png"], ["cat"])

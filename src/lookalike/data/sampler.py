@@ -71,6 +71,8 @@ class BalancedBatchSampler(Sampler[list[int]]):
         singletons: Literal["exclude", "repeat"] = "exclude",
         seed: int = 0,
     ) -> None:
+        if singletons not in ("exclude", "repeat"):
+            raise ValueError(f"singletons is {singletons!r}; expected 'exclude' or 'repeat'")
         if n_classes_per_batch < 1 or n_samples_per_class < 1:
             raise ValueError(
                 f"a batch of {n_classes_per_batch} classes x {n_samples_per_class} pictures is "

@@ -268,16 +268,17 @@ def _load_table(path: Path) -> ImageSet:
         path.parent,
         names,
         labels=texts("label"),
-        groups=None if groups is None else ["" if g is None else str(g) for g in groups],
+        groups=None if groups is None else ["" if g is None else str(g).strip() for g in groups],
         splits=texts("split"),
         is_query=_read_flags(columns.get("is_query"), path),
     )
 
 
 def _read_csv(path: Path) -> dict[str, list[Any]]:
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     try:
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            delimiter = _delimiter(file.readline(), path)
+            file.seek(0)
             reader = csv.DictReader(file, delimiter=delimiter, strict=True)
             rows = list(reader)
             header = list(reader.fieldnames or [])
@@ -288,6 +289,13 @@ def _read_csv(path: Path) -> dict[str, list[Any]]:
             raise DataError(f"row {number} of {shown(path)} has another number of cells than its "
                             f"header ({len(header)}); quote cells that hold a comma")  # fmt: skip
     return {name: [row[name] for row in rows] for name in header}
+
+
+def _delimiter(header: str, path: Path) -> str:
+    """What separates the cells; spreadsheets of many countries write semicolons into a CSV."""
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    return ";" if ";" in header and "," not in header else ","
 
 
 def _read_parquet(path: Path) -> dict[str, list[Any]]:
@@ -317,6 +325,7 @@ def _read_flags(values: list[Any] | None, path: Path) -> list[bool] | None:
     if values is None:
         return None
     words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    words |= {"1.0": True, "0.0": False, "nan": False}  # what pandas makes of a column with gaps
     flags: list[bool] = []
     for row, value in enumerate(values, start=1):
         word = "false" if value is None else str(value).strip().lower() or "false"
