@@ -272,6 +272,10 @@ def test_a_run_is_not_resumed_into_the_folder_of_another(settings: Settings, pho
     train(settings(out=str(photos / "two")))
     with pytest.raises(OutputError, match="already holds"):
         train(settings(out=str(photos / "two"), num_epochs=2), resume=one.checkpoint)
+    replacing = settings(out=str(photos / "two"), num_epochs=2, overwrite=True, test=None)
+    train(replacing, resume=one.checkpoint)
+    weights = sorted(path.name for path in (photos / "two" / "weights").iterdir())
+    assert weights == ["encoder_epoch_02.pth"]  # and not another run's epoch 1 beside it
 
 
 def test_a_loss_that_is_not_a_number_names_step_and_pictures(

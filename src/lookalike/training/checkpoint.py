@@ -193,15 +193,16 @@ def files_of_a_run(out: Path) -> list[Path]:
     return find_checkpoints(out) + find_results(out)
 
 
-def refuse_to_mix_runs(config: TrainConfig, out: Path, resume: Path | None) -> None:
-    """A run never writes among another's files, nor replaces them unless told to.
+def files_to_replace(config: TrainConfig, out: Path, resume: Path | None) -> list[Path]:
+    """Files of another run that this one is told to replace: it never writes among them.
 
     Raises:
-        OutputError: `out` holds files of a run, and it is not this one that is resumed.
+        OutputError: `out` holds files of a run, it is not this one that is resumed, and
+            nobody said to overwrite them.
     """
     earlier = [path.resolve() for path in files_of_a_run(out)]
     if not earlier or (resume is not None and resume.resolve() in earlier):
-        return
+        return []
     if not config.overwrite:
         raise OutputError(
             f"{shown(out)} already holds a run's files ({shown(earlier[-1].name)}). Go on with "
@@ -212,6 +213,7 @@ def refuse_to_mix_runs(config: TrainConfig, out: Path, resume: Path | None) -> N
             f"--overwrite would remove {shown(config.model_name)}, which this run starts from; "
             "write elsewhere with --out FOLDER"
         )
+    return earlier
 
 
 def sweep_unfinished(out: Path) -> None:

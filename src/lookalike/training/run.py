@@ -36,8 +36,7 @@ from lookalike.training.checkpoint import (
     check_same_pictures,
     check_same_settings,
     epoch_file,
-    files_of_a_run,
-    refuse_to_mix_runs,
+    files_to_replace,
     restore_checkpoint,
     save_checkpoint,
     sweep_unfinished,
@@ -65,7 +64,7 @@ class Run:
     ) -> None:
         self.config, self.runtime, self.progress = config, runtime, progress
         self.out = writable_folder(Path(config.out))
-        refuse_to_mix_runs(config, self.out, resume)
+        self._to_replace = files_to_replace(config, self.out, resume)
         if saved is not None and resume is not None:
             check_same_settings(saved, resume, config)
         images = _listed_training_images(config, progress)
@@ -211,8 +210,7 @@ class Run:
             )
         except KeyboardInterrupt:
             self.save_and_stop()
-        if self.last_saved is None:  # the first thing that is written
-            self._replace_earlier_run()
+        self._replace_earlier_run()
         about = {"run": self.state.run, "loss": loss, "config": asdict(self.config)}
         self.files += write_results(self.out, epoch, retrieval, self.protocol, about=about)
         self.retrieval = retrieval
@@ -281,8 +279,7 @@ class Run:
         )
 
     def _save(self, path: Path) -> None:
-        if self.last_saved is None:
-            self._replace_earlier_run()
+        self._replace_earlier_run()
         save_checkpoint(
             path, self.state, config=self.config, encoder=self.encoder, optimizer=self.optimizer,
             scaler=self.scaler, sampler=self.sampler, runtime=self.runtime,
@@ -293,9 +290,8 @@ class Run:
     def _replace_earlier_run(self) -> None:
         """Makes room for a new run's files, now that there is something to write."""
         sweep_unfinished(self.out)
-        if not self.files:
-            for path in files_of_a_run(self.out):
-                path.unlink()
+        while self._to_replace:
+            self._to_replace.pop().unlink(missing_ok=True)
 
     def _how_to_go_on(self) -> str:
         path = os.fspath(self.last_saved or "")
