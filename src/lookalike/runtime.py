@@ -156,14 +156,14 @@ def _find_precision(wanted: str, device: torch.device) -> Precision:
         return "bf16" if wanted == "bf16" else "fp16"
     if wanted != "auto":
         raise ConfigError(f"precision is {wanted!r}; expected auto, bf16, fp16 or fp32")
-    if _has_fast_bf16(device):
+    if has_fast_bf16(device):
         return "bf16"
     if device.type != "cpu" and _can_autocast(device, torch.float16):
         return "fp16"
     return "fp32"
 
 
-def _has_fast_bf16(device: torch.device) -> bool:
+def has_fast_bf16(device: torch.device) -> bool:
     """Whether the device has units for bf16, rather than an emulation that is slower than fp32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

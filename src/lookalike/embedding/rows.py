@@ -1,0 +1,95 @@
+"""Embeddings wherever they lie: a tensor, an array, or memory-mapped shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from lookalike.errors import DataError
+
+Matrix: TypeAlias = "Tensor | np.ndarray"
+Embeddings: TypeAlias = "Matrix | Sequence[Matrix]"
+
+
+class Rows:
+    """Rows of one matrix, or of several that stand below each other, read a part at a time.
+
+    Shards may be memory-mapped (`numpy.load(path, mmap_mode="r")`): only what is asked for is
+    read. Whatever their type, rows come out as float32.
+
+    Raises:
+        DataError: a shard is no matrix of numbers, or they differ in width.
+    """
+
+    def __init__(self, source: Embeddings) -> None:
+        shards = [source] if isinstance(source, (Tensor, np.ndarray)) else list(source)
+        for number, shard in enumerate(shards):
+            what = f"shard {number} of the embeddings" if len(shards) > 1 else "the embeddings"
+            if len(shard.shape) != 2:
+                raise DataError(f"{what} has {len(shard.shape)} dimensions; expected 2, (n, dim)")
+            if shard.shape[1] != shards[0].shape[1]:
+                raise DataError(f"{what} is {shard.shape[1]}-d, the first {shards[0].shape[1]}-d; "
+                                "expected embeddings of one model")  # fmt: skip
+        self._shards = shards
+        self._starts = np.cumsum([0] + [len(shard) for shard in shards])
+        self.dim = int(shards[0].shape[1]) if shards else 0
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def part(self, start: int, stop: int) -> Float32[Tensor, "rows dim"]:
+        """Rows `start` to `stop`, which may lie in several shards."""
+        stop = min(stop, len(self))
+        pieces = []
+        for shard, begin in zip(self._shards, self._starts[:-1], strict=True):
+            low, high = max(start - begin, 0), min(stop - begin, len(shard))
+            if low < high:
+                pieces.append(_as_float(shard[low:high]))
+        return pieces[0] if len(pieces) == 1 else torch.cat([torch.empty(0, self.dim), *pieces])
+
+    def take(self, positions: Int64[Tensor, " n"]) -> Float32[Tensor, "n dim"]:
+        """The rows at these positions."""
+        if len(self._shards) == 1:
+            return _taken(self._shards[0], positions)
+        wanted = positions.cpu().numpy()
+        of_shard = np.searchsorted(self._starts, wanted, side="right") - 1
+        rows = torch.empty(len(wanted), self.dim)
+        for number in np.unique(of_shard):
+            here = np.flatnonzero(of_shard == number)
+            inside = torch.from_numpy(wanted[here] - self._starts[number])
+            rows[torch.from_numpy(here)] = _taken(self._shards[number], inside).cpu()
+        return rows
+
+    def parts(self, rows: int) -> Iterator[tuple[int, int]]:
+        """Bounds of parts of so many rows that cover everything.
+
+        They come in an order that jumps about: galleries are often sorted by class, and a
+        search that meets a bit of everything early on can pass over the rest quickly.
+        """
+        count = -(-len(self) // rows)
+        stride = next(
+            s for s in range(max(1, int(count * 0.618)), count + 2) if np.gcd(s, count) == 1
+        )
+        for number in range(count):
+            start = (number * stride % count) * rows
+            yield start, min(start + rows, len(self))
+
+
+def _taken(shard: Matrix, positions: Int64[Tensor, " n"]) -> Float32[Tensor, "n dim"]:
+    if isinstance(shard, Tensor):
+        return shard[positions.to(shard.device)].float()
+    return _as_float(shard[positions.cpu().numpy()])
+
+
+def _as_float(rows: Matrix) -> Float32[Tensor, "n dim"]:
+    if isinstance(rows, Tensor):
+        return rows.float()
+    # A copy where the array is read-only (memory-mapped), which torch will not share.
+    return torch.from_numpy(
+        np.array(rows, dtype=np.float32, copy=None if rows.flags.writeable else True)
+    )
