@@ -1,57 +1,173 @@
-"""Retrieval metrics as pure functions of ranked relevance.
+"""Retrieval metrics as pure functions of the ranks of the right pictures.
 
-`relevant[q, r]` says whether the picture at rank r + 1 of query q has the query's label;
-`num_relevant[q]` is how many such pictures the whole gallery holds for it. All functions give
-one number a query, in 0..1, and need `num_relevant >= 1`: a query without an answer in the
-gallery has no score, and is counted apart by the caller.
+`ranks[q]` holds the ranks (from 1) at which the right pictures of query q were retrieved,
+rising, padded at its end with 0; `num_relevant[q]` is R, how many right pictures the whole
+gallery holds for it, retrieved or not. All functions give one number a query and need R >= 1:
+a query without an answer in the gallery has no score, and is counted apart by the caller.
 
-All three are defined in Musgrave et al., "A Metric Learning Reality Check" (ECCV 2020),
-sections 2.2 and 3.1, and in Manning et al., "Introduction to Information Retrieval", ch. 8.
+Unless a function says otherwise the source is Manning, Raghavan and Schütze, "Introduction to
+Information Retrieval" (2008), chapter 8. Relevance is binary throughout: right or wrong.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+Ranks = Int64[Tensor, "queries hits"]
+Counts = Int64[Tensor, " queries"]
+Scores = Float64[Tensor, " queries"]
 
-def recall_at_k(relevant: Bool[Tensor, "queries ranks"], k: int) -> Float64[Tensor, " queries"]:
-    """1 if any of the first k results is right, else 0 (also called hit rate, or Recall@k).
 
-    >>> recall_at_k(torch.tensor([[False, True, True], [False, False, True]]), k=2)
+def recall_at_k(ranks: Ranks, k: int) -> Scores:
+    """1 if any of the first k results is right, else 0: the hit rate, as the field has it.
+
+    Formula: [min rank <= k]. Source: Jégou et al., "Product Quantization for Nearest Neighbor
+    Search" (PAMI 2011), section V; in text retrieval "recall" means found / R, which this is not.
+
+    >>> recall_at_k(torch.tensor([[2, 3], [3, 0]]), k=2)
     tensor([1., 0.], dtype=torch.float64)
     """
-    return relevant[:, :k].any(dim=1).double()
+    return _within(ranks, k).any(dim=1).double()
 
 
-def average_precision(
-    relevant: Bool[Tensor, "queries ranks"], num_relevant: Int64[Tensor, " queries"]
-) -> Float64[Tensor, " queries"]:
-    """The precision at the rank of each right picture, summed, over the number of right pictures.
+def precision_at_k(ranks: Ranks, k: int) -> Scores:
+    """The share of right pictures among the first k places.
 
-    Needs the ranking of the whole gallery; its mean over queries is mAP. Right pictures that
-    were not retrieved count as zero: the denominator is what the gallery holds, not what was
-    found. Below: right at ranks 1 and 3 of two right ones, (1/1 + 2/3) / 2.
+    Formula: |{rank <= k}| / k. The denominator stays k where the gallery is smaller or R < k.
 
-    >>> average_precision(torch.tensor([[True, False, True, False]]), torch.tensor([2]))
-    tensor([0.8333], dtype=torch.float64)
+    >>> precision_at_k(torch.tensor([[2, 3], [3, 0]]), k=2)
+    tensor([0.5000, 0.0000], dtype=torch.float64)
     """
-    ranks = torch.arange(1, relevant.shape[1] + 1, dtype=torch.float64, device=relevant.device)
-    precision = relevant.cumsum(dim=1).double() / ranks
-    return (precision * relevant).sum(dim=1) / num_relevant
+    return _within(ranks, k).sum(dim=1).double() / k
 
 
-def average_precision_at_r(
-    relevant: Bool[Tensor, "queries ranks"], num_relevant: Int64[Tensor, " queries"]
-) -> Float64[Tensor, " queries"]:
-    """Average precision over the first R ranks only, R being the number of right pictures.
+def r_precision(ranks: Ranks, num_relevant: Counts) -> Scores:
+    """The share of right pictures among the first R places.
 
-    Its mean over queries is mAP@R: 1 only if all right pictures come before all wrong ones.
-    Below R = 2: right at rank 1 and not at rank 2, (1/1 + 0) / 2.
+    Formula: |{rank <= R}| / R. Below R = 2 and one of the first two places is right.
 
-    >>> average_precision_at_r(torch.tensor([[True, False, True, False]]), torch.tensor([2]))
+    >>> r_precision(torch.tensor([[1, 3]]), torch.tensor([2]))
     tensor([0.5000], dtype=torch.float64)
     """
-    ranks = torch.arange(1, relevant.shape[1] + 1, device=relevant.device)
-    return average_precision(relevant & (ranks <= num_relevant[:, None]), num_relevant)
+    return _within(ranks, num_relevant[:, None]).sum(dim=1).double() / num_relevant
+
+
+def average_precision(ranks: Ranks, num_relevant: Counts) -> Scores:
+    """The precision at the rank of each right picture, summed, over R.
+
+    Formula: (1 / R) sum over right pictures i of i / rank_i. Needs the ranks of all right
+    pictures in the whole gallery; its mean over queries is mAP. Right pictures that were not
+    retrieved count as zero. Below: right at ranks 1 and 3 of two, (1/1 + 2/3) / 2.
+
+    >>> average_precision(torch.tensor([[1, 3]]), torch.tensor([2]))
+    tensor([0.8333], dtype=torch.float64)
+    """
+    return _precisions(ranks).sum(dim=1) / num_relevant
+
+
+def average_precision_at_r(ranks: Ranks, num_relevant: Counts) -> Scores:
+    """Average precision over the first R ranks only.
+
+    Formula: (1 / R) sum over right pictures with rank_i <= R of i / rank_i. Its mean over
+    queries is mAP@R: 1 only if all right pictures come before all wrong ones. Source: Musgrave
+    et al., "A Metric Learning Reality Check" (ECCV 2020), section 3.1. Below (1/1 + 0) / 2.
+
+    >>> average_precision_at_r(torch.tensor([[1, 3]]), torch.tensor([2]))
+    tensor([0.5000], dtype=torch.float64)
+    """
+    counted = _within(ranks, num_relevant[:, None])
+    return (_precisions(ranks) * counted).sum(dim=1) / num_relevant
+
+
+def average_precision_at_k(
+    ranks: Ranks, num_relevant: Counts, k: int, *, over: Literal["R", "min(k,R)"]
+) -> Scores:
+    """Average precision over the first k ranks, with the denominator said.
+
+    Formula: (1 / D) sum over right pictures with rank_i <= k of i / rank_i. D = R makes it a
+    part of average precision, which cannot reach 1 where R > k (TREC's `map_cut`); D = min(k,
+    R) can. (Dividing by the hits found, as some do, rewards finding fewer.) Below, right at
+    ranks 1 and 4 of three, k = 2: 1 / 3 and 1 / 2.
+
+    >>> ranks, num_relevant = torch.tensor([[1, 4]]), torch.tensor([3])
+    >>> average_precision_at_k(ranks, num_relevant, 2, over="R")
+    tensor([0.3333], dtype=torch.float64)
+    >>> average_precision_at_k(ranks, num_relevant, 2, over="min(k,R)")
+    tensor([0.5000], dtype=torch.float64)
+    """
+    denominator = num_relevant if over == "R" else num_relevant.clamp(max=k)
+    return (_precisions(ranks) * _within(ranks, k)).sum(dim=1) / denominator
+
+
+def ndcg_at_k(ranks: Ranks, num_relevant: Counts, k: int) -> Scores:
+    """Normalised discounted cumulative gain of the first k places.
+
+    Formula: DCG / IDCG with DCG = sum over rank_i <= k of 1 / log2(rank_i + 1) and IDCG the
+    same for right pictures at ranks 1 .. min(k, R). Source: Järvelin and Kekäläinen,
+    "Cumulated Gain-Based Evaluation of IR Techniques" (TOIS 2002), with the discount that
+    became usual. Below, right at ranks 1 and 3 of two: (1 + 1/2) / (1 + 1/log2(3)).
+
+    >>> ndcg_at_k(torch.tensor([[1, 3]]), torch.tensor([2]), k=3)
+    tensor([0.9197], dtype=torch.float64)
+    """
+    gains = torch.where(_within(ranks, k), 1 / torch.log2(ranks.double() + 1), 0.0)
+    places = torch.arange(1, k + 1, dtype=torch.float64, device=ranks.device)
+    ideal = (1 / torch.log2(places + 1)).cumsum(dim=0)
+    return gains.sum(dim=1) / ideal[num_relevant.clamp(max=k) - 1]
+
+
+def reciprocal_rank(ranks: Ranks) -> Scores:
+    """1 over the rank of the first right picture, 0 if none was retrieved; its mean is MRR.
+
+    Source: Voorhees, "The TREC-8 Question Answering Track Report" (1999).
+
+    >>> reciprocal_rank(torch.tensor([[2, 3], [0, 0]]))
+    tensor([0.5000, 0.0000], dtype=torch.float64)
+    """
+    return torch.where(_found(ranks), 1 / first_rank(ranks), 0.0)
+
+
+def first_rank(ranks: Ranks) -> Scores:
+    """The rank of the first right picture, infinite if none was retrieved.
+
+    Its median over queries is the median rank.
+
+    >>> first_rank(torch.tensor([[2, 3], [0, 0]]))
+    tensor([2., inf], dtype=torch.float64)
+    """
+    infinite = ranks.new_full((len(ranks),), float("inf"), dtype=torch.float64)
+    return (
+        torch.where(_found(ranks), ranks[:, 0].double(), infinite) if ranks.shape[1] else infinite
+    )
+
+
+def ranks_of(relevant: Bool[Tensor, "queries places"]) -> Ranks:
+    """Ranks for the functions above, from ranked relevance: is the result in each place right?
+
+    >>> ranks_of(torch.tensor([[True, False, True], [False, True, False]]))
+    tensor([[1, 3],
+            [2, 0]])
+    """
+    places = torch.arange(1, relevant.shape[1] + 1, device=relevant.device)
+    never = relevant.shape[1] + 1
+    hits = int(relevant.sum(dim=1).max()) if relevant.numel() else 0
+    ranks = torch.where(relevant, places, never).sort(dim=1).values[:, :hits]
+    return torch.where(ranks == never, 0, ranks)
+
+
+def _found(ranks: Ranks) -> Bool[Tensor, " queries"]:
+    return (ranks > 0).any(dim=1)
+
+
+def _within(ranks: Ranks, k: int | Tensor) -> Bool[Tensor, "queries hits"]:
+    return (ranks > 0) & (ranks <= k)
+
+
+def _precisions(ranks: Ranks) -> Float64[Tensor, "queries hits"]:
+    """The precision at the rank of each right picture, 0 where it was not retrieved."""
+    found = torch.arange(1, ranks.shape[1] + 1, dtype=torch.float64, device=ranks.device)
+    return torch.where(ranks > 0, found / ranks, 0.0)
