@@ -28,7 +28,7 @@ def test_dinov2_on_grocery_scores_what_plain_pytorch_measured(tmp_path: Path) ->
         ),
         progress=SilentProgress(),
     )
-    metrics = result.retrieval.metrics
+    metrics = result.metrics
     assert metrics is not None
     assert metrics["recall@1"] == pytest.approx(0.8153, abs=0.005)
     assert metrics["mAP"] == pytest.approx(0.270, abs=0.005)

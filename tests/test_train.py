@@ -25,7 +25,7 @@ from lookalike.errors import (
     NonFiniteError,
     OutputError,
 )
-from lookalike.evaluation import protocol
+from lookalike.evaluation import retrieval
 from lookalike.progress import SilentProgress, Task
 from lookalike.training import run
 from lookalike.training.outcome import TrainResult
@@ -184,7 +184,7 @@ def test_ctrl_c_during_evaluation_points_at_the_epoch_just_saved(
             raise KeyboardInterrupt
         return real(*args, **options)
 
-    real = protocol.evaluate_encoder
+    real = retrieval.evaluate_encoder
     monkeypatch.setattr(run, "evaluate_encoder", interrupted)
     with pytest.raises(Interrupted, match=r"end of epoch 1.*--resume \S*encoder_epoch_01\.pth"):
         train(settings())
@@ -224,7 +224,7 @@ def test_a_checkpoint_is_a_model_everywhere(settings: Settings, photos: Path) ->
     )
     evaluated = lookalike.evaluate(config, progress=Watch())
     assert evaluated.epoch == 1
-    assert evaluated.retrieval.metrics == result.history[-1].metrics
+    assert evaluated.metrics == result.history[-1].metrics
     again = train(settings(model_name=str(result.checkpoint), out=str(photos / "again")))
     assert again.history[0].metrics == result.history[-1].metrics
 

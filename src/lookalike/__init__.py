@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lookalike.config import EvaluateConfig, TrainConfig
     from lookalike.data.sampler import BalancedBatchSampler
     from lookalike.errors import LookalikeError
-    from lookalike.evaluation.evaluate import EvaluateResult, evaluate
+    from lookalike.measure.evaluate import EvaluateResult, evaluate
     from lookalike.model.encoder import CLIPEncoder
     from lookalike.training.loss import SupConLoss
     from lookalike.training.outcome import TrainResult
@@ -34,12 +34,12 @@ _HOMES = {
     "BalancedBatchSampler": "lookalike.data.sampler",
     "CLIPEncoder": "lookalike.model.encoder",
     "EvaluateConfig": "lookalike.config",
-    "EvaluateResult": "lookalike.evaluation.evaluate",
+    "EvaluateResult": "lookalike.measure.evaluate",
     "LookalikeError": "lookalike.errors",
     "SupConLoss": "lookalike.training.loss",
     "TrainConfig": "lookalike.config",
     "TrainResult": "lookalike.training.outcome",
-    "evaluate": "lookalike.evaluation.evaluate",
+    "evaluate": "lookalike.measure.evaluate",
     "train": "lookalike.training.trainer",
 }
 

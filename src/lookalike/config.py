@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -60,6 +61,23 @@ class _Common:
         "one labelled folder or table instead: each picture searches in all the others",
         group="Test pictures",
         metavar="PICTURES",
+    )
+    holdout_classes: str | None = _knob(
+        None,
+        "test on classes that are kept from training: a share of all classes such as 0.5, or one "
+        "of so many folds such as 2/5",
+        group="Test pictures",
+        metavar="SHARE",
+    )
+    holdout_seed: int = _knob(
+        0, "another seed holds out other classes", group="Test pictures", at_least=0
+    )
+    group_pattern: str | None = _knob(
+        None,
+        "a regular expression; test pictures whose names give the same match (its first "
+        "parenthesis, or all of it) come from one shoot, and are never searched in each other",
+        group="Test pictures",
+        metavar="REGEX",
     )
     top_k: int = _knob(10, "retrievals returned per query", group="Test pictures", at_least=1)
     model_name: str = _knob(
@@ -114,6 +132,10 @@ class _Common:
         for name in ("train", "test", "query", "gallery", "out", "model_name"):
             if getattr(self, name, None) == "":
                 raise ConfigError(f"{name} is empty; name something, or leave it out")
+        if self.holdout_classes is not None:
+            holdout_bounds(self.holdout_classes)
+        if self.group_pattern is not None:
+            _check_pattern(self.group_pattern)
         if self.test is not None and (self.query is not None or self.gallery is not None):
             raise ConfigError("give either test, or query and gallery, not both")
         if (self.query is None) != (self.gallery is None):
@@ -188,6 +210,53 @@ class EvaluateConfig(_Common):
         ConfigError: a value is out of its range, or two of them contradict each other.
     """
 
+    test_embeddings: str | None = _knob(
+        None,
+        "embeddings of the test pictures, made elsewhere: a .npy beside a .csv of the same name "
+        "that has a column path, or a .parquet with columns path and embedding",
+        group="Other systems",
+        metavar="FILE",
+    )
+    query_embeddings: str | None = _knob(
+        None, "the same for the queries", group="Other systems", metavar="FILE"
+    )
+    gallery_embeddings: str | None = _knob(
+        None, "the same for the gallery", group="Other systems", metavar="FILE"
+    )
+    run: str | None = _knob(
+        None,
+        "a ranking made elsewhere, as a TREC run file; scored against qrels, without pictures",
+        group="Other systems",
+        metavar="FILE",
+    )
+    qrels: str | None = _knob(
+        None,
+        "what is right for each query of run, as a TREC qrels file",
+        group="Other systems",
+        metavar="FILE",
+    )
+    trec: bool = _knob(False, "also write a TREC run and qrels", group="Output")
+    save_embeddings: Literal["none", "npy", "parquet"] = _knob(
+        "none", "also write the embeddings, with the pictures' names", group="Output"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.run is None) != (self.qrels is None):
+            given, missing = ("run", "qrels") if self.run else ("qrels", "run")
+            raise ConfigError(f"{given} is given without {missing}; give both")
+        if self.run is not None and (self.test is not None or self.query is not None):
+            raise ConfigError("run and qrels need no pictures; leave test, query and gallery out")
+        for side, needed in (("test", ("test",)), ("query", ("gallery",)), ("gallery", ("query",))):
+            if getattr(self, f"{side}_embeddings") is None:
+                continue
+            partner = f"{needed[0]}_embeddings"
+            if getattr(self, side) is None:
+                raise ConfigError(f"{side}_embeddings needs {side}: the pictures, or a table of "
+                                  "their paths and labels")  # fmt: skip
+            if getattr(self, partner) is None:
+                raise ConfigError(f"{side}_embeddings is given without {partner}; give both")
+
 
 ConfigT = TypeVar("ConfigT", TrainConfig, EvaluateConfig)
 
@@ -195,7 +264,7 @@ ConfigT = TypeVar("ConfigT", TrainConfig, EvaluateConfig)
 # the same pictures is checked by their names, wherever they lie now.)
 FREE_ON_RESUME = frozenset(
     {"train", "num_epochs", "out", "overwrite", "query", "gallery", "test", "top_k",
-     "eval_batch_size", "device", "num_workers", "gradient_checkpointing"}
+     "group_pattern", "eval_batch_size", "device", "num_workers", "gradient_checkpointing"}
 )  # fmt: skip
 
 
@@ -275,7 +344,7 @@ def _as_yaml(value: Any) -> str:
 def knobs_by_group(cls: type) -> Iterator[tuple[str, list[dataclasses.Field[Any]]]]:
     """The knobs of a configuration in reading order: what is trained on first."""
     order = ["Training pictures", "Test pictures", "Model", "Batches", "Training", "Pictures",
-             "Machine", "Output"]  # fmt: skip
+             "Other systems", "Machine", "Output"]  # fmt: skip
     for group in order:
         knobs = [knob for knob in dataclasses.fields(cls) if knob.metadata["group"] == group]
         if knobs:
@@ -292,9 +361,37 @@ def changed_on_resume(saved: Mapping[str, Any], now: TrainConfig) -> list[str]:
     ]
 
 
+def holdout_bounds(holdout: str) -> tuple[float, float]:
+    """Which part of the ordered classes is held out, as shares: "0.5" is 0 to 0.5.
+
+    Raises:
+        ConfigError: it is neither a share nor a fold.
+    """
+    first, slash, second = holdout.partition("/")
+    try:
+        if slash and 1 <= int(first) <= int(second) and int(second) >= 2:
+            return (int(first) - 1) / int(second), int(first) / int(second)
+        if not slash and 0 < float(first) < 1:
+            return 0.0, float(first)
+    except ValueError:
+        pass
+    raise ConfigError(
+        f"holdout_classes is {holdout!r}; expected a share of the classes such as 0.5, or a fold "
+        "such as 2/5"
+    )
+
+
+def _check_pattern(pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"group_pattern {pattern!r} is no regular expression: {error}") from error
+
+
 def _nearest(name: str, known: list[str]) -> str:
-    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {matches[0]!r}?" if matches else f"; known keys: {', '.join(known)}"
+    begun = [one for one in known if len(name) > 2 and one.startswith(name)]
+    near = begun or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}"
 
 
 def _coerce(name: str, value: Any, hint: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -134,11 +135,43 @@ def _add_evaluate(verbs: Any) -> None:
             examples:
               lookalike evaluate --test photos/test --model-name weights/encoder_epoch_01.pth
               lookalike evaluate --query new/ --gallery shop/ --out runs/shop --top-k 20
+              lookalike evaluate --test photos/test --test-embeddings other.parquet --out runs/other
+              lookalike evaluate --run other.trec --qrels qrels.trec --out runs/other
         """),
     )
     _add_recipe_flags(parser)
     add_knobs(parser, EvaluateConfig)
     parser.set_defaults(run=_evaluate, parser=parser)
+
+
+def _add_compare(verbs: Any) -> None:
+    parser = verbs.add_parser(
+        "compare",
+        usage="lookalike compare RESULT RESULT ... [flags]",
+        help="put results beside each other, and test whether they differ",
+        description=paragraphs("""
+            Puts metrics files beside each other and tests each against the first, query by query:
+            the mean difference, its 95% bootstrap interval, and the p-value of a paired
+            permutation test. Results that were measured under different protocols (other
+            pictures, labels, groups or held-out classes) do not compare, and are refused.
+        """),
+        epilog=paragraphs("""
+            examples:
+              lookalike compare runs/first runs/second        the last epoch of each
+              lookalike compare runs/first                    all its epochs
+              lookalike compare runs/a/results/metrics_epoch_00.json other/metrics_bm25.json
+              lookalike compare runs/fold1 runs/fold2 runs/fold3   of --holdout-classes 1/3 ...
+        """),
+    )
+    parser.add_argument("results", nargs="+", metavar="RESULT",
+                        help="a run's folder, or a results/metrics_*.json")  # fmt: skip
+    parser.add_argument("--by-class", action="store_true",
+                        help="treat queries of one class as belonging together: wider, more "
+                        "honest intervals where a class has many queries")  # fmt: skip
+    parser.add_argument("--different-protocols", action="store_true",
+                        help="show results of different protocols as well, untested")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.set_defaults(run=_compare, parser=parser)
 
 
 def _add_demo(verbs: Any) -> None:
@@ -160,7 +193,12 @@ def _add_demo(verbs: Any) -> None:
     parser.set_defaults(run=_demo, parser=parser)
 
 
-_VERBS = {"train": _add_train, "evaluate": _add_evaluate, "demo": _add_demo}
+_VERBS = {
+    "train": _add_train,
+    "evaluate": _add_evaluate,
+    "compare": _add_compare,
+    "demo": _add_demo,
+}
 
 
 def _add_recipe_flags(parser: argparse.ArgumentParser) -> None:
@@ -207,6 +245,8 @@ def _train(given: argparse.Namespace) -> None:
     else:
         tables.print_history(result.history)
         if result.retrieval is not None:
+            if result.retrieval.scores:
+                tables.print_unanswered(result.retrieval.scores)
             tables.print_preview(result.retrieval)
         tables.print_files(result.files)
     tables.tell_unreadable(result.unreadable, progress)
@@ -220,7 +260,7 @@ def _evaluate(given: argparse.Namespace) -> None:
         return
 
     from lookalike.cli import tables
-    from lookalike.evaluation.evaluate import evaluate
+    from lookalike.measure.evaluate import evaluate
     from lookalike.progress import default_progress
 
     progress = default_progress()
@@ -228,17 +268,45 @@ def _evaluate(given: argparse.Namespace) -> None:
     if given.json:
         _print_json(
             {
-                "metrics": result.retrieval.metrics,
+                "metrics": _finite(result.metrics),
                 "files": [shown(path) for path in result.files],
-                "unreadable": [asdict(one) for one in result.retrieval.unreadable],
+                "unreadable": [asdict(one) for one in result.unreadable],
             }
         )
     else:
-        if result.retrieval.metrics:
-            tables.print_metrics(result.retrieval.metrics)
-        tables.print_preview(result.retrieval)
+        if result.scores:
+            tables.print_scores(result.scores)
+        if result.retrieval:
+            tables.print_preview(result.retrieval)
         tables.print_files(result.files)
-    tables.tell_unreadable(result.retrieval.unreadable, progress)
+    tables.tell_unreadable(result.unreadable, progress)
+
+
+def _compare(given: argparse.Namespace) -> None:
+    from lookalike.cli import tables
+    from lookalike.measure.compare import compare
+
+    comparison = compare(
+        given.results,
+        different_protocols=given.different_protocols,
+        by_class=given.by_class,
+    )
+    if not given.json:
+        tables.print_comparison(comparison)
+        return
+    tests = [{name: asdict(test) for name, test in one.items()} for one in comparison.tests]
+    _print_json(
+        {
+            "results": [
+                {"name": one.name, "file": shown(one.path), "metrics": one.document["metrics"],
+                 "intervals": one.document.get("intervals")}
+                for one in comparison.results
+            ],
+            "tests_against_first": tests,
+            "why_untested": comparison.why_untested,
+            "folds": comparison.folds,
+        }
+    )  # fmt: skip
 
 
 def _demo(given: argparse.Namespace) -> None:
@@ -264,6 +332,13 @@ _YOUR_TURN = """
       lookalike train photos/train --test photos/test
       lookalike train photos/train --query photos/test/query --gallery photos/test/gallery
 """
+
+
+def _finite(metrics: dict[str, float] | None) -> dict[str, float | None] | None:
+    """Metrics for JSON, which has no infinity: a median rank beyond what a run retrieved."""
+    if metrics is None:
+        return None
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
 def _knobs_of(given: argparse.Namespace) -> dict[str, Any]:

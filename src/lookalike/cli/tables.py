@@ -6,11 +6,14 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from lookalike.evaluation.scores import HEADLINE
 from lookalike.files import shown
 
 if TYPE_CHECKING:
     from lookalike.data.sources import Unreadable
-    from lookalike.evaluation.protocol import Retrieval
+    from lookalike.evaluation.retrieval import Retrieval
+    from lookalike.evaluation.scores import QueryScores
+    from lookalike.measure.compare import Comparison
     from lookalike.progress import Progress
     from lookalike.training.outcome import EpochSummary
 
@@ -22,10 +25,10 @@ def print_history(history: Sequence[EpochSummary]) -> None:
     """One row an epoch; the last row is the change from first to last."""
     if not any(one.loss is not None or one.metrics for one in history):
         return
-    names = list(history[-1].metrics or {})
+    names = HEADLINE if history[-1].metrics else ()
     rows = [
         [f"epoch {one.epoch}", _number(one.loss)]
-        + [_number(value) for value in (one.metrics or {}).values()]
+        + [_number((one.metrics or {}).get(name)) for name in names]
         for one in history
     ]
     first, last = history[0].metrics, history[-1].metrics
@@ -34,18 +37,48 @@ def print_history(history: Sequence[EpochSummary]) -> None:
     _print_table(["", "loss", *names], rows)
 
 
-def print_metrics(metrics: dict[str, float]) -> None:
-    """One row of metrics."""
-    _print_table(list(metrics), [[_number(value) for value in metrics.values()]])
+def print_scores(scores: QueryScores) -> None:
+    """The headline metrics, and how many queries they leave out."""
+    metrics = scores.micro()
+    _print_table(HEADLINE, [[_number(metrics[name]) for name in HEADLINE]])
+    print_unanswered(scores)
+
+
+def print_unanswered(scores: QueryScores) -> None:
+    """How many queries the numbers leave out."""
+    if scores.num_without_answer:
+        print(
+            f"{scores.num_without_answer:,} of {len(scores.labels):,} queries have no picture of "
+            "their class in the gallery; the numbers above are of the others.\n"
+        )
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """One row a result, then one block a test against the first."""
+    rows = []
+    for one in comparison.results:
+        metrics = one.document["metrics"]
+        rows.append([shown(one.name), *(_number(metrics[name]) for name in HEADLINE)])
+    if comparison.folds:
+        for word, which in (("mean", 0), ("std. dev.", 1)):
+            values = [_number(comparison.folds[name][which]) for name in HEADLINE]
+            rows.append([f"{word} over folds", *values])
+    _print_table(["", *HEADLINE], rows)
+    first = shown(comparison.results[0].name)
+    for one, tests in zip(comparison.results[1:], comparison.tests, strict=False):
+        print(f"{shown(one.name)} against {first}, on the same queries:")
+        rows = [
+            [metric, f"{test.difference:+.4f}", f"{test.low:+.4f} .. {test.high:+.4f}",
+             f"{test.p_value:.4f}"]
+            for metric, test in tests.items()
+        ]  # fmt: skip
+        _print_table(["", "difference", "95% interval", "p"], rows)
+    if comparison.why_untested:
+        print(f"The differences are not tested: {comparison.why_untested}.\n")
 
 
 def print_preview(retrieval: Retrieval) -> None:
-    """How many queries count, and three of them with their first few results, marked."""
-    if retrieval.num_without_answer:
-        print(
-            f"{retrieval.num_without_answer:,} of {len(retrieval.query):,} queries have no picture "
-            "of their class in the gallery; the numbers above are of the others.\n"
-        )
+    """Three queries with their first few results, marked."""
     total = len(retrieval.query)
     chosen = sorted({total // 6, total // 2, total * 5 // 6})
     query_labels, gallery_labels = retrieval.query.labels, retrieval.gallery.labels

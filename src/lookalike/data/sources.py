@@ -7,9 +7,10 @@ import difflib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,18 @@ class ImageSet:
                 f"are {', '.join(map(repr, sorted(set(self.splits))))}"
             )
         return self.subset(positions)
+
+    def of_classes(self, classes: set[str]) -> ImageSet:
+        """The pictures whose label is one of these."""
+        return self.subset(i for i, label in enumerate(self.labels or ()) if label in classes)
+
+    def grouped_by(self, pattern: str) -> ImageSet:
+        """The same with groups read off the names: what a regular expression finds in them.
+
+        Its first parenthesis counts, or all of the match; names without a match have no group.
+        """
+        found = [re.search(pattern, name) for name in self.names]
+        return replace(self, groups=[m[(m.lastindex and 1) or 0] or "" if m else "" for m in found])
 
     def fingerprint(self) -> str:
         """A hash of names, labels and groups: the same for the same list, wherever it lies."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from lookalike.data.decode import read_image
-from lookalike.evaluation.protocol import Retrieval
+from lookalike.evaluation.retrieval import Retrieval
 from lookalike.files import write_whole
 
 _THUMB_PX, _GAP_PX, _FRAME_PX = 96, 10, 4

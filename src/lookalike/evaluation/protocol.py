@@ -1,19 +1,16 @@
-"""What is searched in what: query and gallery, or leave-one-out; and the measurement itself."""
+"""What is searched in what: query and gallery, or leave-one-out."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
-from jaxtyping import Float32, Int64
-from torch import Tensor
-
 from lookalike.config import EvaluateConfig, TrainConfig
-from lookalike.data.loader import ImageLoader
+from lookalike.data.holdout import held_out_classes
 from lookalike.data.sources import (
     TABLE_ENDINGS,
     ImageSet,
@@ -21,16 +18,18 @@ from lookalike.data.sources import (
     keep_readable,
     load_images,
 )
-from lookalike.embedding.embed import embed
-from lookalike.embedding.topk import CHUNK_BYTES, top_k
 from lookalike.errors import DataError
-from lookalike.evaluation.metrics import average_precision, average_precision_at_r, recall_at_k
 from lookalike.files import shown
-from lookalike.model.encoder import CLIPEncoder
 from lookalike.progress import Progress
-from lookalike.runtime import Runtime
 
-RECALL_KS = (1, 5, 10)
+
+@dataclass(frozen=True)
+class Holdout:
+    """Which classes were kept for the test, and by what rule."""
+
+    rule: str
+    seed: int
+    classes: list[str]
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ class Protocol:
     gallery_ids: list[int]
     files: list[str]
     unreadable: list[Unreadable] = field(default_factory=list)
+    holdout: Holdout | None = None
 
     @property
     def labelled(self) -> bool:
@@ -63,19 +63,23 @@ class Protocol:
 
     def describe(self) -> str:
         """One line for the start of a run."""
+        unseen = ", none of them learned from" if self.holdout else ""
         if self.kind == "leave-one-out":
             classes = len(set(self.query.labels or ()))
             word = "class" if classes == 1 else "classes"
-            return f"{len(self.query):,} pictures, {classes:,} {word}, leave-one-out"
+            return f"{len(self.query):,} pictures, {classes:,} {word}, leave-one-out{unseen}"
         sides = {"queries": self.query.labels, "gallery": self.gallery.labels}
         bare = " and ".join(side for side, labels in sides.items() if labels is None)
-        return f"{len(self.query):,} queries in a gallery of {len(self.gallery):,}" + (
+        return f"{len(self.query):,} queries in a gallery of {len(self.gallery):,}{unseen}" + (
             f"; no labels for {bare}, so no metrics" if bare else ""
         )
 
     def facts(self) -> dict[str, Any]:
-        """What the numbers were measured on, for the metrics file."""
-        return {
+        """What the numbers were measured on, for the metrics file.
+
+        `fingerprint` is a hash of all the rest: numbers compare only where it is the same.
+        """
+        facts = {
             "kind": self.kind,
             "num_queries": len(self.query),
             "num_gallery": len(self.gallery),
@@ -84,24 +88,9 @@ class Protocol:
             "excluded": "the query's own file; pictures of its group, where groups are given",
             "query_fingerprint": self.query.fingerprint(),
             "gallery_fingerprint": self.gallery.fingerprint(),
+            "holdout": asdict(self.holdout) if self.holdout else None,
         }
-
-
-@dataclass(frozen=True)
-class Retrieval:
-    """What one model retrieves under one protocol.
-
-    `positions` are places in `gallery`, best first, -1 where a row runs out; `metrics` is None
-    without labels, otherwise means over the queries that have an answer in the gallery.
-    """
-
-    query: ImageSet
-    gallery: ImageSet
-    similarities: Float32[Tensor, "queries top_k"]
-    positions: Int64[Tensor, "queries top_k"]
-    metrics: dict[str, float] | None
-    num_without_answer: int
-    unreadable: list[Unreadable]
+        return facts | {"fingerprint": _hash_of(facts)}
 
 
 def load_protocol(config: TrainConfig | EvaluateConfig, progress: Progress) -> Protocol | None:
@@ -110,7 +99,8 @@ def load_protocol(config: TrainConfig | EvaluateConfig, progress: Progress) -> P
     `query` and `gallery` are two sources, or one table with a column `is_query`. A `test`
     source is leave-one-out, or, if it is a table with `is_query`, query against gallery. Of
     tables with a column `split` the rows of split `test` count (`query` and `gallery` are
-    understood as well).
+    understood as well). With `holdout_classes` only pictures of held-out classes take part; of
+    a training source without a test beside it, these are the test.
 
     Raises:
         DataError: sources that are missing, empty, or unlabelled where labels are needed.
@@ -127,148 +117,110 @@ def load_protocol(config: TrainConfig | EvaluateConfig, progress: Progress) -> P
     return protocol
 
 
-def _load(config: TrainConfig | EvaluateConfig, progress: Progress) -> Protocol | None:
-    test = config.test
-    if test is None and config.query is None and isinstance(config, TrainConfig):
-        test = _table_with_test_rows(config.train)
-    if test is not None:
-        return _single_source(test, config.max_megapixels, progress)
-    if config.query is None or config.gallery is None:
-        return None
-    query, bad_queries = _readable_side(config.query, "query", config.max_megapixels, progress)
-    gallery, bad_gallery = _readable_side(
-        config.gallery, "gallery", config.max_megapixels, progress
-    )
-    return _protocol("query-gallery", query, gallery, _once(bad_queries + bad_gallery))
-
-
-def evaluate_encoder(
-    encoder: CLIPEncoder,
-    protocol: Protocol,
-    loader: ImageLoader,
-    runtime: Runtime,
-    *,
-    top_k_wanted: int,
-    batch_size: int,
-    progress: Progress,
-    title: str = "evaluating",
-) -> Retrieval:
-    """Embeds each file of a protocol once, ranks the gallery for each query, and scores it.
+def find_holdout(config: TrainConfig | EvaluateConfig) -> Holdout | None:
+    """The classes that a configuration keeps from training, out of all that its sources have.
 
     Raises:
-        DataError: no query, or no gallery picture, can be read.
+        DataError: a source has no labels, or too few classes.
     """
-    embedded = embed(
-        encoder, loader, runtime, batch_size=batch_size, progress=progress, title=title
-    )
-    row_of = np.full(loader.num_images, -1)
-    row_of[embedded.positions] = np.arange(len(embedded.positions))
-    query, query_ids = _still_readable(protocol.query, protocol.query_ids, row_of, "query")
-    gallery, gallery_ids = _still_readable(
-        protocol.gallery, protocol.gallery_ids, row_of, "gallery"
-    )
-    return _rank(
-        embedded.embeddings[row_of[query_ids]],
-        embedded.embeddings[row_of[gallery_ids]],
-        query,
-        gallery,
-        exclude=_exclusions(query, gallery, query_ids, gallery_ids),
-        top_k_wanted=top_k_wanted,
-        unreadable=_once(protocol.unreadable + embedded.unreadable),
-    )
-
-
-def _rank(
-    query_embeddings: Float32[Tensor, "queries dim"],
-    gallery_embeddings: Float32[Tensor, "gallery dim"],
-    query: ImageSet,
-    gallery: ImageSet,
-    *,
-    exclude: list[tuple[Tensor, Tensor]],
-    top_k_wanted: int,
-    unreadable: list[Unreadable],
-) -> Retrieval:
-    """Ranks the whole gallery for a few queries at a time; keeps top k and scores."""
-    labelled = query.labels is not None and gallery.labels is not None
-    query_labels, gallery_labels = _label_numbers(query, gallery) if labelled else (None, None)
-    kept = min(top_k_wanted, len(gallery))
-    similarities, positions = [], []
-    scores: dict[str, list[Tensor]] = {}
-    without_answer = 0
-    rows = max(1, CHUNK_BYTES // (16 * len(gallery)))
-    for start in range(0, len(query), rows):
-        part = slice(start, start + rows)
-        similarity, position = top_k(
-            query_embeddings[part],
-            gallery_embeddings,
-            k=len(gallery) if labelled else kept,
-            exclude=[(query_ids[part], gallery_ids) for query_ids, gallery_ids in exclude],
-        )
-        similarities.append(similarity[:, :kept].clone())
-        positions.append(position[:, :kept].clone())
-        if query_labels is None or gallery_labels is None:
+    if config.holdout_classes is None:
+        return None
+    train = config.train if isinstance(config, TrainConfig) else None
+    labels: set[str] = set()
+    for source in dict.fromkeys([train, config.test, config.query, config.gallery]):
+        if source is None:
             continue
-        relevant = (gallery_labels[position] == query_labels[part, None]) & (position >= 0)
-        num_relevant = relevant.sum(dim=1)
-        answerable = num_relevant > 0
-        without_answer += int((~answerable).sum())
-        for name, values in _scores(relevant[answerable], num_relevant[answerable]).items():
-            scores.setdefault(name, []).append(values)
-    metrics = {name: float(torch.cat(values).mean()) for name, values in scores.items()}
-    if labelled and without_answer == len(query):
-        raise DataError(
-            f"not one of the {len(query):,} queries has another picture of its class in the "
-            "gallery; add some, or leave the labels out to retrieve without metrics"
+        images = load_images(source)
+        if images.labels is None:
+            raise DataError(f"{shown(source)} has no labels, so no classes can be held out of it")
+        labels.update(images.labels)
+    chosen = held_out_classes(labels, config.holdout_classes, config.holdout_seed)
+    return Holdout(config.holdout_classes, config.holdout_seed, sorted(chosen))
+
+
+def _load(config: TrainConfig | EvaluateConfig, progress: Progress) -> Protocol | None:
+    test, holdout = config.test, find_holdout(config)
+    splits: tuple[str, ...] = ("test", "query", "gallery")
+    if test is None and config.query is None and isinstance(config, TrainConfig):
+        test = _table_with_test_rows(config.train)
+        if test is None and holdout is not None:
+            test, splits = config.train, ("train",)
+    if test is not None:
+        return _single_source(
+            _listed(test, splits, config, holdout, progress), config, holdout, progress
         )
-    return Retrieval(
-        query,
-        gallery,
-        torch.cat(similarities),
-        torch.cat(positions),
-        metrics if labelled else None,
-        without_answer,
-        unreadable,
-    )
+    if config.query is None or config.gallery is None:
+        return None
+    query, bad_queries = _side(config.query, "query", config, holdout, progress)
+    gallery, bad_gallery = _side(config.gallery, "gallery", config, holdout, progress)
+    unreadable = list(dict.fromkeys(bad_queries + bad_gallery))  # a file may stand on both sides
+    return _protocol("query-gallery", query, gallery, unreadable, holdout)
 
 
-def _scores(relevant: Tensor, num_relevant: Tensor) -> dict[str, Tensor]:
-    """The numbers that are reported, one a query."""
-    scores = {f"recall@{k}": recall_at_k(relevant, k) for k in RECALL_KS}
-    scores["mAP"] = average_precision(relevant, num_relevant)
-    scores["mAP@R"] = average_precision_at_r(relevant, num_relevant)
-    return scores
+def _listed(
+    source: str,
+    splits: tuple[str, ...],
+    config: TrainConfig | EvaluateConfig,
+    holdout: Holdout | None,
+    progress: Progress,
+) -> ImageSet:
+    """The pictures of a source that take part, with their groups; none of them opened yet."""
+    images = load_images(source, progress).of_split(*splits)
+    if holdout is not None:
+        images = images.of_classes(set(holdout.classes))
+    return images.grouped_by(config.group_pattern) if config.group_pattern else images
 
 
-def _single_source(source: str, max_megapixels: float, progress: Progress) -> Protocol:
-    images = load_images(source, progress).of_split("test", "query", "gallery")
+def _single_source(
+    images: ImageSet,
+    config: TrainConfig | EvaluateConfig,
+    holdout: Holdout | None,
+    progress: Progress,
+) -> Protocol:
     if images.labels is None:
         raise DataError(
-            f"{shown(source)} has no labels, and a test searches each picture's class among the "
-            "others; give a class-per-folder tree, a table with labels, or --query and --gallery"
+            f"{shown(images.root)} has no labels, and a test searches each picture's class among "
+            "the others; give a class-per-folder tree, a table with labels, or --query and "
+            "--gallery"
         )
-    images, bad = keep_readable(images, max_megapixels, progress)
+    images, bad = _readable(images, config, "test", progress)
     if images.is_query is None:
-        return _protocol("leave-one-out", images, images, bad)
+        return _protocol("leave-one-out", images, images, bad, holdout)
     flags = images.is_query
     query = images.subset(i for i, flag in enumerate(flags) if flag)
     gallery = images.subset(i for i, flag in enumerate(flags) if not flag)
     if not len(query) or not len(gallery):
-        raise DataError(f"{shown(source)} needs rows with is_query true and rows with it false")
-    return _protocol("query-gallery", query, gallery, bad)
+        raise DataError(
+            f"{shown(images.root)} needs rows with is_query true and rows with it false"
+        )
+    return _protocol("query-gallery", query, gallery, bad, holdout)
 
 
-def _readable_side(
-    source: str, side: str, max_megapixels: float, progress: Progress
+def _side(
+    source: str,
+    side: str,
+    config: TrainConfig | EvaluateConfig,
+    holdout: Holdout | None,
+    progress: Progress,
 ) -> tuple[ImageSet, list[Unreadable]]:
     """One side of a query/gallery protocol."""
-    images = load_images(source, progress).of_split("test", side)
+    images = _listed(source, ("test", side), config, holdout, progress)
     if images.is_query is not None:
         wanted = side == "query"
         images = images.subset(i for i, flag in enumerate(images.is_query) if flag == wanted)
     if not len(images):
-        raise DataError(f"{shown(source)} has no {side} rows; its column is_query or split "
-                        "leaves none over")  # fmt: skip
-    return keep_readable(images, max_megapixels, progress)
+        raise DataError(f"{shown(source)} has no {side} rows; its column is_query or split, or "
+                        "the holdout, leaves none over")  # fmt: skip
+    return _readable(images, config, side, progress)
+
+
+def _readable(
+    images: ImageSet, config: TrainConfig | EvaluateConfig, side: str, progress: Progress
+) -> tuple[ImageSet, list[Unreadable]]:
+    """Without files that are no pictures. Where embeddings are given, no picture is needed."""
+    if isinstance(config, EvaluateConfig) and getattr(config, f"{side}_embeddings") is not None:
+        return images, []
+    return keep_readable(images, config.max_megapixels, progress)
 
 
 def _table_with_test_rows(source: str | None) -> str | None:
@@ -284,6 +236,7 @@ def _protocol(
     query: ImageSet,
     gallery: ImageSet,
     unreadable: list[Unreadable],
+    holdout: Holdout | None,
 ) -> Protocol:
     """Gives each file one id, across both sides."""
     ids: dict[str, int] = {}
@@ -296,19 +249,7 @@ def _protocol(
             if identity == len(files):
                 files.append(path)
             columns[-1].append(identity)
-    return Protocol(kind, query, gallery, columns[0], columns[1], files, unreadable)
-
-
-def _still_readable(
-    images: ImageSet, ids: list[int], row_of: Int64[np.ndarray, " files"], side: str
-) -> tuple[ImageSet, list[int]]:
-    """The pictures of one side whose embedding there is, with their ids."""
-    keep = [i for i, identity in enumerate(ids) if row_of[identity] >= 0]
-    if not keep:
-        raise DataError(f"not one {side} picture in {shown(images.root)} can be decoded")
-    if len(keep) == len(ids):
-        return images, ids
-    return images.subset(keep), [ids[i] for i in keep]
+    return Protocol(kind, query, gallery, columns[0], columns[1], files, unreadable, holdout)
 
 
 def _check_labels_meet(protocol: Protocol) -> None:
@@ -322,33 +263,5 @@ def _check_labels_meet(protocol: Protocol) -> None:
     )
 
 
-def _exclusions(
-    query: ImageSet, gallery: ImageSet, query_ids: list[int], gallery_ids: list[int]
-) -> list[tuple[Tensor, Tensor]]:
-    """Id columns for `top_k`: the same file, and the same group where groups are known."""
-    columns = [(torch.tensor(query_ids), torch.tensor(gallery_ids))]
-    if query.groups is not None and gallery.groups is not None:
-        numbers: dict[str, int] = {}
-        both = []
-        for side, groups in enumerate((query.groups, gallery.groups)):
-            alone = -1 - side  # a picture without a group shares it with none on the other side
-            both.append(
-                torch.tensor([numbers.setdefault(g, len(numbers)) if g else alone for g in groups])
-            )
-        columns.append((both[0], both[1]))
-    return columns
-
-
-def _label_numbers(query: ImageSet, gallery: ImageSet) -> tuple[Tensor, Tensor]:
-    """Labels of both sides as numbers that are equal where the labels are."""
-    numbers: dict[str, int] = {}
-    query_numbers, gallery_numbers = (
-        torch.tensor([numbers.setdefault(label, len(numbers)) for label in side.labels or ()])
-        for side in (query, gallery)
-    )
-    return query_numbers, gallery_numbers
-
-
-def _once(unreadable: list[Unreadable]) -> list[Unreadable]:
-    """Without those told of before: a file may stand on both sides."""
-    return list(dict.fromkeys(unreadable))
+def _hash_of(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

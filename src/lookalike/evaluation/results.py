@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
@@ -11,8 +12,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lookalike import __version__
-from lookalike.evaluation.protocol import Protocol, Retrieval
+from lookalike.evaluation.protocol import Protocol
+from lookalike.evaluation.retrieval import Retrieval
+from lookalike.evaluation.scores import QueryScores
+from lookalike.evaluation.statistics import bootstrap_intervals
 from lookalike.files import write_json
 
 
@@ -46,23 +52,66 @@ def write_results(
     }
     paths = result_files(out, epoch)
     write_json(paths[0], retrieved)
-    document = {
-        "epoch": epoch,
-        "metrics": retrieval.metrics,
-        "protocol": protocol.facts()
-        | {
-            "num_queries_scored": len(retrieval.query) - retrieval.num_without_answer
-            if retrieval.metrics is not None
-            else None,
-            "num_queries_without_answer": retrieval.num_without_answer,
-        },
-        **about,
-        "versions": library_versions(),
-        "unreadable": [asdict(one) for one in retrieval.unreadable],
-        "scores": scores,
+    facts = protocol.facts() | {
+        "num_queries_scored": len(retrieval.query) - retrieval.num_without_answer
+        if retrieval.scores
+        else None,
+        "num_queries_without_answer": retrieval.num_without_answer,
     }
+    document = {"epoch": epoch} | metrics_document(
+        retrieval.scores, retrieval.query.names, facts, about=about
+    )
+    document["unreadable"] = [asdict(one) for one in retrieval.unreadable]
+    document["scores"] = scores
     write_json(paths[1], document)
     return paths
+
+
+def metrics_document(
+    scores: QueryScores | None,
+    names: list[str],
+    protocol: Mapping[str, Any],
+    *,
+    about: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What a metrics file holds: the numbers, how sure they are, and what they were measured on."""
+    return {
+        **_measured(scores),
+        "protocol": dict(protocol),
+        **about,
+        "versions": library_versions(),
+        "per_query": None if scores is None else _per_query(scores, names),
+    }
+
+
+def _measured(scores: QueryScores | None) -> dict[str, Any]:
+    """Means over queries with their intervals, means over classes, means of each class."""
+    if scores is None:
+        return {"metrics": None}
+    keep = scores.answerable
+    labels = np.array(scores.labels)[keep].tolist()
+    columns = {name: column[keep] for name, column in scores.columns.items()}
+    metrics = {k: v if math.isfinite(v) else None for k, v in scores.micro().items()}
+    return {
+        "metrics": metrics,  # a median rank can be infinite, where a run retrieves too little
+        "macro_metrics": scores.macro(),
+        "intervals": bootstrap_intervals(columns),
+        "intervals_by_class": bootstrap_intervals(columns, clusters=labels),
+        "per_class": scores.per_class(),
+    }
+
+
+def _per_query(scores: QueryScores, names: list[str]) -> dict[str, list[Any]]:
+    """Each query's own scores, as columns; null where it has no answer, or retrieved none."""
+    columns = {"first rank": scores.first_rank, **scores.columns}
+    return {
+        "name": names,
+        "label": scores.labels,
+        "num_relevant": scores.num_relevant.tolist(),
+    } | {
+        name: [round(value, 6) if math.isfinite(value) else None for value in column.tolist()]
+        for name, column in columns.items()
+    }
 
 
 def result_files(out: Path, epoch: int) -> tuple[Path, Path]:

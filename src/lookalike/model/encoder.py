@@ -77,6 +77,7 @@ class CLIPEncoder(nn.Module):
         super().__init__()
         self.model_name, self.embedding = model_name, embedding
         self.epoch = 0  # of the checkpoint it was loaded from
+        self.trained_on: frozenset[str] = frozenset()  # classes, where a checkpoint tells
         if checkpoint is None and is_checkpoint(model_name):
             checkpoint = read_checkpoint(Path(model_name))
         if checkpoint is None:
@@ -85,6 +86,7 @@ class CLIPEncoder(nn.Module):
             self._adopt(from_checkpoint(checkpoint, model_name))
             self.load_weights(checkpoint["model_state_dict"], model_name)
             self.epoch = int(checkpoint["epoch"])
+            self.trained_on = frozenset(checkpoint.get("train_classes", ()))
         for parameter in self._unused_parameters():
             parameter.requires_grad_(False)
         if gradient_checkpointing:

@@ -59,6 +59,7 @@ def save_checkpoint(
     sampler: BalancedBatchSampler,
     runtime: Runtime,
     train_fingerprint: str,
+    train_classes: list[str],
 ) -> None:
     """Writes all that evaluation, search and an exact resume need, as one file.
 
@@ -85,6 +86,7 @@ def save_checkpoint(
         "model": encoder.description(),
         "config": asdict(config),
         "train_fingerprint": train_fingerprint,
+        "train_classes": train_classes,
         "versions": library_versions(),
     }
     try:

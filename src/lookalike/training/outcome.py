@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lookalike.data.sources import Unreadable
-from lookalike.evaluation.protocol import Protocol, Retrieval
+from lookalike.evaluation.protocol import Protocol
 from lookalike.evaluation.results import result_files
+from lookalike.evaluation.retrieval import Retrieval
 from lookalike.model.encoder import CLIPEncoder
 
 

@@ -24,8 +24,9 @@ from lookalike.data.sources import (
 )
 from lookalike.data.transforms import Augmentation
 from lookalike.errors import ConfigError, DataError, Interrupted, NonFiniteError, OutputError
-from lookalike.evaluation.protocol import Retrieval, evaluate_encoder, load_protocol
+from lookalike.evaluation.protocol import find_holdout, load_protocol
 from lookalike.evaluation.results import write_results
+from lookalike.evaluation.retrieval import Retrieval, evaluate_encoder
 from lookalike.files import shown, writable_folder, write_json
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.progress import Progress
@@ -284,6 +285,7 @@ class Run:
             path, self.state, config=self.config, encoder=self.encoder, optimizer=self.optimizer,
             scaler=self.scaler, sampler=self.sampler, runtime=self.runtime,
             train_fingerprint=self.fingerprint,
+            train_classes=sorted(set(self.images.labels or ())),
         )  # fmt: skip
         self.last_saved = path
 
@@ -378,6 +380,9 @@ def _listed_training_images(config: TrainConfig, progress: Progress) -> ImageSet
         raise ConfigError("there is nothing to train on: name a folder or a table of pictures, "
                           "as in lookalike train photos/train")  # fmt: skip
     images = load_images(config.train, progress).of_split("train")
+    holdout = find_holdout(config)
+    if holdout is not None:
+        images = images.of_classes(set(images.labels or ()) - set(holdout.classes))
     if images.labels is None:
         raise DataError(
             f"{shown(config.train)} has no labels to learn from; give one folder per class "

@@ -1,0 +1,231 @@
+"""The measurement itself: embed what a protocol names, rank, score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from lookalike.data.loader import ImageLoader
+from lookalike.data.sources import ImageSet, Unreadable
+from lookalike.embedding.embed import embed
+from lookalike.embedding.exclusions import Exclude
+from lookalike.embedding.ranks import QUERIES_AT_A_TIME, Ranked, ranks_of_relevant
+from lookalike.embedding.topk import MEMORY_BYTES, top_k
+from lookalike.errors import DataError
+from lookalike.evaluation.protocol import Protocol
+from lookalike.evaluation.scores import QueryScores, joined, score_ranks
+from lookalike.files import shown
+from lookalike.model.encoder import CLIPEncoder
+from lookalike.progress import Progress
+from lookalike.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """What one model retrieves under one protocol.
+
+    `positions` are places in `gallery`, best first, -1 where a row runs out; `scores` is None
+    without labels. Row i of the embeddings is picture i of `query` or `gallery`; `exclude` are
+    the id columns that `top_k` was given.
+    """
+
+    query: ImageSet
+    gallery: ImageSet
+    query_embeddings: Float32[Tensor, "queries dim"]
+    gallery_embeddings: Float32[Tensor, "gallery dim"]
+    similarities: Float32[Tensor, "queries top_k"]
+    positions: Int64[Tensor, "queries top_k"]
+    scores: QueryScores | None
+    unreadable: list[Unreadable]
+    exclude: Exclude = ()
+
+    @property
+    def metrics(self) -> dict[str, float] | None:
+        """Means over the queries that have an answer in the gallery; None without labels."""
+        return self.scores.micro() if self.scores else None
+
+    @property
+    def num_without_answer(self) -> int:
+        """Queries that have no answer in the gallery, and count nowhere else."""
+        return self.scores.num_without_answer if self.scores else 0
+
+
+def evaluate_encoder(
+    encoder: CLIPEncoder,
+    protocol: Protocol,
+    loader: ImageLoader,
+    runtime: Runtime,
+    *,
+    top_k_wanted: int,
+    batch_size: int,
+    progress: Progress,
+    title: str = "evaluating",
+) -> Retrieval:
+    """Embeds each file of a protocol once, ranks the gallery for each query, and scores it.
+
+    Raises:
+        DataError: no query, or no gallery picture, can be read.
+    """
+    embedded = embed(
+        encoder, loader, runtime, batch_size=batch_size, progress=progress, title=title
+    )
+    row_of = np.full(loader.num_images, -1)
+    row_of[embedded.positions] = np.arange(len(embedded.positions))
+    query, query_ids = _still_readable(protocol.query, protocol.query_ids, row_of, "query")
+    gallery, gallery_ids = _still_readable(
+        protocol.gallery, protocol.gallery_ids, row_of, "gallery"
+    )
+    query_embeddings = embedded.embeddings[row_of[query_ids]]
+    both = query_ids == gallery_ids  # leave-one-out: one copy is enough
+    return retrieve(
+        query_embeddings,
+        query_embeddings if both else embedded.embeddings[row_of[gallery_ids]],
+        query,
+        gallery,
+        exclude=exclusions(query, gallery, query_ids, gallery_ids),
+        top_k_wanted=top_k_wanted,
+        progress=progress,
+        unreadable=list(dict.fromkeys(protocol.unreadable + embedded.unreadable)),
+    )
+
+
+def retrieve(
+    query_embeddings: Float32[Tensor, "queries dim"],
+    gallery_embeddings: Float32[Tensor, "gallery dim"],
+    query: ImageSet,
+    gallery: ImageSet,
+    *,
+    exclude: Exclude,
+    top_k_wanted: int,
+    progress: Progress,
+    unreadable: Sequence[Unreadable] = (),
+    memory_bytes: int = MEMORY_BYTES,
+) -> Retrieval:
+    """The first `top_k_wanted` of each query, and, with labels on both sides, its scores.
+
+    Embeddings may come from anywhere; they are used as they are, L2-normalised or not.
+
+    Raises:
+        DataError: an embedding is zero or not finite; or no query has an answer.
+    """
+    for side, embeddings in ((query, query_embeddings), (gallery, gallery_embeddings)):
+        _check_embeddings(embeddings, side)
+    similarities, positions = [], []
+    scores: list[QueryScores] = []
+    labels = query.labels if gallery.labels is not None else None
+    with progress.task("ranking", len(query), "queries") as task:
+        for part, ranked in _parts(
+            query_embeddings, gallery_embeddings, query, gallery, exclude, memory_bytes
+        ):
+            similarity, position = top_k(
+                query_embeddings[part],
+                gallery_embeddings,
+                top_k_wanted,
+                exclude=[(query_ids[part], gallery_ids) for query_ids, gallery_ids in exclude],
+                memory_bytes=memory_bytes,
+            )
+            similarities.append(similarity)
+            positions.append(position)
+            if ranked is not None and labels is not None:
+                scores.append(score_ranks(labels[part], ranked.ranks, ranked.num_relevant))
+            task.advance(len(position))
+    retrieval = Retrieval(
+        query,
+        gallery,
+        query_embeddings,
+        gallery_embeddings,
+        torch.cat(similarities),
+        torch.cat(positions),
+        joined(scores) if labels is not None else None,
+        list(unreadable),
+        exclude,
+    )
+    if labels is not None and retrieval.num_without_answer == len(query):
+        raise DataError(
+            f"not one of the {len(query):,} queries has another picture of its class in the "
+            "gallery; add some, or leave the labels out to retrieve without metrics"
+        )
+    return retrieval
+
+
+def _parts(
+    query_embeddings: Float32[Tensor, "queries dim"],
+    gallery_embeddings: Float32[Tensor, "gallery dim"],
+    query: ImageSet,
+    gallery: ImageSet,
+    exclude: Exclude,
+    memory_bytes: int,
+) -> Iterator[tuple[slice, Ranked | None]]:
+    """Some queries at a time, with the ranks of their right pictures where there are labels."""
+    if query.labels is None or gallery.labels is None:
+        for start in range(0, len(query), QUERIES_AT_A_TIME):
+            yield slice(start, start + QUERIES_AT_A_TIME), None
+        return
+    query_labels, gallery_labels = label_numbers(query, gallery)
+    for ranked in ranks_of_relevant(
+        query_embeddings,
+        gallery_embeddings,
+        query_labels,
+        gallery_labels,
+        exclude=exclude,
+        memory_bytes=memory_bytes,
+    ):
+        yield ranked.queries, ranked
+
+
+def _check_embeddings(embeddings: Float32[Tensor, "n dim"], images: ImageSet) -> None:
+    """Finds embeddings that have no direction, and names their pictures."""
+    for what, bad in (
+        ("not finite", ~embeddings.isfinite().all(dim=1)),
+        ("zero", (embeddings == 0).all(dim=1)),
+    ):
+        if bad.any():
+            names = [shown(images.names[i]) for i in bad.nonzero()[:3, 0].tolist()]
+            raise DataError(
+                f"the embeddings of {int(bad.sum()):,} pictures are {what}, such as "
+                f"{', '.join(names)}; leave these pictures out, or look at the model"
+            )
+
+
+def _still_readable(
+    images: ImageSet, ids: list[int], row_of: Int64[np.ndarray, " files"], side: str
+) -> tuple[ImageSet, list[int]]:
+    """The pictures of one side whose embedding there is, with their ids."""
+    keep = [i for i, identity in enumerate(ids) if row_of[identity] >= 0]
+    if not keep:
+        raise DataError(f"not one {side} picture in {shown(images.root)} can be decoded")
+    if len(keep) == len(ids):
+        return images, ids
+    return images.subset(keep), [ids[i] for i in keep]
+
+
+def exclusions(
+    query: ImageSet, gallery: ImageSet, query_ids: list[int], gallery_ids: list[int]
+) -> list[tuple[Tensor, Tensor]]:
+    """Id columns for `top_k`: the same file, and the same group where groups are known."""
+    columns = [(torch.tensor(query_ids), torch.tensor(gallery_ids))]
+    if query.groups is not None and gallery.groups is not None:
+        numbers: dict[str, int] = {}
+        both = []
+        for side, groups in enumerate((query.groups, gallery.groups)):
+            alone = -1 - side  # a picture without a group shares it with none on the other side
+            both.append(
+                torch.tensor([numbers.setdefault(g, len(numbers)) if g else alone for g in groups])
+            )
+        columns.append((both[0], both[1]))
+    return columns
+
+
+def label_numbers(query: ImageSet, gallery: ImageSet) -> tuple[Tensor, Tensor]:
+    """Labels of both sides as numbers that are equal where the labels are."""
+    numbers: dict[str, int] = {}
+    query_numbers, gallery_numbers = (
+        torch.tensor([numbers.setdefault(label, len(numbers)) for label in side.labels or ()])
+        for side in (query, gallery)
+    )
+    return query_numbers, gallery_numbers

@@ -1,0 +1,195 @@
+"""`lookalike.evaluate`: one model, or what another system made, under one protocol."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lookalike.config import EvaluateConfig
+from lookalike.data.loader import ImageLoader
+from lookalike.data.sources import Unreadable
+from lookalike.embedding.interchange import load_embeddings, save_embeddings
+from lookalike.errors import ConfigError, DataError, OutputError
+from lookalike.evaluation.protocol import Protocol, load_protocol
+from lookalike.evaluation.results import metrics_document, result_files, write_results
+from lookalike.evaluation.retrieval import Retrieval, evaluate_encoder, exclusions, retrieve
+from lookalike.evaluation.scores import QueryScores
+from lookalike.evaluation.trec import score_trec, write_trec
+from lookalike.files import shown, writable_folder, write_json
+from lookalike.model.encoder import CLIPEncoder
+from lookalike.progress import Progress, default_progress
+from lookalike.runtime import make_runtime
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """What a model retrieves, how good that is, and where it was written.
+
+    `retrieval` is None where a run of another system was scored: it has no pictures.
+    """
+
+    epoch: int
+    scores: QueryScores | None
+    retrieval: Retrieval | None
+    files: list[Path]
+    unreadable: list[Unreadable]
+
+    @property
+    def metrics(self) -> dict[str, float] | None:
+        """Means over the queries that have an answer; None without labels."""
+        return self.scores.micro() if self.scores else None
+
+
+def evaluate(config: EvaluateConfig, *, progress: Progress | None = None) -> EvaluateResult:
+    """Measures a model on labelled pictures, or just retrieves among unlabelled ones.
+
+    Writes `results/retrieval_results_epoch_XX.json` and `results/metrics_epoch_XX.json` under
+    `config.out`, XX being the epoch of a checkpoint of ours, or 00. Embeddings made elsewhere
+    (`test_embeddings`, ...) are measured as a model's are. A ranking made elsewhere (`run` and
+    `qrels`) is scored without pictures, into `results/metrics_<name of the run>.json`.
+
+    Raises:
+        LookalikeError: of the kind that says what is wrong (see `lookalike.errors`).
+    """
+    progress = progress or default_progress()
+    out = writable_folder(Path(config.out))
+    if config.run is not None and config.qrels is not None:
+        return _evaluate_run(config, Path(config.run), Path(config.qrels), out, progress)
+    protocol = load_protocol(config, progress)
+    if protocol is None:
+        raise ConfigError("there is nothing to evaluate on: give --test, or --query and --gallery; "
+                          "or --run and --qrels of another system")  # fmt: skip
+    if config.test_embeddings or config.query_embeddings:
+        epoch = 0
+        _refuse_to_replace(list(result_files(out, epoch)), config)
+        retrieval = _retrieve_given(config, protocol, progress)
+    else:
+        epoch, retrieval = _retrieve_with_model(config, protocol, out, progress)
+    about = {"config": asdict(config)}
+    files = list(write_results(out, epoch, retrieval, protocol, about=about))
+    files += _write_interchange(config, out, epoch, retrieval, protocol)
+    return EvaluateResult(epoch, retrieval.scores, retrieval, files, retrieval.unreadable)
+
+
+def _retrieve_with_model(
+    config: EvaluateConfig, protocol: Protocol, out: Path, progress: Progress
+) -> tuple[int, Retrieval]:
+    runtime = make_runtime(config.device, config.precision, config.num_workers)
+    encoder = CLIPEncoder(config.model_name, embedding=config.embedding).to(runtime.device)
+    _refuse_to_replace(list(result_files(out, encoder.epoch)), config)
+    _refuse_learned_classes(encoder, protocol)
+    with runtime.autocast():
+        dim = encoder.dim
+    progress.note(f"model    {config.model_name} · {encoder.kind} {dim}-d")
+    progress.note(f"test     {protocol.describe()}")
+    progress.note(f"device   {runtime.describe()}")
+    loader = ImageLoader(
+        protocol.files, encoder.preprocessing, runtime, max_megapixels=config.max_megapixels
+    )
+    return encoder.epoch, evaluate_encoder(
+        encoder,
+        protocol,
+        loader,
+        runtime,
+        top_k_wanted=config.top_k,
+        batch_size=config.eval_batch_size,
+        progress=progress,
+    )
+
+
+def _retrieve_given(config: EvaluateConfig, protocol: Protocol, progress: Progress) -> Retrieval:
+    """Retrieval by embeddings that were made elsewhere."""
+    query_file = config.test_embeddings or config.query_embeddings
+    gallery_file = config.test_embeddings or config.gallery_embeddings
+    progress.note(f"test     {protocol.describe()}")
+    query = load_embeddings(Path(query_file or ""), protocol.query)
+    same = query_file == gallery_file and protocol.query is protocol.gallery
+    gallery = query if same else load_embeddings(Path(gallery_file or ""), protocol.gallery)
+    return retrieve(
+        query,
+        gallery,
+        protocol.query,
+        protocol.gallery,
+        exclude=exclusions(
+            protocol.query, protocol.gallery, protocol.query_ids, protocol.gallery_ids
+        ),
+        top_k_wanted=config.top_k,
+        progress=progress,
+        unreadable=protocol.unreadable,
+    )
+
+
+def _write_interchange(
+    config: EvaluateConfig, out: Path, epoch: int, retrieval: Retrieval, protocol: Protocol
+) -> list[Path]:
+    """What other tools read, as far as it is asked for."""
+    folder = out / "results"
+    files: list[Path] = []
+    if config.trec:
+        run, qrels = folder / f"run_epoch_{epoch:02}.trec", folder / "qrels.trec"
+        write_trec(run, qrels, retrieval)
+        files += [run, qrels] if retrieval.scores else [run]
+    if config.save_embeddings != "none":
+        sides = [("query", retrieval.query, retrieval.query_embeddings),
+                 ("gallery", retrieval.gallery, retrieval.gallery_embeddings)]  # fmt: skip
+        if protocol.kind == "leave-one-out":
+            sides = [("test", retrieval.query, retrieval.query_embeddings)]
+        for side, images, embeddings in sides:
+            path = folder / f"embeddings_epoch_{epoch:02}_{side}.{config.save_embeddings}"
+            files += save_embeddings(path, embeddings, images)
+    return files
+
+
+def _evaluate_run(
+    config: EvaluateConfig, run: Path, qrels: Path, out: Path, progress: Progress
+) -> EvaluateResult:
+    """Scores a ranking that was made elsewhere."""
+    path = out / "results" / f"metrics_{run.stem}.json"
+    _refuse_to_replace([path], config)
+    scored = score_trec(run, qrels)
+    progress.note(f"run      {shown(run)}: {scored.num_retrieved:,} retrieved")
+    progress.note(f"qrels    {shown(qrels)}: {len(scored.names):,} queries")
+    if scored.not_in_run:
+        progress.warn(
+            f"{len(scored.not_in_run):,} queries of the qrels are not in the run, and score as "
+            f"queries that retrieved nothing, such as {shown(scored.not_in_run[0])}"
+        )
+    if scored.not_in_qrels:
+        progress.warn(
+            f"{len(scored.not_in_qrels):,} queries of the run are not in the qrels, and are left "
+            f"out, such as {shown(scored.not_in_qrels[0])}"
+        )
+    protocol = {
+        "kind": "run-qrels",
+        "num_queries": len(scored.names),
+        "num_queries_not_in_run": len(scored.not_in_run),
+        "num_queries_not_in_qrels": len(scored.not_in_qrels),
+        "fingerprint": scored.fingerprint,
+    }
+    write_json(
+        path,
+        metrics_document(scored.scores, scored.names, protocol, about={"config": asdict(config)}),
+    )
+    return EvaluateResult(0, scored.scores, None, [path], [])
+
+
+def _refuse_to_replace(paths: list[Path], config: EvaluateConfig) -> None:
+    existing = [path for path in paths if path.exists()]
+    if existing and not config.overwrite:
+        raise OutputError(
+            f"{shown(existing[0])} exists already; choose another folder with --out, or replace "
+            "it with --overwrite"
+        )
+
+
+def _refuse_learned_classes(encoder: CLIPEncoder, protocol: Protocol) -> None:
+    """A test on held-out classes means nothing for a model that has learned some of them."""
+    if protocol.holdout is None:
+        return
+    learned = sorted(encoder.trained_on & set(protocol.holdout.classes))
+    if learned:
+        raise DataError(
+            f"{encoder.model_name} has learned {len(learned):,} of the "
+            f"{len(protocol.holdout.classes):,} held-out classes, such as {shown(learned[0])}; use "
+            "the holdout_classes, holdout_seed and pictures it was trained with"
+        )

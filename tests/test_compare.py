@@ -1,0 +1,116 @@
+"""Results beside each other: what compares, what is refused, and the paired tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import write_tree
+
+import lookalike
+from lookalike.config import EvaluateConfig, config_from
+from lookalike.errors import ConfigError, DataError
+from lookalike.evaluation.scores import HEADLINE
+from lookalike.measure.compare import compare
+from lookalike.progress import SilentProgress
+
+Settings = Callable[..., dict[str, Any]]
+
+
+def evaluate(settings: dict[str, Any]) -> Path:
+    known = {k: v for k, v in settings.items() if k not in ("train", "learning_rate")}
+    result = lookalike.evaluate(config_from(EvaluateConfig, known), progress=SilentProgress())
+    return result.files[1]
+
+
+@pytest.fixture
+def two_runs(settings: Settings, tmp_path: Path) -> tuple[Path, Path]:
+    """Two results of one protocol, the second of them wrong in its first query."""
+    write_tree(tmp_path / "more", {"a": 4, "b": 4, "c": 4})
+    paths = [
+        evaluate(settings(test=str(tmp_path / "more"), out=str(tmp_path / name)))
+        for name in ("first", "second")
+    ]
+    document = json.loads(paths[1].read_text())
+    document["per_query"]["recall@1"] = [0.0] * 6 + [1.0] * 6
+    paths[1].write_text(json.dumps(document))
+    first = json.loads(paths[0].read_text())
+    first["per_query"]["recall@1"] = [1.0] * 12
+    paths[0].write_text(json.dumps(first))
+    return paths[0], paths[1]
+
+
+def test_runs_are_tested_query_by_query(two_runs: tuple[Path, Path], tmp_path: Path) -> None:
+    comparison = compare([tmp_path / "first", tmp_path / "second"])
+    assert [one.name for one in comparison.results] == ["first/epoch_00", "second/epoch_00"]
+    test = comparison.tests[0]["recall@1"]
+    assert test.difference == -0.5
+    assert test.low <= -0.5 <= test.high < 0
+    assert test.p_value == pytest.approx(2 / 2**6, abs=0.01)  # six differences, all of one sign
+    assert set(comparison.tests[0]) == set(HEADLINE)
+    assert comparison.tests[0]["mAP"].p_value == 1  # the same embeddings both times
+    # One and a half of three classes: by class the same difference is no surprise.
+    by_class = compare(list(two_runs), by_class=True).tests[0]["recall@1"]
+    assert by_class.p_value > 0.4
+
+
+def test_a_folder_alone_compares_its_epochs(settings: Settings, photos: Path) -> None:
+    knobs = config_from(lookalike.TrainConfig, settings(num_epochs=2))
+    lookalike.train(knobs, progress=SilentProgress())
+    comparison = compare([photos / "out"])
+    assert [one.name for one in comparison.results] == ["epoch_00", "epoch_01", "epoch_02"]
+    assert len(comparison.tests) == 2
+
+
+def test_different_protocols_are_refused_unless_told(
+    settings: Settings, photos: Path, tmp_path: Path
+) -> None:
+    one = evaluate(settings(out=str(tmp_path / "one")))
+    other = evaluate(settings(test=str(photos / "train"), out=str(tmp_path / "other")))
+    with pytest.raises(ConfigError, match=r"num_gallery: 18 and 30.*--different-protocols"):
+        compare([one, other])
+    comparison = compare([one, other], different_protocols=True)
+    assert comparison.tests == []
+    assert comparison.why_untested
+
+
+def test_the_same_pictures_in_other_groups_are_another_protocol(
+    settings: Settings, tmp_path: Path
+) -> None:
+    one = evaluate(settings(out=str(tmp_path / "one")))
+    other = evaluate(settings(out=str(tmp_path / "other"), group_pattern=r"_(\d+)"))
+    with pytest.raises(ConfigError, match="different protocols"):
+        compare([one, other])
+
+
+def test_folds_of_one_holdout_are_averaged(settings: Settings, tmp_path: Path) -> None:
+    paths = [
+        evaluate(settings(out=str(tmp_path / f"fold{fold}"), holdout_classes=f"{fold}/3"))
+        for fold in (1, 2, 3)
+    ]
+    comparison = compare(paths)
+    assert comparison.folds is not None
+    values = [one.document["metrics"]["mAP"] for one in comparison.results]
+    mean = sum(values) / 3
+    deviation = (sum((value - mean) ** 2 for value in values) / 2) ** 0.5
+    assert comparison.folds["mAP"] == pytest.approx((mean, deviation))
+    with pytest.raises(ConfigError, match="different protocols"):
+        compare([paths[0], paths[0], paths[1]])  # a fold that counts twice is no average
+
+
+def test_what_is_no_metrics_file_says_so(tmp_path: Path, two_runs: tuple[Path, Path]) -> None:
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "other.json").write_text('{"a": 1}')
+    for name, words in (
+        ("broken.json", "not JSON"), ("other.json", "no metrics file"), ("none.json", "cannot read")
+    ):  # fmt: skip
+        with pytest.raises(DataError, match=words):
+            compare([two_runs[0], tmp_path / name])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no metrics files"):
+        compare([two_runs[0], tmp_path / "empty"])
+    with pytest.raises(ConfigError, match="two or more"):
+        compare([two_runs[0]])
