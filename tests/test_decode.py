@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
+from lookalike.config import DEFAULT_MAX_MEGAPIXELS
 from lookalike.data.decode import probe_image, read_image
 from lookalike.errors import ImageError
 
@@ -95,10 +96,10 @@ def greys(path: str | Path) -> list[int]:
     return [red for red, _, _ in row]
 
 
-def reason_of(path: str | Path, **limits: float) -> str:
+def reason_of(path: str | Path, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS) -> str:
     """Why a file is refused; one short line that does not name the path."""
     with pytest.raises(ImageError) as caught:
-        read_image(str(path), **limits)
+        read_image(str(path), max_megapixels)
     assert caught.value.path == str(path)
     assert_clean(caught.value.reason)
     assert str(path) not in caught.value.reason

@@ -50,8 +50,17 @@ def write_json(path: Path, document: Any) -> None:
     A file name that is not valid UTF-8 reaches Python with lone surrogates in it; each is
     written as its JSON escape, so the file stays valid UTF-8 and reads back to the same name.
     """
-    text = json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
-    write_whole(path, lambda file: _write_text(file, text))
+    write_text(path, json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes text as UTF-8, whole; lone surrogates as their escapes."""
+    encoded = text.encode("utf-8", "backslashreplace")
+
+    def write(file: IO[bytes]) -> None:
+        file.write(encoded)
+
+    write_whole(path, write)
 
 
 def writable_folder(folder: Path) -> Path:
@@ -73,10 +82,6 @@ def shown(name: str | os.PathLike[str]) -> str:
     """A file name as one line of printable text, whatever bytes it is made of."""
     text = os.fspath(name).encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _write_text(file: IO[bytes], text: str) -> None:
-    file.write(text.encode("utf-8", "backslashreplace"))
 
 
 def _sync_folder(folder: Path) -> None:

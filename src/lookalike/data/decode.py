@@ -33,7 +33,12 @@ _TURNS = {
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
-def read_image(path: str, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS) -> Image.Image:
+def read_image(
+    path: str,
+    max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
+    *,
+    draft_px: int | None = None,
+) -> Image.Image:
     """Decodes a file as people see it: upright, in RGB, over white, 8 bits a channel.
 
     - The EXIF (or XMP, AVIF, HEIF) orientation is applied.
@@ -46,12 +51,16 @@ def read_image(path: str, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS) -> Ima
     Args:
         path: the file; every format Pillow reads, AVIF and (through pillow-heif) HEIC.
         max_megapixels: a larger picture is refused before its pixels are decoded.
+        draft_px: a JPEG may come out smaller, its sides at least this, where that is quicker:
+            good enough to look at, not to measure with.
 
     Raises:
         ImageError: the file is missing, no picture, too large, truncated or corrupt.
     """
     with _opened(path, max_megapixels) as image:
         try:
+            if draft_px is not None:
+                image.draft(None, (draft_px, draft_px))  # does nothing but for JPEG
             image.load()
             return _flattened(_upright(image))
         # Decoders meet hostile bytes and raise nearly everything: OSError, SyntaxError,

@@ -1,0 +1,56 @@
+"""From a template and facts to one self-contained HTML file."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lookalike.files import shown
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+HUMAN_UNITS = ("bytes", "kB", "MB", "GB")
+
+
+def render_page(template: str, facts: dict[str, Any]) -> str:
+    """Fills a template of this folder. Whatever stands in `facts` is escaped.
+
+    Data for scripts goes through `{{ value | tojson }}`, which keeps it from ending the script
+    it stands in.
+    """
+    return _environment().get_template(template).render(facts)
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"shown": shown, "count": count, "bytes": human_bytes}
+    return environment
+
+
+def count(number: int) -> str:
+    """A number with its thousands set apart: 1,234."""
+    return f"{number:,}"
+
+
+def human_bytes(number: float) -> str:
+    """A size as people say it: 3.2 MB.
+
+    >>> human_bytes(3_200_000)
+    '3.2 MB'
+    """
+    unit = 0
+    while number >= 1000 and unit < len(HUMAN_UNITS) - 1:
+        number /= 1000
+        unit += 1
+    return f"{number:.0f} {HUMAN_UNITS[unit]}" if unit == 0 else f"{number:.1f} {HUMAN_UNITS[unit]}"

@@ -1,0 +1,64 @@
+"""Pictures made small enough to travel inside a page, within a bound."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from PIL import Image
+
+from lookalike.data.decode import read_image
+from lookalike.errors import ImageError
+
+SIDE_PX = 104
+MAX_BYTES = 12 * 10**6
+"""What all thumbnails of one page may take together, unless told otherwise."""
+
+_AT_A_TIME = 256
+
+
+class Thumbnails:
+    """Thumbnails as data URIs, each picture once, the more important ones first.
+
+    `uris[number_of[path]]` is a picture's thumbnail. A picture has none where its file cannot be
+    decoded, or where the bound was reached before it (`num_left_out` counts these).
+    """
+
+    def __init__(self, *, side_px: int = SIDE_PX, max_bytes: int = MAX_BYTES) -> None:
+        self.side_px, self.max_bytes = side_px, max_bytes
+        self.uris: list[str] = []
+        self.number_of: dict[str, int] = {}
+        self.num_bytes = 0
+        self.num_left_out = 0
+
+    def add(self, paths: Iterable[str]) -> None:
+        """Makes the thumbnails of these pictures, until the bound is reached."""
+        wanted = [path for path in dict.fromkeys(paths) if path not in self.number_of]
+        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+            for start in range(0, len(wanted), _AT_A_TIME):
+                if self.num_bytes >= self.max_bytes:
+                    self.num_left_out += len(wanted) - start
+                    return
+                some = wanted[start : start + _AT_A_TIME]
+                for path, uri in zip(some, pool.map(self._uri, some), strict=True):
+                    if uri is None:
+                        continue
+                    if self.num_bytes + len(uri) > self.max_bytes:
+                        self.num_left_out += 1
+                        continue
+                    self.number_of[path] = len(self.uris)
+                    self.uris.append(uri)
+                    self.num_bytes += len(uri)
+
+    def _uri(self, path: str) -> str | None:
+        try:
+            image = read_image(path, draft_px=2 * self.side_px)
+        except ImageError:
+            return None  # whoever lists the file says why it cannot be read
+        image.thumbnail((self.side_px, self.side_px), Image.Resampling.LANCZOS)
+        file = io.BytesIO()
+        image.save(file, "WEBP", quality=70, method=4)
+        return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode("ascii")
