@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32, Float64, Int32, Int64
 from torch import Tensor
 
 from lookalike.embedding.rows import Rows
@@ -112,14 +112,16 @@ def error_bound(query: Operand, gallery: Operand) -> Float32[Tensor, " queries"]
 
     Entries: q.g - q'.g' = (q - q').g + q'.(g - g'), and Cauchy and Schwarz. Sum: any order of n
     additions is off by at most about n u |q| |g| (Higham, "Accuracy and Stability of Numerical
-    Algorithms", 2nd ed., section 3.1), here doubled for the orders of fused units. What bf16
-    rounds off the result comes on top; see `lowered`.
+    Algorithms", 2nd ed., section 3.1), twice that in units for rounded entries, which may cut
+    off where float32 rounds. What bf16 rounds off the result comes on top; see `lowered`.
     """
     if query.arithmetic == "exact":
         return torch.zeros_like(query.norms)
     longest, lost = float(gallery.norms.max()), float(gallery.residues.max())
     entries = query.residues * longest + (query.norms + query.residues) * lost
-    adding = 2 * (gallery.entries.shape[1] + 8) * _FLOAT32_ROUNDING
+    adding = (gallery.entries.shape[1] + 8) * _FLOAT32_ROUNDING
+    if lost:
+        adding *= 2
     return (entries + adding * query.norms * longest) * (1 + 1e-5) + 1e-30
 
 
@@ -157,16 +159,25 @@ def order_keys(
     The bits of a float32 rise with it, once those of negative numbers are flipped; positions
     take the lower half.
     """
-    bits = similarities.contiguous().view(torch.int32).long()
-    rising = torch.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
-    return rising * 2**32 + (2**32 - 1 - positions)
+    bits = (similarities + 0.0).view(torch.int32)  # which makes -0.0 the 0.0 that it equals
+    keys = _flipped(bits).long()
+    keys *= 2**32
+    keys += 2**32 - 1 - positions
+    return keys
 
 
 def from_order_keys(
     keys: Int64[Tensor, "*shape"],
 ) -> tuple[Float32[Tensor, "*shape"], Int64[Tensor, "*shape"]]:
     """The similarities and positions that keys were made of."""
-    rising = torch.div(keys, 2**32, rounding_mode="floor")
-    positions = 2**32 - 1 - (keys - rising * 2**32)
-    bits = torch.where(rising < 0, -rising - 2**31, rising)
-    return bits.int().view(torch.float32), positions
+    return _flipped((keys >> 32).int()).view(torch.float32), positions_of_keys(keys)
+
+
+def positions_of_keys(keys: Int64[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
+    """The positions that keys were made of."""
+    return 2**32 - 1 - (keys & (2**32 - 1))
+
+
+def _flipped(bits: Int32[Tensor, "*shape"]) -> Int32[Tensor, "*shape"]:
+    """All bits but the sign turned over in negative numbers; its own inverse."""
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
