@@ -79,10 +79,10 @@ def _in_own_process(name: str, given: argparse.Namespace) -> dict[str, Any]:
     flags = [f"--{key.replace('_', '-')}={value}" for key, value in vars(given).items()
              if key not in ("contender", "runs")]  # fmt: skip
     command = [sys.executable, __file__, f"--contender={name}", *flags]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(given.threads),
-                   "OMP_WAIT_POLICY": "PASSIVE"}  # as our command sets it, for all alike  # fmt: skip
-    done = subprocess.run(  # noqa: S603
-        command, env=environment, check=True, stdout=subprocess.PIPE, text=True
+    # Passive waiting as our command sets it, for all alike.
+    threads = {"OMP_NUM_THREADS": str(given.threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    done = subprocess.run(
+        command, env={**os.environ, **threads}, check=True, stdout=subprocess.PIPE, text=True
     )
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -95,8 +95,7 @@ def _run(given: argparse.Namespace) -> dict[str, Any]:
     start = time.perf_counter()
     positions = search()
     seconds = time.perf_counter() - start
-    own = np.save  # keeps numpy's writer in one place for both
-    own(Path(given.folder) / f"found_{given.contender}.npy", positions)
+    np.save(Path(given.folder) / f"found_{given.contender}.npy", positions)
     reference = Path(given.folder) / "found_top_k.npy"
     same = float((np.load(reference) == positions).mean()) if reference.exists() else None
     return {"seconds": seconds, "above": _memory_bytes("VmHWM") - before, "same": same}
@@ -161,7 +160,7 @@ def _table(runs: dict[str, list[dict[str, Any]]], given: argparse.Namespace) -> 
         f"numpy {version('numpy')}. Median of {given.runs} runs in turn (lowest to highest). "
         f"The gallery itself takes {given.num_gallery * given.dim * 4 / 1e9:.2f} GB.",
         "",
-        "| | seconds | faiss / this | peak memory above the loaded inputs | same positions as top_k |",
+        "| | seconds | faiss / this | peak memory above the inputs | same positions as top_k |",
         "|---|---|---|---|---|",
     ]
     for name, label in CONTENDERS.items():
