@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lookalike.evaluation.statistics import bootstrap_intervals, paired_test
+from lookalike.evaluation.statistics import bootstrap_intervals, paired_test, paired_tests
 
 
 def interval(scores: np.ndarray, **options: int) -> tuple[float, float]:
@@ -80,6 +80,14 @@ def test_the_test_is_as_rarely_fooled_as_its_level_says() -> None:
         a, b = generator.random(30), generator.random(30)
         fooled += paired_test(a, b, resamples=400, seed=trial).p_value <= 0.05
     assert 1 <= fooled <= 20  # 10 expected
+
+
+def test_all_metrics_share_their_flips() -> None:
+    generator = np.random.default_rng(11)
+    a, b = generator.random(25), generator.random(25) + 0.1
+    both = paired_tests({"x": a, "half": a / 2}, {"x": b, "half": b / 2})
+    assert both["x"].p_value == both["half"].p_value == paired_test(a, b).p_value
+    assert both["half"].low == pytest.approx(both["x"].low / 2)
 
 
 def test_clusters_keep_one_lucky_class_from_looking_like_many_queries() -> None:

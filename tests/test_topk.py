@@ -159,6 +159,21 @@ def test_pictures_that_get_ever_better_towards_the_end_are_all_considered(arithm
     assert positions.tolist() == [list(range(3999, 3992, -1))]
 
 
+def test_a_gallery_whose_embeddings_grow_in_length_loses_none_to_the_growing_error() -> None:
+    # All similarities nearly tie, and longer embeddings are computed with larger errors: a cut
+    # made while only short ones had been seen must not rule out long ones that are better.
+    query, gallery = unit(1, 64, 0), unit(1024, 64, 1)
+    away = gallery - (gallery @ query.T) * query
+    length = torch.logspace(-2, 3, 1024)[:, None]
+    gallery = query * (1 + 1e-4 * unit(1024, 2, 2)[:, :1]) + away * length
+    expected = naive(query, gallery, 20, [])
+    for kind in ("bf16", "fp32"):
+        with pytest.MonkeyPatch.context() as patch:
+            force(kind, patch)
+            patch.setattr(Rows, "parts", lambda self, _: [(i, i + 64) for i in range(0, 1024, 64)])
+            assert top_k(query, gallery, 20)[1].tolist() == expected, kind
+
+
 def test_embeddings_are_read_from_memory_mapped_shards(tmp_path: Path, arithmetic: str) -> None:
     query, gallery = unit(6, 24, 7), unit(500, 24, 8)
     shards = []

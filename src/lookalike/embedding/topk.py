@@ -176,13 +176,14 @@ class _Search:
 
     def look_at(self, part: Operand, start: int, stop: int) -> None:
         """Takes in what may be among the k best of one part of the gallery."""
-        first = not bool(self.bound.any())
-        self.bound = torch.maximum(self.bound, error_bound(self.operand, part))
+        bound = torch.maximum(self.bound, error_bound(self.operand, part))
+        self.cut -= 2 * (bound - self.bound)  # made when less was known of how far off scores are
+        self.bound = bound
         scores = products(part, self.operand)  # a row a gallery picture: group maxima run along it
         for query_ids, gallery_ids in self.exclude:
             rows, positions = equal_pairs(query_ids, gallery_ids[start:stop])
             scores[positions, rows] = float("-inf")
-        if first:
+        if not self.counts.any():
             self.cut = self.cut_of(scores.T)
         if len(scores) % _GROUP:
             missing = _GROUP - len(scores) % _GROUP

@@ -78,38 +78,58 @@ def paired_test(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> PairedTest:
-    """Whether B's mean differs from A's on the same queries by more than chance.
+    """`paired_tests` of a single metric."""
+    one = paired_tests({"": a}, {"": b}, clusters=clusters, resamples=resamples, seed=seed)
+    return one[""]
+
+
+def paired_tests(
+    a: Mapping[str, Column],
+    b: Mapping[str, Column],
+    *,
+    clusters: Sequence[str] | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> dict[str, PairedTest]:
+    """For each metric, whether B's mean differs from A's on the same queries by more than chance.
 
     The null hypothesis is that the two systems are exchangeable query by query (or cluster by
     cluster): each difference could as well have had the other sign. The p-value is the share
     of random sign flips whose mean is at least as far from 0 as the one observed, counting the
-    observed one (so it is never 0).
+    observed one (so it is never 0). The same flips serve all metrics.
 
     Source: Smucker, Allan and Carterette, "A Comparison of Statistical Significance Tests for
     Information Retrieval Evaluation" (CIKM 2007), section 3.1; the added one: Phipson and
     Smyth, "Permutation P-values Should Never Be Zero" (2010).
 
     Args:
-        a, b: one number a query, all finite, the same queries in the same order.
+        a, b: for each metric of `a` one number a query, all finite, the same queries in the
+            same order.
         clusters: flips whole clusters instead of queries.
-        resamples: random flips, and bootstrap draws of the interval.
-        seed: of both.
+        resamples: random flips.
+        seed: of flips and of the interval's draws.
     """
-    differences = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
-    sums, _ = _cluster_sums(differences, clusters)
-    observed = abs(float(sums.sum()))
-    generator = np.random.default_rng(seed)
+    differences = {
+        name: np.asarray(b[name], dtype=np.float64) - np.asarray(column, dtype=np.float64)
+        for name, column in a.items()
+    }
+    sums, _ = _cluster_sums(np.stack(list(differences.values()), axis=1), clusters)
+    moved = sums[(sums != 0).any(axis=1)]
+    total = sums.sum(axis=0)
     # What rounding makes of equal sums must count as equal.
-    enough = observed - 1e-9 * float(np.abs(sums).sum())
-    moved = np.flatnonzero(sums)
-    extreme = 0
+    enough = np.abs(total) - 1e-9 * np.abs(sums).sum(axis=0)
+    generator = np.random.default_rng(seed)
+    extreme = np.zeros(len(total))
     for size in _chunk_sizes(len(moved), resamples):
-        signs = generator.integers(0, 2, (size, len(moved)), dtype=np.int8) * 2.0 - 1.0
-        extreme += int((np.abs(signs @ sums[moved]) >= enough).sum())
-    low, high = bootstrap_intervals(
-        {"difference": differences}, clusters=clusters, resamples=resamples, seed=seed
-    )["difference"]
-    return PairedTest(float(differences.mean()), low, high, (extreme + 1) / (resamples + 1))
+        heads = generator.integers(0, 2, (size, len(moved)), dtype=np.int8).astype(np.float64)
+        extreme += (np.abs(2 * (heads @ moved) - total) >= enough).sum(axis=0)
+    intervals = bootstrap_intervals(differences, clusters=clusters, seed=seed)
+    return {
+        name: PairedTest(float(column.mean()), *intervals[name], float(p_value))
+        for (name, column), p_value in zip(
+            differences.items(), (extreme + 1) / (resamples + 1), strict=True
+        )
+    }
 
 
 def _cluster_sums(

@@ -14,7 +14,7 @@ import numpy as np
 from lookalike.errors import ConfigError, DataError
 from lookalike.evaluation.results import find_results
 from lookalike.evaluation.scores import HEADLINE
-from lookalike.evaluation.statistics import PairedTest, paired_test
+from lookalike.evaluation.statistics import PairedTest, paired_tests
 from lookalike.files import shown
 
 
@@ -80,10 +80,7 @@ def compare(
         return Comparison(results, [], "they were measured under different protocols", folds)
     if any(_queries_of(one) != _queries_of(first) for one in results):
         return Comparison(results, [], "they could not read the same pictures", folds)
-    tests = [
-        {metric: _test(first, one, metric, by_class=by_class) for metric in HEADLINE}
-        for one in results[1:]
-    ]
+    tests = [_tests(first, one, by_class=by_class) for one in results[1:]]
     return Comparison(results, tests, None, folds)
 
 
@@ -155,16 +152,16 @@ def _brief(value: Any) -> str:
     return str(value)
 
 
-def _test(a: Measured, b: Measured, metric: str, *, by_class: bool) -> PairedTest:
-    rows = zip(
-        a.document["per_query"][metric],
-        b.document["per_query"][metric],
-        a.document["per_query"]["label"],
-        strict=True,
-    )
-    scored = [row for row in rows if row[0] is not None and row[1] is not None]
-    before, after, labels = zip(*scored, strict=True)
-    return paired_test(np.array(before), np.array(after), clusters=labels if by_class else None)
+def _tests(a: Measured, b: Measured, *, by_class: bool) -> dict[str, PairedTest]:
+    """Each headline metric, on the queries that have an answer."""
+    before, after = a.document["per_query"], b.document["per_query"]
+    scored = np.array(before["num_relevant"]) > 0
+
+    def columns(of: dict[str, Any]) -> dict[str, np.ndarray]:
+        return {name: np.array(of[name], dtype=np.float64)[scored] for name in HEADLINE}
+
+    labels = np.array(before["label"])[scored].tolist()
+    return paired_tests(columns(before), columns(after), clusters=labels if by_class else None)
 
 
 def _over_folds(results: list[Measured]) -> dict[str, tuple[float, float]] | None:
