@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lookalike.embedding import topk
+from lookalike.embedding import similarity, topk
 from lookalike.embedding.rows import Rows
 from lookalike.embedding.similarity import (
     Arithmetic,
@@ -25,7 +25,7 @@ from lookalike.embedding.similarity import (
     products,
 )
 from lookalike.embedding.topk import top_k
-from lookalike.errors import DataError
+from lookalike.errors import ConfigError, DataError
 
 ARITHMETICS: tuple[Arithmetic, ...] = ("bf16", "fp32", "exact")
 
@@ -221,6 +221,57 @@ def test_embeddings_that_are_not_finite_are_named(arithmetic: str) -> None:
         top_k(good, bad, 3)
     with pytest.raises(DataError, match=r"query 37.*not finite"):
         top_k(bad, good, 3)
+
+
+@pytest.mark.parametrize("length", [1e-24, 1e20])
+def test_embeddings_too_short_or_too_long_to_compute_with_are_named(length: float) -> None:
+    good, bad = unit(50, 8, 0), unit(50, 8, 1)
+    bad[37] *= length
+    with pytest.raises(DataError, match=r"gallery picture 37 has length 1e(-24|\+20)"):
+        top_k(good, bad, 3)
+
+
+def test_an_embedding_of_zeros_is_similar_to_nothing() -> None:
+    similarities, positions = top_k(unit(1, 8, 0), torch.zeros(40, 8), 2)
+    assert (similarities.tolist(), positions.tolist()) == ([[0, 0]], [[0, 1]])
+
+
+def test_nonsense_is_refused() -> None:
+    with pytest.raises(ConfigError, match="k is -1"):
+        top_k(unit(2, 4, 0), unit(2, 4, 0), -1)
+    with pytest.raises(DataError, match="no columns"):
+        top_k(torch.empty(2, 0), torch.empty(2, 0), 1)
+    with pytest.raises(DataError, match="1 ids for 2 queries and 2 for 2 gallery pictures"):
+        top_k(unit(2, 4, 0), unit(2, 4, 0), 1, exclude=[(torch.zeros(1), torch.zeros(2))])
+
+
+def test_float32_that_torch_rounds_on_the_way_is_allowed_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    query, gallery = unit(20, 64, 11), unit(3000, 64, 12)
+    expected = top_k(query, gallery, 10)
+    force("fp32", monkeypatch)
+    monkeypatch.setattr("torch.backends.fp32_precision", "bf16")
+    found = top_k(query, gallery, 10)
+    assert torch.equal(found[1], expected[1])
+    assert torch.equal(found[0], expected[0])
+
+
+def test_sparse_embeddings_and_copies_need_no_sum_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    # One at a time is how a similarity is computed that float64 leaves in doubt, and is slow.
+    summed: list[int] = []
+    by_hand = similarity._sum_in_order
+
+    def counted(rows: Tensor) -> Tensor:
+        summed.append(len(rows))
+        return by_hand(rows)
+
+    monkeypatch.setattr(similarity, "_sum_in_order", counted)
+    basis = torch.eye(64)[torch.arange(640) % 64]
+    force("exact", monkeypatch)
+    _, positions = top_k(basis[:64], basis, 12)
+    assert positions[:, :10].tolist() == [list(range(i, 640, 64)) for i in range(64)]
+    assert sum(summed) == 0
 
 
 def test_embeddings_of_two_models_are_refused() -> None:

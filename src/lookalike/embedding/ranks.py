@@ -11,8 +11,16 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from lookalike.embedding.exclusions import Exclude, Ids, any_equal, equal_pairs
-from lookalike.embedding.rows import Embeddings, Rows
+from lookalike.embedding.exclusions import (
+    Exclude,
+    Ids,
+    any_equal,
+    check_ids,
+    count_equal,
+    equal_pairs,
+    exclude_pairs,
+)
+from lookalike.embedding.rows import Embeddings, Rows, check_widths
 from lookalike.embedding.similarity import (
     error_bound,
     exact_similarities,
@@ -64,6 +72,8 @@ def ranks_of_relevant(
         memory_bytes: working memory beside inputs and result.
     """
     asked, rows = Rows(query), Rows(gallery)
+    check_widths(asked, rows)
+    check_ids(exclude, len(asked), len(rows))
     for part, right in _parts(query_labels, gallery_labels, exclude, memory_bytes, rows.dim):
         some = asked.part(part.start, part.stop).cpu()
         banned = [(query_ids[part].cpu(), ids.cpu()) for query_ids, ids in exclude]
@@ -78,9 +88,9 @@ def _parts(
     query_labels: Ids, gallery_labels: Ids, exclude: Exclude, memory_bytes: int, dim: int
 ) -> Iterator[tuple[slice, Int64[Tensor, "some hits"]]]:
     """Queries that fit into memory together, and where their right pictures lie, -1 for none."""
-    counts = _count_equal(query_labels, gallery_labels)
-    # Positions, keys, counters and their copies for each right picture; a query's operand.
-    weights = (64 * counts.clamp(min=1) + 16 * dim).tolist()
+    counts = count_equal(query_labels, gallery_labels)
+    # For each right picture its position, keys, bounds, counters, and copies; a query's operand.
+    weights = (192 * counts.clamp(min=1) + 16 * dim).tolist()
     start = 0
     while start < len(weights):
         stop, widest = start, 0
@@ -94,12 +104,6 @@ def _parts(
         kept = ~any_equal([(ids[part], others) for ids, others in exclude], rows, positions)
         yield part, _as_table(rows[kept], positions[kept], stop - start)
         start = stop
-
-
-def _count_equal(query_labels: Ids, gallery_labels: Ids) -> Int64[Tensor, " queries"]:
-    ordered = gallery_labels.sort().values
-    first = torch.searchsorted(ordered, query_labels)
-    return torch.searchsorted(ordered, query_labels, right=True) - first
 
 
 def _as_table(rows: Ids, values: Ids, num_rows: int) -> Int64[Tensor, "rows most"]:
@@ -145,8 +149,8 @@ def _count_before(
     before = torch.zeros_like(keys)
     if not keys.shape[1]:
         return before
-    # Of each similarity itself and its key, and of some of them what `products` needs.
-    most = memory_bytes // 4 // (32 * len(query) + 16 * gallery.dim)
+    # Of each similarity itself, its key, and what `products` needs to make it exact.
+    most = memory_bytes // 4 // (48 * len(query) + 16 * gallery.dim)
     most = min(most, _PAIRS_AT_A_TIME // len(query))
     asked, asked_exactly = operand(query, "fp32", "query"), operand(query, "exact", "query")
     similarities, _ = from_order_keys(keys)
@@ -178,7 +182,7 @@ def _sorted_keys(
 ) -> Int64[Tensor, "queries pictures"]:
     """Order keys of scores, rising along each row; excluded pictures come first."""
     for query_ids, gallery_ids in banned:
-        scores[equal_pairs(query_ids, gallery_ids)] = float("-inf")
+        exclude_pairs(scores, query_ids, gallery_ids)
     keys = order_keys(scores, torch.arange(start, start + scores.shape[1]))
 
     def sort(rows: np.ndarray) -> None:

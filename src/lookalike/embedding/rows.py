@@ -32,6 +32,8 @@ class Rows:
             what = f"shard {number} of the embeddings" if len(shards) > 1 else "the embeddings"
             if len(shard.shape) != 2:
                 raise DataError(f"{what} has {len(shard.shape)} dimensions; expected 2, (n, dim)")
+            if not shard.shape[1]:
+                raise DataError(f"{what} has no columns; expected (n, dim) with dim 1 or more")
             if shard.shape[1] != shards[0].shape[1]:
                 raise DataError(f"{what} is {shard.shape[1]}-d, the first {shards[0].shape[1]}-d; "
                                 "expected embeddings of one model")  # fmt: skip
@@ -78,6 +80,17 @@ class Rows:
         for number in range(count):
             start = (number * stride % count) * rows
             yield start, min(start + rows, len(self))
+
+
+def check_widths(query: Rows, gallery: Rows) -> None:
+    """Refuses to compare embeddings of two models.
+
+    Raises:
+        DataError: the widths differ.
+    """
+    if len(query) and len(gallery) and query.dim != gallery.dim:
+        raise DataError(f"queries are {query.dim}-d and the gallery is {gallery.dim}-d; "
+                        "expected embeddings of one model")  # fmt: skip
 
 
 def _taken(shard: Matrix, positions: Int64[Tensor, " n"]) -> Float32[Tensor, "n dim"]:

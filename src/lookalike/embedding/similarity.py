@@ -25,6 +25,7 @@ from lookalike.errors import DataError
 Arithmetic = Literal["bf16", "fp32", "exact"]
 
 _PAIRS_AT_A_TIME, _ROWS_AT_A_TIME = 1024, 64  # 512-d: 4 MB of products, which stay in the cache
+_SHORTEST, _LONGEST = 1e-15, 1e15  # lengths whose squares float32 holds
 _FLOAT32_ROUNDING, _FLOAT64_ROUNDING, _BF16_ROUNDING = 2.0**-24, 2.0**-53, 2.0**-8
 
 
@@ -87,18 +88,38 @@ def operand(
         DataError: an embedding is not finite; `name` and `first` say which.
     """
     norms = _length(embeddings)
-    if not norms.isfinite().all():
-        row = first + int((~norms.isfinite()).nonzero()[0])
-        raise DataError(f"the embedding of {name} {row} is not finite; leave it out")
+    _check_lengths(embeddings, norms, name, first)
     if arithmetic == "exact":
         return Operand(arithmetic, embeddings.double(), norms, torch.zeros_like(norms))
     if arithmetic == "fp32":
-        # torch may have been told to round float32 on its way into a product.
-        shortened = {"highest": 0.0, "high": 2.0**-11, "medium": 2.0**-8}
-        share = shortened[torch.get_float32_matmul_precision()]
-        return Operand(arithmetic, embeddings, norms, norms * share)
+        return Operand(arithmetic, embeddings, norms, norms * _shortened_by())
     rounded = embeddings.bfloat16()
     return Operand(arithmetic, rounded, norms, _length(embeddings - rounded.float()))
+
+
+def _check_lengths(
+    embeddings: Float32[Tensor, "n dim"], norms: Float32[Tensor, " n"], name: str, first: int
+) -> None:
+    """Refuses what no similarity can be computed of; zero is a similarity of 0 to everything."""
+    for row in (~((norms > _SHORTEST) & (norms < _LONGEST))).nonzero()[:, 0].tolist():
+        entries = embeddings[row].double()
+        length = float(torch.linalg.vector_norm(entries))
+        if not entries.isfinite().all():
+            raise DataError(f"the embedding of {name} {first + row} is not finite; leave it out")
+        if length and not _SHORTEST < length < _LONGEST:
+            raise DataError(
+                f"the embedding of {name} {first + row} has length {length:.1g}; expected about 1: "
+                "divide each embedding by its length"
+            )
+
+
+def _shortened_by() -> float:
+    """What share of a float32 torch has been told to round off on its way into a product."""
+    try:
+        precision = torch.get_float32_matmul_precision()
+    except RuntimeError:  # told in the newer of two ways, of which this one does not know
+        precision = "medium"
+    return {"highest": 0.0, "high": 2.0**-10, "medium": 2.0**-8}[precision]
 
 
 def _length(rows: Float32[Tensor, "n dim"]) -> Float32[Tensor, " n"]:
@@ -120,6 +141,7 @@ def error_bound(query: Operand, gallery: Operand) -> Float32[Tensor, " queries"]
     longest, lost = float(gallery.norms.max()), float(gallery.residues.max())
     entries = query.residues * longest + (query.norms + query.residues) * lost
     adding = (gallery.entries.shape[1] + 8) * _FLOAT32_ROUNDING
+    adding /= 1 - adding
     if lost:
         adding *= 2
     return (entries + adding * query.norms * longest) * (1 + 1e-5) + 1e-30
@@ -143,7 +165,12 @@ def products(query: Operand, gallery: Operand) -> Tensor:
         return scores
     off = (gallery.entries.shape[1] + 8) * 2 * _FLOAT64_ROUNDING
     off *= float(query.norms.max()) * float(gallery.norms.max())
-    unsure = ((scores - off).float() != (scores + off).float()).nonzero()
+    unknown = (scores - off).float() != (scores + off).float()
+    zeros = scores == 0
+    if zeros.any():  # certain where no entry of one meets an entry of the other
+        meets = (query.entries != 0).float() @ (gallery.entries != 0).float().T
+        unknown &= ~(zeros & (meets == 0))
+    unsure = unknown.nonzero()
     exact = scores.float() + 0.0
     for part in unsure.split(_PAIRS_AT_A_TIME):
         rows, columns = part.unbind(dim=1)

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from lookalike.embedding.exclusions import Exclude, equal_pairs
-from lookalike.embedding.rows import Embeddings, Rows
+from lookalike.embedding.exclusions import Exclude, check_ids, exclude_pairs
+from lookalike.embedding.rows import Embeddings, Rows, check_widths
 from lookalike.embedding.similarity import (
     Arithmetic,
     Operand,
@@ -19,14 +19,13 @@ from lookalike.embedding.similarity import (
     order_keys,
     products,
 )
-from lookalike.errors import DataError
+from lookalike.errors import ConfigError
 from lookalike.runtime import has_fast_bf16
 
 MEMORY_BYTES = 2**30
 """What a search may use beside queries, gallery and its own result, unless told otherwise."""
 
 _GROUP = 32  # gallery pictures whose best similarity is looked at before their own
-_GROUPS_AT_A_TIME = 2**17
 _WORTH_BF16 = 10**8  # multiplications below which rounding costs more than it saves
 _WORTH_BOUNDS = 20  # galleries smaller than so many k are computed exactly at once
 
@@ -61,15 +60,17 @@ def top_k(
         row ends in similarity -inf and position -1.
 
     Raises:
-        DataError: an embedding is not finite, or the widths differ.
+        DataError: an embedding is not finite or far from length 1, or the widths differ.
+        ConfigError: k is below 1.
     """
     asked, rows = Rows(query), Rows(gallery)
     home = query.device if isinstance(query, Tensor) else torch.device("cpu")
     device = torch.device("cpu") if home.type == "mps" else home  # which has no float64
     columns = [(a.to(device), b.to(device)) for a, b in exclude]
-    if len(asked) and len(rows) and asked.dim != rows.dim:
-        raise DataError(f"queries are {asked.dim}-d and the gallery is {rows.dim}-d; "
-                        "expected embeddings of one model")  # fmt: skip
+    check_widths(asked, rows)
+    check_ids(exclude, len(asked), len(rows))
+    if k < 1:
+        raise ConfigError(f"k is {k}; expected 1 or more")
     k = min(k, len(rows))
     similarities = torch.full((len(asked), k), float("-inf"), device=home)
     positions = torch.full((len(asked), k), -1, dtype=torch.int64, device=home)
@@ -100,9 +101,14 @@ def _queries_within(memory_bytes: int, k: int, dim: int) -> int:
 
 def _pictures_within(memory_bytes: int, num_queries: int, dim: int, arithmetic: Arithmetic) -> int:
     """A quarter of it is for one part of the gallery: its operand, scores, masks."""
-    score_bytes = {"bf16": 4, "fp32": 8, "exact": 32}[arithmetic]
+    score_bytes = {"bf16": 4, "fp32": 8, "exact": 48}[arithmetic]
     pictures = memory_bytes // 4 // (score_bytes * num_queries + 16 * dim)
     return max(_GROUP, min(pictures, 8192) // _GROUP * _GROUP)
+
+
+def _groups_within(memory_bytes: int) -> int:
+    """And a part of the rest for looking into groups of pictures that may be among the best."""
+    return max(1, min(memory_bytes // 10 // (_GROUP * 64), 2**17))
 
 
 _NOTHING = torch.iinfo(torch.int64).min
@@ -129,7 +135,29 @@ def _search(
             return _Search(query, gallery, k, exclude, memory_bytes, arithmetic).run()
         except _TooCloseError:
             continue
-    return _Search(query, gallery, k, exclude, memory_bytes, "exact").run()
+    return _search_exactly(query, gallery, k, exclude, memory_bytes)
+
+
+def _search_exactly(
+    query: Float32[Tensor, "queries dim"],
+    gallery: Rows,
+    k: int,
+    exclude: Exclude,
+    memory_bytes: int,
+) -> Int64[Tensor, "queries k"]:
+    """The same by the exact similarity of every pair: slower, and indifferent to ties."""
+    asked = operand(query, "exact", "query")
+    best = torch.full((len(query), k), _NOTHING, device=query.device)
+    pictures = _pictures_within(memory_bytes, len(query), gallery.dim, "exact")
+    for start, stop in gallery.parts(pictures):
+        part = gallery.part(start, stop).to(query.device)
+        scores = products(asked, operand(part, "exact", "gallery picture", start))
+        for query_ids, gallery_ids in exclude:
+            exclude_pairs(scores, query_ids, gallery_ids[start:stop])
+        keys = order_keys(scores, torch.arange(start, stop, device=query.device))
+        keys.masked_fill_(scores == float("-inf"), _NOTHING)
+        best = torch.cat([best, keys], dim=1).topk(k, dim=1).values
+    return best
 
 
 class _Search:
@@ -154,24 +182,24 @@ class _Search:
         self.operand = operand(query, arithmetic, "query")
         n, device, room = len(query), query.device, _num_candidates(k)
         self.pictures = _pictures_within(memory_bytes, n, gallery.dim, arithmetic)
+        self.groups = _groups_within(memory_bytes)
         self.scores = torch.full((n, room), float("-inf"), device=device)
         self.places = torch.full((n, room), -1, dtype=torch.int64, device=device)
         self.counts = torch.zeros(n, dtype=torch.int64, device=device)
         self.bound = torch.zeros(n, device=device)
         self.cut = torch.full((n,), float("-inf"), device=device)
+        self.seen = 0  # gallery pictures
         self.resolved = 0  # pairs whose similarity had to be computed to make room
 
     def run(self) -> Int64[Tensor, "queries k"]:
-        seen, sift_at = 0, 0
+        sift_at = 0
         for start, stop in self.gallery.parts(self.pictures):
             part = self.gallery.part(start, stop).to(self.query.device)
+            self.seen += stop - start
             self.look_at(operand(part, self.arithmetic, "gallery picture", start), start, stop)
-            seen += stop - start
-            if seen >= sift_at:  # the more has been seen, the less a look changes
+            if self.seen >= sift_at:  # the more has been seen, the less a look changes
                 self.sift()
-                sift_at = seen * 5 // 4
-            if self.resolved > 0.02 * seen * len(self.query) + 10**5 and self.arithmetic != "exact":
-                raise _TooCloseError
+                sift_at = self.seen * 5 // 4
         return self.best()
 
     def look_at(self, part: Operand, start: int, stop: int) -> None:
@@ -181,8 +209,7 @@ class _Search:
         self.bound = bound
         scores = products(part, self.operand)  # a row a gallery picture: group maxima run along it
         for query_ids, gallery_ids in self.exclude:
-            rows, positions = equal_pairs(query_ids, gallery_ids[start:stop])
-            scores[positions, rows] = float("-inf")
+            exclude_pairs(scores, gallery_ids[start:stop], query_ids)
         if not self.counts.any():
             self.cut = self.cut_of(scores.T)
         if len(scores) % _GROUP:
@@ -190,7 +217,7 @@ class _Search:
             scores = torch.cat([scores, scores.new_full((missing, len(self.cut)), float("-inf"))])
         grouped = scores.view(-1, _GROUP, len(self.cut))
         hopeful = (grouped.amax(dim=1) >= self.cut).T.nonzero()
-        for some in hopeful.split(_GROUPS_AT_A_TIME):
+        for some in hopeful.split(self.groups):
             rows, group = some.unbind(dim=1)
             inside = grouped[group, :, rows].float()
             passed = (inside >= self.cut[rows, None]) & (inside > float("-inf"))
@@ -241,8 +268,10 @@ class _Search:
 
     def resolve(self, full: Int64[Tensor, " rows"]) -> None:
         """Of queries with too many candidates, keeps the k that are the best so far in truth."""
-        keys = self.exact_keys(full)
         self.resolved += int(self.counts[full].sum())
+        if self.resolved > 0.02 * self.seen * len(self.query) + 10**5:
+            raise _TooCloseError
+        keys = self.exact_keys(full)
         best = keys.topk(self.k, dim=1).values
         scores, places = from_order_keys(best)
         self.scores[full], self.places[full] = float("-inf"), -1
@@ -252,12 +281,8 @@ class _Search:
 
     def exact_keys(self, rows: Int64[Tensor, " rows"]) -> Int64[Tensor, "rows candidates"]:
         """The order keys of the candidates of some queries."""
-        width = int(self.counts[rows].max())
-        places = self.places[rows, :width]
-        if self.arithmetic == "exact":
-            similarities = self.scores[rows, :width]
-        else:
-            similarities = exact_similarities(self.query[rows], self.gallery, places)
+        places = self.places[rows, : int(self.counts[rows].max())]
+        similarities = exact_similarities(self.query[rows], self.gallery, places)
         return torch.where(places >= 0, order_keys(similarities, places), _NOTHING)
 
     def best(self) -> Int64[Tensor, "queries k"]:
