@@ -98,7 +98,84 @@ def test_folds_of_one_holdout_are_averaged(settings: Settings, tmp_path: Path) -
     deviation = (sum((value - mean) ** 2 for value in values) / 2) ** 0.5
     assert comparison.folds["mAP"] == pytest.approx((mean, deviation))
     with pytest.raises(ConfigError, match="different protocols"):
-        compare([paths[0], paths[0], paths[1]])  # a fold that counts twice is no average
+        compare(paths[:2])  # a fold is missing
+    document = json.loads(paths[0].read_text())
+    document["protocol"]["holdout"]["rule"] = "2/3"  # one fold under two names
+    (tmp_path / "copy.json").write_text(json.dumps(document))
+    with pytest.raises(ConfigError, match="different protocols"):
+        compare([paths[0], tmp_path / "copy.json", paths[1]])
+
+
+def test_folds_of_two_data_sets_are_no_folds(settings: Settings, tmp_path: Path) -> None:
+    other = write_tree(tmp_path / "more", dict.fromkeys("uvwxyz", 3))
+    one = evaluate(settings(out=str(tmp_path / "a"), holdout_classes="1/2"))
+    two = evaluate(settings(out=str(tmp_path / "b"), holdout_classes="2/2", test=str(other)))
+    with pytest.raises(ConfigError, match="different protocols"):
+        compare([one, two])
+
+
+def test_one_and_the_same_protocol_compares_however_it_was_asked_for(
+    settings: Settings, tmp_path: Path
+) -> None:
+    one = evaluate(settings(out=str(tmp_path / "a"), holdout_classes="1/2"))
+    two = evaluate(settings(out=str(tmp_path / "b"), holdout_classes="0.5"))
+    assert compare([one, two]).tests
+
+
+def test_a_gallery_of_which_less_could_be_read_is_not_tested_against(
+    settings: Settings, photos: Path, tmp_path: Path
+) -> None:
+    knobs = {"test": None, "query": str(photos / "query"), "gallery": str(photos / "gallery")}
+    distractors = write_tree(photos / "gallery" / "zdistract", {"z": 2})
+    one = evaluate(settings(out=str(tmp_path / "a"), **knobs))
+    picture = next((distractors / "z").iterdir())
+    picture.write_bytes(picture.read_bytes()[:-60])  # its header is whole
+    two = evaluate(settings(out=str(tmp_path / "b"), **knobs))
+    comparison = compare([one, two])
+    assert comparison.tests == []
+    assert "read the same pictures" in (comparison.why_untested or "")
+
+
+def test_a_file_that_is_its_own_answer_in_one_of_two_makes_two_protocols(
+    settings: Settings, photos: Path, tmp_path: Path
+) -> None:
+    knobs = {"test": None, "query": str(photos / "query"), "gallery": str(photos / "gallery")}
+    picture = next((photos / "query" / "classa").iterdir())
+    copy = photos / "gallery" / "classa" / "also.png"
+    copy.write_bytes(picture.read_bytes())
+    one = evaluate(settings(out=str(tmp_path / "a"), **knobs))
+    copy.unlink()
+    copy.symlink_to(picture)
+    two = evaluate(settings(out=str(tmp_path / "b"), **knobs))
+    with pytest.raises(ConfigError, match="num_pairs_of_one_file: 0 and 1"):
+        compare([one, two])
+
+
+def test_epochs_come_in_the_order_of_their_numbers(
+    two_runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    results = tmp_path / "long" / "results"
+    results.mkdir(parents=True)
+    for epoch in (9, 10, 99, 100, 101):
+        (results / f"metrics_epoch_{epoch:02}.json").write_text(two_runs[0].read_text())
+    assert [one.name for one in compare([tmp_path / "long"]).results] == [
+        f"epoch_{epoch:02}" for epoch in (9, 10, 99, 100, 101)
+    ]
+    last = compare([two_runs[1], tmp_path / "long"]).results[1]
+    assert last.path.name == "metrics_epoch_101.json"
+
+
+def test_names_keep_the_folders_that_tell_results_apart(
+    two_runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    for folder in ("my_results/a", "my_results/b"):
+        (tmp_path / folder / "results").mkdir(parents=True)
+        target = tmp_path / folder / "results" / "metrics_other.json"
+        target.write_text(two_runs[0].read_text())
+    found = compare([tmp_path / "my_results" / "a", tmp_path / "my_results" / "b", two_runs[0]])
+    assert [one.name for one in found.results] == [
+        "my_results/a/other", "my_results/b/other", "first/epoch_00"
+    ]  # fmt: skip
 
 
 def test_what_is_no_metrics_file_says_so(tmp_path: Path, two_runs: tuple[Path, Path]) -> None:
@@ -114,3 +191,26 @@ def test_what_is_no_metrics_file_says_so(tmp_path: Path, two_runs: tuple[Path, P
         compare([two_runs[0], tmp_path / "empty"])
     with pytest.raises(ConfigError, match="two or more"):
         compare([two_runs[0]])
+    with pytest.raises(ConfigError, match="given twice"):
+        compare([two_runs[0], two_runs[0].parent / "." / two_runs[0].name])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"protocol": []},
+        {"protocol": {}},
+        {"metrics": None},
+        {"metrics": {"mAP": 1}},
+        {"metrics": []},
+        {"per_query": None},
+        {"per_query": {"name": []}},
+    ],
+)
+def test_a_metrics_file_that_is_not_whole_is_named(
+    damage: dict[str, Any], two_runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    document = json.loads(two_runs[0].read_text()) | damage
+    (tmp_path / "broken.json").write_text(json.dumps(document))
+    with pytest.raises(DataError, match=r"broken\.json"):
+        compare([two_runs[0], tmp_path / "broken.json"])

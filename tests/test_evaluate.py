@@ -19,7 +19,7 @@ from PIL import Image
 import lookalike
 from lookalike.config import EvaluateConfig, config_from
 from lookalike.data.transforms import preprocess
-from lookalike.errors import ConfigError, DataError, OutputError
+from lookalike.errors import ConfigError, DataError, ModelError, OutputError
 from lookalike.measure.evaluate import EvaluateResult
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.progress import SilentProgress
@@ -262,3 +262,18 @@ def test_a_name_that_is_not_unicode_survives(settings: Settings, photos: Path) -
     draw(0, 99).save(photos / "test" / "classa" / "plain.png")
     (photos / "test" / "classa" / "plain.png").rename(photos / "test" / "classa" / name)
     assert name in document(run(settings()), 0)
+
+
+def test_a_picture_that_the_model_makes_nonsense_of_is_named(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = CLIPEncoder.forward
+
+    def broken(self: CLIPEncoder, pixels: torch.Tensor) -> torch.Tensor:
+        embeddings = plain(self, pixels)
+        embeddings[2:3] = float("nan")
+        return embeddings
+
+    monkeypatch.setattr(CLIPEncoder, "forward", broken)
+    with pytest.raises(ModelError, match=r"not finite, first for .*classa_012\.png"):
+        run(settings())

@@ -232,6 +232,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, tiny_clip: 
             sampler=BalancedBatchSampler([0, 0, 1, 1], 2, 2),
             runtime=make_runtime("cpu", "fp32", 0),
             train_classes=[],
+            holdout=None,
             train_fingerprint="f",
         )
 

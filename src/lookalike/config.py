@@ -133,7 +133,7 @@ class _Common:
             if getattr(self, name, None) == "":
                 raise ConfigError(f"{name} is empty; name something, or leave it out")
         if self.holdout_classes is not None:
-            holdout_bounds(self.holdout_classes)
+            object.__setattr__(self, "holdout_classes", _plain_holdout(self.holdout_classes))
         if self.group_pattern is not None:
             _check_pattern(self.group_pattern)
         if self.test is not None and (self.query is not None or self.gallery is not None):
@@ -235,7 +235,12 @@ class EvaluateConfig(_Common):
         group="Other systems",
         metavar="FILE",
     )
-    trec: bool = _knob(False, "also write a TREC run and qrels", group="Output")
+    trec: bool = _knob(
+        False,
+        "also write a TREC run, as deep as top_k, and qrels; raise top_k for metrics that look "
+        "further down",
+        group="Output",
+    )
     save_embeddings: Literal["none", "npy", "parquet"] = _knob(
         "none", "also write the embeddings, with the pictures' names", group="Output"
     )
@@ -245,8 +250,12 @@ class EvaluateConfig(_Common):
         if (self.run is None) != (self.qrels is None):
             given, missing = ("run", "qrels") if self.run else ("qrels", "run")
             raise ConfigError(f"{given} is given without {missing}; give both")
-        if self.run is not None and (self.test is not None or self.query is not None):
-            raise ConfigError("run and qrels need no pictures; leave test, query and gallery out")
+        if self.run is not None:
+            for name in ("test", "query", "gallery", "holdout_classes", "group_pattern", "trec"):
+                if getattr(self, name):
+                    raise ConfigError(f"run and qrels are scored as they stand; leave {name} out")
+            if self.save_embeddings != "none":
+                raise ConfigError("run and qrels have no embeddings; leave save_embeddings out")
         for side, needed in (("test", ("test",)), ("query", ("gallery",)), ("gallery", ("query",))):
             if getattr(self, f"{side}_embeddings") is None:
                 continue
@@ -379,6 +388,13 @@ def holdout_bounds(holdout: str) -> tuple[float, float]:
         f"holdout_classes is {holdout!r}; expected a share of the classes such as 0.5, or a fold "
         "such as 2/5"
     )
+
+
+def _plain_holdout(holdout: str) -> str:
+    """One way of writing it: 0.50 is 0.5, 01/2 is 1/2."""
+    holdout_bounds(holdout)
+    first, slash, second = holdout.partition("/")
+    return f"{int(first)}/{int(second)}" if slash else f"{float(first):g}"
 
 
 def _check_pattern(pattern: str) -> None:

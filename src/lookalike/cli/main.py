@@ -31,9 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # and from whatever else runs: training small models went twice as fast without.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     given = _parse(sys.argv[1:] if arguments is None else arguments)
-    run: Callable[[argparse.Namespace], None] = given.run
+    verb: Callable[[argparse.Namespace], None] = given.verb
     try:
-        run(given)
+        verb(given)
     except Interrupted as stopped:
         print(f"lookalike: {stopped}", file=sys.stderr)
         return INTERRUPTED
@@ -119,7 +119,7 @@ def _add_train(verbs: Any) -> None:
         "(default: of --out); its settings hold unless a flag says otherwise",
     )  # fmt: skip
     add_knobs(parser, TrainConfig, leave_out=("train",))
-    parser.set_defaults(run=_train, parser=parser)
+    parser.set_defaults(verb=_train, parser=parser)
 
 
 def _add_evaluate(verbs: Any) -> None:
@@ -141,7 +141,7 @@ def _add_evaluate(verbs: Any) -> None:
     )
     _add_recipe_flags(parser)
     add_knobs(parser, EvaluateConfig)
-    parser.set_defaults(run=_evaluate, parser=parser)
+    parser.set_defaults(verb=_evaluate, parser=parser)
 
 
 def _add_compare(verbs: Any) -> None:
@@ -171,7 +171,7 @@ def _add_compare(verbs: Any) -> None:
     parser.add_argument("--different-protocols", action="store_true",
                         help="show results of different protocols as well, untested")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.set_defaults(run=_compare, parser=parser)
+    parser.set_defaults(verb=_compare, parser=parser)
 
 
 def _add_demo(verbs: Any) -> None:
@@ -190,7 +190,7 @@ def _add_demo(verbs: Any) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, another "
                         "catalogue (default: 0)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.set_defaults(run=_demo, parser=parser)
+    parser.set_defaults(verb=_demo, parser=parser)
 
 
 _VERBS = {
@@ -343,7 +343,7 @@ def _finite(metrics: dict[str, float] | None) -> dict[str, float | None] | None:
 
 def _knobs_of(given: argparse.Namespace) -> dict[str, Any]:
     """The flags that are knobs, out of all that were given."""
-    others = {"run", "parser", "recipe", "print_config", "json", "resume"}
+    others = {"verb", "parser", "recipe", "print_config", "json", "resume"}
     return {name: value for name, value in vars(given).items() if name not in others}
 
 

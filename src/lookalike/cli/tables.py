@@ -38,9 +38,12 @@ def print_history(history: Sequence[EpochSummary]) -> None:
 
 
 def print_scores(scores: QueryScores) -> None:
-    """The headline metrics, and how many queries they leave out."""
-    metrics = scores.micro()
-    _print_table(HEADLINE, [[_number(metrics[name]) for name in HEADLINE]])
+    """The headline metrics with their intervals, and how many queries they leave out."""
+    metrics, intervals = scores.micro(), scores.intervals
+    rows = [["", *(_number(metrics[name]) for name in HEADLINE)]]
+    for word, end in (("95% from", 0), ("to", 1)):
+        rows.append([word, *(_number(intervals[name][end]) for name in HEADLINE)])
+    _print_table(["", *HEADLINE], rows)
     print_unanswered(scores)
 
 
@@ -73,6 +76,9 @@ def print_comparison(comparison: Comparison) -> None:
             for metric, test in tests.items()
         ]  # fmt: skip
         _print_table(["", "difference", "95% interval", "p"], rows)
+    if comparison.tests and not comparison.by_class:
+        print("Queries are taken as independent of each other. Those of one class seldom are:\n"
+              "--by-class allows for that, and is slower to call a difference real.\n")  # fmt: skip
     if comparison.why_untested:
         print(f"The differences are not tested: {comparison.why_untested}.\n")
 

@@ -71,7 +71,7 @@ class ImageLoader:
     ) -> None:
         reader = _Reader(paths, how, max_megapixels, augmentation, labels)
         self._requests = _Requests()
-        self.num_images = len(paths)
+        self.paths, self.num_images = paths, len(paths)
         workers = runtime.num_workers
         self._loader: DataLoader[Batch] = DataLoader(
             reader,

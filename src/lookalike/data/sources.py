@@ -97,18 +97,29 @@ class ImageSet:
         """The same with groups read off the names: what a regular expression finds in them.
 
         Its first parenthesis counts, or all of the match; names without a match have no group.
+        Where no name has one, there are no groups.
         """
         found = [re.search(pattern, name) for name in self.names]
+        if not any(found):
+            return replace(self, groups=None)
         return replace(self, groups=[m[(m.lastindex and 1) or 0] or "" if m else "" for m in found])
 
     def fingerprint(self) -> str:
         """A hash of names, labels and groups: the same for the same list, wherever it lies."""
-        digest = hashlib.sha256()
-        columns = [self.names, self.labels or self.names, self.groups or self.names]
-        for row in zip(*columns, strict=True):
-            digest.update(json.dumps(row).encode())  # quoted, so that no two lists read alike
-        digest.update(f"{self.labels is None} {self.groups is None}".encode())
-        return digest.hexdigest()[:16]
+        return _hash_of(list(self.fingerprints().values()))
+
+    def fingerprints(self) -> dict[str, str | None]:
+        """A hash of each column, None where there is none."""
+        columns = {"names": self.names, "labels": self.labels, "groups": self.groups}
+        return {name: None if column is None else _hash_of(column)
+                for name, column in columns.items()}  # fmt: skip
+
+
+def _hash_of(column: Sequence[str | None]) -> str:
+    digest = hashlib.sha256()
+    for value in column:
+        digest.update(json.dumps(value).encode())  # quoted, so that no two lists read alike
+    return digest.hexdigest()[:16]
 
 
 def load_images(source: str | Path, progress: Progress | None = None) -> ImageSet:
@@ -285,6 +296,18 @@ def _load_table(path: Path) -> ImageSet:
         splits=texts("split"),
         is_query=_read_flags(columns.get("is_query"), path),
     )
+
+
+def read_names(path: Path) -> list[str]:
+    """Column `path` of a CSV file, whatever its other columns hold.
+
+    Raises:
+        DataError: the file cannot be read, or has no such column.
+    """
+    columns = _read_csv(path)
+    if "path" not in columns:
+        raise DataError(f"{shown(path)} has no column 'path' but {', '.join(columns) or 'nothing'}")
+    return [str(name) for name in columns["path"]]
 
 
 def _read_csv(path: Path) -> dict[str, list[Any]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from lookalike.data.loader import ImageLoader, chunks
 from lookalike.data.sources import Unreadable, list_unreadable
 from lookalike.errors import DataError, ModelError
+from lookalike.files import shown
 from lookalike.model.encoder import CLIPEncoder, evaluation_mode
 from lookalike.progress import Progress
 from lookalike.runtime import Runtime
@@ -67,9 +68,9 @@ def embed(
                         f"{list_unreadable(unreadable)}")  # fmt: skip
     embeddings = torch.cat(rows)
     if not embeddings.isfinite().all():
-        first = int((~embeddings.isfinite()).any(dim=1).nonzero()[0])
+        first = positions[int((~embeddings.isfinite()).any(dim=1).nonzero()[0])]
         raise ModelError(
-            f"the model gives numbers that are not finite, first for picture {positions[first]}; "
+            f"the model gives numbers that are not finite, first for {shown(loader.paths[first])}; "
             "try --precision fp32, or an earlier checkpoint"
         )
     return Embedded(embeddings, np.array(positions, dtype=np.int64), unreadable)

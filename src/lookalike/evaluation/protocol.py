@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,11 +26,12 @@ from lookalike.progress import Progress
 
 @dataclass(frozen=True)
 class Holdout:
-    """Which classes were kept for the test, and by what rule."""
+    """Which classes were kept for the test, by what rule, and a hash of all that there were."""
 
     rule: str
     seed: int
     classes: list[str]
+    of_classes: str
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,10 @@ class Protocol:
             len(side) - len({os.path.basename(name) for name in side.names}) for side in sides
         )
 
+    def _num_pairs_of_one_file(self) -> int:
+        of_gallery = Counter(self.gallery_ids)
+        return sum(of_gallery[identity] for identity in self.query_ids)
+
     def describe(self) -> str:
         """One line for the start of a run."""
         unseen = ", none of them learned from" if self.holdout else ""
@@ -86,28 +92,36 @@ class Protocol:
             "num_query_classes": len(set(self.query.labels)) if self.query.labels else None,
             "num_gallery_classes": len(set(self.gallery.labels)) if self.gallery.labels else None,
             "excluded": "the query's own file; pictures of its group, where groups are given",
-            "query_fingerprint": self.query.fingerprint(),
-            "gallery_fingerprint": self.gallery.fingerprint(),
-            "holdout": asdict(self.holdout) if self.holdout else None,
+            "num_pairs_of_one_file": self._num_pairs_of_one_file(),
         }
-        return facts | {"fingerprint": _hash_of(facts)}
+        for side, images in (("query", self.query), ("gallery", self.gallery)):
+            facts |= {
+                f"{side} {column}": digest for column, digest in images.fingerprints().items()
+            }
+        fingerprint = hash_of(facts)  # by whatever rule classes were held out: they are in here
+        holdout = asdict(self.holdout) if self.holdout else None
+        return facts | {"holdout": holdout, "fingerprint": fingerprint}
 
 
-def load_protocol(config: TrainConfig | EvaluateConfig, progress: Progress) -> Protocol | None:
+def load_protocol(
+    config: TrainConfig | EvaluateConfig, progress: Progress, holdout: Holdout | None = None
+) -> Protocol | None:
     """The protocol a configuration asks for; None if it names no test pictures.
 
     `query` and `gallery` are two sources, or one table with a column `is_query`. A `test`
     source is leave-one-out, or, if it is a table with `is_query`, query against gallery. Of
     tables with a column `split` the rows of split `test` count (`query` and `gallery` are
-    understood as well). With `holdout_classes` only pictures of held-out classes take part; of
-    a training source without a test beside it, these are the test.
+    understood as well). With `holdout_classes` only pictures of held-out classes take part
+    (those of `holdout`, where they were chosen already); of a training source without a test
+    beside it, these are the test.
 
     Raises:
         DataError: sources that are missing, empty, or unlabelled where labels are needed.
     """
-    protocol = _load(config, progress)
+    protocol = _load(config, holdout or find_holdout(config), progress)
     if protocol is not None:
         _check_labels_meet(protocol)
+        _warn_of_useless_groups(config, protocol, progress)
     repeated = protocol.repeated_names() if protocol else 0
     if repeated:
         progress.warn(
@@ -135,11 +149,15 @@ def find_holdout(config: TrainConfig | EvaluateConfig) -> Holdout | None:
             raise DataError(f"{shown(source)} has no labels, so no classes can be held out of it")
         labels.update(images.labels)
     chosen = held_out_classes(labels, config.holdout_classes, config.holdout_seed)
-    return Holdout(config.holdout_classes, config.holdout_seed, sorted(chosen))
+    return Holdout(
+        config.holdout_classes, config.holdout_seed, sorted(chosen), hash_of(sorted(labels))
+    )
 
 
-def _load(config: TrainConfig | EvaluateConfig, progress: Progress) -> Protocol | None:
-    test, holdout = config.test, find_holdout(config)
+def _load(
+    config: TrainConfig | EvaluateConfig, holdout: Holdout | None, progress: Progress
+) -> Protocol | None:
+    test = config.test
     splits: tuple[str, ...] = ("test", "query", "gallery")
     if test is None and config.query is None and isinstance(config, TrainConfig):
         test = _table_with_test_rows(config.train)
@@ -168,6 +186,9 @@ def _listed(
     images = load_images(source, progress).of_split(*splits)
     if holdout is not None:
         images = images.of_classes(set(holdout.classes))
+        if not len(images):
+            raise DataError(f"{shown(source)} has no picture of the {len(holdout.classes):,} "
+                            "held-out classes; another holdout_seed holds out others")  # fmt: skip
     return images.grouped_by(config.group_pattern) if config.group_pattern else images
 
 
@@ -263,5 +284,20 @@ def _check_labels_meet(protocol: Protocol) -> None:
     )
 
 
-def _hash_of(facts: dict[str, Any]) -> str:
+def _warn_of_useless_groups(
+    config: TrainConfig | EvaluateConfig, protocol: Protocol, progress: Progress
+) -> None:
+    """Groups keep pictures apart only where both sides have them."""
+    groups = [protocol.query.groups, protocol.gallery.groups]
+    if None not in groups:
+        return
+    if config.group_pattern:
+        progress.warn(f"group_pattern {config.group_pattern!r} finds nothing in the names of "
+                      "queries or of the gallery, so no pictures are kept apart")  # fmt: skip
+    elif groups != [None, None]:
+        progress.warn("only one of queries and gallery has groups, so no pictures are kept apart")
+
+
+def hash_of(facts: Any) -> str:
+    """A short hash of what JSON can hold."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

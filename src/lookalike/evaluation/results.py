@@ -12,13 +12,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lookalike import __version__
 from lookalike.evaluation.protocol import Protocol
 from lookalike.evaluation.retrieval import Retrieval
 from lookalike.evaluation.scores import QueryScores
-from lookalike.evaluation.statistics import bootstrap_intervals
 from lookalike.files import write_json
 
 
@@ -53,6 +50,7 @@ def write_results(
     paths = result_files(out, epoch)
     write_json(paths[0], retrieved)
     facts = protocol.facts() | {
+        "searched_fingerprint": retrieval.fingerprint(),
         "num_queries_scored": len(retrieval.query) - retrieval.num_without_answer
         if retrieval.scores
         else None,
@@ -88,15 +86,12 @@ def _measured(scores: QueryScores | None) -> dict[str, Any]:
     """Means over queries with their intervals, means over classes, means of each class."""
     if scores is None:
         return {"metrics": None}
-    keep = scores.answerable
-    labels = np.array(scores.labels)[keep].tolist()
-    columns = {name: column[keep] for name, column in scores.columns.items()}
     metrics = {k: v if math.isfinite(v) else None for k, v in scores.micro().items()}
     return {
         "metrics": metrics,  # a median rank can be infinite, where a run retrieves too little
         "macro_metrics": scores.macro(),
-        "intervals": bootstrap_intervals(columns),
-        "intervals_by_class": bootstrap_intervals(columns, clusters=labels),
+        "intervals": scores.intervals,
+        "intervals_by_class": scores.intervals_by_class,
         "per_class": scores.per_class(),
     }
 
@@ -124,9 +119,15 @@ def result_files(out: Path, epoch: int) -> tuple[Path, Path]:
 
 
 def find_results(out: Path) -> list[Path]:
-    """The result files of earlier epochs below a folder, and nobody else's files."""
-    names = re.compile(r"(retrieval_results|metrics)_epoch_\d+\.json")
-    return sorted(p for p in (out / "results").glob("*.json") if names.fullmatch(p.name))
+    """The result files of earlier epochs below a folder, by epoch, and nobody else's files."""
+    names = re.compile(r"(retrieval_results|metrics)_epoch_(\d+)\.json")
+    found = [(names.fullmatch(path.name), path) for path in (out / "results").glob("*.json")]
+    return [path for match, path in sorted(found, key=_by_epoch) if match]
+
+
+def _by_epoch(found: tuple[re.Match[str] | None, Path]) -> tuple[int, str]:
+    match, path = found
+    return (int(match[2]) if match else -1, path.name)
 
 
 def library_versions() -> dict[str, str]:

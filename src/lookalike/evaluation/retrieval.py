@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -48,6 +49,11 @@ class Retrieval:
     def metrics(self) -> dict[str, float] | None:
         """Means over the queries that have an answer in the gallery; None without labels."""
         return self.scores.micro() if self.scores else None
+
+    def fingerprint(self) -> str:
+        """A hash of which pictures were searched in which, after all that could not be read."""
+        sides = f"{self.query.fingerprint()} {self.gallery.fingerprint()}"
+        return hashlib.sha256(sides.encode()).hexdigest()[:16]
 
     @property
     def num_without_answer(self) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 
 from lookalike.evaluation import metrics as m
+from lookalike.evaluation.statistics import bootstrap_intervals
 
 RECALL_KS = (1, 5, 10)
 HEADLINE = (*(f"recall@{k}" for k in RECALL_KS), "mAP", "mAP@R")
@@ -46,6 +48,20 @@ class QueryScores:
         keep = self.answerable
         means = {name: float(column[keep].mean()) for name, column in self.columns.items()}
         return means | {MEDIAN_RANK: float(np.median(self.first_rank[keep]))}
+
+    @cached_property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """The 95% bootstrap interval of each mean over queries."""
+        return self._intervals(None)
+
+    @cached_property
+    def intervals_by_class(self) -> dict[str, tuple[float, float]]:
+        """The same with whole classes drawn."""
+        return self._intervals(np.array(self.labels)[self.answerable].tolist())
+
+    def _intervals(self, clusters: list[str] | None) -> dict[str, tuple[float, float]]:
+        columns = {name: column[self.answerable] for name, column in self.columns.items()}
+        return bootstrap_intervals(columns, clusters=clusters)
 
     def macro(self) -> dict[str, float]:
         """The mean over classes of the mean over the class's queries."""

@@ -152,7 +152,7 @@ def _read_qrels(path: Path) -> dict[str, dict[str, float]]:
 
 def _lines(path: Path, width: int, form: str) -> Iterator[tuple[int, list[str]]]:
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
             empty = True
             for number, line in enumerate(file, start=1):
                 fields = line.split()

@@ -12,10 +12,15 @@ from typing import Any
 import numpy as np
 
 from lookalike.errors import ConfigError, DataError
+from lookalike.evaluation.protocol import hash_of
 from lookalike.evaluation.results import find_results
 from lookalike.evaluation.scores import HEADLINE
 from lookalike.evaluation.statistics import PairedTest, paired_tests
 from lookalike.files import shown
+
+_FOLLOWS = ("fingerprint", "searched_fingerprint", "num_queries_scored", "holdout",
+            "num_queries_without_answer")  # fmt: skip
+"""Facts that differ because others do."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,8 @@ class Measured:
 class Comparison:
     """Results beside each other. `tests[i]` compares result i + 1 with the first, per metric.
 
-    Without tests `why_untested` says why. `folds` holds mean and standard deviation of each
+    With `by_class` whole classes were drawn and flipped. Without tests `why_untested` says why.
+    `folds` holds mean and standard deviation of each
     metric over results that are the folds of one holdout, else None.
     """
 
@@ -45,6 +51,7 @@ class Comparison:
     tests: list[dict[str, PairedTest]]
     why_untested: str | None
     folds: dict[str, tuple[float, float]] | None
+    by_class: bool = False
 
 
 def compare(
@@ -78,10 +85,10 @@ def compare(
                 "--different-protocols shows them beside each other all the same"
             )
         return Comparison(results, [], "they were measured under different protocols", folds)
-    if any(_queries_of(one) != _queries_of(first) for one in results):
+    if any(_searched(one) != _searched(first) for one in results):
         return Comparison(results, [], "they could not read the same pictures", folds)
     tests = [_tests(first, one, by_class=by_class) for one in results[1:]]
-    return Comparison(results, tests, None, folds)
+    return Comparison(results, tests, None, folds, by_class)
 
 
 def _find(sources: Sequence[str | Path]) -> list[Measured]:
@@ -89,12 +96,15 @@ def _find(sources: Sequence[str | Path]) -> list[Measured]:
     for source in map(Path, sources):
         if source.is_dir():
             found = [path for path in find_results(source) if path.name.startswith("metrics_")]
+            found = found or sorted((source / "results").glob("metrics_*.json"))  # of TREC runs
             if not found:
                 raise DataError(f"there are no metrics files in {shown(source / 'results')}; give "
                                 "the folder that was --out, or a metrics_*.json")  # fmt: skip
             paths += found if len(sources) == 1 else found[-1:]
         else:
             paths.append(source)
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise ConfigError("a result is given twice; compare different ones")
     if len(paths) < 2:
         raise ConfigError("one result compares with nothing; give two or more")
     return [Measured(os.fspath(path), path, _read(path)) for path in paths]
@@ -107,23 +117,42 @@ def _read(path: Path) -> dict[str, Any]:
         raise DataError(f"cannot read {shown(path)}: {error.strerror}") from error
     except ValueError as error:
         raise DataError(f"{shown(path)} is not JSON: {error}") from error
-    if not isinstance(document, dict) or "protocol" not in document or "metrics" not in document:
+    if not isinstance(document, dict) or not _is_fingerprinted(document.get("protocol")):
         raise DataError(f"{shown(path)} is no metrics file; expected a results/metrics_*.json that "
                         "lookalike wrote")  # fmt: skip
-    if document["metrics"] is None or "per_query" not in document:
-        raise DataError(f"{shown(path)} holds no metrics: the pictures had no labels, or it is of "
-                        "an earlier version; evaluate anew")  # fmt: skip
+    if document.get("metrics") is None:
+        raise DataError(f"{shown(path)} holds no metrics: the pictures had no labels")
+    if not _is_whole(document):
+        raise DataError(f"{shown(path)} lacks some of the metrics ({', '.join(HEADLINE)}) or what "
+                        "each query scored; evaluate anew")  # fmt: skip
     return document
+
+
+def _is_fingerprinted(protocol: Any) -> bool:
+    return isinstance(protocol, dict) and isinstance(protocol.get("fingerprint"), str)
+
+
+def _is_whole(document: dict[str, Any]) -> bool:
+    metrics, rows = document["metrics"], document.get("per_query")
+    needed = ("name", "label", "num_relevant", *HEADLINE)
+    if not isinstance(metrics, dict) or not isinstance(rows, dict):
+        return False
+    if not all(name in metrics for name in HEADLINE):
+        return False
+    columns = [rows.get(name) for name in needed]
+    return all(isinstance(column, list) for column in columns) and (
+        len({len(column) for column in columns if column is not None}) == 1
+    )
 
 
 def _named(results: list[Measured]) -> list[Measured]:
     """The same with short names: without the folders that all have in common."""
     resolved = [one.path.resolve() for one in results]
-    common = Path(os.path.commonpath(resolved))
+    common = Path(os.path.commonpath([path.parent for path in resolved]))
     names = []
     for path in resolved:
-        name = path.relative_to(common).with_suffix("").as_posix() or path.stem
-        names.append(name.replace("results/", "").replace("metrics_", ""))
+        folders = [part for part in path.relative_to(common).parts[:-1] if part != "results"]
+        names.append("/".join([*folders, path.stem.removeprefix("metrics_")]))
     if len(set(names)) < len(names):
         names = [f"{number}: {name}" for number, name in enumerate(names, start=1)]
     return [replace(one, name=name) for one, name in zip(results, names, strict=True)]
@@ -133,23 +162,21 @@ def _protocol_of(one: Measured) -> Any:
     return one.protocol.get("fingerprint")
 
 
-def _queries_of(one: Measured) -> Any:
-    return one.document["per_query"]["name"], one.document["per_query"]["num_relevant"]
+def _searched(one: Measured) -> Any:
+    """What was searched in what, after all that could not be read."""
+    rows = one.document["per_query"]
+    return one.protocol.get("searched_fingerprint"), rows["name"], rows["num_relevant"]
 
 
 def _difference(a: dict[str, Any], b: dict[str, Any]) -> str:
     """The first few facts in which two protocols differ."""
-    facts = [
-        key for key in a.keys() | b.keys() if a.get(key) != b.get(key) and key != "fingerprint"
-    ]
-    told = [f"{key}: {_brief(a.get(key))} and {_brief(b.get(key))}" for key in sorted(facts)]
-    return "; ".join(told[:3]) or "the same counts, other pictures"
-
-
-def _brief(value: Any) -> str:
-    if isinstance(value, dict) and "rule" in value:
-        return f"{value['rule']} (seed {value['seed']})"
-    return str(value)
+    told = [
+        f"other {key}" if key.split()[-1] in ("names", "labels", "groups")
+        else f"{key}: {a.get(key)} and {b.get(key)}"
+        for key in {**a, **b}
+        if a.get(key) != b.get(key) and key not in _FOLLOWS
+    ]  # fmt: skip
+    return "; ".join(told[:3]) or "other pictures"
 
 
 def _tests(a: Measured, b: Measured, *, by_class: bool) -> dict[str, PairedTest]:
@@ -165,14 +192,12 @@ def _tests(a: Measured, b: Measured, *, by_class: bool) -> dict[str, PairedTest]
 
 
 def _over_folds(results: list[Measured]) -> dict[str, tuple[float, float]] | None:
-    """Mean and standard deviation over results that are different folds of one holdout."""
-    holdouts = [one.protocol.get("holdout") for one in results]
-    rules = [holdout["rule"] for holdout in holdouts if holdout]
-    if len(rules) < len(results) or len(set(rules)) < len(rules):
+    """Mean and standard deviation over results that are all the folds of one set of classes."""
+    holdouts = [one.protocol["holdout"] for one in results if one.protocol.get("holdout")]
+    if len(holdouts) < len(results) or not all("/" in holdout["rule"] for holdout in holdouts):
         return None
-    if not all("/" in rule for rule in rules) or len({rule.split("/")[1] for rule in rules}) > 1:
-        return None
-    if len({holdout["seed"] for holdout in holdouts if holdout}) > 1:
+    everything = sorted(label for holdout in holdouts for label in holdout["classes"])
+    if any(holdout["of_classes"] != hash_of(everything) for holdout in holdouts):
         return None
     table = {metric: [one.document["metrics"][metric] for one in results] for metric in HEADLINE}
     return {m: (float(np.mean(v)), float(np.std(v, ddof=1))) for m, v in table.items()}

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from lookalike.config import EvaluateConfig
 from lookalike.data.loader import ImageLoader
 from lookalike.data.sources import Unreadable
-from lookalike.embedding.interchange import load_embeddings, save_embeddings
+from lookalike.embedding.interchange import (
+    embedding_files,
+    load_embeddings,
+    require_pyarrow,
+    save_embeddings,
+)
 from lookalike.errors import ConfigError, DataError, OutputError
-from lookalike.evaluation.protocol import Protocol, load_protocol
+from lookalike.evaluation.protocol import Holdout, Protocol, load_protocol
 from lookalike.evaluation.results import metrics_document, result_files, write_results
 from lookalike.evaluation.retrieval import Retrieval, evaluate_encoder, exclusions, retrieve
 from lookalike.evaluation.scores import QueryScores
 from lookalike.evaluation.trec import score_trec, write_trec
 from lookalike.files import shown, writable_folder, write_json
 from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.pretrained import is_checkpoint, read_checkpoint
 from lookalike.progress import Progress, default_progress
 from lookalike.runtime import make_runtime
 
@@ -55,28 +62,42 @@ def evaluate(config: EvaluateConfig, *, progress: Progress | None = None) -> Eva
     out = writable_folder(Path(config.out))
     if config.run is not None and config.qrels is not None:
         return _evaluate_run(config, Path(config.run), Path(config.qrels), out, progress)
-    protocol = load_protocol(config, progress)
+    if config.save_embeddings == "parquet":
+        require_pyarrow()  # before anything is embedded
+    given = config.test_embeddings or config.query_embeddings
+    checkpoint: dict[str, Any] | None = None
+    if not given and is_checkpoint(config.model_name):
+        checkpoint = read_checkpoint(Path(config.model_name))
+        checkpoint.pop("optimizer_state_dict", None)  # twice the size of the model
+    protocol = load_protocol(config, progress, _holdout_of(checkpoint, config, progress))
     if protocol is None:
         raise ConfigError("there is nothing to evaluate on: give --test, or --query and --gallery; "
                           "or --run and --qrels of another system")  # fmt: skip
-    if config.test_embeddings or config.query_embeddings:
+    if given:
         epoch = 0
-        _refuse_to_replace(list(result_files(out, epoch)), config)
+        _refuse_to_replace(_files_of(out, epoch, config, protocol), config)
         retrieval = _retrieve_given(config, protocol, progress)
     else:
-        epoch, retrieval = _retrieve_with_model(config, protocol, out, progress)
-    about = {"config": asdict(config)}
-    files = list(write_results(out, epoch, retrieval, protocol, about=about))
-    files += _write_interchange(config, out, epoch, retrieval, protocol)
+        epoch, retrieval = _retrieve_with_model(config, checkpoint, protocol, out, progress)
+    about = {"embeddings_of": given or config.model_name, "config": asdict(config)}
+    write_results(out, epoch, retrieval, protocol, about=about)
+    _write_interchange(config, out, epoch, retrieval, protocol)
+    files = _files_of(out, epoch, config, protocol)
     return EvaluateResult(epoch, retrieval.scores, retrieval, files, retrieval.unreadable)
 
 
 def _retrieve_with_model(
-    config: EvaluateConfig, protocol: Protocol, out: Path, progress: Progress
+    config: EvaluateConfig,
+    checkpoint: dict[str, Any] | None,
+    protocol: Protocol,
+    out: Path,
+    progress: Progress,
 ) -> tuple[int, Retrieval]:
     runtime = make_runtime(config.device, config.precision, config.num_workers)
-    encoder = CLIPEncoder(config.model_name, embedding=config.embedding).to(runtime.device)
-    _refuse_to_replace(list(result_files(out, encoder.epoch)), config)
+    encoder = CLIPEncoder(config.model_name, embedding=config.embedding, checkpoint=checkpoint).to(
+        runtime.device
+    )
+    _refuse_to_replace(_files_of(out, encoder.epoch, config, protocol), config)
     _refuse_learned_classes(encoder, protocol)
     with runtime.autocast():
         dim = encoder.dim
@@ -121,23 +142,45 @@ def _retrieve_given(config: EvaluateConfig, protocol: Protocol, progress: Progre
 
 def _write_interchange(
     config: EvaluateConfig, out: Path, epoch: int, retrieval: Retrieval, protocol: Protocol
-) -> list[Path]:
+) -> None:
     """What other tools read, as far as it is asked for."""
-    folder = out / "results"
-    files: list[Path] = []
     if config.trec:
-        run, qrels = folder / f"run_epoch_{epoch:02}.trec", folder / "qrels.trec"
-        write_trec(run, qrels, retrieval)
-        files += [run, qrels] if retrieval.scores else [run]
-    if config.save_embeddings != "none":
-        sides = [("query", retrieval.query, retrieval.query_embeddings),
-                 ("gallery", retrieval.gallery, retrieval.gallery_embeddings)]  # fmt: skip
-        if protocol.kind == "leave-one-out":
-            sides = [("test", retrieval.query, retrieval.query_embeddings)]
-        for side, images, embeddings in sides:
-            path = folder / f"embeddings_epoch_{epoch:02}_{side}.{config.save_embeddings}"
-            files += save_embeddings(path, embeddings, images)
+        write_trec(*_trec_files(out, epoch), retrieval)
+    sides = {
+        "query": (retrieval.query, retrieval.query_embeddings),
+        "gallery": (retrieval.gallery, retrieval.gallery_embeddings),
+        "test": (retrieval.query, retrieval.query_embeddings),
+    }
+    for side, path in _embedding_files(out, epoch, config, protocol).items():
+        images, embeddings = sides[side]
+        save_embeddings(path, embeddings, images)
+
+
+def _files_of(out: Path, epoch: int, config: EvaluateConfig, protocol: Protocol) -> list[Path]:
+    """What an evaluation is going to write."""
+    files = [*result_files(out, epoch)]
+    if config.trec:
+        run, qrels = _trec_files(out, epoch)
+        files += [run, qrels] if protocol.labelled else [run]
+    for path in _embedding_files(out, epoch, config, protocol).values():
+        files += embedding_files(path)
     return files
+
+
+def _trec_files(out: Path, epoch: int) -> tuple[Path, Path]:
+    folder = out / "results"
+    return folder / f"run_epoch_{epoch:02}.trec", folder / f"qrels_epoch_{epoch:02}.trec"
+
+
+def _embedding_files(
+    out: Path, epoch: int, config: EvaluateConfig, protocol: Protocol
+) -> dict[str, Path]:
+    """Where the embeddings of each side go, if anywhere."""
+    if config.save_embeddings == "none":
+        return {}
+    sides = ("test",) if protocol.kind == "leave-one-out" else ("query", "gallery")
+    stem = f"embeddings_epoch_{epoch:02}"
+    return {side: out / "results" / f"{stem}_{side}.{config.save_embeddings}" for side in sides}
 
 
 def _evaluate_run(
@@ -182,6 +225,23 @@ def _refuse_to_replace(paths: list[Path], config: EvaluateConfig) -> None:
         )
 
 
+def _holdout_of(
+    checkpoint: dict[str, Any] | None, config: EvaluateConfig, progress: Progress
+) -> Holdout | None:
+    """The classes that a checkpoint was kept from: the test may not have the same ones in all."""
+    saved = checkpoint.get("holdout") if checkpoint else None
+    if saved is None:
+        return None
+    holdout = Holdout(**saved)
+    if config.holdout_classes is None:
+        progress.warn(
+            f"{config.model_name} has not learned {len(holdout.classes):,} of its classes; to test "
+            f"these alone: --holdout-classes {holdout.rule} --holdout-seed {holdout.seed}"
+        )
+    same = (config.holdout_classes, config.holdout_seed) == (holdout.rule, holdout.seed)
+    return holdout if same else None
+
+
 def _refuse_learned_classes(encoder: CLIPEncoder, protocol: Protocol) -> None:
     """A test on held-out classes means nothing for a model that has learned some of them."""
     if protocol.holdout is None:
@@ -191,5 +251,5 @@ def _refuse_learned_classes(encoder: CLIPEncoder, protocol: Protocol) -> None:
         raise DataError(
             f"{encoder.model_name} has learned {len(learned):,} of the "
             f"{len(protocol.holdout.classes):,} held-out classes, such as {shown(learned[0])}; use "
-            "the holdout_classes, holdout_seed and pictures it was trained with"
+            "the holdout_classes and holdout_seed it was trained with"
         )

@@ -60,6 +60,7 @@ def save_checkpoint(
     runtime: Runtime,
     train_fingerprint: str,
     train_classes: list[str],
+    holdout: dict[str, Any] | None,
 ) -> None:
     """Writes all that evaluation, search and an exact resume need, as one file.
 
@@ -87,6 +88,7 @@ def save_checkpoint(
         "config": asdict(config),
         "train_fingerprint": train_fingerprint,
         "train_classes": train_classes,
+        "holdout": holdout,
         "versions": library_versions(),
     }
     try:

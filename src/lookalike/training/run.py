@@ -24,7 +24,7 @@ from lookalike.data.sources import (
 )
 from lookalike.data.transforms import Augmentation
 from lookalike.errors import ConfigError, DataError, Interrupted, NonFiniteError, OutputError
-from lookalike.evaluation.protocol import find_holdout, load_protocol
+from lookalike.evaluation.protocol import Holdout, find_holdout, load_protocol
 from lookalike.evaluation.results import write_results
 from lookalike.evaluation.retrieval import Retrieval, evaluate_encoder
 from lookalike.files import shown, writable_folder, write_json
@@ -68,7 +68,8 @@ class Run:
         self._to_replace = files_to_replace(config, self.out, resume)
         if saved is not None and resume is not None:
             check_same_settings(saved, resume, config)
-        images = _listed_training_images(config, progress)
+        self.holdout = find_holdout(config)
+        images = _listed_training_images(config, self.holdout, progress)
         self.images, self.unreadable = keep_readable(images, config.max_megapixels, progress)
         self.fingerprint = self.images.fingerprint()
         if saved is not None and resume is not None:
@@ -80,7 +81,7 @@ class Run:
             singletons=config.singletons,
             seed=config.seed,
         )
-        self.protocol = load_protocol(config, progress)
+        self.protocol = load_protocol(config, progress, self.holdout)
 
         # A resumed run's architecture and files come from its checkpoint: the model it started
         # from may be out of reach by now.
@@ -286,6 +287,7 @@ class Run:
             scaler=self.scaler, sampler=self.sampler, runtime=self.runtime,
             train_fingerprint=self.fingerprint,
             train_classes=sorted(set(self.images.labels or ())),
+            holdout=asdict(self.holdout) if self.holdout else None,
         )  # fmt: skip
         self.last_saved = path
 
@@ -374,13 +376,14 @@ class Run:
         )
 
 
-def _listed_training_images(config: TrainConfig, progress: Progress) -> ImageSet:
+def _listed_training_images(
+    config: TrainConfig, holdout: Holdout | None, progress: Progress
+) -> ImageSet:
     """The files to learn from, none of them opened yet."""
     if config.train is None:
         raise ConfigError("there is nothing to train on: name a folder or a table of pictures, "
                           "as in lookalike train photos/train")  # fmt: skip
     images = load_images(config.train, progress).of_split("train")
-    holdout = find_holdout(config)
     if holdout is not None:
         images = images.of_classes(set(images.labels or ()) - set(holdout.classes))
     if images.labels is None:
