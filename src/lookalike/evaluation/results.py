@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from lookalike import __version__
+from lookalike.evaluation.health import measure_health
 from lookalike.evaluation.protocol import Protocol
-from lookalike.evaluation.retrieval import Retrieval
+from lookalike.evaluation.retrieval import Retrieval, label_numbers
 from lookalike.evaluation.scores import QueryScores
 from lookalike.evaluation.statistics import bootstrap_intervals
 from lookalike.files import write_json
@@ -33,8 +34,9 @@ def write_results(
     """Writes `retrieval_results_epoch_XX.json` and `metrics_epoch_XX.json` under `out/results`.
 
     The first maps each query's file name to the names of its top k, best first. The second
-    holds metrics, the protocol they were measured under, the similarity of each retrieval,
-    unreadable files, library versions, and whatever `about` says of the run.
+    holds metrics, the protocol they were measured under, the health of the embeddings, the
+    similarity of each retrieval, unreadable files, library versions, and whatever `about` says
+    of the run.
 
     Returns:
         The two paths.
@@ -61,6 +63,7 @@ def write_results(
     document = {"epoch": epoch} | metrics_document(
         retrieval.scores, retrieval.query.names, facts, about=about
     )
+    document["health"] = _health(retrieval)
     document["unreadable"] = [asdict(one) for one in retrieval.unreadable]
     document["scores"] = scores
     write_json(paths[1], document)
@@ -99,6 +102,17 @@ def _measured(scores: QueryScores | None) -> dict[str, Any]:
         "intervals_by_class": bootstrap_intervals(columns, clusters=labels),
         "per_class": scores.per_class(),
     }
+
+
+def _health(retrieval: Retrieval) -> dict[str, Any]:
+    query, gallery = retrieval.query, retrieval.gallery
+    labelled = query.labels is not None and gallery.labels is not None
+    return measure_health(
+        retrieval.query_embeddings,
+        retrieval.gallery_embeddings,
+        label_numbers(query, gallery) if labelled else None,
+        exclude=retrieval.exclude,
+    )
 
 
 def _per_query(scores: QueryScores, names: list[str]) -> dict[str, list[Any]]:
