@@ -137,10 +137,15 @@ def result_files(out: Path, epoch: int) -> tuple[Path, Path]:
     )
 
 
+def report_file(out: Path) -> Path:
+    """Where the report of a run lies; each epoch replaces the one before."""
+    return out / "results" / "report.html"
+
+
 def find_results(out: Path) -> list[Path]:
     """The result files of earlier epochs below a folder, and nobody else's files."""
-    names = re.compile(r"(retrieval_results|metrics)_epoch_\d+\.json")
-    return sorted(p for p in (out / "results").glob("*.json") if names.fullmatch(p.name))
+    names = re.compile(r"(retrieval_results|metrics)_epoch_\d+\.json|report\.html")
+    return sorted(p for p in (out / "results").glob("*.*") if names.fullmatch(p.name))
 
 
 def library_versions() -> dict[str, str]:
