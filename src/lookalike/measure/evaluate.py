@@ -11,13 +11,19 @@ from lookalike.data.sources import Unreadable
 from lookalike.embedding.interchange import load_embeddings, save_embeddings
 from lookalike.errors import ConfigError, DataError, OutputError
 from lookalike.evaluation.protocol import Protocol, load_protocol
-from lookalike.evaluation.results import metrics_document, result_files, write_results
+from lookalike.evaluation.results import (
+    metrics_document,
+    report_file,
+    result_files,
+    write_results,
+)
 from lookalike.evaluation.retrieval import Retrieval, evaluate_encoder, exclusions, retrieve
 from lookalike.evaluation.scores import QueryScores
 from lookalike.evaluation.trec import score_trec, write_trec
 from lookalike.files import shown, writable_folder, write_json
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.progress import Progress, default_progress
+from lookalike.report.epoch.write import write_report
 from lookalike.runtime import make_runtime
 
 
@@ -44,7 +50,8 @@ def evaluate(config: EvaluateConfig, *, progress: Progress | None = None) -> Eva
     """Measures a model on labelled pictures, or just retrieves among unlabelled ones.
 
     Writes `results/retrieval_results_epoch_XX.json` and `results/metrics_epoch_XX.json` under
-    `config.out`, XX being the epoch of a checkpoint of ours, or 00. Embeddings made elsewhere
+    `config.out`, XX being the epoch of a checkpoint of ours, or 00, and with `config.report`
+    `results/report.html`, a page to look at. Embeddings made elsewhere
     (`test_embeddings`, ...) are measured as a model's are. A ranking made elsewhere (`run` and
     `qrels`) is scored without pictures, into `results/metrics_<name of the run>.json`.
 
@@ -61,12 +68,14 @@ def evaluate(config: EvaluateConfig, *, progress: Progress | None = None) -> Eva
                           "or --run and --qrels of another system")  # fmt: skip
     if config.test_embeddings or config.query_embeddings:
         epoch = 0
-        _refuse_to_replace(list(result_files(out, epoch)), config)
+        _refuse_to_replace(_files_of(out, epoch, config), config)
         retrieval = _retrieve_given(config, protocol, progress)
     else:
         epoch, retrieval = _retrieve_with_model(config, protocol, out, progress)
     about = {"config": asdict(config)}
     files = list(write_results(out, epoch, retrieval, protocol, about=about))
+    if config.report:
+        files.append(write_report(out, epoch, retrieval, protocol, progress=progress))
     files += _write_interchange(config, out, epoch, retrieval, protocol)
     return EvaluateResult(epoch, retrieval.scores, retrieval, files, retrieval.unreadable)
 
@@ -76,7 +85,7 @@ def _retrieve_with_model(
 ) -> tuple[int, Retrieval]:
     runtime = make_runtime(config.device, config.precision, config.num_workers)
     encoder = CLIPEncoder(config.model_name, embedding=config.embedding).to(runtime.device)
-    _refuse_to_replace(list(result_files(out, encoder.epoch)), config)
+    _refuse_to_replace(_files_of(out, encoder.epoch, config), config)
     _refuse_learned_classes(encoder, protocol)
     with runtime.autocast():
         dim = encoder.dim
@@ -171,6 +180,11 @@ def _evaluate_run(
         metrics_document(scored.scores, scored.names, protocol, about={"config": asdict(config)}),
     )
     return EvaluateResult(0, scored.scores, None, [path], [])
+
+
+def _files_of(out: Path, epoch: int, config: EvaluateConfig) -> list[Path]:
+    """What an evaluation is going to write."""
+    return [*result_files(out, epoch), *([report_file(out)] if config.report else [])]
 
 
 def _refuse_to_replace(paths: list[Path], config: EvaluateConfig) -> None:

@@ -7,7 +7,7 @@ light and dark; fonts, grids and backgrounds are the script's business altogethe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,15 @@ Figure = dict[str, Any]
 
 MAX_COLOURED_CLASSES = 20
 _EMPTY = {"template": "none", "margin": {"l": 48, "r": 12, "t": 8, "b": 44}}
+
+
+class _Group(NamedTuple):
+    """Points of the map that look the same."""
+
+    name: str
+    colour: str
+    symbol: str
+    rows: list[int]
 
 
 def metric_curves(epochs: Sequence[Document]) -> Figure | None:
@@ -92,7 +101,7 @@ def similarity_histogram(now: Document, before: Document | None) -> Figure | Non
     shown = [found, earlier] if earlier else [found]
     low, high = _filled(shown)
     figure.update_xaxes(title="cosine similarity of a pair", range=[edges[low], edges[high]])
-    figure.update_yaxes(tickformat=".0%", title="share of pairs")
+    figure.update_yaxes(tickformat=".0%")
     return _plain(figure)
 
 
@@ -117,30 +126,25 @@ def map_figure(flat: EmbeddingMap, pictures: Pictures, outcome: Outcome | None) 
     figure = go.Figure(layout=_EMPTY | {"hovermode": "closest"})
     numbers = [pictures.number(i, is_query=is_query) for is_query, i in flat.points]
     groups = _by_class(numbers, pictures) or _by_outcome(flat, outcome)
-    for series, (name, colour, rows) in enumerate(groups):
+    for name, colour, symbol, rows in groups:
         figure.add_scatter(
             x=np.round(flat.places[rows, 0], 3).tolist(),
             y=np.round(flat.places[rows, 1], 3).tolist(),
             customdata=[numbers[row] for row in rows],
             name=name,
             mode="markers",
-            marker={
-                "color": colour,
-                "size": 7,
-                "opacity": 0.8,
-                "symbol": "circle" if series < MAX_COLOURED_CLASSES // 2 else "diamond",
-            },
+            marker={"color": colour, "symbol": symbol, "size": 7, "opacity": 0.8},
             hoverinfo="none",
         )
-    hidden = {"showticklabels": False, "showgrid": False, "zeroline": False, "ticks": ""}
+    hidden = {"showticklabels": False, "showgrid": False, "showline": False, "ticks": ""}
     figure.update_xaxes(**hidden)
     figure.update_yaxes(**hidden)
     figure.update_layout(margin={"l": 8, "r": 8, "t": 8, "b": 8}, showlegend=len(groups) > 1)
     return _plain(figure)
 
 
-def _by_class(numbers: list[int], pictures: Pictures) -> list[tuple[str, str, list[int]]]:
-    """Name, colour and points of each class; nothing where there are none, or too many."""
+def _by_class(numbers: list[int], pictures: Pictures) -> list[_Group]:
+    """One group a class; nothing where there are no classes, or too many."""
     rows: dict[int, list[int]] = {}
     for row, number in enumerate(numbers):
         rows.setdefault(pictures.labels[number], []).append(row)
@@ -150,19 +154,25 @@ def _by_class(numbers: list[int], pictures: Pictures) -> list[tuple[str, str, li
     names = pictures.classes
     ordered = sorted(rows, key=lambda label: names[label])
     return [
-        (_no_markup(names[label]), f"var(--class{series % half + 1})", rows[label])
+        _Group(
+            _no_markup(names[label]),
+            f"var(--class{series % half + 1})",
+            "circle" if series < half else "diamond",
+            rows[label],
+        )
         for series, label in enumerate(ordered)
     ]
 
 
-def _by_outcome(flat: EmbeddingMap, outcome: Outcome | None) -> list[tuple[str, str, list[int]]]:
-    kinds: dict[str, tuple[str, list[int]]] = {
-        "gallery": ("var(--muted)", []),
-        "pictures": ("var(--accent)", []),
-        "no answer in the gallery": ("var(--warn)", []),
-        "first result right": ("var(--right)", []),
-        "first result wrong": ("var(--wrong)", []),
-    }
+def _by_outcome(flat: EmbeddingMap, outcome: Outcome | None) -> list[_Group]:
+    kinds = [
+        _Group("gallery", "var(--muted)", "circle", []),
+        _Group("pictures", "var(--accent)", "circle", []),
+        _Group("no answer in the gallery", "var(--warn)", "diamond", []),
+        _Group("first result right", "var(--right)", "circle", []),
+        _Group("first result wrong", "var(--wrong)", "x", []),
+    ]
+    rows = {kind.name: kind.rows for kind in kinds}
     for row, (is_query, i) in enumerate(flat.points):
         if not is_query:
             kind = "gallery"
@@ -172,8 +182,8 @@ def _by_outcome(flat: EmbeddingMap, outcome: Outcome | None) -> list[tuple[str, 
             kind = "no answer in the gallery"
         else:
             kind = "first result right" if outcome.right[i] else "first result wrong"
-        kinds[kind][1].append(row)
-    return [(name, colour, rows) for name, (colour, rows) in kinds.items() if rows]
+        rows[kind].append(row)
+    return [kind for kind in kinds if kind.rows]
 
 
 def _no_markup(text: str) -> str:

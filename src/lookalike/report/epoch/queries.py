@@ -77,7 +77,9 @@ class Pictures:
         if number == len(self.names):
             side = self.sides[is_query]
             self.names.append(shown(side.names[position]))
-            self.labels.append(-1 if side.labels is None else self.class_number(side.labels[position]))
+            self.labels.append(
+                -1 if side.labels is None else self.class_number(side.labels[position])
+            )
         return number
 
     def class_number(self, label: str) -> int:

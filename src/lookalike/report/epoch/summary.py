@@ -153,7 +153,7 @@ def in_words(test: PairedTest) -> str:
     else:
         by_chance = f"in at most {10_000 * test.p_value:.0f} of 10,000 cases"
     return (
-        f"The change is {points(test.difference)} points, give or take: {low} to {high} with 95% "
+        f"A change of {points(test.difference)} points, between {low} and {high} with 95% "
         f"confidence. If training made no difference, chance alone would bring a change as large "
         f"{by_chance}."
     )

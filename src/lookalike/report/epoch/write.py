@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lookalike.evaluation.protocol import Protocol
 from lookalike.evaluation.results import report_file
 from lookalike.evaluation.retrieval import Retrieval
@@ -70,7 +72,7 @@ def write_report(
         OutputError: the report cannot be written.
     """
     history = read_history(out, epoch)
-    outcome = outcome_of(retrieval, query_column(history.previous, history.current, "recall@1"))
+    outcome = outcome_of(retrieval, _previous_recall(history))
     confusions = find_confusions(retrieval, outcome)
     shown = _choose_pictures(retrieval, outcome, confusions, progress)
     facts = _facts(history, retrieval, protocol, outcome, confusions, shown)
@@ -130,7 +132,7 @@ def _facts(
         "num_wrong": int((outcome.answerable & ~outcome.right).sum()),
         "num_scored": int(outcome.answerable.sum()),
         "num_without_answer": retrieval.num_without_answer,
-        "compared_with": history.previous["epoch"] if _compares(history) else None,
+        "compared": _previous_recall(history) is not None,
         "num_fixed": int((outcome.change == 1).sum()),
         "num_broken": int((outcome.change == -1).sum()),
         "confusions": confusions[:CONFUSIONS],
@@ -158,8 +160,9 @@ def _facts(
     }
 
 
-def _compares(history: History) -> bool:
-    return query_column(history.previous, history.current, "recall@1") is not None
+def _previous_recall(history: History) -> np.ndarray | None:
+    """Each query's recall@1 an epoch ago, where there was one with the same queries."""
+    return query_column(history.previous, history.current, "recall@1")
 
 
 def _data(shown: _Shown, confusions: list[Confusion], history: History) -> dict[str, Any]:

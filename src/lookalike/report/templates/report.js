@@ -1,7 +1,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const figures = JSON.parse(document.getElementById("figures").textContent);
 const { classes, names, labels, thumbs } = data.pictures;
-const PAGE = 12;
+const PAGE = 10;
 const element = (tag, className, text) => {
   const made = document.createElement(tag);
   if (className) made.className = className;
@@ -31,10 +31,9 @@ const FILTERS = {
   all: () => true,
 };
 // A late first right result is worse than an early one; then low average precision is.
-const byBadness = (a, b) =>
-  (b.rank ?? Infinity) - (a.rank ?? Infinity) || (a.precision ?? 2) - (b.precision ?? 2) || 0;
-const worstFirst = [...queries].sort((a, b) =>
-  a.rank === b.rank ? (a.precision ?? 2) - (b.precision ?? 2) : byBadness(a, b));
+const worstFirst = [...queries].sort((a, b) => a.rank === b.rank
+  ? (a.precision ?? 2) - (b.precision ?? 2)
+  : (b.rank ?? Number.MAX_VALUE) - (a.rank ?? Number.MAX_VALUE));
 
 const confusions = data.confusions
   .map(([label, takenFor, number]) => ({ label, takenFor, number }))
@@ -85,6 +84,7 @@ const resultFigure = (query, result, place) => {
 const stripOf = (query) => {
   const item = element("li", "strip");
   const head = element("div", "head");
+  const told = element("p", "muted told");
   if (className(query.picture)) head.append(element("strong", "", className(query.picture)));
   head.append(element("span", "muted", names[query.picture]));
   if (query.change === 1) head.append(element("span", "badge right", "fixed"));
@@ -93,10 +93,9 @@ const stripOf = (query) => {
     const first = query.rank === 1 ? "first result right"
       : query.rank === null ? "no right result found"
       : `first right result at rank ${count(query.rank)}`;
-    head.append(element("span", "muted",
-      `${first} · average precision ${query.precision.toFixed(2)} · ${count(query.relevant)} right in the gallery`));
+    told.append(`${first} · average precision ${query.precision.toFixed(2)} · ${count(query.relevant)} right in the gallery`);
   } else if (data.labelled) {
-    head.append(element("span", "warn", "no picture of this class in the gallery"));
+    told.append("no picture of this class in the gallery");
   }
   const row = element("div", "row");
   const own = framed(query.picture, "query", `query, ${className(query.picture)}, ${names[query.picture]}`);
@@ -104,7 +103,7 @@ const stripOf = (query) => {
   const results = element("div", "results");
   results.append(...query.found.map((result, i) => resultFigure(query, result, i + 1)));
   row.append(own, results);
-  item.append(head, row);
+  item.append(head, told, row);
   return item;
 };
 
@@ -178,7 +177,7 @@ const layoutOf = (name) => {
     ...layout, font, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     xaxis: { ...axis, ...layout.xaxis }, yaxis: { ...axis, ...layout.yaxis },
     hoverlabel: { bgcolor: styleOf("--raised"), bordercolor: styleOf("--line"), font: { ...font, color: styleOf("--ink") } },
-    legend: { orientation: "h", y: -0.18, yanchor: "top", x: 0 },
+    legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
     // A finger on a chart scrolls the page; a mouse may draw a frame to look closer.
     dragmode: touch ? false : name === "map" ? "pan" : "zoom",
   };
