@@ -213,21 +213,21 @@ const showPeek = (picture, kind, x, y) => {
   peek.append(words);
   peek.hidden = false;
   const { width, height } = peek.getBoundingClientRect();
-  peek.style.left = `${Math.max(12, Math.min(x + 14, innerWidth - width - 12))}px`;
-  peek.style.top = `${Math.max(12, Math.min(y + 14, innerHeight - height - 12))}px`;
+  peek.style.left = `${scrollX + Math.max(12, Math.min(x + 14, innerWidth - width - 12))}px`;
+  peek.style.top = `${scrollY + Math.max(12, Math.min(y + 14, innerHeight - height - 12))}px`;
 };
 const hidePeek = () => { peek.hidden = true; };
-const onPoint = ({ points: [point], event }) => {
-  const box = map.getBoundingClientRect();
-  const x = event?.clientX ?? box.left + point.xaxis._offset + point.xaxis.l2p(point.x);
-  const y = event?.clientY ?? box.top + point.yaxis._offset + point.yaxis.l2p(point.y);
-  showPeek(point.customdata, figures.map.data.length > 1 ? figures.map.data[point.curveNumber].name : "", x, y);
+const showPoint = (curve, picture, x, y) => {
+  const traces = figures.map.data;
+  showPeek(picture, traces.length > 1 ? traces[curve].name : "", x, y);
 };
+const onPoint = ({ points: [point], event }) =>
+  showPoint(point.curveNumber, point.customdata, event.clientX, event.clientY);
 map.on("plotly_hover", onPoint);
 map.on("plotly_click", onPoint);
 map.on("plotly_unhover", hidePeek);
-const stops = figures.map.data.flatMap((trace, curve) => trace.x.map((x, point) => ({ curve, point, x })))
-  .sort((a, b) => a.x - b.x);
+const stops = figures.map.data.flatMap(({ x, y, customdata }, curve) =>
+  customdata.map((picture, i) => ({ curve, picture, x: x[i], y: y[i] }))).sort((a, b) => a.x - b.x);
 let stop = -1;
 map.addEventListener("keydown", (event) => {
   const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
@@ -235,7 +235,9 @@ map.addEventListener("keydown", (event) => {
   if (!step) return;
   event.preventDefault();
   stop = (stop + step + stops.length) % stops.length;
-  Plotly.Fx.hover(map, [{ curveNumber: stops[stop].curve, pointNumber: stops[stop].point }]);
+  const { curve, picture, x, y } = stops[stop];
+  const { xaxis, yaxis } = map._fullLayout;
+  const box = map.getBoundingClientRect();
+  showPoint(curve, picture, box.left + xaxis._offset + xaxis.l2p(x), box.top + yaxis._offset + yaxis.l2p(y));
 });
 map.addEventListener("blur", hidePeek);
-addEventListener("scroll", hidePeek, { passive: true });
