@@ -8,9 +8,11 @@ from typing import Any
 import torch
 
 from lookalike.data.sources import ImageSet
+from lookalike.evaluation.metrics import ranks_of
 from lookalike.evaluation.protocol import Protocol
 from lookalike.evaluation.results import write_results
 from lookalike.evaluation.retrieval import Retrieval, exclusions, retrieve
+from lookalike.evaluation.scores import score_ranks
 from lookalike.progress import SilentProgress
 from lookalike.report.epoch.write import write_report
 
@@ -45,6 +47,25 @@ def synthetic(
     labels = [f"class {number}" for number in of_class.tolist()]
     side = images([f"{i:06}.jpg" for i in range(num)], labels if labelled else None)
     return leave_one_out(embeddings(of_class, noise=noise), side)
+
+
+def large(num: int, num_classes: int) -> tuple[Retrieval, Protocol]:
+    """A retrieval of any size whose results are drawn, not searched: half of them are right."""
+    of_class = torch.arange(num) % num_classes
+    side = images([f"{i:06}.jpg" for i in range(num)], [f"class {i}" for i in of_class.tolist()])
+    ids = list(range(num))
+    generator = _generator(0)
+    steps = torch.randint(1, num // num_classes, (num, 10), generator=generator) * num_classes
+    steps += torch.randint(0, 2, (num, 10), generator=generator)  # one further: the next class
+    positions = (torch.arange(num)[:, None] + steps) % num
+    ranks = ranks_of(of_class[positions] == of_class[:, None])
+    counts = torch.full((num,), num // num_classes - 1)
+    similarities = torch.rand(num, 10, generator=generator).sort(descending=True).values
+    rows = embeddings(of_class, noise=1.5)
+    return Retrieval(
+        side, side, rows, rows, similarities, positions,
+        score_ranks(side.labels or [], ranks, counts), [],
+    ), Protocol("leave-one-out", side, side, ids, ids, side.paths)  # fmt: skip
 
 
 def written(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import draw
-from report_cases import images, leave_one_out, synthetic, written
+from report_cases import images, large, leave_one_out, synthetic, written
 from sklearn.metrics import roc_auc_score
 
 import lookalike
@@ -413,7 +413,7 @@ def test_whatever_a_name_holds_is_text(tmp_path: Path) -> None:
 
 def bounded(tmp_path: Path, num: int, num_classes: int, monkeypatch: pytest.MonkeyPatch) -> str:
     """The report of a large test, all of whose pictures have thumbnails of 8 kB."""
-    made = synthetic(num, num_classes, noise=1.5)
+    made = large(num, num_classes)
     monkeypatch.setattr(Thumbnails, "_uri", lambda self, path: "data:," + path.rjust(8000, "x"))
     return written(tmp_path, 0, made)
 
@@ -421,6 +421,7 @@ def bounded(tmp_path: Path, num: int, num_classes: int, monkeypatch: pytest.Monk
 def test_a_large_report_stays_within_its_bound_and_says_what_it_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(embedding_map, "find_spec", lambda name: None)  # a PCA is quicker
     page = bounded(tmp_path, 6000, 2500, monkeypatch)
     assert len(page.encode()) < write.MAX_PAGE_BYTES
     assert len(part(page, "data")["queries"]) < 700
@@ -441,7 +442,7 @@ def test_a_large_report_stays_within_its_bound_and_says_what_it_left_out(
 def test_a_report_of_100_000_queries_is_within_its_bound_in_a_minute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    retrieval, protocol = synthetic(100_000, 2000, noise=1.5)
+    retrieval, protocol = large(100_000, 2000)
     facts = {"run": "one", "loss": None, "config": {"model_name": "none"}}
     for epoch in (0, 1):
         write_results(tmp_path, epoch, retrieval, protocol, about=facts)

@@ -22,8 +22,8 @@ MEANINGS = {
     "recall@1": "the first result is right",
     "recall@5": "one of the first 5 is right",
     "recall@10": "one of the first 10 is right",
-    "mAP": "how high all right pictures stand",
-    "mAP@R": "the same, down to the last place they would need",
+    "mAP": "how far up all right pictures stand",
+    "mAP@R": "how nearly they all come before any wrong one",
 }
 """Each headline metric in half a sentence."""
 

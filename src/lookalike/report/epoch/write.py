@@ -123,7 +123,7 @@ def _facts(
     }
     return {
         "epoch": now["epoch"],
-        "model": now["config"]["model_name"],
+        "model": _short(now["config"]["model_name"]),
         "test": protocol.describe(),
         "epochs": history.epochs,
         "headline": HEADLINE,
@@ -158,6 +158,14 @@ def _facts(
         "points": points,
         "flat": lambda value: value if isinstance(value, str) else json.dumps(value),
     }
+
+
+def _short(model_name: str) -> str:
+    """A model's name for the headline: of a file or folder somewhere on this machine the last part.
+
+    The configuration at the foot has all of it.
+    """
+    return Path(model_name).name if Path(model_name).is_absolute() else model_name
 
 
 def _previous_recall(history: History) -> np.ndarray | None:
