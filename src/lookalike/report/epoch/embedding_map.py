@@ -14,6 +14,8 @@ from torch.nn.functional import normalize
 from lookalike.data.sources import ImageSet
 from lookalike.evaluation.retrieval import Retrieval
 
+Point = tuple[bool, int]
+
 MAX_POINTS = 1500
 _FEW = 12  # too few neighbours for t-SNE to make sense of
 _STEPS = 500  # as trustworthy a map as of the usual 1000 (docs/experiments.md), in half the time
@@ -23,27 +25,41 @@ _STEPS = 500  # as trustworthy a map as of the usual 1000 (docs/experiments.md),
 class EmbeddingMap:
     """A sample of pictures with a place each; `points` are (is a query, position on its side)."""
 
-    points: list[tuple[bool, int]]
+    points: list[Point]
     places: Float64[np.ndarray, "n 2"]
     method: str
-    num_all: int
 
 
-def draw_map(retrieval: Retrieval, *, seed: int = 0, max_points: int = MAX_POINTS) -> EmbeddingMap:
-    """Queries and gallery on one map; of many pictures a sample that is even over classes."""
-    sides = {True: (retrieval.query, retrieval.query_embeddings)}
-    if retrieval.query is not retrieval.gallery:
-        sides[False] = (retrieval.gallery, retrieval.gallery_embeddings)
-    num_all = sum(len(images) for images, _ in sides.values())
-    room = max_points // len(sides)
-    points: list[tuple[bool, int]] = []
-    rows: list[Tensor] = []
-    for is_query, (images, embeddings) in sides.items():
-        chosen = sample_evenly(images, room, seed=seed)
-        points += [(is_query, i) for i in chosen]
-        rows.append(embeddings[chosen])
-    places, method = project(torch.cat(rows).float(), seed=seed)
-    return EmbeddingMap(points, places, method, num_all)
+def choose_points(
+    retrieval: Retrieval, *, seed: int = 0, max_points: int = MAX_POINTS
+) -> list[Point]:
+    """Pictures of queries and gallery; of many a sample that is even over sides and classes."""
+    sides = _sides(retrieval)
+    return [
+        (is_query, i)
+        for is_query, images in sides.items()
+        for i in sample_evenly(images, max_points // len(sides), seed=seed)
+    ]
+
+
+def num_mappable(retrieval: Retrieval) -> int:
+    """How many pictures a map without a bound would show."""
+    return sum(map(len, _sides(retrieval).values()))
+
+
+def draw_map(retrieval: Retrieval, points: list[Point], *, seed: int = 0) -> EmbeddingMap:
+    """These pictures, queries and gallery together, with their places on one map."""
+    embeddings = {True: retrieval.query_embeddings, False: retrieval.gallery_embeddings}
+    rows = torch.stack([embeddings[is_query][i] for is_query, i in points])
+    places, method = project(rows.float(), seed=seed)
+    return EmbeddingMap(points, places, method)
+
+
+def _sides(retrieval: Retrieval) -> dict[bool, ImageSet]:
+    """The pictures by whether they are queries; in leave-one-out each is one, and counts once."""
+    if retrieval.query is retrieval.gallery:
+        return {True: retrieval.query}
+    return {True: retrieval.query, False: retrieval.gallery}
 
 
 def sample_evenly(images: ImageSet, room: int, *, seed: int) -> list[int]:

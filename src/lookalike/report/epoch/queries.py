@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from lookalike.evaluation.retrieval import Retrieval
-from lookalike.files import shown
+from lookalike.report.page import brief
 
 Column = Float64[np.ndarray, " queries"]
 
@@ -68,7 +68,7 @@ class Pictures:
     @property
     def classes(self) -> list[str]:
         """The names of the classes, by their numbers."""
-        return [shown(label) for label in self._classes]
+        return [brief(label) for label in self._classes]
 
     def number(self, position: int, *, is_query: bool) -> int:
         """The number of a picture of the queries or the gallery."""
@@ -76,7 +76,7 @@ class Pictures:
         number = self._numbers.setdefault(path, len(self._numbers))
         if number == len(self.names):
             side = self.sides[is_query]
-            self.names.append(shown(side.names[position]))
+            self.names.append(brief(side.names[position]))
             self.labels.append(
                 -1 if side.labels is None else self.class_number(side.labels[position])
             )

@@ -16,7 +16,12 @@ from lookalike.evaluation.scores import HEADLINE
 from lookalike.files import write_text
 from lookalike.progress import Progress
 from lookalike.report.epoch import charts
-from lookalike.report.epoch.embedding_map import MAX_POINTS, EmbeddingMap, draw_map
+from lookalike.report.epoch.embedding_map import (
+    EmbeddingMap,
+    choose_points,
+    draw_map,
+    num_mappable,
+)
 from lookalike.report.epoch.history import History, query_column, read_history
 from lookalike.report.epoch.queries import (
     CONFUSIONS,
@@ -42,7 +47,7 @@ from lookalike.report.page import count, human_bytes, render_page
 from lookalike.report.thumbnails import MAX_BYTES, Thumbnails
 
 MAX_PAGE_BYTES = 25 * 10**6
-"""No report is larger: thumbnails have a bound of their own, so have the lists beside them."""
+"""No report is larger: 12 MB of thumbnails, 5 MB of Plotly, and lists of so many brief names."""
 
 
 @dataclass(frozen=True)
@@ -90,16 +95,14 @@ def _choose_pictures(
     pictures = Pictures(retrieval)
     rows = strips(retrieval, outcome, choose_queries(retrieval, outcome, confusions), pictures)
     first, later = thumbnails_in_order(rows)
-    thumbnails = Thumbnails()
-    on_map = min(MAX_POINTS, len(retrieval.query))
-    with progress.task("drawing the report", on_map + len(pictures.paths), "pictures") as task:
-        flat = draw_map(retrieval)
-        task.advance(on_map)
-        labelled = retrieval.scores is not None
-        figure = charts.map_figure(flat, pictures, outcome if labelled else None)
-        mapped = [pictures.number(i, is_query=is_query) for is_query, i in flat.points]
-        paths = pictures.paths
+    points = choose_points(retrieval)
+    mapped = [pictures.number(i, is_query=is_query) for is_query, i in points]
+    paths, thumbnails = pictures.paths, Thumbnails()
+    with progress.task("drawing the report", len(points) + len(paths), "pictures") as task:
+        flat = draw_map(retrieval, points)
+        task.advance(len(points))
         thumbnails.add((paths[n] for n in [*first, *mapped, *later]), on_progress=task.advance)
+    figure = charts.map_figure(flat, pictures, outcome if retrieval.scores is not None else None)
     return _Shown(rows, flat, figure, pictures, thumbnails)
 
 
@@ -141,7 +144,7 @@ def _facts(
         "health": health_rows(history),
         "method": shown.flat.method,
         "num_mapped": len(shown.flat.points),
-        "num_mappable": shown.flat.num_all,
+        "num_mappable": num_mappable(retrieval),
         "figures": figures,
         "plotly": get_plotlyjs(),
         "data": _data(shown, confusions, history),
@@ -207,9 +210,11 @@ def _left_out(
             f"{count(shown.thumbnails.num_left_out)} pictures are named only: thumbnails of one "
             f"page may take {human_bytes(MAX_BYTES)}."
         )
-    if num_points < shown.flat.num_all:
-        told.append(f"The map shows {count(num_points)} of {count(shown.flat.num_all)} pictures, "
-                    "evenly from all classes.")  # fmt: skip
+    if num_points < num_mappable(retrieval):
+        told.append(
+            f"The map shows {count(num_points)} of {count(num_mappable(retrieval))} pictures, "
+            "evenly from all classes."
+        )
     if health["pairs"] == "drawn":
         told.append("Similarities and health are of a random sample of pairs "
                     f"({count(health['num_pairs'])} of each kind).")  # fmt: skip
