@@ -209,6 +209,21 @@ def test_a_broken_metrics_file_is_named(tmp_path: Path) -> None:
         read_history(tmp_path, 0)
 
 
+def test_fixed_and_broken_are_told_against_the_epoch_before_and_not_the_first(
+    tmp_path: Path,
+) -> None:
+    for epoch, noise in enumerate((2.5, 0.5, 1.2)):
+        page = written(tmp_path, epoch, synthetic(200, 10, noise=noise))
+    was, now = (
+        json.loads(result_files(tmp_path, epoch)[1].read_text())["per_query"]["recall@1"]
+        for epoch in (1, 2)
+    )
+    changes = [row[4] for row in part(page, "data")["queries"]]
+    assert changes == [b - a for a, b in zip(was, now, strict=True)]
+    assert changes.count(-1) > 20
+    assert f'<strong class="wrong">{changes.count(-1)}</strong> that epoch 2 broke' in text(page)
+
+
 # --- Which queries -------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from report_cases import embeddings, images, leave_one_out, synthetic, written
 
 pytestmark = pytest.mark.browser
 
-EVIL = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
+EVIL = "</script><script>alert(1)</script>\"'&amp;<img src=x onerror=alert(2)>"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 DESKTOP, PHONE = (1280, 900), (390, 844)
 
