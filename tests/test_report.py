@@ -405,6 +405,11 @@ def test_few_classes_are_coloured_and_many_are_right_or_wrong(tmp_path: Path) ->
     assert sum(len(trace["x"]) for trace in many) == 60
 
 
+def test_a_long_fact_is_cut_and_says_so(tmp_path: Path) -> None:
+    page = written(tmp_path, 0, synthetic(40, 4), {"config": {"model_name": "m", "x": "y" * 9999}})
+    assert "y" * 400 + "… (the metrics file has all of it)" in page
+
+
 # --- Names and sizes -----------------------------------------------------------------------------
 
 

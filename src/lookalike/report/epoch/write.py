@@ -48,6 +48,7 @@ from lookalike.report.thumbnails import MAX_BYTES, Thumbnails
 
 MAX_PAGE_BYTES = 25 * 10**6
 """No report is larger: 12 MB of thumbnails, 5 MB of Plotly, and lists of so many brief names."""
+_CELL = 400
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def _facts(
         "num_queries_shown": len(shown.rows),
         "percent": percent,
         "points": points,
-        "flat": lambda value: value if isinstance(value, str) else json.dumps(value),
+        "in_a_cell": _in_a_cell,
     }
 
 
@@ -169,6 +170,14 @@ def _short(model_name: str) -> str:
     The configuration at the foot has all of it.
     """
     return Path(model_name).name if Path(model_name).is_absolute() else model_name
+
+
+def _in_a_cell(value: Any) -> str:
+    """A setting or fact as text; of a long one, such as all held-out classes, the start."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    if len(text) <= _CELL:
+        return text
+    return f"{text[:_CELL]}… (the metrics file has all of it)"
 
 
 def _previous_recall(history: History) -> np.ndarray | None:
