@@ -271,6 +271,19 @@ def test_worst_is_a_late_first_right_result_and_then_low_precision() -> None:
     assert keys == sorted(keys)
 
 
+def test_a_file_under_two_labels_is_right_for_both() -> None:
+    rows = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    side = images(["one.jpg", "two.jpg", "one.jpg", "three.jpg"], ["a", "a", "b", "b"])
+    retrieval, _ = leave_one_out(rows, side)
+    pictures = queries.Pictures(retrieval)
+    shown = queries.strips(retrieval, outcome_of(retrieval, None), [1, 3], pictures)
+    columns = pictures.columns({str(Path("gone") / "one.jpg"): 7})
+    for row, label in zip(shown, ("a", "b"), strict=True):
+        first = row[5][0]
+        assert columns["classes"][columns["labels"][first]] == label
+        assert columns["thumbs"][first] == 7
+
+
 def test_queries_and_first_results_get_their_thumbnails_before_later_ones() -> None:
     rows = [[q, 1, 1.0, 1, 0, [10 * q + rank + 5, 0.5, 10 * q + 6, 0.4]] for q in (1, 2)
             for rank in (0,)]  # fmt: skip

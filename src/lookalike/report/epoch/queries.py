@@ -50,12 +50,15 @@ class Confusion:
 
 
 class Pictures:
-    """The pictures of a page, each once, by number; columns for the page's script."""
+    """The pictures of a page, each once, by number; columns for the page's script.
+
+    A file that is listed under two labels is two pictures.
+    """
 
     def __init__(self, retrieval: Retrieval) -> None:
-        self.sides = (retrieval.gallery, retrieval.query)
-        self._paths = (retrieval.gallery.paths, retrieval.query.paths)
-        self._numbers: dict[str, int] = {}
+        self._sides = (retrieval.gallery, retrieval.query)
+        self._side_paths = (retrieval.gallery.paths, retrieval.query.paths)
+        self._numbers: dict[tuple[str, str | None], int] = {}
         self._classes: dict[str, int] = {}
         self.names: list[str] = []
         self.labels: list[int] = []
@@ -63,7 +66,7 @@ class Pictures:
     @property
     def paths(self) -> list[str]:
         """Where each picture lies."""
-        return list(self._numbers)
+        return [path for path, _ in self._numbers]
 
     @property
     def classes(self) -> list[str]:
@@ -72,14 +75,12 @@ class Pictures:
 
     def number(self, position: int, *, is_query: bool) -> int:
         """The number of a picture of the queries or the gallery."""
-        path = self._paths[is_query][position]
-        number = self._numbers.setdefault(path, len(self._numbers))
+        side, path = self._sides[is_query], self._side_paths[is_query][position]
+        label = None if side.labels is None else side.labels[position]
+        number = self._numbers.setdefault((path, label), len(self._numbers))
         if number == len(self.names):
-            side = self.sides[is_query]
             self.names.append(brief(side.names[position]))
-            self.labels.append(
-                -1 if side.labels is None else self.class_number(side.labels[position])
-            )
+            self.labels.append(-1 if label is None else self.class_number(label))
         return number
 
     def class_number(self, label: str) -> int:
@@ -92,7 +93,7 @@ class Pictures:
             "classes": self.classes,
             "names": self.names,
             "labels": self.labels,
-            "thumbs": [number_of.get(path, -1) for path in self._numbers],
+            "thumbs": [number_of.get(path, -1) for path in self.paths],
         }
 
 
