@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Made once, and anew when the dependencies change.
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint types contract check clean
+.PHONY: demo test test-slow test-browser lint types contract check clean
 
 demo: $(READY)
 	$(BIN)/lookalike demo
@@ -15,7 +15,11 @@ test: $(READY)
 
 # The demo itself, killed processes, and real data where LOOKALIKE_REAL_DATA names it.
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -m "slow and not gpu and not browser and not server"
+
+# Reports as people use them, in the system's Chromium.
+test-browser: $(READY)
+	$(BIN)/python -m pytest -m "browser"
 
 lint: $(READY)
 	$(BIN)/ruff check .

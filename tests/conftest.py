@@ -93,6 +93,7 @@ def settings(photos: Path, tiny_clip: Path) -> Callable[..., dict[str, Any]]:
             "num_workers": 0,
             "precision": "fp32",
             "device": "cpu",
+            "report": False,  # 5 MB of page and a map to draw; tests of reports ask for them
             "out": str(photos / "out"),
         } | changes
 

@@ -407,6 +407,7 @@ def test_a_run_writes_the_files_of_the_mission(trained: tuple[Path, Outcome]) ->
     assert files_below(out) == [
         "results/metrics_epoch_00.json",
         "results/metrics_epoch_01.json",
+        "results/report.html",
         "results/retrieval_results_epoch_00.json",
         "results/retrieval_results_epoch_01.json",
         "weights/encoder_epoch_01.pth",
@@ -437,6 +438,7 @@ def test_evaluating_a_checkpoint_prints_the_metrics_of_its_epoch(
     assert [Path(path) for path in document["files"]] == [
         tmp_path / "results/retrieval_results_epoch_01.json",
         tmp_path / "results/metrics_epoch_01.json",
+        tmp_path / "results/report.html",
     ]
     retrieved, again = (
         folder / "results/retrieval_results_epoch_01.json" for folder in (run, tmp_path)

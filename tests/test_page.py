@@ -39,7 +39,9 @@ def test_thumbnails_stay_within_their_bound_and_count_what_they_leave_out(tmp_pa
     one = Thumbnails()
     one.add(paths[:1])
     thumbnails = Thumbnails(max_bytes=int(2.5 * one.num_bytes))
-    thumbnails.add(paths)
+    done: list[int] = []
+    thumbnails.add(paths, on_progress=done.append)
+    assert sum(done) == 5
     assert list(thumbnails.number_of) == paths[:2]  # the important ones come first
     assert thumbnails.num_left_out == 3
     assert thumbnails.num_bytes == sum(map(len, thumbnails.uris)) <= thumbnails.max_bytes

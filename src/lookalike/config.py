@@ -122,6 +122,11 @@ class _Common:
         ".", "folder that results/ and weights/ are written under", group="Output", metavar="FOLDER"
     )
     overwrite: bool = _knob(False, "replace what an earlier run wrote there", group="Output")
+    report: bool = _knob(
+        True,
+        "write results/report.html: charts, classes, and what was found for each query",
+        group="Output",
+    )
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
@@ -273,7 +278,8 @@ ConfigT = TypeVar("ConfigT", TrainConfig, EvaluateConfig)
 # the same pictures is checked by their names, wherever they lie now.)
 FREE_ON_RESUME = frozenset(
     {"train", "num_epochs", "out", "overwrite", "query", "gallery", "test", "top_k",
-     "group_pattern", "eval_batch_size", "device", "num_workers", "gradient_checkpointing"}
+     "group_pattern", "eval_batch_size", "device", "num_workers", "gradient_checkpointing",
+     "report"}
 )  # fmt: skip
 
 

@@ -312,6 +312,7 @@ def _compare(given: argparse.Namespace) -> None:
 def _demo(given: argparse.Namespace) -> None:
     from lookalike.cli import tables
     from lookalike.demo.run import SHEET, demo
+    from lookalike.evaluation.results import report_file
     from lookalike.progress import default_progress
 
     result = demo(Path(given.out), seed=given.seed, progress=default_progress())
@@ -321,7 +322,8 @@ def _demo(given: argparse.Namespace) -> None:
     tables.print_history(result.history)
     if result.retrieval is not None:
         tables.print_preview(result.retrieval)
-        print(f"Six queries and what was found, as a picture: {shown(Path(given.out) / SHEET)}\n")
+        print(f"Six queries and what was found, as a picture: {shown(Path(given.out) / SHEET)}")
+        print(f"The whole report, to open in a browser: {shown(report_file(Path(given.out)))}\n")
     print(paragraphs(_YOUR_TURN))
 
 

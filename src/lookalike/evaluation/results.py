@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from lookalike import __version__
+from lookalike.evaluation.health import measure_health
 from lookalike.evaluation.protocol import Protocol
-from lookalike.evaluation.retrieval import Retrieval
+from lookalike.evaluation.retrieval import Retrieval, label_numbers
 from lookalike.evaluation.scores import QueryScores
 from lookalike.files import write_json
 
@@ -30,8 +31,9 @@ def write_results(
     """Writes `retrieval_results_epoch_XX.json` and `metrics_epoch_XX.json` under `out/results`.
 
     The first maps each query's file name to the names of its top k, best first. The second
-    holds metrics, the protocol they were measured under, the similarity of each retrieval,
-    unreadable files, library versions, and whatever `about` says of the run.
+    holds metrics, the protocol they were measured under, the health of the embeddings, the
+    similarity of each retrieval, unreadable files, library versions, and whatever `about` says
+    of the run.
 
     Returns:
         The two paths.
@@ -59,6 +61,7 @@ def write_results(
     document = {"epoch": epoch} | metrics_document(
         retrieval.scores, retrieval.query.names, facts, about=about
     )
+    document["health"] = _health(retrieval)
     document["unreadable"] = [asdict(one) for one in retrieval.unreadable]
     document["scores"] = scores
     write_json(paths[1], document)
@@ -96,6 +99,17 @@ def _measured(scores: QueryScores | None) -> dict[str, Any]:
     }
 
 
+def _health(retrieval: Retrieval) -> dict[str, Any]:
+    query, gallery = retrieval.query, retrieval.gallery
+    labelled = query.labels is not None and gallery.labels is not None
+    return measure_health(
+        retrieval.query_embeddings,
+        retrieval.gallery_embeddings,
+        label_numbers(query, gallery) if labelled else None,
+        exclude=retrieval.exclude,
+    )
+
+
 def _per_query(scores: QueryScores, names: list[str]) -> dict[str, list[Any]]:
     """Each query's own scores, as columns; null where it has no answer, or retrieved none."""
     columns = {"first rank": scores.first_rank, **scores.columns}
@@ -118,16 +132,21 @@ def result_files(out: Path, epoch: int) -> tuple[Path, Path]:
     )
 
 
+def report_file(out: Path) -> Path:
+    """Where the report of a run lies; each epoch replaces the one before."""
+    return out / "results" / "report.html"
+
+
 def find_results(out: Path) -> list[Path]:
     """The result files of earlier epochs below a folder, by epoch, and nobody else's files."""
-    names = re.compile(r"(retrieval_results|metrics)_epoch_(\d+)\.json")
-    found = [(names.fullmatch(path.name), path) for path in (out / "results").glob("*.json")]
+    names = re.compile(r"(?:retrieval_results|metrics)_epoch_(\d+)\.json|report\.html")
+    found = [(names.fullmatch(path.name), path) for path in (out / "results").glob("*.*")]
     return [path for match, path in sorted(found, key=_by_epoch) if match]
 
 
 def _by_epoch(found: tuple[re.Match[str] | None, Path]) -> tuple[int, str]:
     match, path = found
-    return (int(match[2]) if match else -1, path.name)
+    return (int(match[1] or -1) if match else -1, path.name)
 
 
 def library_versions() -> dict[str, str]:

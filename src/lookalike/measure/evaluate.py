@@ -17,7 +17,12 @@ from lookalike.embedding.interchange import (
 )
 from lookalike.errors import ConfigError, DataError, OutputError
 from lookalike.evaluation.protocol import Holdout, Protocol, load_protocol
-from lookalike.evaluation.results import metrics_document, result_files, write_results
+from lookalike.evaluation.results import (
+    metrics_document,
+    report_file,
+    result_files,
+    write_results,
+)
 from lookalike.evaluation.retrieval import Retrieval, evaluate_encoder, exclusions, retrieve
 from lookalike.evaluation.scores import QueryScores
 from lookalike.evaluation.trec import score_trec, write_trec
@@ -25,6 +30,7 @@ from lookalike.files import shown, writable_folder, write_json
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.pretrained import is_checkpoint, read_checkpoint
 from lookalike.progress import Progress, default_progress
+from lookalike.report.epoch.write import write_report
 from lookalike.runtime import make_runtime
 
 
@@ -51,7 +57,8 @@ def evaluate(config: EvaluateConfig, *, progress: Progress | None = None) -> Eva
     """Measures a model on labelled pictures, or just retrieves among unlabelled ones.
 
     Writes `results/retrieval_results_epoch_XX.json` and `results/metrics_epoch_XX.json` under
-    `config.out`, XX being the epoch of a checkpoint of ours, or 00. Embeddings made elsewhere
+    `config.out`, XX being the epoch of a checkpoint of ours, or 00, and with `config.report`
+    `results/report.html`, a page to look at. Embeddings made elsewhere
     (`test_embeddings`, ...) are measured as a model's are. A ranking made elsewhere (`run` and
     `qrels`) is scored without pictures, into `results/metrics_<name of the run>.json`.
 
@@ -82,6 +89,8 @@ def evaluate(config: EvaluateConfig, *, progress: Progress | None = None) -> Eva
     about = {"embeddings_of": given or config.model_name, "config": asdict(config)}
     write_results(out, epoch, retrieval, protocol, about=about)
     _write_interchange(config, out, epoch, retrieval, protocol)
+    if config.report:
+        write_report(out, epoch, retrieval, protocol, progress=progress)
     files = _files_of(out, epoch, config, protocol)
     return EvaluateResult(epoch, retrieval.scores, retrieval, files, retrieval.unreadable)
 
@@ -158,7 +167,7 @@ def _write_interchange(
 
 def _files_of(out: Path, epoch: int, config: EvaluateConfig, protocol: Protocol) -> list[Path]:
     """What an evaluation is going to write."""
-    files = [*result_files(out, epoch)]
+    files = [*result_files(out, epoch), *([report_file(out)] if config.report else [])]
     if config.trec:
         run, qrels = _trec_files(out, epoch)
         files += [run, qrels] if protocol.labelled else [run]

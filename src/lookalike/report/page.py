@@ -11,6 +11,7 @@ from lookalike.files import shown
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+MAX_NAME = 100
 HUMAN_UNITS = ("bytes", "kB", "MB", "GB")
 
 
@@ -34,8 +35,20 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"shown": shown, "count": count, "bytes": human_bytes}
+    environment.filters |= {"shown": shown, "brief": brief, "count": count, "bytes": human_bytes}
     return environment
+
+
+def brief(name: str) -> str:
+    """A name of any length and content as at most `MAX_NAME` printable characters.
+
+    What is too much is cut out of the middle: names of one class or folder differ at the end.
+
+    >>> brief("a" * 50 + "b" * 60) == "a" * 39 + "…" + "b" * 60
+    True
+    """
+    text = shown(name)
+    return text if len(text) <= MAX_NAME else f"{text[: MAX_NAME - 61]}…{text[-60:]}"
 
 
 def count(number: int) -> str:

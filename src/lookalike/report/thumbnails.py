@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 from PIL import Image
 
@@ -34,8 +35,13 @@ class Thumbnails:
         self.num_bytes = 0
         self.num_left_out = 0
 
-    def add(self, paths: Iterable[str]) -> None:
-        """Makes the thumbnails of these pictures, until the bound is reached."""
+    def add(
+        self, paths: Iterable[str], *, on_progress: Callable[[int], None] | None = None
+    ) -> None:
+        """Makes the thumbnails of these pictures, until the bound is reached.
+
+        `on_progress` is told, again and again, how many more are done.
+        """
         wanted = [path for path in dict.fromkeys(paths) if path not in self.number_of]
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             for start in range(0, len(wanted), _AT_A_TIME):
@@ -52,13 +58,20 @@ class Thumbnails:
                     self.number_of[path] = len(self.uris)
                     self.uris.append(uri)
                     self.num_bytes += len(uri)
+                if on_progress is not None:
+                    on_progress(len(some))
 
     def _uri(self, path: str) -> str | None:
         try:
-            image = read_image(path, draft_px=2 * self.side_px)
-        except ImageError:
+            return _make_uri(path, self.side_px, os.stat(path).st_mtime_ns)
+        except (ImageError, OSError):
             return None  # whoever lists the file says why it cannot be read
-        image.thumbnail((self.side_px, self.side_px), Image.Resampling.LANCZOS)
-        file = io.BytesIO()
-        image.save(file, "WEBP", quality=70, method=4)
-        return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+@lru_cache(maxsize=4096)  # some 15 MB; the next epoch's report shows mostly the same pictures
+def _make_uri(path: str, side_px: int, changed_ns: int) -> str:  # noqa: ARG001 - part of the key
+    image = read_image(path, draft_px=2 * side_px)
+    image.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    image.save(file, "WEBP", quality=70, method=4)
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode("ascii")

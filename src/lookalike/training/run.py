@@ -24,12 +24,13 @@ from lookalike.data.sources import (
 )
 from lookalike.data.transforms import Augmentation
 from lookalike.errors import ConfigError, DataError, Interrupted, NonFiniteError, OutputError
-from lookalike.evaluation.protocol import Holdout, find_holdout, load_protocol
+from lookalike.evaluation.protocol import Holdout, Protocol, find_holdout, load_protocol
 from lookalike.evaluation.results import write_results
 from lookalike.evaluation.retrieval import Retrieval, evaluate_encoder
 from lookalike.files import shown, writable_folder, write_json
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.progress import Progress
+from lookalike.report.epoch.write import write_report
 from lookalike.runtime import Runtime, restore_random_state
 from lookalike.training.checkpoint import (
     INTERRUPTED,
@@ -218,6 +219,21 @@ class Run:
         self.retrieval = retrieval
         self.unreadable = list(dict.fromkeys(self.unreadable + retrieval.unreadable))
         self.history.append(EpochSummary(epoch, loss, retrieval.metrics))
+        if self.config.report:
+            self._report(retrieval, self.protocol)
+
+    def _report(self, retrieval: Retrieval, protocol: Protocol) -> None:
+        """Writes the page to look at. Where that fails the run goes on: its results are safe."""
+        try:
+            path = write_report(
+                self.out, self.state.epoch, retrieval, protocol, progress=self.progress
+            )
+        except KeyboardInterrupt:
+            self.save_and_stop()
+        except (DataError, OutputError) as error:
+            self.progress.warn(f"no report of epoch {self.state.epoch}: {error}")
+        else:
+            self.files = [file for file in self.files if file != path] + [path]
 
     def save_epoch(self) -> None:
         """Writes the checkpoint of the epoch just done; one of an interruption is outdated now."""

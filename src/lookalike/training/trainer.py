@@ -19,8 +19,9 @@ def train(
     """Fine-tunes an encoder, evaluating before the first step and after each epoch.
 
     Writes `weights/encoder_epoch_XX.pth`, `results/retrieval_results_epoch_XX.json` and
-    `results/metrics_epoch_XX.json` under `config.out`. With the same configuration on the same
-    CPU the outcome is the same to the last bit, whether or not the run was interrupted.
+    `results/metrics_epoch_XX.json` under `config.out`, and, anew after each epoch, the page
+    `results/report.html`. With the same configuration on the same CPU the outcome is the same
+    to the last bit, whether or not the run was interrupted.
 
     Args:
         config: what to learn from and how.

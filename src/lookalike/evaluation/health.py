@@ -1,0 +1,232 @@
+"""Whether embeddings use the space they have: alignment, uniformity, effective rank, histogram.
+
+All of it is about cosine similarity (embeddings are brought to length 1), and about the pairs of
+a query and a gallery picture that a search compares: a picture and itself, or two of one group,
+are no pair. Where there are too many pairs to look at, a seeded sample of them stands for all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from lookalike.embedding.exclusions import Exclude, any_equal, equal_pairs
+
+Similarities = Float32[Tensor, " pairs"]
+
+EXACT_PAIRS = 10**7
+DRAWN_PAIRS = 3 * 10**5
+RANK_ROWS = 8192
+BINS = 100
+_AT_A_TIME = 2**20  # similarities computed at once
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Similarities of pairs: of one class, of two classes, and of any two pictures.
+
+    Without labels the first two are None. `drawn` says that they are samples, the first two of
+    all pairs of their kind, the last of all pairs.
+    """
+
+    positive: Similarities | None
+    negative: Similarities | None
+    any: Similarities
+    drawn: bool
+
+
+def alignment(positive: Similarities) -> float:
+    """How far apart pictures of one class lie, squared, on average; 0 is best, 2 is chance.
+
+    Formula: the mean of |x - y|^2 over positive pairs, which is 2 - 2 x.y at length 1. Source:
+    Wang and Isola, "Understanding Contrastive Representation Learning through Alignment and
+    Uniformity on the Hypersphere" (ICML 2020), section 4.1, with alpha = 2.
+
+    >>> round(alignment(torch.tensor([1.0, 0.5])), 4)
+    0.5
+    """
+    return float((2 - 2 * positive.double()).mean())
+
+
+def uniformity(similarities: Similarities) -> float:
+    """How evenly all pictures spread over the sphere; lower is more even, 0 is one point.
+
+    Formula: log of the mean of exp(-2 |x - y|^2) over pairs of different pictures. Source: as
+    `alignment`, with t = 2. Below a pair that coincides and one at right angles:
+    log((1 + exp(-4)) / 2).
+
+    >>> round(uniformity(torch.tensor([1.0, 0.0])), 4)
+    -0.675
+    """
+    return float((4 * similarities.double() - 4).exp().mean().log())
+
+
+def effective_rank(embeddings: Float32[Tensor, "n dim"]) -> float:
+    """How many dimensions embeddings really use: between 1 and the smaller of n and dim.
+
+    Formula: exp of the entropy of the singular values over their sum. Source: Roy and Vetterli,
+    "The effective rank: a measure of effective dimensionality" (EUSIPCO 2007), definition 1.
+
+    >>> round(effective_rank(torch.eye(3)), 4)
+    3.0
+    >>> round(effective_rank(torch.tensor([[1.0, 0.0], [2.0, 0.0]])), 4)
+    1.0
+    """
+    values = torch.linalg.svdvals(embeddings.double())
+    shares = values / values.sum()
+    return math.exp(float(torch.special.entr(shares).sum()))
+
+
+def histogram(similarities: Similarities) -> list[int]:
+    """How many similarities fall into each of `BINS` equal bins from -1 to 1.
+
+    >>> counts = histogram(torch.tensor([-1.0, 0.99, 1.0]))
+    >>> counts[0], counts[-1], sum(counts)
+    (1, 2, 3)
+    """
+    # Rounding may leave a similarity a little outside.
+    bins = ((similarities + 1) * (BINS / 2)).long().clamp(0, BINS - 1)
+    return torch.bincount(bins, minlength=BINS).tolist()
+
+
+def measure_health(
+    query: Float32[Tensor, "queries dim"],
+    gallery: Float32[Tensor, "gallery dim"],
+    labels: tuple[Int64[Tensor, " queries"], Int64[Tensor, " gallery"]] | None,
+    *,
+    exclude: Exclude = (),
+    seed: int = 0,
+) -> dict[str, Any]:
+    """All of the above, as it stands in a metrics file; None where there are no such pairs."""
+    pairs = pair_similarities(query, gallery, labels, exclude=exclude, seed=seed)
+    rows = gallery
+    if len(gallery) > RANK_ROWS:
+        rows = gallery[torch.randperm(len(gallery), generator=_generator(seed))[:RANK_ROWS]]
+    return {
+        "alignment": None if pairs.positive is None else _or_none(alignment, pairs.positive),
+        "uniformity": _or_none(uniformity, pairs.any),
+        "effective_rank": effective_rank(normalize(rows, dim=1)),
+        "effective_rank_rows": len(rows),
+        "dim": gallery.shape[1],
+        "pairs": "drawn" if pairs.drawn else "all",
+        "num_pairs": len(pairs.any),
+        "histogram": _histograms(pairs),
+    }
+
+
+def _or_none(measure: Callable[[Similarities], float], pairs: Similarities) -> float | None:
+    return measure(pairs) if len(pairs) else None
+
+
+def _histograms(pairs: Pairs) -> dict[str, Any] | None:
+    if pairs.positive is None or pairs.negative is None:
+        return None
+    positives, negatives = histogram(pairs.positive), histogram(pairs.negative)
+    return {"low": -1.0, "high": 1.0, "positives": positives, "negatives": negatives}
+
+
+def pair_similarities(
+    query: Float32[Tensor, "queries dim"],
+    gallery: Float32[Tensor, "gallery dim"],
+    labels: tuple[Int64[Tensor, " queries"], Int64[Tensor, " gallery"]] | None,
+    *,
+    exclude: Exclude = (),
+    seed: int = 0,
+    exact_pairs: int = EXACT_PAIRS,
+    drawn_pairs: int = DRAWN_PAIRS,
+) -> Pairs:
+    """The similarities of the pairs a search compares: all, or a sample where they are many.
+
+    Args:
+        query, gallery: embeddings of any length but 0.
+        labels: numbers that are equal where query and gallery picture are of one class.
+        exclude: the id columns that `top_k` was given; pairs they name are left out.
+        seed: of the sample.
+        exact_pairs: more pairs than this are sampled.
+        drawn_pairs: how many are drawn of each kind; those that are excluded fall out again.
+    """
+    if len(query) * len(gallery) <= exact_pairs:
+        return _all_pairs(query, gallery, labels, exclude)
+    generator = _generator(seed)
+    columns = torch.randint(len(gallery), (drawn_pairs,), generator=generator)
+    rows = torch.randint(len(query), (drawn_pairs,), generator=generator)
+    rows, columns = _allowed(rows, columns, exclude)
+    similarities = _of_pairs(query, gallery, rows, columns)
+    if labels is None:
+        return Pairs(None, None, similarities, drawn=True)
+    same = labels[0][rows] == labels[1][columns]
+    positive = _allowed(*_draw_equal(*labels, drawn_pairs, generator), exclude)
+    return Pairs(
+        _of_pairs(query, gallery, *positive), similarities[~same], similarities, drawn=True
+    )
+
+
+def _all_pairs(
+    query: Float32[Tensor, "queries dim"],
+    gallery: Float32[Tensor, "gallery dim"],
+    labels: tuple[Tensor, Tensor] | None,
+    exclude: Exclude,
+) -> Pairs:
+    everything, of_one_class = [], []
+    columns = normalize(gallery, dim=1)
+    for part in _parts(len(query), len(gallery)):
+        similarities = normalize(query[part], dim=1) @ columns.T
+        keep = torch.ones_like(similarities, dtype=torch.bool)
+        for query_ids, gallery_ids in exclude:
+            keep[equal_pairs(query_ids[part], gallery_ids)] = False
+        everything.append(similarities[keep])
+        if labels is not None:
+            of_one_class.append((labels[0][part, None] == labels[1])[keep])
+    similarities = torch.cat(everything)
+    if labels is None:
+        return Pairs(None, None, similarities, drawn=False)
+    same = torch.cat(of_one_class)
+    return Pairs(similarities[same], similarities[~same], similarities, drawn=False)
+
+
+def _draw_equal(
+    query_labels: Tensor, gallery_labels: Tensor, count: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Pairs drawn evenly from all those with equal labels."""
+    ordered, order = gallery_labels.sort(stable=True)
+    first = torch.searchsorted(ordered, query_labels)
+    partners = torch.searchsorted(ordered, query_labels, right=True) - first
+    ends = partners.cumsum(dim=0)
+    if not int(ends[-1]):
+        return torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
+    drawn = torch.randint(int(ends[-1]), (count,), generator=generator)
+    rows = torch.searchsorted(ends, drawn, right=True)
+    within = drawn - (ends[rows] - partners[rows])
+    return rows, order[first[rows] + within]
+
+
+def _allowed(rows: Tensor, columns: Tensor, exclude: Exclude) -> tuple[Tensor, Tensor]:
+    keep = ~any_equal(exclude, rows, columns)
+    return rows[keep], columns[keep]
+
+
+def _of_pairs(query: Tensor, gallery: Tensor, rows: Tensor, columns: Tensor) -> Similarities:
+    """The cosine similarity of each pair."""
+    pieces = [
+        (normalize(query[rows[part]], dim=1) * normalize(gallery[columns[part]], dim=1)).sum(dim=1)
+        for part in _parts(len(rows), gallery.shape[1])
+    ]
+    return torch.cat([torch.empty(0), *pieces])
+
+
+def _parts(rows: int, width: int) -> Iterator[slice]:
+    """Rows of so many numbers, as many at a time as memory is meant for."""
+    step = max(1, _AT_A_TIME // max(1, width))
+    for start in range(0, rows, step):
+        yield slice(start, start + step)
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

@@ -1,0 +1,119 @@
+"""A flat map of embeddings: pictures that lie close in it are mostly alike to the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Float64
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from lookalike.data.sources import ImageSet
+from lookalike.evaluation.retrieval import Retrieval
+
+Point = tuple[bool, int]
+
+MAX_POINTS = 1500
+_FEW = 12  # too few neighbours for t-SNE to make sense of
+_STEPS = 500  # as trustworthy a map as of the usual 1000 (docs/experiments.md), in half the time
+
+
+@dataclass(frozen=True)
+class EmbeddingMap:
+    """A sample of pictures with a place each; `points` are (is a query, position on its side)."""
+
+    points: list[Point]
+    places: Float64[np.ndarray, "n 2"]
+    method: str
+
+
+def choose_points(
+    retrieval: Retrieval, *, seed: int = 0, max_points: int = MAX_POINTS
+) -> list[Point]:
+    """Pictures of queries and gallery; of many a sample that is even over sides and classes."""
+    sides = _sides(retrieval)
+    return [
+        (is_query, i)
+        for is_query, images in sides.items()
+        for i in sample_evenly(images, max_points // len(sides), seed=seed)
+    ]
+
+
+def num_mappable(retrieval: Retrieval) -> int:
+    """How many pictures a map without a bound would show."""
+    return sum(map(len, _sides(retrieval).values()))
+
+
+def draw_map(retrieval: Retrieval, points: list[Point], *, seed: int = 0) -> EmbeddingMap:
+    """These pictures, queries and gallery together, with their places on one map."""
+    embeddings = {True: retrieval.query_embeddings, False: retrieval.gallery_embeddings}
+    rows = torch.stack([embeddings[is_query][i] for is_query, i in points])
+    places, method = project(rows.float(), seed=seed)
+    return EmbeddingMap(points, places, method)
+
+
+def _sides(retrieval: Retrieval) -> dict[bool, ImageSet]:
+    """The pictures by whether they are queries; in leave-one-out each is one, and counts once."""
+    if retrieval.query is retrieval.gallery:
+        return {True: retrieval.query}
+    return {True: retrieval.query, False: retrieval.gallery}
+
+
+def sample_evenly(images: ImageSet, room: int, *, seed: int) -> list[int]:
+    """Up to `room` pictures: a first one of each class, then a second one, until it is full."""
+    shuffled = np.random.default_rng(seed).permutation(len(images)).tolist()
+    if len(images) <= room:
+        return sorted(shuffled)
+    if images.labels is None:
+        return sorted(shuffled[:room])
+    seen: dict[str, int] = {}
+    turns = []
+    for place, i in enumerate(shuffled):
+        turn = seen.get(images.labels[i], 0)
+        seen[images.labels[i]] = turn + 1
+        turns.append((turn, place, i))
+    return sorted(i for _, _, i in sorted(turns)[:room])
+
+
+def project(
+    embeddings: Float32[Tensor, "n dim"], *, seed: int
+) -> tuple[Float64[np.ndarray, "n 2"], str]:
+    """Two coordinates a picture, and the name of the method: t-SNE if it is installed, or PCA.
+
+    Source: van der Maaten and Hinton, "Visualizing Data using t-SNE" (JMLR 2008), on cosine
+    distances, starting from the two principal components.
+    """
+    rows = normalize(embeddings, dim=1)
+    if len(rows) <= _FEW or find_spec("sklearn") is None:
+        return principal_components(rows), "PCA"
+    from sklearn.manifold import TSNE
+
+    tsne = TSNE(
+        metric="cosine",
+        init=_spread(principal_components(rows)),
+        perplexity=min(30.0, (len(rows) - 1) / 3),
+        max_iter=_STEPS,
+        random_state=seed,
+    )
+    places: Float64[np.ndarray, "n 2"] = tsne.fit_transform(rows.numpy()).astype(np.float64)
+    return places, "t-SNE"
+
+
+def principal_components(rows: Float32[Tensor, "n dim"]) -> Float64[np.ndarray, "n 2"]:
+    """The two directions along which rows differ most, each with a sign that does not wander."""
+    centred = rows.double() - rows.double().mean(dim=0)
+    _, _, directions = torch.linalg.svd(centred, full_matrices=False)
+    directions = directions[:2]
+    largest = directions.gather(1, directions.abs().argmax(dim=1, keepdim=True))
+    places = torch.zeros(len(rows), 2, dtype=torch.float64)
+    places[:, : len(directions)] = centred @ (directions * largest.sign()).T
+    return places.numpy()
+
+
+def _spread(places: Float64[np.ndarray, "n 2"]) -> Float32[np.ndarray, "n 2"]:
+    """A start for t-SNE, as small as it likes it (scikit-learn does the same to its own PCA)."""
+    scaled = places / max(float(places[:, 0].std()), 1e-12) * 1e-4
+    return scaled.astype(np.float32)

@@ -1,0 +1,99 @@
+"""The epochs of one run, as their metrics files tell them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lookalike.errors import DataError
+from lookalike.evaluation.results import result_files
+from lookalike.files import shown
+
+Document = dict[str, Any]
+
+# What has an entry a query, and so is as large as the test; the rest of a file is small.
+_LARGE = ("per_query", "scores", "unreadable")
+
+
+@dataclass(frozen=True)
+class History:
+    """The measured epochs of a run up to one of them, oldest first.
+
+    `epochs` are their metrics files without what is said of single queries. `current`, `before`
+    (the first) and `previous` are whole; the last two are None where there is only one epoch,
+    and `previous` is `before` where there are two.
+    """
+
+    epochs: list[Document]
+    current: Document
+    before: Document | None
+    previous: Document | None
+
+    @property
+    def measured(self) -> bool:
+        """Whether there were labels, and so metrics."""
+        return self.current["metrics"] is not None
+
+
+def read_history(out: Path, epoch: int) -> History:
+    """The epochs below `out/results` that belong with this one: of its run and its protocol.
+
+    Raises:
+        DataError: the epoch's own metrics file is missing, or is not ours.
+    """
+    current = _read(result_files(out, epoch)[1])
+    earlier: list[Path] = []
+    epochs: list[Document] = []
+    for number in range(epoch):
+        path = result_files(out, number)[1]
+        if current.get("run") is None or not path.is_file():
+            continue
+        document = _light(path, path.stat().st_mtime_ns)
+        if _belongs_to(document, current):
+            earlier.append(path)
+            epochs.append(document)
+    before = _read(earlier[0]) if earlier else None
+    previous = before if len(earlier) < 2 else _read(earlier[-1])
+    return History([*epochs, _without_queries(current)], current, before, previous)
+
+
+def query_column(document: Document | None, like: Document, metric: str) -> np.ndarray | None:
+    """One number a query from another epoch's file, NaN where there is none.
+
+    None where the file has other queries than `like` (a picture became unreadable on the way).
+    """
+    if document is None or document["per_query"] is None or like["per_query"] is None:
+        return None
+    mine, theirs = like["per_query"], document["per_query"]
+    if any(mine[key] != theirs[key] for key in ("name", "label", "num_relevant")):
+        return None
+    return np.array(theirs[metric], dtype=np.float64)  # None becomes NaN
+
+
+def _belongs_to(document: Document, current: Document) -> bool:
+    same_run: bool = document.get("run") == current["run"]
+    same_protocol: bool = document["protocol"]["fingerprint"] == current["protocol"]["fingerprint"]
+    return same_run and same_protocol and "health" in document
+
+
+@lru_cache(maxsize=256)
+def _light(path: Path, changed_ns: int) -> Document:  # noqa: ARG001 - a part of the key
+    """An earlier epoch's file; each epoch's report needs all of them again."""
+    return _without_queries(_read(path))
+
+
+def _without_queries(document: Document) -> Document:
+    return {key: value for key, value in document.items() if key not in _LARGE}
+
+
+def _read(path: Path) -> Document:
+    try:
+        document: Document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {shown(path)}: {error}; evaluate anew") from error
+    return document

@@ -1,0 +1,231 @@
+"""Which queries a report shows, and what it says of each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from lookalike.evaluation.retrieval import Retrieval
+from lookalike.report.page import brief
+
+Column = Float64[np.ndarray, " queries"]
+
+SHOWN_RESULTS = 10
+MAX_PICTURES = 4000
+"""All queries are shown where they and their results are no more pictures than this."""
+CONFUSIONS = 100
+_QUOTAS = {"worst": 150, "fixed": 100, "broken": 100, "random": 150}
+_CONFUSED_PAIRS, _EXAMPLES = 50, 3
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How each query ended. `first` is the gallery position of its first result, -1 if none.
+
+    `change` is 1 where the first result is right and was wrong an epoch ago, -1 the other way
+    round, else 0. Without labels `right` is False and `precision` NaN throughout.
+    """
+
+    answerable: Bool[np.ndarray, " queries"]
+    right: Bool[np.ndarray, " queries"]
+    precision: Column
+    first_rank: Column
+    num_relevant: Int64[np.ndarray, " queries"]
+    change: Int64[np.ndarray, " queries"]
+    first: Int64[np.ndarray, " queries"]
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """So many queries of one class had a picture of another as their first result."""
+
+    label: str
+    taken_for: str
+    count: int
+
+
+class Pictures:
+    """The pictures of a page, each once, by number; columns for the page's script.
+
+    A file that is listed under two labels is two pictures.
+    """
+
+    def __init__(self, retrieval: Retrieval) -> None:
+        self._sides = (retrieval.gallery, retrieval.query)
+        self._side_paths = (retrieval.gallery.paths, retrieval.query.paths)
+        self._numbers: dict[tuple[str, str | None], int] = {}
+        self._classes: dict[str, int] = {}
+        self.names: list[str] = []
+        self.labels: list[int] = []
+
+    @property
+    def paths(self) -> list[str]:
+        """Where each picture lies."""
+        return [path for path, _ in self._numbers]
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes, by their numbers."""
+        return [brief(label) for label in self._classes]
+
+    def number(self, position: int, *, is_query: bool) -> int:
+        """The number of a picture of the queries or the gallery."""
+        side, path = self._sides[is_query], self._side_paths[is_query][position]
+        label = None if side.labels is None else side.labels[position]
+        number = self._numbers.setdefault((path, label), len(self._numbers))
+        if number == len(self.names):
+            self.names.append(brief(side.names[position]))
+            self.labels.append(-1 if label is None else self.class_number(label))
+        return number
+
+    def class_number(self, label: str) -> int:
+        """The number of a class."""
+        return self._classes.setdefault(label, len(self._classes))
+
+    def columns(self, number_of: dict[str, int]) -> dict[str, list[Any]]:
+        """Names, classes and thumbnails (-1 for none) of all pictures numbered so far."""
+        return {
+            "classes": self.classes,
+            "names": self.names,
+            "labels": self.labels,
+            "thumbs": [number_of.get(path, -1) for path in self.paths],
+        }
+
+
+def outcome_of(retrieval: Retrieval, previous_recall: Column | None) -> Outcome:
+    """How each query ended, beside whether its first result was right an epoch ago."""
+    first = retrieval.positions[:, 0].numpy()
+    none = np.full(len(first), np.nan)
+    scores = retrieval.scores
+    if scores is None:
+        no, zero = np.zeros(len(first), dtype=bool), np.zeros(len(first), dtype=np.int64)
+        return Outcome(no, no, none, none, zero, zero, first)
+    right = scores.columns["recall@1"] == 1
+    change = np.zeros(len(first), dtype=np.int64)
+    if previous_recall is not None:
+        change = right.astype(np.int64) - (previous_recall == 1)
+    return Outcome(
+        scores.answerable, right, scores.columns["mAP"], scores.first_rank, scores.num_relevant,
+        change, first,
+    )  # fmt: skip
+
+
+def find_confusions(retrieval: Retrieval, outcome: Outcome) -> list[Confusion]:
+    """Which class was taken for which, over all queries that have an answer; most often first."""
+    labels, gallery_labels = retrieval.query.labels, retrieval.gallery.labels
+    if labels is None or gallery_labels is None:
+        return []
+    wrong = np.flatnonzero(outcome.answerable & ~outcome.right & (outcome.first >= 0))
+    pairs = Counter((labels[i], gallery_labels[outcome.first[i]]) for i in wrong.tolist())
+    ordered = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))
+    return [Confusion(a, b, count) for (a, b), count in ordered]
+
+
+def worst_first(outcome: Outcome) -> Int64[np.ndarray, " answerable"]:
+    """Queries that have an answer: a late first right result first, then low precision."""
+    order = np.lexsort((outcome.precision, -outcome.first_rank))
+    worst: Int64[np.ndarray, " answerable"] = order[outcome.answerable[order]]
+    return worst
+
+
+def choose_queries(
+    retrieval: Retrieval, outcome: Outcome, confusions: list[Confusion], *, seed: int = 0
+) -> list[int]:
+    """The queries to show, in the order of the test: all, or a choice where that is too many.
+
+    A choice holds the worst, some of those that were fixed and broken since the last epoch, a
+    few of each of the most frequent confusions, and a seeded random sample.
+    """
+    num_queries = len(retrieval.query)
+    if _num_pictures(retrieval) <= MAX_PICTURES:
+        return list(range(num_queries))
+    shuffled = np.random.default_rng(seed).permutation(num_queries)
+    change = outcome.change[shuffled]
+    groups: dict[str, Iterable[int]] = {
+        "worst": worst_first(outcome).tolist(),
+        "fixed": shuffled[change == 1].tolist(),
+        "broken": shuffled[change == -1].tolist(),
+        "random": shuffled.tolist(),
+    }
+    chosen = set(_examples(retrieval, outcome, confusions[:_CONFUSED_PAIRS], shuffled))
+    for name, group in groups.items():
+        chosen.update(list(group)[: _QUOTAS[name]])
+    return sorted(chosen)
+
+
+def _num_pictures(retrieval: Retrieval) -> int:
+    """Different pictures among all queries and the results that would stand beside them."""
+    results = np.unique(retrieval.positions[:, :SHOWN_RESULTS].numpy())
+    both = retrieval.query is retrieval.gallery
+    found = int((results >= 0).sum())
+    return max(found, len(retrieval.query)) if both else found + len(retrieval.query)
+
+
+def _examples(
+    retrieval: Retrieval,
+    outcome: Outcome,
+    confusions: list[Confusion],
+    order: Int64[np.ndarray, " queries"],
+) -> list[int]:
+    """A few queries of each confusion."""
+    labels, gallery_labels = retrieval.query.labels or [], retrieval.gallery.labels or []
+    wanted = {(one.label, one.taken_for): _EXAMPLES for one in confusions}
+    chosen = []
+    for i in order[(outcome.answerable & ~outcome.right)[order]].tolist():
+        pair = (labels[i], gallery_labels[outcome.first[i]])
+        if outcome.first[i] >= 0 and wanted.get(pair, 0):
+            wanted[pair] -= 1
+            chosen.append(i)
+    return chosen
+
+
+def strips(
+    retrieval: Retrieval, outcome: Outcome, chosen: list[int], pictures: Pictures
+) -> list[list[Any]]:
+    """For each chosen query: picture, first right rank, AP, right pictures, change, results.
+
+    Rank and AP are None where there is none; results are picture and similarity by turns.
+    """
+    rows = []
+    for i in chosen:
+        results: list[float] = []
+        found = zip(retrieval.positions[i].tolist(), retrieval.similarities[i].tolist(),
+                    strict=True)  # fmt: skip
+        for position, similarity in list(found)[:SHOWN_RESULTS]:
+            if position >= 0:
+                results += [pictures.number(position, is_query=False), round(similarity, 3)]
+        rank, precision = float(outcome.first_rank[i]), float(outcome.precision[i])
+        rows.append(
+            [
+                pictures.number(i, is_query=True),
+                int(rank) if np.isfinite(rank) else None,
+                None if np.isnan(precision) else round(precision, 3),
+                int(outcome.num_relevant[i]),
+                int(outcome.change[i]),
+                results,
+            ]
+        )
+    return rows
+
+
+def thumbnails_in_order(rows: list[list[Any]]) -> tuple[list[int], list[int]]:
+    """Pictures of strips, the most important first: those to have at any rate, and the rest.
+
+    Where the bound is reached early, it is the later results that go without.
+    """
+    first = [row[0] for row in rows]
+    results = [row[5][0::2] for row in rows]
+    for rank in range(3):
+        first += [result[rank] for result in results if len(result) > rank]
+    later = [number for result in zip(*_padded(results), strict=True) for number in result]
+    return list(dict.fromkeys(first)), [number for number in later if number >= 0]
+
+
+def _padded(rows: list[list[int]]) -> list[list[int]]:
+    width = max(map(len, rows), default=0)
+    return [row + [-1] * (width - len(row)) for row in rows]

@@ -1,0 +1,233 @@
+"""What a report says in words and tables, from metrics files alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from lookalike.evaluation.scores import HEADLINE
+from lookalike.evaluation.statistics import PairedTest, paired_test
+from lookalike.report.epoch.charts import separation
+from lookalike.report.epoch.history import Document, History, query_column
+from lookalike.report.epoch.queries import Confusion
+
+MAX_CLASSES = 2000
+_FLIPS = 5 * 10**7  # random signs a test may draw: few queries get 10,000 resamples, many 500
+_SURE = 0.05
+
+MEANINGS = {
+    "recall@1": "the first result is right",
+    "recall@5": "one of the first 5 is right",
+    "recall@10": "one of the first 10 is right",
+    "mAP": "how far up all right pictures stand",
+    "mAP@R": "how nearly they all come before any wrong one",
+}
+"""Each headline metric in half a sentence."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """One metric now, and before where there was a before; all of it between 0 and 1."""
+
+    metric: str
+    meaning: str
+    now: float
+    interval: tuple[float, float]
+    before: float | None
+    interval_before: tuple[float, float] | None
+    test: PairedTest | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether it got better, in a sentence, and how sure that is."""
+
+    kind: Literal["better", "worse", "unclear", "alone"]
+    sentence: str
+    how_sure: str | None
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One row of the table of classes; what is None was not there to be measured."""
+
+    label: str
+    num_queries: int
+    num_without_answer: int
+    recall: float | None
+    recall_before: float | None
+    mean_precision: float | None
+    taken_for: str | None
+    taken_count: int
+
+
+@dataclass(frozen=True)
+class HealthRow:
+    """One number on the embeddings, and what it means to somebody who never heard of it."""
+
+    name: str
+    before: float | None
+    now: float | None
+    digits: int
+    meaning: str
+
+
+def percent(share: float) -> str:
+    """A share as people read it.
+
+    >>> percent(0.8153)
+    '81.5%'
+    """
+    return f"{100 * share:.1f}%"
+
+
+def points(difference: float) -> str:
+    """A difference of two shares, in percentage points, with its sign.
+
+    >>> points(0.1185)
+    '+11.8'
+    """
+    return f"{100 * difference:+.1f}"
+
+
+def cards_of(history: History) -> list[Card]:
+    """The headline metrics of the current epoch beside the first one's."""
+    now, before = history.current, history.before
+    if now["metrics"] is None:
+        return []
+    return [
+        Card(
+            metric,
+            MEANINGS[metric],
+            now["metrics"][metric],
+            now["intervals"][metric],
+            before["metrics"][metric] if before else None,
+            before["intervals"][metric] if before else None,
+            _test(now, before, metric),
+        )
+        for metric in HEADLINE
+    ]
+
+
+def _test(now: Document, before: Document | None, metric: str) -> PairedTest | None:
+    a, b = query_column(before, now, metric), query_column(now, now, metric)
+    if a is None or b is None:
+        return None
+    scored = np.isfinite(a) & np.isfinite(b)
+    resamples = min(10_000, max(500, _FLIPS // max(1, int(scored.sum()))))
+    return paired_test(a[scored], b[scored], resamples=resamples)
+
+
+def verdict_on(card: Card, epoch: int) -> Verdict:
+    """The verdict, by recall@1: what people see first is the first result."""
+    now = f"the first result is right for {percent(card.now)} of the queries"
+    if card.before is None:
+        return Verdict("alone", f"{now[0].upper()}{now[1:]}.", None)
+    if card.test is None:
+        sentence = f"Now {now}; it was {percent(card.before)} before training."
+        return Verdict("unclear", sentence, "The difference is not tested: the epochs could not "
+                       "read the same pictures.")  # fmt: skip
+    word = "epoch" if epoch == 1 else "epochs"
+    since = f"after {epoch} {word} of training"
+    if card.test.p_value >= _SURE:
+        return Verdict(
+            "unclear",
+            f"No clear change {since}: {now}; it was {percent(card.before)} before.",
+            in_words(card.test),
+        )
+    kind: Literal["better", "worse"] = "better" if card.test.difference > 0 else "worse"
+    sentence = f"{kind.capitalize()} {since}: {now}; it was {percent(card.before)} before."
+    return Verdict(kind, sentence, in_words(card.test))
+
+
+def in_words(test: PairedTest) -> str:
+    """What a paired test says, for people who have no use for a p-value."""
+    low, high = points(test.low), points(test.high)
+    if test.p_value >= 0.995:
+        by_chance = "practically always"
+    elif test.p_value >= 0.01:
+        by_chance = f"in about {100 * test.p_value:.0f} of 100 cases"
+    else:
+        by_chance = f"in at most {10_000 * test.p_value:.0f} of 10,000 cases"
+    return (
+        f"A change of {points(test.difference)} points, between {low} and {high} with 95% "
+        f"confidence. If training made no difference, chance alone would bring a change as large "
+        f"{by_chance}."
+    )
+
+
+def class_rows(
+    now: Document, before: Document | None, confusions: Sequence[Confusion]
+) -> list[ClassRow]:
+    """All classes, worst first: by recall@1, then by mean average precision."""
+    table: Mapping[str, Any] = now.get("per_class") or {}
+    earlier: Mapping[str, Any] = (before or {}).get("per_class") or {}
+    taken: dict[str, Confusion] = {}
+    for one in confusions:  # the most frequent one comes first
+        taken.setdefault(one.label, one)
+    rows = []
+    for label, found in table.items():
+        confusion = taken.get(label)
+        rows.append(
+            ClassRow(
+                label,
+                found["num_queries"],
+                found["num_without_answer"],
+                found.get("recall@1"),
+                earlier.get(label, {}).get("recall@1"),
+                found.get("mAP"),
+                confusion.taken_for if confusion else None,
+                confusion.count if confusion else 0,
+            )
+        )
+
+    def badness(row: ClassRow) -> tuple[float, float, str]:
+        unmeasured = row.recall is None or row.mean_precision is None
+        return (2.0, 2.0, row.label) if unmeasured else (
+            row.recall or 0.0, row.mean_precision or 0.0, row.label
+        )  # fmt: skip
+
+    return sorted(rows, key=badness)
+
+
+def health_rows(history: History) -> list[HealthRow]:
+    """The health of the embeddings, now and before, each with what it means."""
+    now, before = history.current["health"], (history.before or {}).get("health") or {}
+    rows = [
+        HealthRow(
+            "Separation",
+            separation(history.before) if history.before else None,
+            separation(history.current),
+            3,
+            "How often two pictures of one class are more alike to the model than two of "
+            "different classes. 1 is always; 0.5 is chance.",
+        ),
+        HealthRow(
+            "Alignment",
+            before.get("alignment"),
+            now["alignment"],
+            3,
+            "How far apart two pictures of one class lie, on average (squared distance). Lower is "
+            "tighter: 0 if they coincide, 2 if they have nothing in common.",
+        ),
+        HealthRow(
+            "Uniformity",
+            before.get("uniformity"),
+            now["uniformity"],
+            3,
+            "How evenly all pictures spread out. Lower is more even, with more room to tell things "
+            "apart; 0 if everything falls on one point.",
+        ),
+        HealthRow(
+            "Effective rank",
+            before.get("effective_rank"),
+            now["effective_rank"],
+            1,
+            f"How many of the {now['dim']:,} dimensions are really used. It should not collapse: "
+            "near 1, everything looks the same to the model.",
+        ),
+    ]
+    return [row for row in rows if row.now is not None]

@@ -1,0 +1,230 @@
+"""From an epoch's retrieval and its metrics files to `results/report.html`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lookalike.evaluation.protocol import Protocol
+from lookalike.evaluation.results import report_file
+from lookalike.evaluation.retrieval import Retrieval
+from lookalike.evaluation.scores import HEADLINE
+from lookalike.files import write_text
+from lookalike.progress import Progress
+from lookalike.report.epoch import charts
+from lookalike.report.epoch.embedding_map import (
+    EmbeddingMap,
+    choose_points,
+    draw_map,
+    num_mappable,
+)
+from lookalike.report.epoch.history import History, query_column, read_history
+from lookalike.report.epoch.queries import (
+    CONFUSIONS,
+    Confusion,
+    Outcome,
+    Pictures,
+    choose_queries,
+    find_confusions,
+    outcome_of,
+    strips,
+    thumbnails_in_order,
+)
+from lookalike.report.epoch.summary import (
+    MAX_CLASSES,
+    cards_of,
+    class_rows,
+    health_rows,
+    percent,
+    points,
+    verdict_on,
+)
+from lookalike.report.page import count, human_bytes, render_page
+from lookalike.report.thumbnails import MAX_BYTES, Thumbnails
+
+MAX_PAGE_BYTES = 25 * 10**6
+"""No report is larger: 12 MB of thumbnails, 5 MB of Plotly, and lists of so many brief names."""
+_CELL = 400
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """The pictures of a report: in strips, on the map, and as thumbnails."""
+
+    rows: list[list[Any]]
+    flat: EmbeddingMap
+    figure: charts.Figure
+    pictures: Pictures
+    thumbnails: Thumbnails
+
+
+def write_report(
+    out: Path, epoch: int, retrieval: Retrieval, protocol: Protocol, *, progress: Progress
+) -> Path:
+    """Writes `results/report.html`: one file that opens from disk, without network.
+
+    Reads the epoch's metrics file, which must be there, and those of the epochs before it that
+    are of the same run and protocol.
+
+    Returns:
+        The path.
+
+    Raises:
+        DataError: a metrics file is missing or broken.
+        OutputError: the report cannot be written.
+    """
+    history = read_history(out, epoch)
+    outcome = outcome_of(retrieval, _previous_recall(history))
+    confusions = find_confusions(retrieval, outcome)
+    shown = _choose_pictures(retrieval, outcome, confusions, progress)
+    facts = _facts(history, retrieval, protocol, outcome, confusions, shown)
+    path = report_file(out)
+    page = render_page("report.html.j2", facts)
+    # Everything from outside is escaped, so this comment can only be the template's own.
+    write_text(path, page.replace("<!--size-->", human_bytes(len(page.encode()))))
+    return path
+
+
+def _choose_pictures(
+    retrieval: Retrieval, outcome: Outcome, confusions: list[Confusion], progress: Progress
+) -> _Shown:
+    """Chooses, maps and draws: all that takes its time."""
+    pictures = Pictures(retrieval)
+    rows = strips(retrieval, outcome, choose_queries(retrieval, outcome, confusions), pictures)
+    first, later = thumbnails_in_order(rows)
+    points = choose_points(retrieval)
+    mapped = [pictures.number(i, is_query=is_query) for is_query, i in points]
+    paths, thumbnails = pictures.paths, Thumbnails()
+    with progress.task("drawing the report", len(points) + len(paths), "pictures") as task:
+        flat = draw_map(retrieval, points)
+        task.advance(len(points))
+        thumbnails.add((paths[n] for n in [*first, *mapped, *later]), on_progress=task.advance)
+    figure = charts.map_figure(flat, pictures, outcome if retrieval.scores is not None else None)
+    return _Shown(rows, flat, figure, pictures, thumbnails)
+
+
+def _facts(
+    history: History,
+    retrieval: Retrieval,
+    protocol: Protocol,
+    outcome: Outcome,
+    confusions: list[Confusion],
+    shown: _Shown,
+) -> dict[str, Any]:
+    """All that the template needs."""
+    from plotly.offline import get_plotlyjs
+
+    now, cards = history.current, cards_of(history)
+    classes = class_rows(now, history.before, confusions)
+    figures = {
+        "curves": charts.metric_curves(history.epochs),
+        "similarity": charts.similarity_histogram(now, history.before),
+        "map": shown.figure,
+    }
+    return {
+        "epoch": now["epoch"],
+        "model": _short(now["config"]["model_name"]),
+        "test": protocol.describe(),
+        "epochs": history.epochs,
+        "headline": HEADLINE,
+        "cards": cards,
+        "verdict": verdict_on(cards[0], now["epoch"]) if cards else None,
+        "num_wrong": int((outcome.answerable & ~outcome.right).sum()),
+        "num_scored": int(outcome.answerable.sum()),
+        "num_without_answer": retrieval.num_without_answer,
+        "compared": _previous_recall(history) is not None,
+        "num_fixed": int((outcome.change == 1).sum()),
+        "num_broken": int((outcome.change == -1).sum()),
+        "confusions": confusions[:CONFUSIONS],
+        "classes": classes[:MAX_CLASSES],
+        "num_classes": len(classes),
+        "health": health_rows(history),
+        "method": shown.flat.method,
+        "num_mapped": len(shown.flat.points),
+        "num_mappable": num_mappable(retrieval),
+        "figures": figures,
+        "plotly": get_plotlyjs(),
+        "data": _data(shown, confusions, history),
+        "thumbnails": shown.thumbnails.uris,
+        "left_out": _left_out(shown, retrieval, len(classes), now["health"]),
+        "protocol": now["protocol"],
+        "config": now["config"],
+        "versions": now["versions"],
+        "num_unreadable": len(now["unreadable"]),
+        "max_bytes": MAX_PAGE_BYTES,
+        "num_queries": len(retrieval.query),
+        "num_queries_shown": len(shown.rows),
+        "percent": percent,
+        "points": points,
+        "in_a_cell": _in_a_cell,
+    }
+
+
+def _short(model_name: str) -> str:
+    """A model's name for the headline: of a file or folder somewhere on this machine the last part.
+
+    The configuration at the foot has all of it.
+    """
+    return Path(model_name).name if Path(model_name).is_absolute() else model_name
+
+
+def _in_a_cell(value: Any) -> str:
+    """A setting or fact as text; of a long one, such as all held-out classes, the start."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    if len(text) <= _CELL:
+        return text
+    return f"{text[:_CELL]}… (the metrics file has all of it)"
+
+
+def _previous_recall(history: History) -> np.ndarray | None:
+    """Each query's recall@1 an epoch ago, where there was one with the same queries."""
+    return query_column(history.previous, history.current, "recall@1")
+
+
+def _data(shown: _Shown, confusions: list[Confusion], history: History) -> dict[str, Any]:
+    """What the page's script shows strips from."""
+    pictures = shown.pictures
+    return {
+        "queries": shown.rows,
+        "confusions": [
+            [pictures.class_number(one.label), pictures.class_number(one.taken_for), one.count]
+            for one in confusions[:CONFUSIONS]
+        ],
+        "labelled": history.measured,
+        "pictures": pictures.columns(shown.thumbnails.number_of),
+    }
+
+
+def _left_out(
+    shown: _Shown, retrieval: Retrieval, num_classes: int, health: dict[str, Any]
+) -> list[str]:
+    """What a page of bounded size does not hold, each in a sentence."""
+    told = []
+    num_queries, num_points = len(retrieval.query), len(shown.flat.points)
+    if len(shown.rows) < num_queries:
+        told.append(
+            f"{count(len(shown.rows))} of {count(num_queries)} queries are shown: the worst, some "
+            "that this epoch fixed or broke, examples of the most frequent confusions, and a "
+            "random sample. Numbers and charts are of all queries."
+        )
+    if num_classes > MAX_CLASSES:
+        told.append(f"The table holds the {count(MAX_CLASSES)} worst of {count(num_classes)} "
+                    "classes.")  # fmt: skip
+    if shown.thumbnails.num_left_out:
+        told.append(
+            f"{count(shown.thumbnails.num_left_out)} pictures are named only: thumbnails of one "
+            f"page may take {human_bytes(MAX_BYTES)}."
+        )
+    if num_points < num_mappable(retrieval):
+        told.append(
+            f"The map shows {count(num_points)} of {count(num_mappable(retrieval))} pictures, "
+            "evenly from all classes."
+        )
+    if health["pairs"] == "drawn":
+        told.append("Similarities and health are of a random sample of pairs "
+                    f"({count(health['num_pairs'])} of each kind).")  # fmt: skip
+    return told

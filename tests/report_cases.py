@@ -1,0 +1,83 @@
+"""Reports of made-up retrievals, for the tests with a browser and those without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lookalike.data.sources import ImageSet
+from lookalike.evaluation.metrics import ranks_of
+from lookalike.evaluation.protocol import Protocol
+from lookalike.evaluation.results import write_results
+from lookalike.evaluation.retrieval import Retrieval, exclusions, retrieve
+from lookalike.evaluation.scores import score_ranks
+from lookalike.progress import SilentProgress
+from lookalike.report.epoch.write import write_report
+
+
+def images(names: list[str], labels: list[str] | None, root: Path = Path("gone")) -> ImageSet:
+    return ImageSet(root, names, labels)
+
+
+def leave_one_out(rows: torch.Tensor, side: ImageSet) -> tuple[Retrieval, Protocol]:
+    """Pictures searched in each other, by embeddings that came from somewhere."""
+    ids = list(range(len(side)))
+    protocol = Protocol("leave-one-out", side, side, ids, ids, side.paths)
+    exclude = exclusions(side, side, ids, ids)
+    retrieval = retrieve(
+        rows, rows, side, side, exclude=exclude, top_k_wanted=10, progress=SilentProgress()
+    )
+    return retrieval, protocol
+
+
+def embeddings(of_class: torch.Tensor, *, noise: float, seed: int = 0) -> torch.Tensor:
+    """The centre of each picture's class, and noise; of length 1."""
+    centres = torch.randn(int(of_class.max()) + 1, 16, generator=_generator(99))
+    rows = centres[of_class] + noise * torch.randn(len(of_class), 16, generator=_generator(seed))
+    return torch.nn.functional.normalize(rows, dim=1)
+
+
+def synthetic(
+    num: int, num_classes: int, *, noise: float = 1.0, labelled: bool = True
+) -> tuple[Retrieval, Protocol]:
+    """Pictures that are not there, in classes of equal size."""
+    of_class = torch.arange(num) % num_classes
+    labels = [f"class {number}" for number in of_class.tolist()]
+    side = images([f"{i:06}.jpg" for i in range(num)], labels if labelled else None)
+    return leave_one_out(embeddings(of_class, noise=noise), side)
+
+
+def large(num: int, num_classes: int) -> tuple[Retrieval, Protocol]:
+    """A retrieval of any size whose results are drawn, not searched: half of them are right."""
+    of_class = torch.arange(num) % num_classes
+    side = images([f"{i:06}.jpg" for i in range(num)], [f"class {i}" for i in of_class.tolist()])
+    ids = list(range(num))
+    generator = _generator(0)
+    steps = torch.randint(1, num // num_classes, (num, 10), generator=generator) * num_classes
+    steps += torch.randint(0, 2, (num, 10), generator=generator)  # one further: the next class
+    positions = (torch.arange(num)[:, None] + steps) % num
+    ranks = ranks_of(of_class[positions] == of_class[:, None])
+    counts = torch.full((num,), num // num_classes - 1)
+    similarities = torch.rand(num, 10, generator=generator).sort(descending=True).values
+    rows = embeddings(of_class, noise=1.5)
+    return Retrieval(
+        side, side, rows, rows, similarities, positions,
+        score_ranks(side.labels or [], ranks, counts), [],
+    ), Protocol("leave-one-out", side, side, ids, ids, side.paths)  # fmt: skip
+
+
+def written(
+    out: Path, epoch: int, made: tuple[Retrieval, Protocol], about: dict[str, Any] | None = None
+) -> str:
+    """The report of a synthetic epoch."""
+    retrieval, protocol = made
+    facts = {"run": "one", "loss": None, "config": {"model_name": "none"}} | (about or {})
+    write_results(out, epoch, retrieval, protocol, about=facts)
+    path = write_report(out, epoch, retrieval, protocol, progress=SilentProgress())
+    return path.read_text(encoding="utf-8")
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
