@@ -59,6 +59,7 @@ def test_a_small_demo_goes_all_the_way(tmp_path: Path, monkeypatch: pytest.Monke
     assert [one.epoch for one in result.history] == [0, 1, 2, 3, 4]
     with Image.open(tmp_path / "demo" / run.SHEET) as sheet:
         assert sheet.width > sheet.height / 2
+    assert (tmp_path / "demo" / "results" / "report.html").stat().st_size < 10**7
 
 
 @pytest.mark.slow

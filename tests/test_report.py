@@ -169,7 +169,7 @@ def test_unlabelled_pictures_make_a_report_of_strips_and_a_map(tmp_path: Path) -
     assert data["queries"][0][1:4] == [None, None, 0]
     assert len(data["queries"][0][5]) == 20  # ten results, each with its similarity
     assert figures["curves"] is figures["similarity"] is None
-    assert [trace["name"] for trace in figures["map"]["data"]] == ["pictures"]
+    assert [trace["name"] for trace in figures["map"]["data"]] == ["queries"]
     assert 'id="overview"' not in page
     assert 'id="classes"' not in page
 
@@ -360,6 +360,9 @@ def test_a_single_epoch_has_no_curves_and_makes_no_promises(tmp_path: Path) -> N
     assert part(page, "figures")["curves"] is None
     assert "confidence. If training" not in text(page)
     assert "The first result is right for" in text(page)
+    assert "<h1>Retrieval report · before training</h1>" in page
+    alone = written(tmp_path, 0, synthetic(60, 6), {"run": None})
+    assert "<h1>Retrieval report</h1>" in alone
 
 
 # --- The map -------------------------------------------------------------------------------------

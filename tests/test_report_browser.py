@@ -252,6 +252,13 @@ def test_right_and_wrong_are_said_in_words(page: Page) -> None:
         assert re.match(r"rank \d+, (right|wrong), .*similarity -?\d\.\d{3}, ", alt)
 
 
+def test_a_phone_has_room_for_a_report_of_names(browser: Browser, tmp_path: Path) -> None:
+    written(tmp_path, 0, synthetic(30, 5))
+    for page in opened(browser, tmp_path / "results" / "report.html", PHONE, phone=True):
+        expect(page.locator(".strip .unseen").first).to_have_text(re.compile(r"^\d{6}\.jpg$"))
+        assert page.evaluate("document.documentElement.scrollWidth") == PHONE[0]
+
+
 def test_a_report_without_labels_works_as_well(browser: Browser, tmp_path: Path) -> None:
     written(tmp_path, 0, synthetic(30, 5, labelled=False))
     for page in opened(browser, tmp_path / "results" / "report.html", DESKTOP):

@@ -167,7 +167,7 @@ def _by_class(numbers: list[int], pictures: Pictures) -> list[_Group]:
 def _by_outcome(flat: EmbeddingMap, outcome: Outcome | None) -> list[_Group]:
     kinds = [
         _Group("gallery", "var(--muted)", "circle", []),
-        _Group("pictures", "var(--accent)", "circle", []),
+        _Group("queries", "var(--accent)", "circle", []),
         _Group("no answer in the gallery", "var(--warn)", "diamond", []),
         _Group("first result right", "var(--right)", "circle", []),
         _Group("first result wrong", "var(--wrong)", "x", []),
@@ -177,7 +177,7 @@ def _by_outcome(flat: EmbeddingMap, outcome: Outcome | None) -> list[_Group]:
         if not is_query:
             kind = "gallery"
         elif outcome is None:
-            kind = "pictures"
+            kind = "queries"
         elif not outcome.answerable[i]:
             kind = "no answer in the gallery"
         else:

@@ -22,7 +22,7 @@ from lookalike.report.epoch.embedding_map import (
     draw_map,
     num_mappable,
 )
-from lookalike.report.epoch.history import History, query_column, read_history
+from lookalike.report.epoch.history import Document, History, query_column, read_history
 from lookalike.report.epoch.queries import (
     CONFUSIONS,
     Confusion,
@@ -127,6 +127,7 @@ def _facts(
     }
     return {
         "epoch": now["epoch"],
+        "which": _which(now),
         "model": _short(now["config"]["model_name"]),
         "test": protocol.describe(),
         "epochs": history.epochs,
@@ -162,6 +163,13 @@ def _facts(
         "points": points,
         "in_a_cell": _in_a_cell,
     }
+
+
+def _which(now: Document) -> str:
+    """Which epoch a report is of, for its title; nothing for a model as it came."""
+    if now["epoch"]:
+        return f" · epoch {now['epoch']}"
+    return "" if now.get("run") is None else " · before training"
 
 
 def _short(model_name: str) -> str:
