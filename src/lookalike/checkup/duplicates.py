@@ -144,7 +144,8 @@ def _look_from_afar(
 ) -> list[tuple[int, int, Tensor]]:
     """The pairs whose thumbs can be laid over each other, with how."""
     hopeful: list[tuple[int, int, Tensor]] = []
-    for some in pairs.split(_PAIRS_AT_A_TIME):
+    for begin in range(0, len(pairs), _PAIRS_AT_A_TIME):
+        some = pairs[begin : begin + _PAIRS_AT_A_TIME]
         first, second = (
             torch.from_numpy(np.stack([luma_of(thumbs[i]) for i in side.tolist()]))
             for side in some.unbind(dim=1)

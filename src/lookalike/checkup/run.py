@@ -205,13 +205,13 @@ def _wrong_labels(
     numbers, keys = class_numbers([class_key(str(files.labels[i])) for i in positions])
     spelling = {class_key(str(files.labels[i])): str(files.labels[i]) for i in positions}
     judgement = judge_labels(
-        embeddings[rows], numbers, torch.tensor(copies)[rows], top_k_wanted=config.num_neighbors
+        embeddings[rows], numbers, torch.tensor(copies)[rows], num_neighbors=config.num_neighbors
     )
     notes = []
     if judgement.num_unjudged:
         notes.append(
-            f"labels of {judgement.num_unjudged:,} pictures: their classes have fewer than "
-            f"{MIN_CLASS_SIZE} pictures that are no copies, too few to judge by"
+            f"labels of classes with fewer than {MIN_CLASS_SIZE} pictures that are no copies, too "
+            f"few to judge by: {judgement.num_unjudged:,} in all"
         )
     if judgement.share_of_neighbors_disagreeing > _SAYS_LITTLE:
         notes.append(

@@ -19,7 +19,8 @@ HUGE_MEGAPIXELS = 40.0
 EXTREME_ASPECT = 3.0
 
 _USUAL = {("JPEG", "RGB"), ("JPEG", "L"), ("PNG", "RGB"), ("PNG", "L"), ("WEBP", "RGB"),
-          ("MPO", "RGB"), ("HEIF", "RGB"), ("AVIF", "RGB"), ("BMP", "RGB")}  # fmt: skip
+          ("MPO", "RGB"), ("HEIF", "RGB"), ("AVIF", "RGB"), ("BMP", "RGB"),
+          ("TIFF", "RGB")}  # fmt: skip
 _EXAMPLES = 6
 _SCHEME_SHARE = 0.1  # of all pictures; names that repeat more often are a way of counting
 

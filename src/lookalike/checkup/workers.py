@@ -55,7 +55,7 @@ def describe_files(
             for worker in busy:
                 if worker.connection in ready:
                     yield from worker.result()
-                elif time.monotonic() - worker.since > hang_s:
+                elif worker.started and time.monotonic() - worker.since > hang_s:
                     yield worker.lose(f"the decoder hangs: no result after {hang_s:g} s")
     finally:
         for worker in workers:
@@ -80,7 +80,7 @@ class _Worker:
         self._process.start()
         theirs.close()
         self.since = time.monotonic()
-        self._started = False
+        self.started = False
         for _, path in self.pending:
             self.connection.send(path)
 
@@ -101,7 +101,7 @@ class _Worker:
             said = self.connection.recv()
         except (EOFError, OSError):
             self._process.join()
-            if not self._started:
+            if not self.started:
                 raise DataError(
                     "a process that reads pictures cannot be started; try --num-workers 0"
                 ) from None
@@ -111,7 +111,7 @@ class _Worker:
             return
         self.since = time.monotonic()
         if said is None:
-            self._started = True
+            self.started = True
         else:
             yield self.pending.popleft()[0], said
 
