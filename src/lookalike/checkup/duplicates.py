@@ -34,6 +34,7 @@ _NEIGHBORS = 5
 _CHROMA_WEIGHT = 0.2
 _LOOK_PX = 96
 _KEPT_PX = 192
+_QUERIES_AT_A_TIME = 16384
 _PAIRS_AT_A_TIME = 256  # what a processor's cache holds
 _LOOKS_AT_A_TIME = 256
 
@@ -90,12 +91,12 @@ def near_copies(
         return []
     thumbs = [facts[row].thumb for row in rows]
     descriptors = describe_thumbs(thumbs)
-    pairs = _neighbors(descriptors.to(device), MIN_DESCRIPTOR_SIMILARITY)
+    pairs = _neighbors(descriptors.to(device), MIN_DESCRIPTOR_SIMILARITY, progress)
     if embeddings is not None:
         mine = embeddings[torch.tensor(rows)]
-        pairs = torch.cat([pairs, _neighbors(mine.to(device), MIN_EMBEDDING_SIMILARITY)])
-        pairs = pairs.unique(dim=0)
-    hopeful = _look_from_afar(thumbs, pairs)
+        more = _neighbors(mine.to(device), MIN_EMBEDDING_SIMILARITY, progress)
+        pairs = torch.cat([pairs, more]).unique(dim=0)
+    hopeful = _look_from_afar(thumbs, pairs, progress)
     found = _look_closely([paths[row] for row in rows], hopeful, max_megapixels, progress)
     return [NearCopy(rows[one.first], rows[one.second], one.agreement) for one in found]
 
@@ -129,36 +130,45 @@ def clusters(num: int, pairs: Sequence[tuple[int, int]]) -> Int64[np.ndarray, " 
     return np.array([root(one) for one in range(num)], dtype=np.int64)
 
 
-def _neighbors(vectors: Float32[Tensor, "n dim"], least: float) -> Int64[Tensor, "pairs 2"]:
-    """Pairs, each once, of rows that are among each other's nearest and at least so similar."""
-    itself = torch.arange(len(vectors), device=vectors.device)
-    similarities, places = top_k(vectors, vectors, _NEIGHBORS, exclude=[(itself, itself)])
-    rows, ranks = ((places >= 0) & (similarities >= least)).nonzero().unbind(dim=1)
-    pairs = torch.stack([rows, places[rows, ranks]], dim=1).sort(dim=1).values
-    once: Tensor = pairs.unique(dim=0)
-    return once.cpu()
+def _neighbors(
+    vectors: Float32[Tensor, "n dim"], least: float, progress: Progress
+) -> Int64[Tensor, "pairs 2"]:
+    """Pairs, each once, of rows of which one is among the other's nearest and similar enough."""
+    everyone = torch.arange(len(vectors), device=vectors.device)
+    found = [torch.empty(0, 2, dtype=torch.int64)]
+    with progress.task("finding neighbours", len(vectors), "images") as task:
+        for some in everyone.split(_QUERIES_AT_A_TIME):
+            exclude = [(some, everyone)]
+            similarities, places = top_k(vectors[some], vectors, _NEIGHBORS, exclude=exclude)
+            rows, ranks = ((places >= 0) & (similarities >= least)).nonzero().unbind(dim=1)
+            found.append(torch.stack([some[rows], places[rows, ranks]], dim=1).cpu())
+            task.advance(len(some))
+    once: Tensor = torch.cat(found).sort(dim=1).values.unique(dim=0)
+    return once
 
 
 def _look_from_afar(
-    thumbs: Sequence[bytes], pairs: Int64[Tensor, "pairs 2"]
+    thumbs: Sequence[bytes], pairs: Int64[Tensor, "pairs 2"], progress: Progress
 ) -> list[tuple[int, int, Tensor]]:
     """The pairs whose thumbs can be laid over each other, with how."""
     hopeful: list[tuple[int, int, Tensor]] = []
-    for begin in range(0, len(pairs), _PAIRS_AT_A_TIME):
-        some = pairs[begin : begin + _PAIRS_AT_A_TIME]
-        first, second = (
-            torch.from_numpy(np.stack([luma_of(thumbs[i]) for i in side.tolist()]))
-            for side in some.unbind(dim=1)
-        )
-        # Most pairs are told apart at half the size, at a quarter of the cost.
-        half = align(avg_pool2d(first, 2), avg_pool2d(second, 2), sides=(8, 16))
-        rows = (half.agreement >= MIN_HALF_AGREEMENT).nonzero()[:, 0]
-        start = half.placement[rows]
-        whole = align(first[rows], second[rows], start=start, sides=(32,))
-        passed = (whole.agreement >= MIN_COARSE_AGREEMENT) & (whole.spill <= 2 * MAX_SPILL)
-        for which in passed.nonzero()[:, 0].tolist():
-            a, b = some[rows[which]].tolist()
-            hopeful.append((a, b, whole.placement[which]))
+    with progress.task("comparing thumbs", len(pairs), "pairs") as task:
+        for begin in range(0, len(pairs), _PAIRS_AT_A_TIME):
+            some = pairs[begin : begin + _PAIRS_AT_A_TIME]
+            first, second = (
+                torch.from_numpy(np.stack([luma_of(thumbs[i]) for i in side.tolist()]))
+                for side in some.unbind(dim=1)
+            )
+            # Most pairs are told apart at half the size, at a quarter of the cost.
+            half = align(avg_pool2d(first, 2), avg_pool2d(second, 2), sides=(8, 16))
+            rows = (half.agreement >= MIN_HALF_AGREEMENT).nonzero()[:, 0]
+            start = half.placement[rows]
+            whole = align(first[rows], second[rows], start=start, sides=(32,))
+            passed = (whole.agreement >= MIN_COARSE_AGREEMENT) & (whole.spill <= 2 * MAX_SPILL)
+            for which in passed.nonzero()[:, 0].tolist():
+                a, b = some[rows[which]].tolist()
+                hopeful.append((a, b, whole.placement[which]))
+            task.advance(len(some))
     return hopeful
 
 
@@ -181,7 +191,7 @@ def _look_closely(
     found: list[NearCopy] = []
     with (
         ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool,
-        progress.task("comparing", len(hopeful), "pairs") as task,
+        progress.task("comparing closely", len(hopeful), "pairs") as task,
     ):
         for start in range(0, len(hopeful), _LOOKS_AT_A_TIME):
             some = hopeful[start : start + _LOOKS_AT_A_TIME]
