@@ -242,6 +242,15 @@ def test_a_name_in_two_classes_of_two_splits_is_noted(check: Check, data: Path) 
     assert names(result.findings[0]) == ["train/apple/IMG_12.png", "test/pear/IMG_12.png"]
 
 
+def test_a_repeated_name_is_not_told_where_the_contents_tell_already(
+    check: Check, data: Path
+) -> None:
+    (data / "train/apple/appletrain4.png").rename(data / "train/apple/IMG_12.png")
+    with Image.open(data / "train/apple/IMG_12.png") as image:
+        image.resize((120, 90)).save(data / "test/pear/IMG_12.png")
+    assert kinds(check()) == ["near_copies_other_split"]
+
+
 def test_names_that_merely_count_are_not_listed(check: Check, data: Path) -> None:
     for nth in range(12):
         photo(900 + nth).save(data / f"train/apple/{nth:03}.png")

@@ -71,6 +71,18 @@ def test_different_pictures_do_not_agree() -> None:
     assert align(first, second).agreement.max() < 0.5
 
 
+def test_light_and_layout_alone_are_no_agreement() -> None:
+    rng = np.random.default_rng(0)
+    layout = Image.fromarray(rng.uniform(40, 216, (4, 4)).astype(np.float32))
+    smooth = np.asarray(layout.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+    first, second = (
+        torch.from_numpy((smooth + rng.normal(0, 6, (SIDE, SIDE))).astype(np.float32))[None]
+        for _ in range(2)
+    )
+    assert np.corrcoef(first.ravel(), second.ravel())[0, 1] > 0.8
+    assert align(first, second).agreement < 0.5
+
+
 def test_flat_pictures_agree_with_nothing_and_break_nothing() -> None:
     flat = torch.full((1, SIDE, SIDE), 80.0)
     for other in (flat, luma(photo(5))):
@@ -131,9 +143,21 @@ def test_an_embedding_finds_what_the_descriptor_passes_over(tmp_path: Path) -> N
 
 
 def test_pictures_that_show_nothing_are_copies_of_nothing(tmp_path: Path) -> None:
-    paths = [str(tmp_path / f"{nth}.png") for nth in range(3)]
+    paths = [str(tmp_path / f"{nth}.png") for nth in range(2)]
+    faint = photo(3).point(lambda value: 120 + value // 10)
+    faint.save(paths[0])
+    faint.resize((120, 90)).save(paths[1])
+    assert near(paths) == set()
     for nth, path in enumerate(paths):
-        Image.new("RGB", (80 + nth, 80), (nth, 0, 0)).save(path)
+        photo(3, (160 - 20 * nth, 120 - 15 * nth)).save(path)
+    assert near(paths) == {(0, 1)}
+
+
+def test_one_scene_from_two_standpoints_is_no_copy(tmp_path: Path) -> None:
+    scene = photo(4, (500, 400))
+    paths = [str(tmp_path / "left.png"), str(tmp_path / "right.png")]
+    cut(scene, 0.0, 0, 0.98, 1).save(paths[0])
+    cut(scene, 0.02, 0, 1.0, 1).save(paths[1])
     assert near(paths) == set()
 
 

@@ -79,6 +79,13 @@ def test_pixels_have_one_hash_however_they_are_stored(tmp_path: Path) -> None:
     assert turned.pixels_sha256 not in {one.pixels_sha256 for one in facts.values()}
 
 
+def test_pictures_of_other_sizes_have_other_hashes(tmp_path: Path) -> None:
+    for name, size in (("wide.png", (60, 40)), ("tall.png", (40, 60))):
+        Image.new("RGB", size, (10, 20, 30)).save(tmp_path / name)
+    wide, tall = (describe_file(str(tmp_path / f"{n}.png"), LIMIT) for n in ("wide", "tall"))
+    assert wide.pixels_sha256 != tall.pixels_sha256
+
+
 def test_a_second_scan_reads_only_what_has_changed(files: list[str], tmp_path: Path) -> None:
     kept = tmp_path / "scan.sqlite"
     first = read(files, kept)
