@@ -349,6 +349,7 @@ def test_hostile_names_are_told_and_do_no_harm(
     page = (data / "out/check.html").read_text(encoding="utf-8")
     assert "<script>alert" not in page
     assert "<b>bold" not in page
+    assert "test/<wbr>kiwi/<wbr>&lt;b&gt;bold" in page
     document = json.loads((data / "out/check.json").read_text(encoding="utf-8"))
     told = [f["pictures"][0]["name"] for f in document["kinds"][0]["findings"]]
     assert os.fsencode(sorted(told)[1]) == b"kiwi/caf\xe9.jpg"
