@@ -16,6 +16,7 @@ import lookalike
 from lookalike.checkup.findings import KINDS, SEVERITIES, CheckResult, Finding
 from lookalike.checkup.structure import class_key
 from lookalike.cli.main import main
+from lookalike.config import config_from, format_recipe, read_recipe
 from lookalike.errors import ConfigError, DataError, Interrupted, OutputError
 from lookalike.progress import SilentProgress
 
@@ -423,6 +424,37 @@ class TestTheCommand:
     def test_json_is_one_document(self, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert self.run(data, "--json") == 0
         assert json.loads(capsys.readouterr().out)["must_mend"] is False
+
+
+def test_all_splits_may_be_given_and_a_folder_given_twice_is_looked_at_once(
+    check: Check, data: Path
+) -> None:
+    with Image.open(data / "train/kiwi/kiwitrain0.png") as image:
+        (data / "asked/kiwi").mkdir(parents=True)
+        image.save(data / "asked/kiwi/query.png")
+    result = check(query=str(data / "asked"), gallery=str(data / "test"))
+    assert [split.name for split in result.splits] == ["train", "test", "query"]
+    assert kinds(result) == ["exact_copies_other_split"]
+
+
+def test_where_nothing_can_be_read_that_is_what_is_found(
+    check: Check, data: Path, tiny_clip: Path
+) -> None:
+    for path in [*(data / "train").rglob("*.png"), *(data / "test").rglob("*.png")]:
+        path.write_bytes(b"")
+    result = check(model_name=str(tiny_clip))
+    assert kinds(result) == ["unreadable"]
+    assert result.num("must mend") == 28
+    assert result.left_out == ["likely wrong labels: there are no pictures with labels"]
+
+
+def test_settings_of_a_check_are_a_recipe(tmp_path: Path) -> None:
+    config = lookalike.CheckConfig(data="photos", n_samples_per_class=4)
+    recipe = tmp_path / "check.yaml"
+    recipe.write_text(format_recipe(config), encoding="utf-8")
+    assert config_from(lookalike.CheckConfig, read_recipe(recipe)) == config
+    with pytest.raises(ConfigError, match="data is empty"):
+        lookalike.CheckConfig(data="")
 
 
 def test_a_folder_of_splits_is_not_taken_for_classes(check: Check, data: Path) -> None:

@@ -63,35 +63,22 @@ def check(config: CheckConfig, *, progress: Progress | None = None) -> CheckResu
         encoder = CLIPEncoder(config.model_name, embedding=config.embedding).to(runtime.device)
     files = _read(sources, config, out, progress)
     embeddings = _embed(files, encoder, config, runtime, progress) if encoder else None
-    near = near_copies(
-        files.paths,
-        files.facts,
-        embeddings,
-        max_megapixels=config.max_megapixels,
-        device=runtime.device,
-        progress=progress,
-    )
-    exact = exact_groups(files.facts)
-    linked = [(group[0], other) for group in exact for other in group[1:]]
-    copies = clusters(len(files), linked + [(one.first, one.second) for one in near]).tolist()
-
-    left_out: list[str] = []
-    findings = [*unreadable(files), *exact_findings(files, exact)]
-    findings += near_findings(files, near, copies)
+    findings, copies = _find_copies(files, embeddings, config, runtime, progress)
     sizes = class_sizes(
         files, _training_split(files), config.n_classes_per_batch, config.n_samples_per_class
     )
     findings += small_classes(files, sizes) if sizes else ()
-    findings += [*classes_across_splits(files), *similar_class_names(files)]
-    names, why_not = repeated_names(files, copies)
-    findings += names
-    input_px = None
-    if encoder is not None:
-        input_px = min(encoder.preprocessing.height, encoder.preprocessing.width)
-    findings += extremes(files, input_px)
-    wrong, notes = _wrong_labels(files, embeddings, copies, config)
-    findings += wrong
-    left_out += [*notes, *([why_not] if why_not else [])]
+    names, why_no_names = repeated_names(files, copies)
+    wrong, left_out = _wrong_labels(files, embeddings, copies, config)
+    findings += [
+        *unreadable(files),
+        *classes_across_splits(files),
+        *similar_class_names(files),
+        *names,
+        *extremes(files, _input_px(encoder)),
+        *wrong,
+    ]
+    left_out += [why_no_names] if why_no_names else []
     return _written(config, out, files, sources, findings, sizes, left_out, progress)
 
 
@@ -104,7 +91,11 @@ def _sources(config: CheckConfig, progress: Progress) -> list[tuple[str, str, Im
     seen: set[str] = set()
     for name, source in (("train", config.data), ("test", config.test),
                          ("query", config.query), ("gallery", config.gallery)):  # fmt: skip
-        if source is None or os.path.realpath(source) in seen:
+        if source is None:
+            continue
+        if os.path.realpath(source) in seen:
+            if Path(source).is_dir():  # a table may well hold all the splits
+                progress.warn(f"{shown(source)} is given twice; it is looked at once")
             continue
         seen.add(os.path.realpath(source))
         if Path(source).is_dir() and Path(config.out).resolve().is_relative_to(
@@ -182,6 +173,36 @@ def _embed(
     return result
 
 
+def _find_copies(
+    files: Files,
+    embeddings: Float32[Tensor, "n dim"] | None,
+    config: CheckConfig,
+    runtime: Runtime,
+    progress: Progress,
+) -> tuple[list[Finding], list[int]]:
+    """Findings of copies, and for each file the first one it is connected to by copies."""
+    near = near_copies(
+        files.paths,
+        files.facts,
+        embeddings,
+        max_megapixels=config.max_megapixels,
+        device=runtime.device,
+        progress=progress,
+    )
+    exact = exact_groups(files.facts)
+    linked = [(group[0], other) for group in exact for other in group[1:]]
+    linked += [(one.first, one.second) for one in near]
+    copies = clusters(len(files), linked).tolist()
+    return [*exact_findings(files, exact), *near_findings(files, near, copies)], copies
+
+
+def _input_px(encoder: CLIPEncoder | None) -> int | None:
+    """The shorter side of what a model takes."""
+    if encoder is None:
+        return None
+    return min(encoder.preprocessing.height, encoder.preprocessing.width)
+
+
 def _training_split(files: Files) -> str:
     return "train" if "train" in files.splits else files.splits[0]
 
@@ -193,14 +214,13 @@ def _wrong_labels(
     config: CheckConfig,
 ) -> tuple[list[Finding], list[str]]:
     """Likely wrong labels, and what is to be said about how far they were looked for."""
-    if embeddings is None:
+    if config.model_name is None:
         return [], ["likely wrong labels, and near copies by embedding: name a model with "
                     "--model-name"]  # fmt: skip
-    positions = [
-        i for i, label in enumerate(files.labels) if label is not None and bool(embeddings[i].any())
-    ]
-    if not positions:
-        return [], ["likely wrong labels: the pictures have no labels"]
+    has_one = [] if embeddings is None else embeddings.any(dim=1).tolist()
+    positions = [i for i, has in enumerate(has_one) if has and files.labels[i] is not None]
+    if embeddings is None or not positions:
+        return [], ["likely wrong labels: there are no pictures with labels"]
     rows = torch.tensor(positions)
     numbers, keys = class_numbers([class_key(str(files.labels[i])) for i in positions])
     spelling = {class_key(str(files.labels[i])): str(files.labels[i]) for i in positions}
