@@ -228,6 +228,9 @@ def test_classes_of_one_split_and_spellings_are_noted(check: Check, data: Path) 
         ("Pink-Lady", "PINKLADY", True),
         ("Cafe\u0301", "Caf\u00e9", True),
         ("No. 1", "No. 2", False),
+        ("lot_1_2", "Lot 1-2", True),
+        ("lot 1-2", "lot 12", False),
+        ("size-12", "size12", True),
         ("-", "_", False),
     ],
 )
@@ -382,6 +385,22 @@ def test_the_page_shows_every_kind_and_needs_no_network(check: Check, data: Path
     assert result.verdict() in page
     assert "http://" not in page
     assert "https://" not in page
+
+
+def test_the_page_says_what_it_leaves_out(check: Check, data: Path) -> None:
+    for nth in range(65):
+        (data / f"train/pear/page{nth}.jpg").write_text("<!doctype html><html>")
+    for nth in range(15):
+        (data / f"train/kiwi/again{nth}.png").write_bytes(
+            (data / "train/kiwi/kiwitrain0.png").read_bytes()
+        )
+    check()
+    page = (data / "out/check.html").read_text(encoding="utf-8")
+    assert "5 more are in check.json." in page
+    assert "and 4 more pictures" in page
+    document = json.loads((data / "out/check.json").read_text(encoding="utf-8"))
+    assert [len(kind["findings"]) for kind in document["kinds"]] == [65, 1]
+    assert len(document["kinds"][1]["findings"][0]["pictures"]) == 16
 
 
 def test_kinds_are_ordered_by_how_bad_they_are() -> None:

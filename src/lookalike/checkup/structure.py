@@ -32,7 +32,8 @@ def class_key(label: str) -> str:
     True
     """
     folded = unicodedata.normalize("NFKC", label).casefold()
-    return re.sub(r"[\s_\-]+", "", folded) or label
+    spaced = re.sub(r"[\s_\-]+", " ", folded).strip()
+    return re.sub(r"(?<!\d) | (?!\d)", "", spaced) or label  # "lot 1-2" is not "lot 12"
 
 
 def unreadable(files: Files) -> Iterator[Finding]:
