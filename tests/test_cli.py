@@ -25,13 +25,13 @@ import torch
 from conftest import draw, write_tree
 
 from lookalike.cli.main import main
-from lookalike.config import EvaluateConfig, TrainConfig, config_from, read_recipe
+from lookalike.config import CheckConfig, EvaluateConfig, TrainConfig, config_from, read_recipe
 from lookalike.evaluation.scores import HEADLINE
 from lookalike.progress import SilentProgress, Task
 
 MACHINE = ["--device", "cpu", "--precision", "fp32", "--num-workers", "0"]
 CLASSES = [f"class{c}" for c in "abcdef"]
-VERBS = ["train", "evaluate", "demo"]
+VERBS = ["train", "evaluate", "compare", "check", "demo"]
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="signals and names of POSIX systems")
 
@@ -161,11 +161,14 @@ def test_the_help_names_every_verb(words: list[str]) -> None:
         assert re.search(rf"^  +{verb}  ", outcome.out, re.MULTILINE)
 
 
-@pytest.mark.parametrize(("verb", "config"), [("train", TrainConfig), ("evaluate", EvaluateConfig)])
+@pytest.mark.parametrize(
+    ("verb", "config"),
+    [("train", TrainConfig), ("evaluate", EvaluateConfig), ("check", CheckConfig)],
+)
 def test_the_help_of_a_verb_shows_every_knob_with_its_default(verb: str, config: Any) -> None:
     sections = sections_of_help(verb)
     for knob in dataclasses.fields(config):
-        if (verb, knob.name) == ("train", "train"):
+        if (verb, knob.name) in (("train", "train"), ("check", "data")):
             continue  # the pictures themselves are no flag
         said = sections[knob.name.replace("_", "-")]
         assert knob.metadata["help"] in said

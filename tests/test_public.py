@@ -15,12 +15,15 @@ import lookalike
 PUBLIC = [
     "BalancedBatchSampler",
     "CLIPEncoder",
+    "CheckConfig",
+    "CheckResult",
     "EvaluateConfig",
     "EvaluateResult",
     "LookalikeError",
     "SupConLoss",
     "TrainConfig",
     "TrainResult",
+    "check",
     "evaluate",
     "train",
 ]
@@ -72,8 +75,8 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 def test_asking_for_help_loads_nothing_heavy() -> None:
     code = """
 from lookalike.cli.main import main
-for words in (["--help"], ["train", "--help"], ["evaluate", "--help"], ["demo", "--help"],
-              ["--version"]):
+for words in (["--help"], ["train", "--help"], ["evaluate", "--help"], ["check", "--help"],
+              ["demo", "--help"], ["--version"]):
     try:
         main(words)
     except SystemExit as stop:

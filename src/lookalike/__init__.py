@@ -19,7 +19,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lookalike.config import EvaluateConfig, TrainConfig
+    from lookalike.checkup.findings import CheckResult
+    from lookalike.checkup.run import check
+    from lookalike.config import CheckConfig, EvaluateConfig, TrainConfig
     from lookalike.data.sampler import BalancedBatchSampler
     from lookalike.errors import LookalikeError
     from lookalike.measure.evaluate import EvaluateResult, evaluate
@@ -33,12 +35,15 @@ __version__ = "0.1.0"
 _HOMES = {
     "BalancedBatchSampler": "lookalike.data.sampler",
     "CLIPEncoder": "lookalike.model.encoder",
+    "CheckConfig": "lookalike.config",
+    "CheckResult": "lookalike.checkup.findings",
     "EvaluateConfig": "lookalike.config",
     "EvaluateResult": "lookalike.measure.evaluate",
     "LookalikeError": "lookalike.errors",
     "SupConLoss": "lookalike.training.loss",
     "TrainConfig": "lookalike.config",
     "TrainResult": "lookalike.training.outcome",
+    "check": "lookalike.checkup.run",
     "evaluate": "lookalike.measure.evaluate",
     "train": "lookalike.training.trainer",
 }
@@ -46,12 +51,15 @@ _HOMES = {
 __all__ = [
     "BalancedBatchSampler",
     "CLIPEncoder",
+    "CheckConfig",
+    "CheckResult",
     "EvaluateConfig",
     "EvaluateResult",
     "LookalikeError",
     "SupConLoss",
     "TrainConfig",
     "TrainResult",
+    "check",
     "evaluate",
     "train",
 ]

@@ -40,9 +40,16 @@ def _knob(
     return field(default=default, metadata=metadata)
 
 
+def _same_knob(cls: type, name: str, **changes: Any) -> Any:
+    """A knob of another class once more, some of it changed."""
+    known = next(knob for knob in dataclasses.fields(cls) if knob.name == name)
+    default = changes.pop("default", known.default)
+    return field(default=default, metadata={**known.metadata, **changes})
+
+
 @dataclass(frozen=True, kw_only=True)
-class _Common:
-    """The knobs that every verb with a model and pictures shares."""
+class _Shared:
+    """The knobs that every verb with pictures shares."""
 
     query: str | None = _knob(
         None,
@@ -62,25 +69,7 @@ class _Common:
         group="Test pictures",
         metavar="PICTURES",
     )
-    holdout_classes: str | None = _knob(
-        None,
-        "test on classes that are kept from training: a share of all classes such as 0.5, or one "
-        "of so many folds such as 2/5",
-        group="Test pictures",
-        metavar="SHARE",
-    )
-    holdout_seed: int = _knob(
-        0, "another seed holds out other classes", group="Test pictures", at_least=0
-    )
-    group_pattern: str | None = _knob(
-        None,
-        "a regular expression; test pictures whose names give the same match (its first "
-        "parenthesis, or all of it) come from one shoot, and are never searched in each other",
-        group="Test pictures",
-        metavar="REGEX",
-    )
-    top_k: int = _knob(10, "retrievals returned per query", group="Test pictures", at_least=1)
-    model_name: str = _knob(
+    model_name: str | None = _knob(
         DEFAULT_MODEL,
         "a hub id, a local Transformers folder, or a checkpoint of ours (.pth)",
         group="Model",
@@ -121,6 +110,53 @@ class _Common:
     out: str = _knob(
         ".", "folder that results/ and weights/ are written under", group="Output", metavar="FOLDER"
     )
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for knob in dataclasses.fields(self):
+            value = _coerce(knob.name, getattr(self, knob.name), hints[knob.name])
+            _check_bounds(knob, value)
+            object.__setattr__(self, knob.name, value)  # frozen from here on
+        for name in ("train", "data", "test", "query", "gallery", "out", "model_name"):
+            if getattr(self, name, None) == "":
+                raise ConfigError(f"{name} is empty; name something, or leave it out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _BatchShape:
+    """What a training batch is made of."""
+
+    n_classes_per_batch: int = _knob(
+        4, "P: different classes in each batch", group="Batches", at_least=2
+    )
+    n_samples_per_class: int = _knob(
+        2, "K: pictures of each of them; a batch is P x K", group="Batches", at_least=2
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Common(_Shared):
+    """The knobs that training and evaluation share."""
+
+    holdout_classes: str | None = _knob(
+        None,
+        "test on classes that are kept from training: a share of all classes such as 0.5, or one "
+        "of so many folds such as 2/5",
+        group="Test pictures",
+        metavar="SHARE",
+    )
+    holdout_seed: int = _knob(
+        0, "another seed holds out other classes", group="Test pictures", at_least=0
+    )
+    group_pattern: str | None = _knob(
+        None,
+        "a regular expression; test pictures whose names give the same match (its first "
+        "parenthesis, or all of it) come from one shoot, and are never searched in each other",
+        group="Test pictures",
+        metavar="REGEX",
+    )
+    top_k: int = _knob(10, "retrievals returned per query", group="Test pictures", at_least=1)
+    model_name: str = _same_knob(_Shared, "model_name")
     overwrite: bool = _knob(False, "replace what an earlier run wrote there", group="Output")
     report: bool = _knob(
         True,
@@ -129,14 +165,7 @@ class _Common:
     )
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
-        for knob in dataclasses.fields(self):
-            value = _coerce(knob.name, getattr(self, knob.name), hints[knob.name])
-            _check_bounds(knob, value)
-            object.__setattr__(self, knob.name, value)  # frozen from here on
-        for name in ("train", "test", "query", "gallery", "out", "model_name"):
-            if getattr(self, name, None) == "":
-                raise ConfigError(f"{name} is empty; name something, or leave it out")
+        super().__post_init__()
         if self.holdout_classes is not None:
             object.__setattr__(self, "holdout_classes", _plain_holdout(self.holdout_classes))
         if self.group_pattern is not None:
@@ -149,7 +178,7 @@ class _Common:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(_Common):
+class TrainConfig(_BatchShape, _Common):
     """All that `lookalike train` can be told.
 
     Raises:
@@ -160,12 +189,6 @@ class TrainConfig(_Common):
         None,
         "pictures to learn from: a class-per-folder tree or a table with labels",
         group="Training pictures",
-    )
-    n_classes_per_batch: int = _knob(
-        4, "P: different classes in each batch", group="Batches", at_least=2
-    )
-    n_samples_per_class: int = _knob(
-        2, "K: pictures of each of them; a batch is P x K", group="Batches", at_least=2
     )
     singletons: Literal["exclude", "repeat"] = _knob(
         "exclude",
@@ -272,7 +295,48 @@ class EvaluateConfig(_Common):
                 raise ConfigError(f"{side}_embeddings is given without {partner}; give both")
 
 
-ConfigT = TypeVar("ConfigT", TrainConfig, EvaluateConfig)
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig(_BatchShape, _Shared):
+    """All that `lookalike check` can be told.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    data: str | None = _knob(
+        None,
+        "the pictures to check: a class-per-folder tree, a flat folder, or a table, each of whose "
+        "splits counts as one",
+        group="Training pictures",
+        metavar="PICTURES",
+    )
+    test: str | None = _same_knob(_Shared, "test", help="test pictures, likewise")
+    query: str | None = _same_knob(
+        _Shared, "query", help="queries, to look for copies of other pictures among them"
+    )
+    gallery: str | None = _same_knob(_Shared, "gallery", help="a gallery, likewise")
+    model_name: str | None = _same_knob(
+        _Shared,
+        "model_name",
+        default=None,
+        help="a hub id, a local Transformers folder, or a checkpoint of ours (.pth); with a model "
+        "the check also finds likely wrong labels, and near copies by embedding",
+    )
+    num_neighbors: int = _knob(
+        20,
+        "nearest pictures that have a say in whether a label is right",
+        group="Model",
+        at_least=2,
+    )
+    out: str = _same_knob(
+        _Shared,
+        "out",
+        default="check",
+        help="folder that the findings are written to, and that remembers what was read",
+    )
+
+
+ConfigT = TypeVar("ConfigT", TrainConfig, EvaluateConfig, CheckConfig)
 
 # What a resumed run may change: none of it alters what is learned. (That `train` still holds
 # the same pictures is checked by their names, wherever they lie now.)
@@ -334,7 +398,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     return recipe
 
 
-def format_recipe(config: TrainConfig | EvaluateConfig) -> str:
+def format_recipe(config: TrainConfig | EvaluateConfig | CheckConfig) -> str:
     """The whole configuration as a commented recipe, which `read_recipe` reads back."""
     lines: list[str] = []
     for group, knobs in knobs_by_group(type(config)):

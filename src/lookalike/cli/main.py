@@ -1,4 +1,4 @@
-"""The verbs: `train`, `evaluate`, `demo`."""
+"""The verbs: `train`, `evaluate`, `compare`, `check`, `demo`."""
 
 from __future__ import annotations
 
@@ -15,15 +15,27 @@ from typing import Any
 
 from lookalike import __version__
 from lookalike.cli.flags import Parser, add_knobs, nearest, paragraphs
-from lookalike.config import EvaluateConfig, TrainConfig, config_from, format_recipe, read_recipe
+from lookalike.config import (
+    CheckConfig,
+    EvaluateConfig,
+    TrainConfig,
+    config_from,
+    format_recipe,
+    read_recipe,
+)
 from lookalike.errors import Interrupted, LookalikeError
 from lookalike.files import shown
 
-USAGE_ERROR, INTERRUPTED = 2, 130
+MUST_MEND, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command line; the exit code is 0, 2 for our own errors, 130 for Ctrl-C."""
+    """Runs one command line.
+
+    Returns:
+        The exit code: 0; 1 where `check` found what must be mended; 2 for our own errors; 130
+        for Ctrl-C.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name the terminal cannot show must not end the run
             stream.reconfigure(errors="backslashreplace")
@@ -31,9 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # and from whatever else runs: training small models went twice as fast without.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     given = _parse(sys.argv[1:] if arguments is None else arguments)
-    verb: Callable[[argparse.Namespace], None] = given.verb
+    verb: Callable[[argparse.Namespace], int | None] = given.verb
     try:
-        verb(given)
+        return verb(given) or 0
     except Interrupted as stopped:
         print(f"lookalike: {stopped}", file=sys.stderr)
         return INTERRUPTED
@@ -43,7 +55,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("lookalike: stopped", file=sys.stderr)
         return INTERRUPTED
-    return 0
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -72,6 +83,7 @@ def _parser() -> Parser:
               lookalike demo
 
             On your own pictures, one folder per class:
+              lookalike check photos/train --test photos/test
               lookalike train photos/train --test photos/test
         """),
     )
@@ -174,6 +186,46 @@ def _add_compare(verbs: Any) -> None:
     parser.set_defaults(verb=_compare, parser=parser)
 
 
+def _add_check(verbs: Any) -> None:
+    parser = verbs.add_parser(
+        "check",
+        usage="lookalike check PICTURES [--test PICTURES] [--model-name NAME] [flags]",
+        help="find what is wrong with your pictures, before time is spent on them",
+        description=paragraphs("""
+            Decodes every file and names what is wrong: files that cannot be read, exact and near
+            copies (within a class, under different labels, across splits), class sizes against
+            K, class names that differ in spelling only, blank, tiny and extremely long pictures.
+            With --model-name also labels that are likely wrong. Nothing of yours is changed.
+
+            Stopped, it goes on where it was; run again, it reads only files that have changed.
+        """),
+        epilog=paragraphs("""
+            examples:
+              lookalike check photos/train --test photos/test
+              lookalike check photos/train --test photos/test --model-name facebook/dinov2-small
+              lookalike check catalogue.csv --n-samples-per-class 4 --out checks/catalogue
+              lookalike check photos/train --query new/ --gallery shop/ --json
+
+            exit code:
+              0  nothing must be mended
+              1  something must be mended: unreadable files, copies across splits, exact copies
+                 under different labels, too few classes for a batch
+              2  the check could not be done
+
+            writes, below --out:
+              check.html    every finding with its pictures, in one file
+              check.json    every finding in full
+              scan.sqlite   what was read, so that the next check is quick
+        """),
+    )
+    parser.add_argument("data", nargs="?", default=argparse.SUPPRESS, metavar="PICTURES",
+                        help="what to check: a class-per-folder tree, a flat folder, or a table, "
+                        "each of whose splits counts as one")  # fmt: skip
+    _add_recipe_flags(parser)
+    add_knobs(parser, CheckConfig, leave_out=("data",))
+    parser.set_defaults(verb=_check, parser=parser)
+
+
 def _add_demo(verbs: Any) -> None:
     parser = verbs.add_parser(
         "demo",
@@ -197,6 +249,7 @@ _VERBS = {
     "train": _add_train,
     "evaluate": _add_evaluate,
     "compare": _add_compare,
+    "check": _add_check,
     "demo": _add_demo,
 }
 
@@ -307,6 +360,25 @@ def _compare(given: argparse.Namespace) -> None:
             "folds": comparison.folds,
         }
     )  # fmt: skip
+
+
+def _check(given: argparse.Namespace) -> int | None:
+    recipe = read_recipe(given.recipe) if given.recipe else {}
+    config = config_from(CheckConfig, recipe, _knobs_of(given))
+    if given.print_config:
+        _print_utf8(format_recipe(config))
+        return None
+
+    from lookalike.checkup.run import check
+    from lookalike.cli.findings import print_findings
+    from lookalike.progress import default_progress
+
+    result = check(config, progress=default_progress())
+    if given.json:
+        _print_json(result.document())
+    else:
+        print_findings(result)
+    return MUST_MEND if result.must_mend else 0
 
 
 def _demo(given: argparse.Namespace) -> None:

@@ -1,0 +1,109 @@
+"""What one file is: read once, told in numbers that everything else is found from.
+
+This module loads no torch: the processes that scan files start in an instant.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32
+from PIL import Image
+
+from lookalike.data.decode import read_image
+from lookalike.errors import ImageError
+
+LUMA_PX = 32
+CHROMA_PX = 8
+BLANK_CONTRAST = 3.0
+"""Levels of grey; a picture that varies less than this shows nothing."""
+
+_MIDDLE_PX = 256  # what contrast is measured at: small print on a page still counts
+_READ_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class PictureFacts:
+    """What the scan found out about one file.
+
+    A file that cannot be read as a picture has a `reason` and nothing after `sha256`; one that
+    could not be read for reasons of the moment (no permission, no memory) has no `sha256`.
+    """
+
+    reason: str | None = None
+    sha256: bytes = b""  # of the file
+    pixels_sha256: bytes = b""  # of size and decoded pixels: the same for lossless copies
+    format: str = ""
+    mode: str = ""
+    width: int = 0  # px, upright, as are all pixels here
+    height: int = 0
+    contrast: float = 0.0  # standard deviation of luma, 0 to 127.5
+    thumb: bytes = b""  # the picture stretched square: 32x32 luma, then 8x8 of Cb and of Cr
+
+    @property
+    def readable(self) -> bool:
+        """Whether it is a picture."""
+        return self.reason is None
+
+
+def describe_file(path: str, max_megapixels: float) -> PictureFacts:
+    """Decodes a file in full and says what it is; never raises for what a file holds."""
+    try:
+        sha256 = _file_sha256(path)
+    except OSError as error:
+        return PictureFacts(reason=error.strerror or type(error).__name__)
+    try:
+        image = read_image(path, max_megapixels)
+        with Image.open(path) as header:  # which read_image has just found good
+            stored_as, mode = header.format or "", header.mode
+        return _describe(image, sha256, stored_as, mode)
+    except ImageError as error:
+        return PictureFacts(reason=error.reason, sha256=sha256)
+    except (MemoryError, OSError, ValueError) as error:
+        return PictureFacts(reason=f"cannot be read just now ({error or type(error).__name__})")
+
+
+def luma_of(thumb: bytes) -> Float32[np.ndarray, "32 32"]:
+    """The small grey picture in a thumb, 0 to 255."""
+    flat = np.frombuffer(thumb, np.uint8, LUMA_PX**2)
+    return flat.reshape(LUMA_PX, LUMA_PX).astype(np.float32)
+
+
+def chroma_of(thumb: bytes) -> Float32[np.ndarray, "2 8 8"]:
+    """The colour planes Cb and Cr in a thumb, 0 to 255; 128 is grey."""
+    flat = np.frombuffer(thumb, np.uint8, offset=LUMA_PX**2)
+    return flat.reshape(2, CHROMA_PX, CHROMA_PX).astype(np.float32)
+
+
+def _file_sha256(path: str) -> bytes:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(_READ_BYTES):
+            digest.update(part)
+    return digest.digest()
+
+
+def _describe(image: Image.Image, sha256: bytes, format: str, mode: str) -> PictureFacts:
+    digest = hashlib.sha256(f"{image.width}x{image.height}:".encode())
+    digest.update(image.tobytes())
+    size = (min(image.width, _MIDDLE_PX), min(image.height, _MIDDLE_PX))
+    middle = image.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
+    return PictureFacts(
+        sha256=sha256,
+        pixels_sha256=digest.digest(),
+        format=format,
+        mode=mode,
+        width=image.width,
+        height=image.height,
+        contrast=float(np.asarray(middle.convert("L"), dtype=np.float32).std()),
+        thumb=_thumb(middle),
+    )
+
+
+def _thumb(image: Image.Image) -> bytes:
+    box = Image.Resampling.BOX
+    luma, blue, red = image.resize((LUMA_PX, LUMA_PX), box).convert("YCbCr").split()
+    planes = [luma, *(plane.resize((CHROMA_PX, CHROMA_PX), box) for plane in (blue, red))]
+    return b"".join(plane.tobytes() for plane in planes)

@@ -1,0 +1,24 @@
+"""A decoder with bugs, in a module of its own: worker processes import it, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from lookalike.checkup.picture import PictureFacts
+
+
+def crash_or_hang(path: str, max_megapixels: float) -> PictureFacts:
+    """Ends its process over one file, never ends over another, and reads the rest."""
+    if path.endswith("1.png"):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if path.endswith("3.png"):
+        time.sleep(600)
+    return PictureFacts(sha256=path.encode())
+
+
+def die(path: str, max_megapixels: float) -> PictureFacts:
+    """Ends its process over every file, as where memory has run out."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
