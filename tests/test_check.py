@@ -16,9 +16,9 @@ import lookalike
 from lookalike.checkup.findings import KINDS, SEVERITIES, CheckResult, Finding
 from lookalike.checkup.structure import class_key
 from lookalike.cli.main import main
-from lookalike.config import config_from, format_recipe, read_recipe
 from lookalike.errors import ConfigError, DataError, Interrupted, OutputError
 from lookalike.progress import SilentProgress
+from lookalike.recipes import config_from, format_recipe, read_recipe
 
 CLASSES = ["apple", "kiwi", "leek", "pear"]
 Check = Callable[..., CheckResult]
@@ -501,6 +501,6 @@ def test_ctrl_c_says_how_to_go_on(check: Check, monkeypatch: pytest.MonkeyPatch)
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lookalike.checkup.scan._remember", stop)
+    monkeypatch.setattr("lookalike.checkup.reading.scan._remember", stop)
     with pytest.raises(Interrupted, match="The same command goes on there"):
         check()

@@ -25,9 +25,10 @@ import torch
 from conftest import draw, write_tree
 
 from lookalike.cli.main import main
-from lookalike.config import CheckConfig, EvaluateConfig, TrainConfig, config_from, read_recipe
+from lookalike.config import CheckConfig, EvaluateConfig, TrainConfig
 from lookalike.evaluation.scores import HEADLINE
 from lookalike.progress import SilentProgress, Task
+from lookalike.recipes import config_from, read_recipe
 
 MACHINE = ["--device", "cpu", "--precision", "fp32", "--num-workers", "0"]
 CLASSES = [f"class{c}" for c in "abcdef"]

@@ -12,15 +12,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lookalike.config import (
-    EvaluateConfig,
-    TrainConfig,
-    changed_on_resume,
-    config_from,
-    format_recipe,
-    read_recipe,
-)
+from lookalike.config import EvaluateConfig, TrainConfig
 from lookalike.errors import ConfigError, DataError, LookalikeError
+from lookalike.recipes import changed_on_resume, config_from, format_recipe, read_recipe
 
 # The table of the mission, written out again.
 MISSION_DEFAULTS = {

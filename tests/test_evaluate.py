@@ -17,12 +17,13 @@ from conftest import draw, write_tree
 from PIL import Image
 
 import lookalike
-from lookalike.config import EvaluateConfig, config_from
+from lookalike.config import EvaluateConfig
 from lookalike.data.transforms import preprocess
 from lookalike.errors import ConfigError, DataError, ModelError, OutputError
 from lookalike.measure.evaluate import EvaluateResult
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.progress import SilentProgress
+from lookalike.recipes import config_from
 
 Settings = Callable[..., dict[str, Any]]
 

@@ -17,13 +17,14 @@ from report_cases import images, large, leave_one_out, synthetic, written
 from sklearn.metrics import roc_auc_score
 
 import lookalike
-from lookalike.config import EvaluateConfig, TrainConfig, config_from
+from lookalike.config import EvaluateConfig, TrainConfig
 from lookalike.errors import DataError, OutputError
 from lookalike.evaluation.health import histogram
 from lookalike.evaluation.results import result_files, write_results
 from lookalike.evaluation.retrieval import Retrieval
 from lookalike.evaluation.statistics import PairedTest
 from lookalike.progress import SilentProgress
+from lookalike.recipes import config_from
 from lookalike.report.epoch import charts, embedding_map, queries, summary, write
 from lookalike.report.epoch.history import read_history
 from lookalike.report.epoch.queries import Confusion, choose_queries, find_confusions, outcome_of

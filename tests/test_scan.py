@@ -16,9 +16,9 @@ from bad_decoder import crash_or_hang, die
 from conftest import draw
 from PIL import Image
 
-from lookalike.checkup.picture import PictureFacts, chroma_of, describe_file, luma_of
-from lookalike.checkup.scan import scan
-from lookalike.checkup.workers import describe_files
+from lookalike.checkup.reading.picture import PictureFacts, chroma_of, describe_file, luma_of
+from lookalike.checkup.reading.scan import scan
+from lookalike.checkup.reading.workers import describe_files
 from lookalike.progress import SilentProgress
 
 LIMIT = 10.0
@@ -187,7 +187,7 @@ def test_files_that_killed_their_reader_are_tried_again_the_next_time(
 SCAN_SLOWLY = """
 import sys, time
 from pathlib import Path
-from lookalike.checkup import scan
+from lookalike.checkup.reading import scan
 from lookalike.progress import SilentProgress
 
 scan._COMMIT_S = 0.05

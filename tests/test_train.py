@@ -16,7 +16,7 @@ from conftest import draw, write_tree
 from torch import Tensor
 
 import lookalike
-from lookalike.config import EvaluateConfig, TrainConfig, config_from
+from lookalike.config import EvaluateConfig, TrainConfig
 from lookalike.errors import (
     CheckpointError,
     ConfigError,
@@ -27,6 +27,7 @@ from lookalike.errors import (
 )
 from lookalike.evaluation import retrieval
 from lookalike.progress import SilentProgress, Task
+from lookalike.recipes import config_from
 from lookalike.training import run
 from lookalike.training.outcome import TrainResult
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lookalike.checkup.picture import PictureFacts
+from lookalike.checkup.reading.picture import PictureFacts
 from lookalike.files import shown
 
 Severity = Literal["must mend", "look at", "note"]

@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from lookalike.checkup.copies import exact_findings, near_findings
-from lookalike.checkup.duplicates import clusters, exact_groups, near_copies
+from lookalike.checkup.copies.duplicates import clusters, exact_groups, near_copies
+from lookalike.checkup.copies.groups import exact_findings, near_findings
 from lookalike.checkup.findings import KINDS, CheckResult, ClassSizes, Files, Finding, Split
 from lookalike.checkup.labels import MIN_CLASS_SIZE, class_numbers, judge_labels
 from lookalike.checkup.page import write_page
-from lookalike.checkup.scan import SCAN_FILE, scan
+from lookalike.checkup.reading.scan import SCAN_FILE, scan
 from lookalike.checkup.structure import (
     class_key,
     class_sizes,

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from lookalike.checkup.findings import Bar, ClassSizes, Files, Finding, Picture, listed
-from lookalike.checkup.picture import BLANK_CONTRAST
+from lookalike.checkup.reading.picture import BLANK_CONTRAST
 from lookalike.files import shown
 
 TINY_PX = 64

@@ -15,16 +15,10 @@ from typing import Any
 
 from lookalike import __version__
 from lookalike.cli.flags import Parser, add_knobs, nearest, paragraphs
-from lookalike.config import (
-    CheckConfig,
-    EvaluateConfig,
-    TrainConfig,
-    config_from,
-    format_recipe,
-    read_recipe,
-)
+from lookalike.config import CheckConfig, EvaluateConfig, TrainConfig
 from lookalike.errors import Interrupted, LookalikeError
 from lookalike.files import shown
+from lookalike.recipes import config_from, format_recipe, read_recipe
 
 MUST_MEND, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 

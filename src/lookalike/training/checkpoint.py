@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
-from lookalike.config import TrainConfig, changed_on_resume
+from lookalike.config import TrainConfig
 from lookalike.data.sampler import BalancedBatchSampler
 from lookalike.errors import CheckpointError, ConfigError, OutputError
 from lookalike.evaluation.results import find_results, library_versions
 from lookalike.files import shown, write_whole
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.pretrained import CHECKPOINT_FORMAT
+from lookalike.recipes import changed_on_resume
 from lookalike.runtime import Runtime, random_state
 
 INTERRUPTED = "interrupted.pth"

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 
-from lookalike.checkup.picture import PictureFacts, describe_file
+from lookalike.checkup.reading.picture import PictureFacts, describe_file
 from lookalike.errors import DataError
 
 HANG_S = 120.0

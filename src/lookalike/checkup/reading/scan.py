@@ -10,8 +10,8 @@ from contextlib import closing, contextmanager
 from dataclasses import astuple, fields
 from pathlib import Path
 
-from lookalike.checkup.picture import PictureFacts, describe_file
-from lookalike.checkup.workers import Describe, describe_files
+from lookalike.checkup.reading.picture import PictureFacts, describe_file
+from lookalike.checkup.reading.workers import Describe, describe_files
 from lookalike.errors import Interrupted, OutputError
 from lookalike.files import shown
 from lookalike.progress import Progress

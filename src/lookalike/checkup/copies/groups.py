@@ -6,7 +6,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
-from lookalike.checkup.duplicates import NearCopy
+from lookalike.checkup.copies.duplicates import NearCopy
 from lookalike.checkup.findings import Files, Finding
 from lookalike.checkup.structure import class_key
 from lookalike.files import shown

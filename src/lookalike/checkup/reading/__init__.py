@@ -1,0 +1,1 @@
+"""What each file holds: decoded once, in processes that a bad file may kill."""

@@ -1,0 +1,100 @@
+"""How a knob is declared, and how what people write becomes its value, within its bounds."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import field
+from pathlib import Path
+from typing import Any, Literal
+
+from lookalike.errors import ConfigError
+
+
+def knob(
+    default: Any,
+    help: str,
+    *,
+    group: str,
+    metavar: str | None = None,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> Any:
+    """A dataclass field that carries what `--help`, the recipe and the checks need."""
+    bounds = {"above": above, "at_least": at_least, "at_most": at_most}
+    metadata = {"help": help, "group": group, "metavar": metavar, "bounds": bounds}
+    return field(default=default, metadata=metadata)
+
+
+def same_knob(cls: type, name: str, **changes: Any) -> Any:
+    """A knob of another class once more, some of it changed."""
+    known = next(one for one in dataclasses.fields(cls) if one.name == name)
+    default = changes.pop("default", known.default)
+    return field(default=default, metadata={**known.metadata, **changes})
+
+
+def coerce(name: str, value: Any, hint: Any) -> Any:
+    """`value` as the type a knob is declared with."""
+    options = typing.get_args(hint) if _is_union(hint) else (hint,)
+    # None first: as text, "none" would otherwise be the name of a folder.
+    for option in sorted(options, key=lambda option: option is not type(None)):
+        matched, result = _try_coerce(value, option)
+        if matched:
+            return result
+    raise ConfigError(f"{name} is {value!r}; expected {' or '.join(_named(o) for o in options)}")
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+def _try_coerce(value: Any, option: Any) -> tuple[bool, Any]:
+    """Whether `value` can stand for `option`, and as what."""
+    text = str(value).strip()
+    if option is type(None):
+        # A recipe's bare `off` is False to YAML.
+        return value is None or value is False or text.lower() in ("none", "off", "null"), None
+    if typing.get_origin(option) is Literal:
+        return text in typing.get_args(option), text
+    if option is bool:
+        words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+        return text.lower() in words, words.get(text.lower())
+    if option is str:
+        return isinstance(value, (str, Path)), text if isinstance(value, Path) else value
+    if isinstance(value, bool):  # a bool is an int to Python, and no number to anybody else
+        return False, None
+    if option is int and (isinstance(value, int) or text.lstrip("+-").isdecimal()):
+        return True, int(value)  # exact, where a float would round
+    try:
+        number = float(text)
+    except ValueError:
+        return False, None
+    if option is int:
+        return number.is_integer(), int(number) if number.is_integer() else None
+    return True, number
+
+
+def _named(option: Any) -> str:
+    if option is type(None):
+        return "none"
+    if typing.get_origin(option) is Literal:
+        return " or ".join(typing.get_args(option))
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[option]
+
+
+def check_bounds(knob: dataclasses.Field[Any], value: Any) -> None:
+    """Raises where a number is not one, or out of the range its knob states."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return
+    bounds = knob.metadata["bounds"]
+    above, at_least, at_most = bounds["above"], bounds["at_least"], bounds["at_most"]
+    if above is not None and not value > above:
+        raise ConfigError(f"{knob.name} is {value}; it must be above {above:g}")
+    if at_least is not None and not value >= at_least:
+        raise ConfigError(f"{knob.name} is {value}; it must be at least {at_least:g}")
+    if at_most is not None and not value <= at_most:
+        raise ConfigError(f"{knob.name} is {value}; it must be at most {at_most:g}")
+    if value != value or value in (float("inf"), float("-inf")):
+        raise ConfigError(f"{knob.name} is {value}; it must be a finite number")

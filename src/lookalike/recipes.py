@@ -1,0 +1,122 @@
+"""Configurations from recipes (YAML), flags and saved runs, and back into recipes."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lookalike.config import CheckConfig, EvaluateConfig, TrainConfig
+from lookalike.errors import ConfigError, DataError
+
+ConfigT = TypeVar("ConfigT", TrainConfig, EvaluateConfig, CheckConfig)
+
+
+# What a resumed run may change: none of it alters what is learned. (That `train` still holds
+# the same pictures is checked by their names, wherever they lie now.)
+FREE_ON_RESUME = frozenset(
+    {"train", "num_epochs", "out", "overwrite", "query", "gallery", "test", "top_k",
+     "group_pattern", "eval_batch_size", "device", "num_workers", "gradient_checkpointing",
+     "report"}
+)  # fmt: skip
+
+
+def config_from(cls: type[ConfigT], *mappings: Mapping[str, Any]) -> ConfigT:
+    """A configuration from mappings of knob names to values, later ones winning.
+
+    Values may be strings, as they come from a command line or YAML (`"2e-5"`, `"none"`).
+
+    Raises:
+        ConfigError: an unknown name (the nearest known one is named) or an impossible value.
+    """
+    known = [knob.name for knob in dataclasses.fields(cls)]
+    values: dict[str, Any] = {}
+    for mapping in mappings:
+        for key, value in mapping.items():
+            name = str(key).replace("-", "_")
+            if name not in known:
+                raise ConfigError(f"unknown key {key!r}{_nearest(name, known)}")
+            values[name] = value
+        # Which test pictures is one choice: a later mapping that makes it undoes an earlier one.
+        if mapping.get("test") is not None:
+            values |= {side: mapping.get(side) for side in ("query", "gallery")}
+        elif mapping.get("query") is not None or mapping.get("gallery") is not None:
+            values["test"] = None
+    return cls(**values)
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """The mapping in a recipe file (YAML).
+
+    Raises:
+        DataError: there is no such file.
+        ConfigError: it is not YAML, or not a mapping of names to values.
+    """
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            recipe = yaml.safe_load(file)
+    except OSError as error:
+        raise DataError(f"cannot read the recipe {path}: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-45
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"the recipe {path} is not YAML: {reason}") from error
+    if recipe is None:
+        return {}
+    if not isinstance(recipe, dict):
+        raise ConfigError(
+            f"the recipe {path} holds a {type(recipe).__name__}; "
+            "it needs lines of the form 'learning_rate: 2e-5'"
+        )
+    return recipe
+
+
+def format_recipe(config: TrainConfig | EvaluateConfig | CheckConfig) -> str:
+    """The whole configuration as a commented recipe, which `read_recipe` reads back."""
+    lines: list[str] = []
+    for group, knobs in knobs_by_group(type(config)):
+        lines += ["", f"# {group}"]
+        for knob in knobs:
+            line = f"{knob.name}: {_as_yaml(getattr(config, knob.name))}"
+            lines.append(f"{line:<44}  # {knob.metadata['help']}")
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _as_yaml(value: Any) -> str:
+    """One value on one line."""
+    import yaml
+
+    if isinstance(value, float):
+        return repr(value)  # YAML 1.1 takes 1e-07 for text, and we take that text for the number
+    style = '"' if isinstance(value, str) and not value.isprintable() else None
+    dumped = yaml.safe_dump(value, allow_unicode=True, width=float("inf"), default_style=style)
+    return dumped.partition("\n")[0]
+
+
+def knobs_by_group(cls: type) -> Iterator[tuple[str, list[dataclasses.Field[Any]]]]:
+    """The knobs of a configuration in reading order: what is trained on first."""
+    order = ["Training pictures", "Test pictures", "Model", "Batches", "Training", "Pictures",
+             "Other systems", "Machine", "Output"]  # fmt: skip
+    for group in order:
+        knobs = [knob for knob in dataclasses.fields(cls) if knob.metadata["group"] == group]
+        if knobs:
+            yield group, knobs
+
+
+def changed_on_resume(saved: Mapping[str, Any], now: TrainConfig) -> list[str]:
+    """The knobs that differ from a saved run's and would make it another run, as `name: a -> b`."""
+    free = FREE_ON_RESUME if now.schedule == "constant" else FREE_ON_RESUME - {"num_epochs"}
+    return [
+        f"{name}: {saved[name]} -> {value}"
+        for name, value in dataclasses.asdict(now).items()
+        if name in saved and name not in free and saved[name] != value
+    ]
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    begun = [one for one in known if len(name) > 2 and one.startswith(name)]
+    near = begun or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}"
