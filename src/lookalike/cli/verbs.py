@@ -1,0 +1,194 @@
+"""What each verb does: flags to a configuration, the call, and what is printed of it."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import math
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lookalike.cli.flags import paragraphs
+from lookalike.config import CheckConfig, EvaluateConfig, TrainConfig
+from lookalike.files import shown
+from lookalike.recipes import config_from, format_recipe, read_recipe
+
+MUST_MEND = 1
+
+
+def run_train(given: argparse.Namespace) -> None:
+    """Trains, and prints the history."""
+    knobs = _knobs_of(given)
+    recipe = read_recipe(given.recipe) if given.recipe else {}
+    saved: dict[str, Any] = {}
+    resume: Path | None = None
+    if given.resume is not None:
+        from lookalike.model.pretrained import read_checkpoint
+        from lookalike.training.checkpoint import newest_checkpoint
+
+        out = Path(knobs.get("out", recipe.get("out", ".")))
+        resume = Path(given.resume or out)
+        if resume.is_dir():
+            resume = newest_checkpoint(resume)
+        saved = read_checkpoint(resume)["config"]
+    config = config_from(TrainConfig, saved, recipe, knobs)
+    if given.print_config:
+        _print_utf8(format_recipe(config))
+        return
+
+    from lookalike.cli import tables
+    from lookalike.progress import default_progress
+    from lookalike.training.trainer import train
+
+    progress = default_progress()
+    result = train(config, resume=resume, progress=progress)
+    if given.json:
+        _print_json(
+            {
+                "history": [asdict(one) for one in result.history],
+                "files": [shown(path) for path in result.files],
+                "unreadable": [asdict(one) for one in result.unreadable],
+            }
+        )
+    else:
+        tables.print_history(result.history)
+        if result.retrieval is not None:
+            if result.retrieval.scores:
+                tables.print_unanswered(result.retrieval.scores)
+            tables.print_preview(result.retrieval)
+        tables.print_files(result.files)
+    tables.tell_unreadable(result.unreadable, progress)
+
+
+def run_evaluate(given: argparse.Namespace) -> None:
+    """Measures a model, or what another system made."""
+    recipe = read_recipe(given.recipe) if given.recipe else {}
+    config = config_from(EvaluateConfig, recipe, _knobs_of(given))
+    if given.print_config:
+        _print_utf8(format_recipe(config))
+        return
+
+    from lookalike.cli import tables
+    from lookalike.measure.evaluate import evaluate
+    from lookalike.progress import default_progress
+
+    progress = default_progress()
+    result = evaluate(config, progress=progress)
+    if given.json:
+        _print_json(
+            {
+                "metrics": _finite(result.metrics),
+                "files": [shown(path) for path in result.files],
+                "unreadable": [asdict(one) for one in result.unreadable],
+            }
+        )
+    else:
+        if result.scores:
+            tables.print_scores(result.scores)
+        if result.retrieval:
+            tables.print_preview(result.retrieval)
+        tables.print_files(result.files)
+    tables.tell_unreadable(result.unreadable, progress)
+
+
+def run_compare(given: argparse.Namespace) -> None:
+    """Puts results beside each other."""
+    from lookalike.cli import tables
+    from lookalike.measure.compare import compare
+
+    comparison = compare(
+        given.results,
+        different_protocols=given.different_protocols,
+        by_class=given.by_class,
+    )
+    if not given.json:
+        tables.print_comparison(comparison)
+        return
+    tests = [{name: asdict(test) for name, test in one.items()} for one in comparison.tests]
+    _print_json(
+        {
+            "results": [
+                {"name": one.name, "file": shown(one.path), "metrics": one.document["metrics"],
+                 "intervals": one.document.get("intervals")}
+                for one in comparison.results
+            ],
+            "tests_against_first": tests,
+            "why_untested": comparison.why_untested,
+            "folds": comparison.folds,
+        }
+    )  # fmt: skip
+
+
+def run_check(given: argparse.Namespace) -> int | None:
+    """Checks pictures; the exit code says whether anything must be mended."""
+    recipe = read_recipe(given.recipe) if given.recipe else {}
+    config = config_from(CheckConfig, recipe, _knobs_of(given))
+    if given.print_config:
+        _print_utf8(format_recipe(config))
+        return None
+
+    from lookalike.checkup.run import check
+    from lookalike.cli.findings import print_findings
+    from lookalike.progress import default_progress
+
+    result = check(config, progress=default_progress())
+    if given.json:
+        _print_json(result.document())
+    else:
+        print_findings(result)
+    return MUST_MEND if result.must_mend else 0
+
+
+def run_demo(given: argparse.Namespace) -> None:
+    """Shows the main job on invented pictures."""
+    from lookalike.cli import tables
+    from lookalike.demo.run import SHEET, demo
+    from lookalike.evaluation.results import report_file
+    from lookalike.progress import default_progress
+
+    result = demo(Path(given.out), seed=given.seed, progress=default_progress())
+    if given.json:
+        _print_json({"history": [asdict(one) for one in result.history]})
+        return
+    tables.print_history(result.history)
+    if result.retrieval is not None:
+        tables.print_preview(result.retrieval)
+        print(f"Six queries and what was found, as a picture: {shown(Path(given.out) / SHEET)}")
+        print(f"The whole report, to open in a browser: {shown(report_file(Path(given.out)))}\n")
+    print(paragraphs(_YOUR_TURN))
+
+
+_YOUR_TURN = """
+    These pictures are invented and the encoder is a toy; the pipeline is the real one. On your
+    own pictures, one folder per class:
+
+      lookalike train photos/train --test photos/test
+      lookalike train photos/train --query photos/test/query --gallery photos/test/gallery
+"""
+
+
+def _finite(metrics: dict[str, float] | None) -> dict[str, float | None] | None:
+    """Metrics for JSON, which has no infinity: a median rank beyond what a run retrieved."""
+    if metrics is None:
+        return None
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+
+
+def _knobs_of(given: argparse.Namespace) -> dict[str, Any]:
+    """The flags that are knobs, out of all that were given."""
+    others = {"verb", "parser", "recipe", "print_config", "json", "resume"}
+    return {name: value for name, value in vars(given).items() if name not in others}
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    _print_utf8(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
+
+
+def _print_utf8(text: str) -> None:
+    """Prints what a program will read: in UTF-8, whatever the terminal or the pipe is set to."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
+    print(text.encode("utf-8", "backslashreplace").decode("utf-8"), end="")
