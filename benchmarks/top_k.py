@@ -50,8 +50,8 @@ def main() -> None:
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
         for number in range(given.runs):
             for name in CONTENDERS:
-                print(f"run {number + 1} of {given.runs}: {name}", file=sys.stderr, flush=True)
                 runs[name].append(_in_own_process(name, given))
+                print(f"run {number + 1} of {given.runs}: {name} {runs[name][-1]}", file=sys.stderr)
     print(_table(runs, given))
 
 

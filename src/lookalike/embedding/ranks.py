@@ -35,6 +35,7 @@ from lookalike.embedding.topk import MEMORY_BYTES
 QUERIES_AT_A_TIME = 8192
 """At most so many queries come together; more makes nothing faster."""
 
+_PICTURES_AT_A_TIME = 4096
 _PAIRS_AT_A_TIME = 2**22  # whose keys take 32 MB: larger blocks get fresh memory each time
 _LOWEST = torch.iinfo(torch.int64).min
 _WORTH_BOUNDS = 0.02  # share of a gallery beyond which similarities are computed exactly at once
@@ -149,32 +150,48 @@ def _count_before(
     before = torch.zeros_like(keys)
     if not keys.shape[1]:
         return before
-    # Of each similarity itself, its key, and what `products` needs to make it exact.
-    most = memory_bytes // 4 // (48 * len(query) + 16 * gallery.dim)
-    most = min(most, _PAIRS_AT_A_TIME // len(query))
+    # Of each similarity itself, its key, and what `products` needs to make it exact. Few queries
+    # and many pictures at a time, since each right picture is looked up once a part.
+    pairs = min(memory_bytes // 4 // 48, _PAIRS_AT_A_TIME)
+    pictures = max(
+        32, min(pairs // 64, _PICTURES_AT_A_TIME, memory_bytes // 8 // gallery.dim // 16)
+    )
+    queries = max(1, pairs // pictures)
     asked, asked_exactly = operand(query, "fp32", "query"), operand(query, "exact", "query")
-    similarities, _ = from_order_keys(keys)
-    ahead, after = torch.zeros_like(keys), torch.full_like(keys, 2**32 - 1)  # of any position
-    for start, stop in gallery.parts(max(32, most)):
+    for start, stop in gallery.parts(pictures):
         rows = gallery.part(start, stop).cpu()
         part = operand(rows, "fp32", "gallery picture", start)
-        banned = [(ids, others[start:stop]) for ids, others in exclude]
-        quick = _sorted_keys(products(asked, part), start, banned)
-        bound = error_bound(asked, part)[:, None]
-        low = torch.searchsorted(quick, order_keys(similarities - bound, after))
-        high = torch.searchsorted(quick, order_keys(similarities + bound, ahead), right=True)
-        low[keys == _LOWEST], high[keys == _LOWEST] = 0, 0  # padding
-        low[:, 1:] = torch.maximum(low[:, 1:], high[:, :-1])  # so that no picture counts twice
-        unsure = high - low
-        if int(unsure.sum()) > _WORTH_BOUNDS * quick.numel():
-            exact = products(asked_exactly, operand(rows, "exact", "gallery picture", start))
-            quick = _sorted_keys(exact, start, banned)
-            before += quick.shape[1] - torch.searchsorted(quick, keys, right=True)
-        else:
+        for first in range(0, len(query), queries):
+            some = slice(first, first + queries)
+            banned = [(ids[some], others[start:stop]) for ids, others in exclude]
+            quick = _sorted_keys(products(asked.part(some), part), start, banned)
+            bound = error_bound(asked.part(some), part)
+            low, high = _where_they_land(quick, keys[some], bound)
+            unsure = high - low
+            if int(unsure.sum()) > _WORTH_BOUNDS * quick.numel():
+                whole = operand(rows, "exact", "gallery picture", start)
+                quick = _sorted_keys(products(asked_exactly.part(some), whole), start, banned)
+                before[some] += quick.shape[1] - torch.searchsorted(quick, keys[some], right=True)
+                continue
             below = unsure.flip(dims=[1]).cumsum(dim=1).flip(dims=[1]) - unsure
-            before += quick.shape[1] - high - below
-            before += _count_unsure(query, gallery, keys, quick, low, unsure)
+            before[some] += quick.shape[1] - high - below
+            before[some] += _count_unsure(query[some], gallery, keys[some], quick, low, unsure)
     return before
+
+
+def _where_they_land(
+    quick: Int64[Tensor, "queries pictures"],
+    keys: Int64[Tensor, "queries hits"],
+    bound: Float32[Tensor, " queries"],
+) -> tuple[Int64[Tensor, "queries hits"], Int64[Tensor, "queries hits"]]:
+    """From where to where in each sorted row right pictures may land, without overlap."""
+    similarities, _ = from_order_keys(keys)
+    ahead, after = torch.zeros_like(keys), torch.full_like(keys, 2**32 - 1)  # of any position
+    low = torch.searchsorted(quick, order_keys(similarities - bound[:, None], after))
+    high = torch.searchsorted(quick, order_keys(similarities + bound[:, None], ahead), right=True)
+    low[keys == _LOWEST], high[keys == _LOWEST] = 0, 0  # padding
+    low[:, 1:] = torch.maximum(low[:, 1:], high[:, :-1])  # so that no picture counts twice
+    return low, high
 
 
 def _sorted_keys(

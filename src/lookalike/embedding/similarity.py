@@ -25,6 +25,7 @@ from lookalike.errors import DataError
 Arithmetic = Literal["bf16", "fp32", "exact"]
 
 _PAIRS_AT_A_TIME, _ROWS_AT_A_TIME = 1024, 64  # 512-d: 4 MB of products, which stay in the cache
+_COLUMNS = 128  # of embeddings that are multiplied and added up at once in float32
 _SHORTEST, _LONGEST = 1e-15, 1e15  # lengths whose squares float32 holds
 _FLOAT32_ROUNDING, _FLOAT64_ROUNDING, _BF16_ROUNDING = 2.0**-24, 2.0**-53, 2.0**-8
 
@@ -77,6 +78,10 @@ class Operand:
     entries: Tensor
     norms: Float32[Tensor, " n"]
     residues: Float32[Tensor, " n"]
+
+    def part(self, rows: slice) -> Operand:
+        """Some of the rows."""
+        return Operand(self.arithmetic, self.entries[rows], self.norms[rows], self.residues[rows])
 
 
 def operand(
@@ -140,7 +145,10 @@ def error_bound(query: Operand, gallery: Operand) -> Float32[Tensor, " queries"]
         return torch.zeros_like(query.norms)
     longest, lost = float(gallery.norms.max()), float(gallery.residues.max())
     entries = query.residues * longest + (query.norms + query.residues) * lost
-    adding = (gallery.entries.shape[1] + 8) * _FLOAT32_ROUNDING
+    dim = gallery.entries.shape[1]
+    if query.arithmetic == "fp32":  # see `_products_by_columns`
+        dim = min(dim, _COLUMNS) + -(-dim // _COLUMNS)
+    adding = (dim + 8) * _FLOAT32_ROUNDING
     adding /= 1 - adding
     if lost:
         adding *= 2
@@ -160,9 +168,11 @@ def products(query: Operand, gallery: Operand) -> Tensor:
     With the arithmetic "exact" they are the exact ones: a float64 product is so close that it
     rounds to the same float32 in all but a few places, and those are computed one by one.
     """
+    if query.arithmetic == "bf16":
+        return query.entries @ gallery.entries.T
+    if query.arithmetic == "fp32":
+        return _products_by_columns(query.entries, gallery.entries)
     scores = query.entries @ gallery.entries.T
-    if query.arithmetic != "exact":
-        return scores
     off = (gallery.entries.shape[1] + 8) * 2 * _FLOAT64_ROUNDING
     off *= float(query.norms.max()) * float(gallery.norms.max())
     unknown = (scores - off).float() != (scores + off).float()
@@ -176,6 +186,18 @@ def products(query: Operand, gallery: Operand) -> Tensor:
         rows, columns = part.unbind(dim=1)
         exact[rows, columns] = _sum_in_order(query.entries[rows] * gallery.entries[columns])
     return exact
+
+
+def _products_by_columns(
+    query: Float32[Tensor, "queries dim"], gallery: Float32[Tensor, "pictures dim"]
+) -> Float32[Tensor, "queries pictures"]:
+    """All products, some columns at a time: as fast as all at once, and the sums are shorter."""
+    scores = query[:, :_COLUMNS] @ gallery[:, :_COLUMNS].T
+    more = torch.empty_like(scores) if query.shape[1] > _COLUMNS else scores
+    for left in range(_COLUMNS, query.shape[1], _COLUMNS):
+        some = slice(left, left + _COLUMNS)
+        scores += torch.mm(query[:, some], gallery[:, some].T, out=more)
+    return scores
 
 
 def order_keys(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lookalike.evaluation.scores import HEADLINE
-from lookalike.evaluation.statistics import PairedTest, paired_test
+from lookalike.evaluation.statistics import PairedTest, paired_tests
 from lookalike.report.epoch.charts import separation
 from lookalike.report.epoch.history import Document, History, query_column
 from lookalike.report.epoch.queries import Confusion
@@ -98,6 +98,7 @@ def cards_of(history: History) -> list[Card]:
     now, before = history.current, history.before
     if now["metrics"] is None:
         return []
+    tests = _tests(now, before)
     return [
         Card(
             metric,
@@ -106,19 +107,23 @@ def cards_of(history: History) -> list[Card]:
             now["intervals"][metric],
             before["metrics"][metric] if before else None,
             before["intervals"][metric] if before else None,
-            _test(now, before, metric),
+            tests.get(metric),
         )
         for metric in HEADLINE
     ]
 
 
-def _test(now: Document, before: Document | None, metric: str) -> PairedTest | None:
-    a, b = query_column(before, now, metric), query_column(now, now, metric)
-    if a is None or b is None:
-        return None
-    scored = np.isfinite(a) & np.isfinite(b)
+def _tests(now: Document, before: Document | None) -> dict[str, PairedTest]:
+    """Each headline metric now against the first epoch's, where both read the same pictures."""
+    a = {metric: query_column(before, now, metric) for metric in HEADLINE}
+    b = {metric: query_column(now, now, metric) for metric in HEADLINE}
+    scored = np.array((now["per_query"] or {}).get("num_relevant", ())) > 0
+    known_a = {metric: column[scored] for metric, column in a.items() if column is not None}
+    known_b = {metric: column[scored] for metric, column in b.items() if column is not None}
+    if not known_a or not known_b:
+        return {}
     resamples = min(10_000, max(500, _FLIPS // max(1, int(scored.sum()))))
-    return paired_test(a[scored], b[scored], resamples=resamples)
+    return paired_tests(known_a, known_b, resamples=resamples)
 
 
 def verdict_on(card: Card, epoch: int) -> Verdict:

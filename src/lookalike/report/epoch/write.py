@@ -128,7 +128,7 @@ def _facts(
     return {
         "epoch": now["epoch"],
         "which": _which(now),
-        "model": _short(now["config"]["model_name"]),
+        "model": _short(now.get("embeddings_of") or now["config"]["model_name"]),
         "test": protocol.describe(),
         "epochs": history.epochs,
         "headline": HEADLINE,
