@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import stat
 import threading
 import warnings
 from functools import cache
@@ -86,7 +87,10 @@ def _opened(path: str, max_megapixels: float) -> Image.Image:
     # Limits and reasons are ours to tell. (Adding a filter is safe in threads; catching is not.)
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
-        if os.path.getsize(path) == 0:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError(path, "no file but a pipe, socket, device or folder")
+        if status.st_size == 0:
             raise ImageError(path, "empty file (0 bytes)")
         image = Image.open(path)
     except Image.DecompressionBombError as error:

@@ -235,3 +235,20 @@ def label_numbers(query: ImageSet, gallery: ImageSet) -> tuple[Tensor, Tensor]:
         for side in (query, gallery)
     )
     return query_numbers, gallery_numbers
+
+
+def refuse_learned_classes(encoder: CLIPEncoder, protocol: Protocol) -> None:
+    """A test on held-out classes means nothing for a model that has learned some of them.
+
+    Raises:
+        DataError: it has.
+    """
+    if protocol.holdout is None:
+        return
+    learned = sorted(encoder.trained_on & set(protocol.holdout.classes))
+    if learned:
+        raise DataError(
+            f"{encoder.model_name} has learned {len(learned):,} of the "
+            f"{len(protocol.holdout.classes):,} held-out classes, such as {shown(learned[0])}; use "
+            "the holdout_classes and holdout_seed it was trained with"
+        )

@@ -15,15 +15,20 @@ from lookalike.embedding.interchange import (
     require_pyarrow,
     save_embeddings,
 )
-from lookalike.errors import ConfigError, DataError, OutputError
+from lookalike.errors import ConfigError, OutputError
 from lookalike.evaluation.protocol import Holdout, Protocol, load_protocol
 from lookalike.evaluation.results import (
     metrics_document,
-    report_file,
     result_files,
     write_results,
 )
-from lookalike.evaluation.retrieval import Retrieval, evaluate_encoder, exclusions, retrieve
+from lookalike.evaluation.retrieval import (
+    Retrieval,
+    evaluate_encoder,
+    exclusions,
+    refuse_learned_classes,
+    retrieve,
+)
 from lookalike.evaluation.scores import QueryScores
 from lookalike.evaluation.trec import score_trec, write_trec
 from lookalike.files import shown, writable_folder, write_json
@@ -89,9 +94,9 @@ def evaluate(config: EvaluateConfig, *, progress: Progress | None = None) -> Eva
     about = {"embeddings_of": given or config.model_name, "config": asdict(config)}
     write_results(out, epoch, retrieval, protocol, about=about)
     _write_interchange(config, out, epoch, retrieval, protocol)
-    if config.report:
-        write_report(out, epoch, retrieval, protocol, progress=progress)
     files = _files_of(out, epoch, config, protocol)
+    if config.report:
+        files.append(write_report(out, epoch, retrieval, protocol, progress=progress))
     return EvaluateResult(epoch, retrieval.scores, retrieval, files, retrieval.unreadable)
 
 
@@ -107,7 +112,7 @@ def _retrieve_with_model(
         runtime.device
     )
     _refuse_to_replace(_files_of(out, encoder.epoch, config, protocol), config)
-    _refuse_learned_classes(encoder, protocol)
+    refuse_learned_classes(encoder, protocol)
     with runtime.autocast():
         dim = encoder.dim
     progress.note(f"model    {config.model_name} · {encoder.kind} {dim}-d")
@@ -166,8 +171,8 @@ def _write_interchange(
 
 
 def _files_of(out: Path, epoch: int, config: EvaluateConfig, protocol: Protocol) -> list[Path]:
-    """What an evaluation is going to write."""
-    files = [*result_files(out, epoch), *([report_file(out)] if config.report else [])]
+    """What an evaluation is going to write, but for the report, which is always the newest."""
+    files = [*result_files(out, epoch)]
     if config.trec:
         run, qrels = _trec_files(out, epoch)
         files += [run, qrels] if protocol.labelled else [run]
@@ -249,16 +254,3 @@ def _holdout_of(
         )
     same = (config.holdout_classes, config.holdout_seed) == (holdout.rule, holdout.seed)
     return holdout if same else None
-
-
-def _refuse_learned_classes(encoder: CLIPEncoder, protocol: Protocol) -> None:
-    """A test on held-out classes means nothing for a model that has learned some of them."""
-    if protocol.holdout is None:
-        return
-    learned = sorted(encoder.trained_on & set(protocol.holdout.classes))
-    if learned:
-        raise DataError(
-            f"{encoder.model_name} has learned {len(learned):,} of the "
-            f"{len(protocol.holdout.classes):,} held-out classes, such as {shown(learned[0])}; use "
-            "the holdout_classes and holdout_seed it was trained with"
-        )

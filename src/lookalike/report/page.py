@@ -35,6 +35,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # Not escaped to ASCII: a name of emoji would take three times the room.
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "sort_keys": True}
     environment.filters |= {"shown": shown, "brief": brief, "count": count, "bytes": human_bytes}
     return environment
 

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 from PIL import Image
 
+from lookalike.config import MAX_PILLOW_MEGAPIXELS
 from lookalike.data.decode import read_image
 from lookalike.errors import ImageError
 
@@ -70,7 +71,8 @@ class Thumbnails:
 
 @lru_cache(maxsize=4096)  # some 15 MB; the next epoch's report shows mostly the same pictures
 def _make_uri(path: str, side_px: int, changed_ns: int) -> str:  # noqa: ARG001 - part of the key
-    image = read_image(path, draft_px=2 * side_px)
+    # Whoever lists the picture has judged its size.
+    image = read_image(path, MAX_PILLOW_MEGAPIXELS, draft_px=2 * side_px)
     image.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     image.save(file, "WEBP", quality=70, method=4)

@@ -23,10 +23,21 @@ from lookalike.data.sources import (
     load_images,
 )
 from lookalike.data.transforms import Augmentation
-from lookalike.errors import ConfigError, DataError, Interrupted, NonFiniteError, OutputError
+from lookalike.errors import (
+    ConfigError,
+    DataError,
+    Interrupted,
+    LookalikeError,
+    NonFiniteError,
+    OutputError,
+)
 from lookalike.evaluation.protocol import Holdout, Protocol, find_holdout, load_protocol
-from lookalike.evaluation.results import write_results
-from lookalike.evaluation.retrieval import Retrieval, evaluate_encoder
+from lookalike.evaluation.results import report_file, result_files, write_results
+from lookalike.evaluation.retrieval import (
+    Retrieval,
+    evaluate_encoder,
+    refuse_learned_classes,
+)
 from lookalike.files import shown, writable_folder, write_json
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.progress import Progress
@@ -92,6 +103,8 @@ class Run:
             gradient_checkpointing=config.gradient_checkpointing,
             checkpoint=saved,
         ).to(runtime.device)
+        if self.protocol is not None and resume is None:
+            refuse_learned_classes(self.encoder, self.protocol)
         self.parameters = [p for _, p in self.encoder.trainable_parameters()]
         self.loss = SupConLoss(config.temperature)
         self.optimizer = make_optimizer(
@@ -196,7 +209,9 @@ class Run:
         """Measures the model as it is now, and writes the epoch's result files."""
         epoch, loss = self.state.epoch, self.state.loss
         if self.history and self.history[-1].epoch == epoch:
-            return  # a resumed run that was measured here before it stopped
+            if self._is_reported():
+                return  # a resumed run that was measured here before it stopped
+            self.history.pop()
         if self.protocol is None or self.eval_loader is None:
             self.history.append(EpochSummary(epoch, loss, None))
             return
@@ -224,16 +239,25 @@ class Run:
 
     def _report(self, retrieval: Retrieval, protocol: Protocol) -> None:
         """Writes the page to look at. Where that fails the run goes on: its results are safe."""
+        epoch = self.state.epoch
         try:
-            path = write_report(
-                self.out, self.state.epoch, retrieval, protocol, progress=self.progress
-            )
+            path = write_report(self.out, epoch, retrieval, protocol, progress=self.progress)
         except KeyboardInterrupt:
             self.save_and_stop()
-        except (DataError, OutputError) as error:
-            self.progress.warn(f"no report of epoch {self.state.epoch}: {error}")
+        except LookalikeError as error:
+            self.progress.warn(f"no report of epoch {epoch}: {error}")
+        # Whatever else a page can fail of, such as a plot library: training must not end with it.
+        except Exception as error:
+            self.progress.warn(f"no report of epoch {epoch}: {type(error).__name__}: {error}")
         else:
             self.files = [file for file in self.files if file != path] + [path]
+
+    def _is_reported(self) -> bool:
+        """Whether the report is that of the newest metrics, where there is to be one."""
+        if not self.config.report or self.protocol is None:
+            return True
+        report, metrics = report_file(self.out), result_files(self.out, self.state.epoch)[1]
+        return report.is_file() and report.stat().st_mtime_ns >= metrics.stat().st_mtime_ns
 
     def save_epoch(self) -> None:
         """Writes the checkpoint of the epoch just done; one of an interruption is outdated now."""
@@ -251,7 +275,8 @@ class Run:
         elif state.epoch:
             where = f"the end of epoch {state.epoch}"
         else:
-            raise Interrupted("stopped before the first step; there was nothing to save")
+            again = "; to start anew: --overwrite" if self.files else ""
+            raise Interrupted(f"stopped before the first step; there was nothing to save{again}")
         raise Interrupted(f"stopped at {where}, saved as {self._how_to_go_on()}")
 
     @contextmanager
@@ -302,7 +327,7 @@ class Run:
             path, self.state, config=self.config, encoder=self.encoder, optimizer=self.optimizer,
             scaler=self.scaler, sampler=self.sampler, runtime=self.runtime,
             train_fingerprint=self.fingerprint,
-            train_classes=sorted(set(self.images.labels or ())),
+            train_classes=sorted(self.encoder.trained_on.union(self.images.labels or ())),
             holdout=asdict(self.holdout) if self.holdout else None,
         )  # fmt: skip
         self.last_saved = path

@@ -6,6 +6,7 @@ This module loads no torch: the processes that scan files start in an instant.
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +51,8 @@ class PictureFacts:
 
 def describe_file(path: str, max_megapixels: float) -> PictureFacts:
     """Decodes a file in full and says what it is; never raises for what a file holds."""
+    if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would wait for ever
+        return PictureFacts(reason="no file but a pipe, socket, device or folder")
     try:
         sha256 = _file_sha256(path)
     except OSError as error:
@@ -60,9 +63,18 @@ def describe_file(path: str, max_megapixels: float) -> PictureFacts:
             stored_as, mode = header.format or "", header.mode
         return _describe(image, sha256, stored_as, mode)
     except ImageError as error:
+        if _may_pass(error.__cause__):
+            return PictureFacts(reason=f"cannot be read just now ({error.reason})")
         return PictureFacts(reason=error.reason, sha256=sha256)
     except (MemoryError, OSError, ValueError) as error:
         return PictureFacts(reason=f"cannot be read just now ({error or type(error).__name__})")
+
+
+def _may_pass(cause: BaseException | None) -> bool:
+    """Whether the machine failed rather than the file: no memory left, a disk or network fault."""
+    return isinstance(cause, MemoryError) or (
+        isinstance(cause, OSError) and cause.errno is not None
+    )
 
 
 def luma_of(thumb: bytes) -> Float32[np.ndarray, "32 32"]:

@@ -60,7 +60,8 @@ def metric_curves(epochs: Sequence[Document]) -> Figure | None:
             hovertemplate=f"epoch %{{x}}<br>{metric} %{{y:.1%}}<extra></extra>",
         )
     figure.update_xaxes(title="epoch", dtick=1 if len(measured) <= 12 else None)
-    figure.update_yaxes(tickformat=".0%")
+    # Where all is right, or all is wrong, a range of its own would end above 100%.
+    figure.update_yaxes(tickformat=".0%", maxallowed=1.02, minallowed=-0.02)
     return _plain(figure)
 
 

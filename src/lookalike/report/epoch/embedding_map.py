@@ -30,6 +30,11 @@ class EmbeddingMap:
     method: str
 
 
+def has_tsne() -> bool:
+    """Whether scikit-learn is installed."""
+    return find_spec("sklearn") is not None
+
+
 def choose_points(
     retrieval: Retrieval, *, seed: int = 0, max_points: int = MAX_POINTS
 ) -> list[Point]:
@@ -87,7 +92,7 @@ def project(
     distances, starting from the two principal components.
     """
     rows = normalize(embeddings, dim=1)
-    if len(rows) <= _FEW or find_spec("sklearn") is None:
+    if len(rows) <= _FEW or not has_tsne():
         return principal_components(rows), "PCA"
     from sklearn.manifold import TSNE
 

@@ -77,7 +77,8 @@ def query_column(document: Document | None, like: Document, metric: str) -> np.n
 
 def _belongs_to(document: Document, current: Document) -> bool:
     same_run: bool = document.get("run") == current["run"]
-    same_protocol: bool = document["protocol"]["fingerprint"] == current["protocol"]["fingerprint"]
+    mine, theirs = current["protocol"], document.get("protocol") or {}
+    same_protocol: bool = theirs.get("fingerprint") == mine["fingerprint"]
     return same_run and same_protocol and "health" in document
 
 

@@ -20,6 +20,7 @@ from lookalike.report.epoch.embedding_map import (
     EmbeddingMap,
     choose_points,
     draw_map,
+    has_tsne,
     num_mappable,
 )
 from lookalike.report.epoch.history import Document, History, query_column, read_history
@@ -118,8 +119,9 @@ def _facts(
     """All that the template needs."""
     from plotly.offline import get_plotlyjs
 
-    now, cards = history.current, cards_of(history)
+    now, cards, totals = history.current, cards_of(history), _totals(outcome)
     classes = class_rows(now, history.before, confusions)
+    listed = {shown.pictures.class_number(row.label): row for row in classes[:MAX_CLASSES]}
     figures = {
         "curves": charts.metric_curves(history.epochs),
         "similarity": charts.similarity_histogram(now, history.before),
@@ -134,22 +136,24 @@ def _facts(
         "headline": HEADLINE,
         "cards": cards,
         "verdict": verdict_on(cards[0], now["epoch"]) if cards else None,
-        "num_wrong": int((outcome.answerable & ~outcome.right).sum()),
-        "num_scored": int(outcome.answerable.sum()),
+        "totals": totals,
         "num_without_answer": retrieval.num_without_answer,
         "compared": _previous_recall(history) is not None,
-        "num_fixed": int((outcome.change == 1).sum()),
-        "num_broken": int((outcome.change == -1).sum()),
         "confusions": confusions[:CONFUSIONS],
-        "classes": classes[:MAX_CLASSES],
+        "classes": listed,
         "num_classes": len(classes),
         "health": health_rows(history),
         "method": shown.flat.method,
+        "clearer_map": not has_tsne(),
         "num_mapped": len(shown.flat.points),
         "num_mappable": num_mappable(retrieval),
         "figures": figures,
         "plotly": get_plotlyjs(),
-        "data": _data(shown, confusions, history),
+        "data": _data(shown, confusions, history)
+        | {
+            "class_totals": {number: row.num_queries for number, row in listed.items()},
+            "totals": totals,
+        },
         "thumbnails": shown.thumbnails.uris,
         "left_out": _left_out(shown, retrieval, len(classes), now["health"]),
         "protocol": now["protocol"],
@@ -204,6 +208,19 @@ def _data(shown: _Shown, confusions: list[Confusion], history: History) -> dict[
         ],
         "labelled": history.measured,
         "pictures": pictures.columns(shown.thumbnails.number_of),
+    }
+
+
+def _totals(outcome: Outcome) -> dict[str, int]:
+    """How many queries there are of each kind that the page can list, whether or not it does."""
+    answerable = int(outcome.answerable.sum())
+    return {
+        "all": len(outcome.first),
+        "worst": answerable,
+        "wrong": int((outcome.answerable & ~outcome.right).sum()),
+        "fixed": int((outcome.change == 1).sum()),
+        "broken": int((outcome.change == -1).sum()),
+        "unanswerable": len(outcome.first) - answerable,
     }
 
 

@@ -50,6 +50,7 @@ const search = document.getElementById("search");
 const picker = document.getElementById("confusion");
 const buttons = [...document.querySelectorAll(".choice button")];
 let filter = data.labelled ? "worst" : "all";
+let ofClass = null; // the number of a class that was chosen in the table
 let listed = [];
 
 const framed = (picture, kind, alt) => {
@@ -120,16 +121,22 @@ const list = () => {
   const chosen = picker?.value ? confusions[picker.value] : null;
   const from = filter === "all" ? queries : worstFirst;
   listed = from.filter((query) => FILTERS[filter](query) && (!words || query.words.includes(words)) &&
+    (ofClass === null || labels[query.picture] === ofClass) &&
     (!chosen || confused(query, chosen.label, chosen.takenFor)));
   for (const button of buttons) button.setAttribute("aria-pressed", button.dataset.filter === filter);
   const number = listed.length;
-  counted.textContent = number === 0 ? "No query is like this."
-    : `${count(number)} ${number === 1 ? "query" : "queries"}${filter === "all" ? "" : ", worst first"}`;
+  // Where only a choice of queries is in this file, how many there are of the kind in all.
+  const total = ofClass !== null ? data.class_totals[ofClass] : words || chosen ? undefined : data.totals[filter];
+  const many = total > number ? `${count(number)} of ${count(total)} queries, those in this file`
+    : `${count(number)} ${number === 1 ? "query" : "queries"}`;
+  counted.textContent = number === 0 ? "No query in this file is like this."
+    : `${many}${ofClass === null ? "" : ` of class ${classes[ofClass]}`}${filter === "all" ? "" : ", worst first"}`;
   strips.replaceChildren();
   showMore();
 };
 
 const choose = (changes) => {
+  ofClass = changes.ofClass ?? null;
   filter = changes.filter ?? (data.labelled ? "worst" : "all");
   search.value = changes.search ?? "";
   if (picker) picker.value = changes.confusion ?? "";
@@ -139,6 +146,7 @@ const choose = (changes) => {
 for (const button of buttons)
   button.addEventListener("click", () => {
     filter = button.dataset.filter;
+    ofClass = null;
     list();
   });
 for (const tile of document.querySelectorAll("a[data-filter]"))
@@ -147,14 +155,20 @@ for (const tile of document.querySelectorAll("a[data-confusion]"))
   tile.addEventListener("click", () => choose({ filter: "wrong", confusion: tile.dataset.confusion }));
 for (const button of document.querySelectorAll("button[data-class]"))
   button.addEventListener("click", () => {
-    choose({ search: button.dataset.class });
+    choose({ filter: "all", ofClass: Number(button.dataset.class) });
     document.getElementById("queries").scrollIntoView();
-    search.focus({ preventScroll: true });
+    counted.focus({ preventScroll: true });
   });
 confusions.forEach(({ label, takenFor, number }, i) =>
   picker?.append(new Option(`${classes[label]} → ${classes[takenFor]} (${count(number)})`, i)));
-picker?.addEventListener("change", list);
-search.addEventListener("input", list);
+picker?.addEventListener("change", () => {
+  ofClass = null;
+  list();
+});
+search.addEventListener("input", () => {
+  ofClass = null;
+  list();
+});
 more.addEventListener("click", showMore);
 list();
 
@@ -187,7 +201,7 @@ const drawPlots = () => {
   for (const plot of document.querySelectorAll(".plot")) {
     const name = plot.dataset.figure;
     Plotly.react(plot, resolved(figures[name].data), layoutOf(name), {
-      responsive: true, displaylogo: false, displayModeBar: false, scrollZoom: name === "map" && !touch,
+      responsive: true, displaylogo: false, displayModeBar: false, // the wheel scrolls the page
     });
   }
 };
