@@ -14,6 +14,7 @@ from PIL import Image, ImageEnhance
 
 import lookalike
 from lookalike.checkup.findings import KINDS, SEVERITIES, CheckResult, Finding
+from lookalike.checkup.reading.scan import scan
 from lookalike.checkup.structure import class_key
 from lookalike.cli.main import main
 from lookalike.errors import ConfigError, DataError, Interrupted, OutputError
@@ -282,10 +283,71 @@ def test_extremes_are_found(check: Check, data: Path) -> None:
     }  # fmt: skip
 
 
-def test_a_model_adds_wrong_labels_and_its_input_size(check: Check, tiny_clip: Path) -> None:
+def test_a_model_adds_wrong_labels_and_its_input_size(
+    check: Check, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     result = check(model_name=str(tiny_clip))
     assert not any("--model-name" in one for one in result.left_out)
     assert of_kind(result, "below_model_input") == []
+    monkeypatch.setattr("lookalike.checkup.run._input_px", lambda encoder: 121)
+    (found,) = of_kind(check(model_name=str(tiny_clip)), "below_model_input")
+    assert found.says == "28 of 28 have a shorter side under 121 px"
+
+
+def test_what_vanishes_before_it_is_embedded_is_named(
+    check: Check, data: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = data / "train/kiwi/kiwitrain1.png"
+
+    def scan_and_lose(*args: Any, **options: Any) -> Any:
+        facts = scan(*args, **options)
+        lost.unlink()
+        return facts
+
+    monkeypatch.setattr("lookalike.checkup.run.scan", scan_and_lose)
+    result = check(model_name=str(tiny_clip))
+    (found,) = of_kind(result, "unreadable")
+    assert names(found) == ["train/kiwi/kiwitrain1.png"]
+    assert "changed during the check" in json.dumps(result.document())
+    assert result.must_mend
+
+
+def test_of_a_test_table_only_test_rows_count(check: Check, data: Path) -> None:
+    rows = [
+        f"{path.relative_to(data).as_posix()},{path.parent.name},{split}"
+        for split in ("train", "test")
+        for path in sorted((data / split).rglob("*.png"))
+    ]
+    (data / "all.csv").write_text("\n".join(["path,label,split", *rows]))
+    result = check(test=str(data / "all.csv"))
+    assert [(s.name, s.num_files) for s in result.splits] == [("train", 20), ("test", 8)]
+    assert not result.must_mend
+    both = check(data=str(data / "all.csv"), test=str(data / "test"))
+    assert [(s.name, s.num_files) for s in both.splits] == [
+        ("train", 20), ("test of all.csv", 8), ("test of test", 8)
+    ]  # fmt: skip
+    assert len(of_kind(both, "exact_copies_other_split")) == 8
+
+
+def test_queries_in_their_own_gallery_are_a_leak(check: Check, data: Path) -> None:
+    (data / "test/pear/copy.png").write_bytes((data / "test/pear/peartest0.png").read_bytes())
+    rows = [
+        f"{path.relative_to(data).as_posix()},{path.parent.name},{'copy' in path.name}"
+        for path in sorted((data / "test").rglob("*.png"))
+    ]
+    (data / "test.csv").write_text("\n".join(["path,label,is_query", *rows]))
+    result = check(test=str(data / "test.csv"))
+    assert [s.name for s in result.splits] == ["train", "test query", "test gallery"]
+    assert kinds(result) == ["exact_copies_other_split"]
+
+
+def test_without_a_training_split_sizes_are_held_against_nothing(check: Check, data: Path) -> None:
+    rows = [f"{path.relative_to(data).as_posix()},{path.parent.name},{'AB'['test' in path.name]}"
+            for path in sorted(data.rglob("*.png"))]  # fmt: skip
+    (data / "all.csv").write_text("\n".join(["path,label,split", *rows]))
+    result = check(data=str(data / "all.csv"), test=None, n_samples_per_class=9)
+    assert result.classes is None
+    assert any("no split is called train" in one for one in result.left_out)
 
 
 def test_a_wrong_label_is_shown_among_its_neighbours(

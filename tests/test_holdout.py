@@ -91,3 +91,28 @@ def test_a_source_without_a_held_out_class_says_so(
     config = config_from(TrainConfig, settings(holdout_classes="0.5", n_classes_per_batch=3))
     with pytest.raises(DataError, match="no picture of the 3 held-out classes"):
         lookalike.train(config, progress=SilentProgress())
+
+
+def test_a_model_that_has_learned_everything_is_not_tested_as_if_it_had_not(
+    settings: Settings, photos: Path, tmp_path: Path
+) -> None:
+    lookalike.train(config_from(TrainConfig, settings()), progress=SilentProgress())
+    all_learned = str(photos / "out" / "weights" / "encoder_epoch_01.pth")
+    knobs = settings(model_name=all_learned, holdout_classes="0.5", n_classes_per_batch=3,
+                     out=str(tmp_path / "second"))  # fmt: skip
+    config = config_from(TrainConfig, knobs)
+    with pytest.raises(DataError, match="has learned 3 of the 3 held-out classes"):
+        lookalike.train(config, progress=SilentProgress())
+    # Trained further on some classes, it has still learned the others.
+    half = settings(model_name=all_learned, train=str(half_of(photos)), out=str(tmp_path / "third"),
+                    n_classes_per_batch=3)  # fmt: skip
+    lookalike.train(config_from(TrainConfig, half), progress=SilentProgress())
+    checkpoint = read_checkpoint(tmp_path / "third" / "weights" / "encoder_epoch_01.pth")
+    assert len(checkpoint["train_classes"]) == 6
+
+
+def half_of(photos: Path) -> Path:
+    """The training pictures of three classes."""
+    for label in ("classa", "classb", "classc"):
+        shutil.copytree(photos / "train" / label, photos / "half" / label)
+    return photos / "half"

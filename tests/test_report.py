@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import draw
-from report_cases import images, large, leave_one_out, synthetic, written
+from report_cases import embeddings, images, large, leave_one_out, synthetic, written
 from sklearn.metrics import roc_auc_score
 
 import lookalike
 from lookalike.config import EvaluateConfig, TrainConfig
 from lookalike.errors import DataError, OutputError
 from lookalike.evaluation.health import histogram
-from lookalike.evaluation.results import result_files, write_results
+from lookalike.evaluation.results import report_file, result_files, write_results
 from lookalike.evaluation.retrieval import Retrieval
 from lookalike.evaluation.statistics import PairedTest
 from lookalike.progress import SilentProgress
@@ -102,17 +102,20 @@ def test_a_resumed_run_shows_the_epochs_before_it(settings: Settings, photos: Pa
     assert part(page, "figures")["curves"]["data"][0]["x"] == [0, 1, 2]
 
 
+@pytest.mark.parametrize(
+    ("error", "words"), [(OutputError("no room"), "no room"), (ValueError("x"), "ValueError: x")]
+)
 def test_a_report_that_cannot_be_written_costs_no_epoch(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    error: Exception, words: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: Any, **options: Any) -> Path:
-        raise OutputError("no room")
+        raise error
 
     monkeypatch.setattr(run, "write_report", fail)
     told = Told()
     result = lookalike.train(config_from(TrainConfig, settings(report=True)), progress=told)
     assert [one.epoch for one in result.history] == [0, 1]
-    assert told.warnings == ["no report of epoch 0: no room", "no report of epoch 1: no room"]
+    assert told.warnings == [f"no report of epoch {epoch}: {words}" for epoch in (0, 1)]
     assert "report.html" not in {path.name for path in result.files}
 
 
@@ -130,6 +133,24 @@ def test_ctrl_c_while_the_report_is_drawn_points_at_the_epoch_just_saved(
     with pytest.raises(lookalike.errors.Interrupted, match=r"--resume \S*encoder_epoch_01\.pth"):
         train(settings(report=True))
     assert result_files(photos / "out", 1)[1].exists()
+    monkeypatch.setattr(run, "write_report", real)
+    metrics = result_files(photos / "out", 1)[1].read_text()
+    knobs = config_from(TrainConfig, settings(report=True))
+    resumed = lookalike.train(knobs, resume=photos / "out/weights/encoder_epoch_01.pth",
+                              progress=Told())  # fmt: skip
+    assert [one.epoch for one in resumed.history] == [0, 1]
+    assert result_files(photos / "out", 1)[1].read_text() == metrics
+    assert "Retrieval report · epoch 1" in report_file(photos / "out").read_text()
+
+
+def test_a_name_of_emoji_takes_no_more_room_than_it_must(tmp_path: Path) -> None:
+    sizes = {}
+    for letter in ("x", "\N{GRINNING FACE}"):
+        side = images([f"{letter * 90}{i}.jpg" for i in range(60)], list("abcdef") * 10)
+        made = leave_one_out(embeddings(torch.arange(60) % 6, noise=1.0), side)
+        sizes[letter] = len(written(tmp_path / letter, 0, made).encode())
+    plain, emoji = sizes.values()
+    assert 60 * 90 * 2 < emoji - plain < 60 * 90 * 4
 
 
 def test_a_report_changes_nothing_that_is_learned(settings: Settings, photos: Path) -> None:

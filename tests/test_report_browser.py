@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import draw
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from report_cases import embeddings, images, leave_one_out, synthetic, written
+from report_cases import embeddings, images, large, leave_one_out, synthetic, written
 
 pytestmark = pytest.mark.browser
 
@@ -163,13 +163,39 @@ def test_search_finds_names_and_classes_and_says_when_there_is_none(page: Page) 
     page.get_by_role("searchbox").fill("picture 07")
     expect(page.locator(".strip")).to_have_count(1)
     page.get_by_role("searchbox").fill("no such thing")
-    expect(page.locator("#counted")).to_have_text("No query is like this.")
+    expect(page.locator("#counted")).to_have_text("No query in this file is like this.")
 
 
 def test_a_class_of_the_table_leads_to_its_queries(page: Page) -> None:
     page.get_by_role("button", name="class 05", exact=True).click()
     expect(page.locator(".strip")).to_have_count(3)
     expect(page.locator("#queries-title")).to_be_in_viewport()
+
+
+def test_a_class_is_found_by_what_it_is_not_by_letters_it_shares(
+    browser: Browser, tmp_path: Path
+) -> None:
+    of_class = torch.arange(60) % 20  # "1" is a part of "10" and of every picture's name
+    side = images(
+        [f"1{i:02}.png" for i in range(60)], [str(n) for n in of_class.tolist()], tmp_path
+    )
+    written(tmp_path, 0, leave_one_out(embeddings(of_class, noise=0.7), side))
+    for page in opened(browser, tmp_path / "results" / "report.html", DESKTOP):
+        page.get_by_role("button", name="1", exact=True).click()
+        expect(page.locator(".strip")).to_have_count(3)
+        expect(page.locator("#counted")).to_have_text("3 queries of class 1")
+        page.get_by_role("button", name="All", exact=True).click()
+        expect(page.locator("#counted")).to_have_text("60 queries")
+
+
+def test_where_queries_are_a_choice_the_whole_number_is_told(
+    browser: Browser, tmp_path: Path
+) -> None:
+    written(tmp_path, 0, large(5000, 50))
+    for page in opened(browser, tmp_path / "results" / "report.html", DESKTOP):
+        total = page.locator(".tile[data-filter=wrong] strong").inner_text()
+        page.locator(".tile[data-filter=wrong]").click()
+        expect(page.locator("#counted")).to_contain_text(f" of {total} queries, those in this file")
 
 
 def test_the_keyboard_reaches_the_controls_and_they_answer(page: Page) -> None:

@@ -19,6 +19,8 @@ from PIL import Image
 from lookalike.checkup.reading.picture import PictureFacts, chroma_of, describe_file, luma_of
 from lookalike.checkup.reading.scan import scan
 from lookalike.checkup.reading.workers import describe_files
+from lookalike.data.decode import read_image
+from lookalike.errors import ImageError
 from lookalike.progress import SilentProgress
 
 LIMIT = 10.0
@@ -121,6 +123,28 @@ def test_what_is_unreadable_is_remembered_and_what_fails_for_the_moment_is_not(
         assert not facts[0].readable
         assert facts[1].reason == "No such file or directory"
     assert reader.asked == [str(broken), str(missing), str(missing)]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(5, "Input/output error")])
+def test_a_machine_that_fails_is_not_held_against_the_file(
+    files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*args: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("PIL.ImageFile.ImageFile.load", fail)
+        assert not any(one.readable for one in read(files, tmp_path / "scan.sqlite"))
+    assert all(one.readable for one in read(files, tmp_path / "scan.sqlite"))
+
+
+def test_a_pipe_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link.png"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    assert "pipe" in str(describe_file(str(link), LIMIT).reason)
+    with pytest.raises(ImageError, match="pipe"):
+        read_image(str(link))
 
 
 def test_a_file_that_is_listed_twice_is_known_twice(files: list[str], tmp_path: Path) -> None:

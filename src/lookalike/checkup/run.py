@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from lookalike.checkup.copies.groups import exact_findings, near_findings
 from lookalike.checkup.findings import KINDS, CheckResult, ClassSizes, Files, Finding, Split
 from lookalike.checkup.labels import MIN_CLASS_SIZE, class_numbers, judge_labels
 from lookalike.checkup.page import write_page
+from lookalike.checkup.reading.picture import PictureFacts
 from lookalike.checkup.reading.scan import SCAN_FILE, scan
 from lookalike.checkup.structure import (
     class_key,
@@ -62,11 +64,14 @@ def check(config: CheckConfig, *, progress: Progress | None = None) -> CheckResu
     if config.model_name is not None:  # before anything is read: it may not be there
         encoder = CLIPEncoder(config.model_name, embedding=config.embedding).to(runtime.device)
     files = _read(sources, config, out, progress)
-    embeddings = _embed(files, encoder, config, runtime, progress) if encoder else None
+    embeddings = None
+    if encoder is not None:
+        embeddings, files = _embed(files, encoder, config, runtime, progress)
     findings, copies = _find_copies(files, embeddings, config, runtime, progress)
-    sizes = class_sizes(
-        files, _training_split(files), config.n_classes_per_batch, config.n_samples_per_class
-    )
+    training = _training_split(files)
+    sizes = None
+    if training is not None:
+        sizes = class_sizes(files, training, config.n_classes_per_batch, config.n_samples_per_class)
     findings += small_classes(files, sizes) if sizes else ()
     names, why_no_names = repeated_names(files, copies)
     wrong, left_out = _wrong_labels(files, embeddings, copies, config)
@@ -79,6 +84,8 @@ def check(config: CheckConfig, *, progress: Progress | None = None) -> CheckResu
         *wrong,
     ]
     left_out += [why_no_names] if why_no_names else []
+    if training is None:
+        left_out.append("class sizes against K: no split is called train")
     return _written(config, out, files, sources, findings, sizes, left_out, progress)
 
 
@@ -106,13 +113,29 @@ def _sources(config: CheckConfig, progress: Progress) -> list[tuple[str, str, Im
                               "another folder with --out")  # fmt: skip
         images = load_images(source, progress)
         _refuse_folders_of_splits(source, images)
-        if images.splits is None:
-            found.append((name, source, images))
-            continue
-        for split in sorted(set(images.splits), key=lambda split: (split != "train", split)):
-            label = split if name == "train" else f"{name}/{split}"
-            found.append((label, source, images.of_split(split)))
-    return found
+        if name != "train":  # of a table what training and evaluation would take
+            found += _sides(name, source, images.of_split("test", name))
+        elif images.splits is None:
+            found += _sides(name, source, images)
+        else:
+            for split in sorted(set(images.splits), key=lambda split: (split != "train", split)):
+                found += _sides(split, source, images.of_split(split))
+    names = Counter(name for name, _, _ in found)
+    return [
+        (f"{name} of {os.path.basename(source)}" if names[name] > 1 else name, source, images)
+        for name, source, images in found
+    ]
+
+
+def _sides(name: str, source: str, images: ImageSet) -> list[tuple[str, str, ImageSet]]:
+    """A split, or its queries and its gallery, which are searched in each other."""
+    if images.is_query is None or len(set(images.is_query)) < 2:
+        return [(name, source, images)]
+    sides = [
+        (side, images.subset(i for i, flag in enumerate(images.is_query) if flag == wanted))
+        for side, wanted in (("query", True), ("gallery", False))
+    ]
+    return [(f"{name} {side}", source, some) for side, some in sides]
 
 
 def _refuse_folders_of_splits(source: str, images: ImageSet) -> None:
@@ -154,11 +177,11 @@ def _read(
 
 def _embed(
     files: Files, encoder: CLIPEncoder, config: CheckConfig, runtime: Runtime, progress: Progress
-) -> Float32[Tensor, "n dim"] | None:
-    """Embeddings of all files, zeros for those that cannot be read."""
+) -> tuple[Float32[Tensor, "n dim"] | None, Files]:
+    """Embeddings of all files, zeros for unreadable ones; and the files as they are by now."""
     readable = [position for position, facts in enumerate(files.facts) if facts.readable]
     if not readable:
-        return None
+        return None, files
     progress.note(f"model    {config.model_name} · {encoder.kind} · {runtime.describe()}")
     loader = ImageLoader(
         [files.paths[position] for position in readable],
@@ -170,7 +193,12 @@ def _embed(
     result = torch.zeros(len(files), embedded.embeddings.shape[1])
     rows = torch.tensor(readable)[torch.from_numpy(embedded.positions)]
     result[rows] = embedded.embeddings
-    return result
+    gone = {one.path: one.reason for one in embedded.unreadable}
+    facts = [
+        PictureFacts(reason=f"changed during the check: {gone[path]}") if path in gone else known
+        for path, known in zip(files.paths, files.facts, strict=True)
+    ]
+    return result, replace(files, facts=facts)
 
 
 def _find_copies(
@@ -203,8 +231,11 @@ def _input_px(encoder: CLIPEncoder | None) -> int | None:
     return min(encoder.preprocessing.height, encoder.preprocessing.width)
 
 
-def _training_split(files: Files) -> str:
-    return "train" if "train" in files.splits else files.splits[0]
+def _training_split(files: Files) -> str | None:
+    """The split to learn from; None where none is called so and there are several."""
+    splits = list(dict.fromkeys(files.splits))
+    named = [split for split in splits if split.startswith("train")]
+    return named[0] if named else splits[0] if len(splits) == 1 else None
 
 
 def _wrong_labels(

@@ -107,6 +107,7 @@ def _add_train(verbs: Any) -> None:
             writes, below --out:
               results/retrieval_results_epoch_XX.json   query file -> its top_k gallery files
               results/metrics_epoch_XX.json             metrics, protocol, similarities
+              results/report.html                       the page to look at
               weights/encoder_epoch_XX.pth              model, optimiser, all a resume needs
         """),
     )
@@ -201,7 +202,7 @@ def _add_check(verbs: Any) -> None:
               2  the check could not be done
 
             writes, below --out:
-              check.html    every finding with its pictures, in one file
+              check.html    the findings with their pictures, in one file
               check.json    every finding in full
               scan.sqlite   what was read, so that the next check is quick
         """),

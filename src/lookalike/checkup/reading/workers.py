@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 
 from lookalike.checkup.reading.picture import PictureFacts, describe_file
@@ -77,7 +79,8 @@ class _Worker:
         self.connection, theirs = context.Pipe()
         arguments = (theirs, self._describe, self._max_megapixels)
         self._process = context.Process(target=_serve, args=arguments, daemon=True)
-        self._process.start()
+        with _uninterrupted():
+            self._process.start()
         theirs.close()
         self.since = time.monotonic()
         self.started = False
@@ -103,7 +106,8 @@ class _Worker:
             self._process.join()
             if not self.started:
                 raise DataError(
-                    "a process that reads pictures cannot be started; try --num-workers 0"
+                    "a process that reads pictures cannot be started; in a script, call check "
+                    "below if __name__ == '__main__':, or try --num-workers 0"
                 ) from None
             code = self._process.exitcode or 0
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
@@ -127,6 +131,19 @@ class _Worker:
         self._process.kill()
         self._process.join()
         self.connection.close()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """What starts in here does not hear Ctrl-C, not even before its first line of ours."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _serve(connection: Connection, describe: Describe, max_megapixels: float) -> None:
