@@ -7,13 +7,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from lookalike.evaluation.health import (
     BINS,
     alignment,
     effective_rank,
+    histogram,
     measure_health,
     pair_similarities,
+    separation,
 )
 
 
@@ -118,3 +121,14 @@ def test_no_pair_at_all_is_no_number_and_no_error() -> None:
                                 exact_pairs=1, drawn_pairs=20)  # fmt: skip
     assert sampled.positive is not None
     assert len(sampled.positive) == 0
+
+
+def test_separation_is_the_area_under_the_roc_curve() -> None:
+    generator = np.random.default_rng(0)
+    positive, negative = generator.uniform(-0.2, 0.9, 300), generator.uniform(-0.9, 0.5, 900)
+    truth = roc_auc_score([1] * 300 + [0] * 900, np.concatenate([positive, negative]))
+    positives, negatives = (
+        histogram(torch.tensor(some, dtype=torch.float32)) for some in (positive, negative)
+    )
+    assert separation(positives, negatives) == pytest.approx(truth, abs=2e-3)
+    assert separation(positives, [0] * 100) is None

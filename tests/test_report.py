@@ -14,18 +14,16 @@ import pytest
 import torch
 from conftest import draw
 from report_cases import embeddings, images, large, leave_one_out, synthetic, written
-from sklearn.metrics import roc_auc_score
 
 import lookalike
 from lookalike.config import EvaluateConfig, TrainConfig
 from lookalike.errors import DataError, OutputError
-from lookalike.evaluation.health import histogram
 from lookalike.evaluation.results import report_file, result_files, write_results
 from lookalike.evaluation.retrieval import Retrieval
 from lookalike.evaluation.statistics import PairedTest
 from lookalike.progress import SilentProgress
 from lookalike.recipes import config_from
-from lookalike.report.epoch import charts, embedding_map, queries, summary, write
+from lookalike.report.epoch import embedding_map, queries, summary, write
 from lookalike.report.epoch.history import read_history
 from lookalike.report.epoch.queries import Confusion, choose_queries, find_confusions, outcome_of
 from lookalike.report.thumbnails import Thumbnails
@@ -315,18 +313,6 @@ def test_queries_and_first_results_get_their_thumbnails_before_later_ones() -> N
 
 
 # --- Numbers and words ---------------------------------------------------------------------------
-
-
-def test_separation_is_the_area_under_the_roc_curve() -> None:
-    generator = np.random.default_rng(0)
-    positive, negative = generator.uniform(-0.2, 0.9, 300), generator.uniform(-0.9, 0.5, 900)
-    document = {"health": {"histogram": {
-        "low": -1.0, "high": 1.0,
-        "positives": histogram(torch.tensor(positive, dtype=torch.float32)),
-        "negatives": histogram(torch.tensor(negative, dtype=torch.float32)),
-    }}}  # fmt: skip
-    truth = roc_auc_score([1] * 300 + [0] * 900, np.concatenate([positive, negative]))
-    assert charts.separation(document) == pytest.approx(truth, abs=2e-3)
 
 
 @pytest.mark.parametrize(

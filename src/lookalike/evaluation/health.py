@@ -8,7 +8,7 @@ are no pair. Where there are too many pairs to look at, a seeded sample of them 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +96,23 @@ def histogram(similarities: Similarities) -> list[int]:
     return torch.bincount(bins, minlength=BINS).tolist()
 
 
+def separation(positives: Sequence[int], negatives: Sequence[int]) -> float | None:
+    """How often a pair of one class is more similar than a pair of two; None without such pairs.
+
+    The area under the ROC curve (0.5 is chance, 1 is perfect), from two histograms of the same
+    bins: pairs within one bin count as ties, which count half. Below all of the first lie above
+    half of the second and tie with the other half.
+
+    >>> separation([0, 4], [5, 5])
+    0.75
+    """
+    if not sum(positives) or not sum(negatives):
+        return None
+    shares = torch.tensor(negatives, dtype=torch.float64) / sum(negatives)
+    below = shares.cumsum(dim=0) - shares / 2
+    return float(torch.tensor(positives, dtype=torch.float64) @ below) / sum(positives)
+
+
 def measure_health(
     query: Float32[Tensor, "queries dim"],
     gallery: Float32[Tensor, "gallery dim"],
@@ -109,7 +126,9 @@ def measure_health(
     rows = gallery
     if len(gallery) > RANK_ROWS:
         rows = gallery[torch.randperm(len(gallery), generator=_generator(seed))[:RANK_ROWS]]
+    histograms = _histograms(pairs)
     return {
+        "separation": histograms and separation(histograms["positives"], histograms["negatives"]),
         "alignment": None if pairs.positive is None else _or_none(alignment, pairs.positive),
         "uniformity": _or_none(uniformity, pairs.any),
         "effective_rank": effective_rank(normalize(rows, dim=1)),
@@ -117,7 +136,7 @@ def measure_health(
         "dim": gallery.shape[1],
         "pairs": "drawn" if pairs.drawn else "all",
         "num_pairs": len(pairs.any),
-        "histogram": _histograms(pairs),
+        "histogram": histograms,
     }
 
 

@@ -106,20 +106,6 @@ def similarity_histogram(now: Document, before: Document | None) -> Figure | Non
     return _plain(figure)
 
 
-def separation(document: Document) -> float | None:
-    """How often a pair of one class is more similar than a pair of two, ties counting half.
-
-    Computed from the histogram, so pairs within one bin count as ties. It is the area under
-    the ROC curve: 0.5 is chance, 1 is perfect.
-    """
-    found = _histogram_of(document)
-    if found is None or not sum(found["positives"]) or not sum(found["negatives"]):
-        return None
-    positives, negatives = _shares(found["positives"]), np.array(_shares(found["negatives"]))
-    below = np.cumsum(negatives) - negatives / 2
-    return float(np.dot(positives, below))
-
-
 def map_figure(flat: EmbeddingMap, pictures: Pictures, outcome: Outcome | None) -> Figure:
     """The map: coloured by class where these are few, else by whether the first result is right."""
     import plotly.graph_objects as go

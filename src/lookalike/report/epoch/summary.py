@@ -10,7 +10,6 @@ import numpy as np
 
 from lookalike.evaluation.scores import HEADLINE
 from lookalike.evaluation.statistics import PairedTest, paired_tests
-from lookalike.report.epoch.charts import separation
 from lookalike.report.epoch.history import Document, History, query_column
 from lookalike.report.epoch.queries import Confusion
 
@@ -204,8 +203,8 @@ def health_rows(history: History) -> list[HealthRow]:
     rows = [
         HealthRow(
             "Separation",
-            separation(history.before) if history.before else None,
-            separation(history.current),
+            before.get("separation"),
+            now["separation"],
             3,
             "How often two pictures of one class are more alike to the model than two of "
             "different classes. 1 is always; 0.5 is chance.",
