@@ -566,3 +566,19 @@ def test_ctrl_c_says_how_to_go_on(check: Check, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("lookalike.checkup.reading.scan._remember", stop)
     with pytest.raises(Interrupted, match="The same command goes on there"):
         check()
+
+
+def test_ctrl_c_after_the_reading_says_what_is_kept(
+    check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lookalike.checkup.run.near_copies", stop)
+    with pytest.raises(Interrupted, match=r"kept in \S*scan\.sqlite"):
+        check()
+
+
+def test_what_a_system_leaves_in_every_folder_is_no_trouble(check: Check, data: Path) -> None:
+    (data / "train/apple/.DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    assert not check().must_mend

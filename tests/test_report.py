@@ -321,7 +321,7 @@ def test_queries_and_first_results_get_their_thumbnails_before_later_ones() -> N
         (0.0001, "in at most 1 of 10,000 cases"),
         (0.002, "in at most 20 of 10,000 cases"),
         (0.034, "in about 3 of 100 cases"),
-        (1.0, "practically always"),
+        (1.0, "nearly always"),
     ],
 )
 def test_a_p_value_is_said_in_words(p_value: float, words: str) -> None:

@@ -654,3 +654,9 @@ def test_a_table_with_semicolons_is_read_as_spreadsheets_write_it(tmp_path: Path
     (tmp_path / "list.csv").write_text("path;label\na,b.png;cat\n")
     images = load_images(tmp_path / "list.csv")
     assert (images.names, images.labels) == (["a,b.png"], ["cat"])
+
+
+def test_a_column_that_is_meant_for_the_path_is_named(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("image,class,split\na.png,a,train\n")
+    with pytest.raises(DataError, match="is 'image' meant"):
+        load_images(tmp_path / "t.csv")

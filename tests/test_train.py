@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import draw, write_tree
+from test_evaluate import Told
 from torch import Tensor
 
 import lookalike
@@ -446,3 +447,25 @@ def test_a_failed_save_leaves_the_last_checkpoint(
         train(settings(num_epochs=2), resume=first.checkpoint)
     assert first.checkpoint.read_bytes() == before
     assert sorted(p.name for p in first.checkpoint.parent.iterdir()) == ["encoder_epoch_01.pth"]
+
+
+def test_a_test_on_what_is_learned_is_warned_of(settings: Settings, photos: Path) -> None:
+    told = Told()
+    knobs = config_from(TrainConfig, settings(test=str(photos / "train")))
+    lookalike.train(knobs, progress=told)
+    assert any("30 of the 30 test pictures are learned from" in one for one in told.warnings)
+
+
+def test_a_finished_run_that_is_resumed_leaves_the_list_of_unreadable_files(
+    settings: Settings, photos: Path
+) -> None:
+    (photos / "test" / "classa" / "bad.png").write_bytes(b"no picture")
+    broken = photos / "test" / "classb" / "classb_010.png"  # as only who decodes it will find
+    broken.write_bytes(broken.read_bytes()[:-60])
+    knobs = config_from(TrainConfig, settings())
+    lookalike.train(knobs, progress=SilentProgress())
+    listed = photos / "out" / "results" / "unreadable.json"
+    assert len(json.loads(listed.read_text())) == 2
+    lookalike.train(knobs, resume=photos / "out/weights/encoder_epoch_01.pth",
+                    progress=SilentProgress())  # fmt: skip
+    assert len(json.loads(listed.read_text())) == 2

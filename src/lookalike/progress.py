@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 BETWEEN_LINES_S = 10.0
+_WIDE = 112  # columns from which a bar has room for all it can say
 WORTH_A_LINE_S = 0.5  # what took less needs no line to say that it is done
 
 
@@ -157,14 +158,15 @@ class LiveProgress:
             TimeRemainingColumn,
         )
 
+        wide = self._console.width >= _WIDE
         with Progress(
             TextColumn("{task.description:<19}", markup=False),
-            BarColumn(bar_width=28),
+            BarColumn(bar_width=28 if wide else 8),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TextColumn("[dim]left"),
+            *((TimeElapsedColumn(), TextColumn("[dim]gone,")) if wide else ()),
             TimeRemainingColumn(),
+            TextColumn("[dim]left"),
             TextColumn("{task.fields[stats]}", style="dim", markup=False),
             console=self._console,
         ) as bars:

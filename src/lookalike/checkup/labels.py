@@ -86,7 +86,7 @@ def judge_labels(
     large = torch.bincount(classes[kept])[classes[kept]] >= MIN_CLASS_SIZE
     judged, num_unjudged = kept[large], int((~large).sum())
     if len(classes[judged].unique()) < 2:
-        return Judgement([], 0, num_unjudged, 0.0)
+        return Judgement([], 0, len(kept), 0.0)
     of_class, own = classes[judged].unique(return_inverse=True)
     known = _Known(embeddings[judged], own, copies[judged])
     suspects: list[Suspect] = []

@@ -33,7 +33,7 @@ from lookalike.config import CheckConfig
 from lookalike.data.loader import ImageLoader
 from lookalike.data.sources import ImageSet, load_images
 from lookalike.embedding.embed import embed
-from lookalike.errors import ConfigError, DataError
+from lookalike.errors import ConfigError, DataError, Interrupted
 from lookalike.files import shown, writable_folder, write_json, write_text
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.progress import Progress, default_progress
@@ -56,7 +56,16 @@ def check(config: CheckConfig, *, progress: Progress | None = None) -> CheckResu
             the pictures raises nothing: it is what is returned.
         Interrupted: Ctrl-C; what was read is kept.
     """
-    progress = progress or default_progress()
+    try:
+        return _check(config, progress or default_progress())
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"stopped; what was read is kept in {shown(Path(config.out) / SCAN_FILE)}, and is not "
+            "read again by the same command"
+        ) from None
+
+
+def _check(config: CheckConfig, progress: Progress) -> CheckResult:
     sources = _sources(config, progress)
     out = writable_folder(Path(config.out))
     runtime = make_runtime(config.device, config.precision, config.num_workers)
@@ -254,6 +263,8 @@ def _wrong_labels(
         return [], ["likely wrong labels: there are no pictures with labels"]
     rows = torch.tensor(positions)
     numbers, keys = class_numbers([class_key(str(files.labels[i])) for i in positions])
+    if len(keys) < 2:
+        return [], ["likely wrong labels: there is a single class, so nothing to take it for"]
     spelling = {class_key(str(files.labels[i])): str(files.labels[i]) for i in positions}
     judgement = judge_labels(
         embeddings[rows], numbers, torch.tensor(copies)[rows], num_neighbors=config.num_neighbors

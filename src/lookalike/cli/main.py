@@ -43,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("lookalike: stopped", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # whoever read the results, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -22,6 +22,7 @@ from lookalike.progress import Progress, SilentProgress
 
 TABLE_ENDINGS = (".csv", ".tsv", ".parquet")
 _PROBED_AT_A_TIME = 4096
+_NAMES_OF_PATH = ("image", "images", "file", "filename", "file_name", "image_path", "picture")
 _COLUMNS = ("path", "label", "split", "is_query", "group")
 
 
@@ -132,7 +133,7 @@ def load_images(source: str | Path, progress: Progress | None = None) -> ImageSe
       table's folder, or absolute) and any of `label`, `split`, `is_query` and `group`.
 
     Extensions of picture files mean nothing: every file counts until it is read. Hidden
-    folders are passed over, and said so.
+    folders are passed over, and said so; hidden files in class folders are no pictures.
 
     Raises:
         DataError: the source is missing, empty, or half tree and half flat; a table lacks
@@ -247,6 +248,8 @@ def _walk(root: Path) -> tuple[list[str], list[str], list[str]]:
                     hidden.append(name)
                 else:
                     pending.append((name, above | {real}))
+            elif entry.name.startswith(".") and folder:
+                continue  # what a system leaves in every folder, such as .DS_Store
             elif entry.is_symlink() or entry.is_file():  # a broken link is told of when read
                 names.append(name)
         if folder and len(names) == before and not any(map(_is_folder, entries)):
@@ -267,7 +270,9 @@ def _load_table(path: Path) -> ImageSet:
         raise DataError(f"{shown(path)} is empty; its first line must name its columns, "
                         f"such as {','.join(_COLUMNS[:2])}")  # fmt: skip
     if "path" not in columns:
-        near = difflib.get_close_matches("path", columns, n=1, cutoff=0.4)
+        others = [name for name in columns if name not in _COLUMNS]
+        near = difflib.get_close_matches("path", others, n=1, cutoff=0.4)
+        near = near or [name for name in others if name.lower() in _NAMES_OF_PATH]
         hint = f"; is {near[0]!r} meant? Rename it" if near else ""
         raise DataError(f"{shown(path)} has no column 'path' but {', '.join(columns)}{hint}. "
                         f"Columns that are used: {', '.join(_COLUMNS)}")  # fmt: skip

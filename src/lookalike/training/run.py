@@ -308,7 +308,7 @@ class Run:
 
     def result(self) -> TrainResult:
         """What the finished run came to."""
-        if self.unreadable:
+        if self.unreadable and self.files:  # a finished run that is resumed has nothing to add
             path = self.out / "results" / "unreadable.json"
             write_json(path, [asdict(one) for one in self.unreadable])
             self.files.append(path)
@@ -373,6 +373,7 @@ class Run:
             self.progress.warn(
                 "no test pictures, so nothing is measured; give --test, or --query and --gallery"
             )
+        self._warn_of_overlap()
         if report.excluded_singletons:
             self.progress.warn(
                 f"{report.excluded_singletons:,} classes have a single picture and are left out; "
@@ -386,6 +387,17 @@ class Run:
         if self.unreadable:
             self.progress.warn(
                 f"{len(self.unreadable):,} files cannot be read as pictures; listed at the end"
+            )
+
+    def _warn_of_overlap(self) -> None:
+        """A test on what was learned proves nothing."""
+        learned = {os.path.abspath(path) for path in self.images.paths}
+        files = self.protocol.files if self.protocol else []
+        both = sum(os.path.abspath(path) in learned for path in files)
+        if both:
+            self.progress.warn(
+                f"{both:,} of the {len(files):,} test pictures are learned from as well, so the "
+                "numbers will be too good; lookalike check finds copies, too"
             )
 
     def _tell_unreadable(self, batch: Batch) -> None:

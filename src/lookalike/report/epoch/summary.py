@@ -125,13 +125,14 @@ def _tests(now: Document, before: Document | None) -> dict[str, PairedTest]:
     return paired_tests(known_a, known_b, resamples=resamples)
 
 
-def verdict_on(card: Card, epoch: int) -> Verdict:
+def verdict_on(card: Card, epoch: int, first_epoch: int = 0) -> Verdict:
     """The verdict, by recall@1: what people see first is the first result."""
+    then = "before" if first_epoch == 0 else f"after epoch {first_epoch}"
     now = f"the first result is right for {percent(card.now)} of the queries"
     if card.before is None:
         return Verdict("alone", f"{now[0].upper()}{now[1:]}.", None)
     if card.test is None:
-        sentence = f"Now {now}; it was {percent(card.before)} before training."
+        sentence = f"Now {now}; it was {percent(card.before)} {then}."
         return Verdict("unclear", sentence, "The difference is not tested: the epochs could not "
                        "read the same pictures.")  # fmt: skip
     word = "epoch" if epoch == 1 else "epochs"
@@ -139,11 +140,11 @@ def verdict_on(card: Card, epoch: int) -> Verdict:
     if card.test.p_value >= _SURE:
         return Verdict(
             "unclear",
-            f"No clear change {since}: {now}; it was {percent(card.before)} before.",
+            f"No clear change {since}: {now}; it was {percent(card.before)} {then}.",
             in_words(card.test),
         )
     kind: Literal["better", "worse"] = "better" if card.test.difference > 0 else "worse"
-    sentence = f"{kind.capitalize()} {since}: {now}; it was {percent(card.before)} before."
+    sentence = f"{kind.capitalize()} {since}: {now}; it was {percent(card.before)} {then}."
     return Verdict(kind, sentence, in_words(card.test))
 
 
@@ -151,7 +152,7 @@ def in_words(test: PairedTest) -> str:
     """What a paired test says, for people who have no use for a p-value."""
     low, high = points(test.low), points(test.high)
     if test.p_value >= 0.995:
-        by_chance = "practically always"
+        by_chance = "nearly always"
     elif test.p_value >= 0.01:
         by_chance = f"in about {100 * test.p_value:.0f} of 100 cases"
     else:
@@ -215,7 +216,8 @@ def health_rows(history: History) -> list[HealthRow]:
             now["alignment"],
             3,
             "How far apart two pictures of one class lie, on average (squared distance). Lower is "
-            "tighter: 0 if they coincide, 2 if they have nothing in common.",
+            "tighter: 0 if they coincide, 2 if they have nothing in common. It may rise while "
+            "everything spreads out, which the next line shows.",
         ),
         HealthRow(
             "Uniformity",

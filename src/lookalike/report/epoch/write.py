@@ -135,7 +135,13 @@ def _facts(
         "epochs": history.epochs,
         "headline": HEADLINE,
         "cards": cards,
-        "verdict": verdict_on(cards[0], now["epoch"]) if cards else None,
+        "verdict": verdict_on(cards[0], now["epoch"], history.epochs[0]["epoch"])
+        if cards
+        else None,
+        # "before" is the first epoch everywhere else on the page.
+        "since_epoch": f" (against epoch {history.epochs[-2]['epoch']})"
+        if len(history.epochs) > 2
+        else "",
         "totals": totals,
         "num_without_answer": retrieval.num_without_answer,
         "compared": _previous_recall(history) is not None,
