@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 import torch
 from conftest import draw
 from report_cases import embeddings, images, large, leave_one_out, synthetic, written
+from test_evaluate import Settings, Told
 
 import lookalike
 from lookalike.config import EvaluateConfig, TrainConfig
@@ -29,18 +29,6 @@ from lookalike.report.epoch.queries import Confusion, choose_queries, find_confu
 from lookalike.report.thumbnails import Thumbnails
 from lookalike.training import run
 from lookalike.training.outcome import TrainResult
-
-Settings = Callable[..., dict[str, Any]]
-
-
-class Told(SilentProgress):
-    """Keeps the warnings."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def warn(self, message: str) -> None:
-        self.warnings.append(message)
 
 
 def train(settings: dict[str, Any], resume: Path | None = None) -> TrainResult:
