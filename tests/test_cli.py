@@ -147,7 +147,7 @@ def sections_of_help(verb: str) -> dict[str, str]:
     found: dict[str, str] = {}
     flag = ""
     for line in outcome.out.partition("options:")[2].partition("\nexamples:")[0].splitlines():
-        start = re.match(r"  (?:-h, )?--([a-z-]+)", line)
+        start = re.match(r"  (?:-h, )?--([a-z0-9-]+)", line)
         flag = start[1] if start else flag if line.startswith("   ") else ""
         if flag:
             found[flag] = f"{found.get(flag, '')} {line.strip()}"

@@ -368,8 +368,8 @@ def test_settings_that_change_what_is_learned_are_named_on_resume() -> None:
     now = TrainConfig(train="a", learning_rate=1e-4, temperature=0.1, singletons="repeat")
     assert changed_on_resume(saved, now) == [
         "singletons: exclude -> repeat",
-        "learning_rate: 0.001 -> 0.0001",
         "temperature: 0.07 -> 0.1",
+        "learning_rate: 0.001 -> 0.0001",
     ]
 
 
@@ -378,6 +378,7 @@ def test_settings_that_do_not_touch_learning_are_free_on_resume() -> None:
     now = TrainConfig(
         train="moved", query="q", gallery="g", top_k=3, out="o", overwrite=True, num_epochs=9,
         eval_batch_size=1, device="cpu", num_workers=0, gradient_checkpointing=True,
+        batch_memory=2, sharding="full", keep=1, patience=2, track="tensorboard",
     )  # fmt: skip
     assert changed_on_resume(saved, now) == []
 

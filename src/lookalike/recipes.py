@@ -19,7 +19,8 @@ ConfigT = TypeVar("ConfigT", TrainConfig, EvaluateConfig, CheckConfig)
 FREE_ON_RESUME = frozenset(
     {"train", "num_epochs", "out", "overwrite", "query", "gallery", "test", "top_k",
      "group_pattern", "eval_batch_size", "device", "num_workers", "gradient_checkpointing",
-     "report"}
+     "batch_memory", "sharding", "interpolation", "best_metric", "patience", "keep",
+     "autosave_minutes", "track", "track_project", "track_optional", "report"}
 )  # fmt: skip
 
 
@@ -98,8 +99,9 @@ def _as_yaml(value: Any) -> str:
 
 def knobs_by_group(cls: type) -> Iterator[tuple[str, list[dataclasses.Field[Any]]]]:
     """The knobs of a configuration in reading order: what is trained on first."""
-    order = ["Training pictures", "Test pictures", "Model", "Batches", "Training", "Pictures",
-             "Other systems", "Machine", "Output"]  # fmt: skip
+    order = ["Training pictures", "Test pictures", "Model", "Batches", "Augmentation", "Objective",
+             "Training", "Text search", "Pictures", "Other systems", "Checkpoints", "Machine",
+             "Tracking", "Output"]  # fmt: skip
     for group in order:
         knobs = [knob for knob in dataclasses.fields(cls) if knob.metadata["group"] == group]
         if knobs:

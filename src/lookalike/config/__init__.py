@@ -1,0 +1,26 @@
+"""Every knob: its name, its default, its unit, and what it may be.
+
+A configuration is one flat, frozen dataclass; the same names are keyword arguments in Python,
+keys in a recipe (YAML) and flags on the command line (`learning_rate` is `--learning-rate`).
+`None` means off. Nothing here reads a picture or touches a device.
+"""
+
+from lookalike.config.check import CheckConfig
+from lookalike.config.evaluate import EvaluateConfig
+from lookalike.config.shared import (
+    DEFAULT_MAX_MEGAPIXELS,
+    DEFAULT_MODEL,
+    MAX_PILLOW_MEGAPIXELS,
+    holdout_bounds,
+)
+from lookalike.config.train import TrainConfig
+
+__all__ = [
+    "DEFAULT_MAX_MEGAPIXELS",
+    "DEFAULT_MODEL",
+    "MAX_PILLOW_MEGAPIXELS",
+    "CheckConfig",
+    "EvaluateConfig",
+    "TrainConfig",
+    "holdout_bounds",
+]

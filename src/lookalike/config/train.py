@@ -1,0 +1,265 @@
+"""The knobs of `lookalike train`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lookalike.config.shared import BatchShape, Common
+from lookalike.errors import ConfigError
+from lookalike.knobs import knob
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(BatchShape, Common):
+    """All that `lookalike train` can be told.
+
+    Raises:
+        ConfigError: a value is out of its range, or two of them contradict each other.
+    """
+
+    train: str | None = knob(
+        None,
+        "pictures to learn from: a class-per-folder tree or a table with labels",
+        group="Training pictures",
+    )
+    class_balance: Literal["size", "equal"] = knob(
+        "size",
+        "size: large classes are met as often as they have pictures; equal: all classes equally "
+        "often",
+        group="Batches",
+    )
+    singletons: Literal["exclude", "repeat"] = knob(
+        "exclude",
+        "a class with one picture has no pair to learn from: exclude it, or repeat its picture "
+        "K times, each differently augmented",
+        group="Batches",
+    )
+    batch_memory: int | Literal["auto"] | None = knob(
+        "auto",
+        "pictures whose activations are in memory at once: a larger batch goes through the model "
+        "in chunks (gradient caching), which changes time, not results; auto: as many as fit; "
+        "none: the whole batch",
+        group="Batches",
+        at_least=1,
+    )
+    augmentation: Literal["crop-flip", "none"] = knob(
+        "crop-flip",
+        "crop-flip: a random part of each picture, half the time mirrored",
+        group="Augmentation",
+    )
+    min_crop_area: float = knob(
+        0.8,
+        "smallest share of a picture that crop-flip keeps",
+        group="Augmentation",
+        above=0,
+        at_most=1,
+    )
+    color_jitter: float = knob(
+        0.0,
+        "strength of random changes of brightness, contrast and saturation; 0.2 is light",
+        group="Augmentation",
+        at_least=0,
+        at_most=1,
+    )
+    train_size: int | None = knob(
+        None,
+        "side of training pictures in px, a multiple of the model's patch; smaller ones than the "
+        "model's own train faster; none: the model's own, which evaluation always uses",
+        group="Augmentation",
+        at_least=8,
+    )
+
+    objective: Literal["supcon", "arcface", "smooth-ap"] = knob(
+        "supcon",
+        "supcon: supervised contrastive; arcface: a learned centre for each class, with a margin; "
+        "smooth-ap: a smooth form of average precision",
+        group="Objective",
+    )
+    temperature: float = knob(
+        0.07,
+        "of the objective; the smaller, the more the hardest negatives count",
+        group="Objective",
+        above=0,
+    )
+    cross_batch_memory: int = knob(
+        0,
+        "embeddings of earlier batches that supcon compares with as well; 0: off",
+        group="Objective",
+        at_least=0,
+    )
+    margin: float = knob(
+        0.3,
+        "of arcface, in radians; 0 is the normalised softmax",
+        group="Objective",
+        at_least=0,
+        at_most=1.5,
+    )
+    center_learning_rate: float = knob(
+        1e-3, "of arcface's class centres", group="Objective", above=0
+    )
+
+    num_epochs: int = knob(1, "times through the training pictures", group="Training", at_least=0)
+    learning_rate: float = knob(1e-7, "of AdamW", group="Training", above=0)
+    layer_decay: float = knob(
+        1.0,
+        "each layer's learning rate is that of the one above it times this; 1: all the same",
+        group="Training",
+        above=0,
+        at_most=1,
+    )
+    schedule: Literal["constant", "cosine"] = knob(
+        "constant", "of the learning rate after warm-up; cosine ends at zero", group="Training"
+    )
+    warmup_steps: int = knob(
+        0, "first steps, over which the learning rate rises from zero", group="Training", at_least=0
+    )
+    head_warmup_steps: int = knob(
+        0,
+        "first steps that train only what comes after the last layer; then all of it",
+        group="Training",
+        at_least=0,
+    )
+    frozen_layers: int = knob(
+        0,
+        "first layers that are never changed, the patch embedding with them",
+        group="Training",
+        at_least=0,
+    )
+    lora_rank: int | None = knob(
+        None,
+        "train low-rank changes of the weights (LoRA) of this rank instead of the weights; "
+        "none: off",
+        group="Training",
+        at_least=1,
+    )
+    lora_targets: str = knob(
+        "auto",
+        "names of the linear layers that LoRA changes, with commas between them; auto: those of "
+        "attention",
+        group="Training",
+        metavar="NAMES",
+    )
+    weight_decay: float = knob(
+        0.01,
+        "of AdamW; on weight matrices, never on biases and norms",
+        group="Training",
+        at_least=0,
+    )
+    max_grad_norm: float | None = knob(
+        1.0, "gradients longer than this are shortened to it; none: off", group="Training", above=0
+    )
+    ema_decay: float | None = knob(
+        None,
+        "measure and save a running mean of the weights, which keeps this share of itself at "
+        "each step, such as 0.99; none: off",
+        group="Training",
+        above=0,
+        at_most=0.999999,
+    )
+    gradient_checkpointing: bool = knob(
+        False,
+        "recompute activations backwards: less memory, about a third slower",
+        group="Training",
+    )
+    seed: int = knob(0, "of everything random", group="Training", at_least=0, at_most=2**63 - 1)
+
+    caption_weight: float = knob(
+        0.0,
+        "weight of a second loss, beside the objective, that holds pictures near the text of "
+        "their class; 0: off",
+        group="Text search",
+        at_least=0,
+    )
+    caption_template: str = knob(
+        "a photo of a {}.",
+        "the text of a class; {} is its name",
+        group="Text search",
+        metavar="TEXT",
+    )
+    distillation_weight: float = knob(
+        0.0,
+        "weight of a loss that holds embeddings near those of the original model; 0: off",
+        group="Text search",
+        at_least=0,
+    )
+    distillation_pictures: str | None = knob(
+        None,
+        "pictures of any kind, without labels, to do that on; none: the training pictures",
+        group="Text search",
+        metavar="PICTURES",
+    )
+    l2_sp: float = knob(
+        0.0,
+        "pull of each weight towards where it started, as weight decay pulls it towards zero",
+        group="Text search",
+        at_least=0,
+    )
+    interpolation: int = knob(
+        0,
+        "after the last epoch, measure so many mixtures of the original and the trained weights, "
+        "and save the best (WiSE-FT); 0: off",
+        group="Text search",
+        at_least=0,
+        at_most=100,
+    )
+
+    best_metric: str = knob(
+        "mAP@R", "what tells the best epoch", group="Checkpoints", metavar="METRIC"
+    )
+    patience: int | None = knob(
+        None,
+        "stop when so many epochs in a row were not better than the best; none: never",
+        group="Checkpoints",
+        at_least=1,
+    )
+    keep: int | Literal["all"] = knob(
+        "all",
+        "newest checkpoints that are kept; the best one always is",
+        group="Checkpoints",
+        at_least=1,
+    )
+    autosave_minutes: float | None = knob(
+        10.0,
+        "a checkpoint in the middle of an epoch so often, for --resume; none: off",
+        group="Checkpoints",
+        above=0,
+    )
+
+    sharding: Literal["none", "full"] = knob(
+        "none",
+        "with several processes: each holds the whole model (none), or a part of it, for models "
+        "that do not fit (full)",
+        group="Machine",
+    )
+
+    track: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"] = knob(
+        "none", "where the course of training is also sent to", group="Tracking"
+    )
+    track_project: str = knob(
+        "lookalike", "the project or experiment it is filed under", group="Tracking", metavar="NAME"
+    )
+    track_optional: bool = knob(
+        False, "go on without, where the tracker is not installed or not logged in",
+        group="Tracking",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if "{}" not in self.caption_template:
+            raise ConfigError(
+                f"caption_template is {self.caption_template!r}; it needs a {{}} where the name of "
+                "the class goes"
+            )
+        if self.cross_batch_memory and self.objective != "supcon":
+            raise ConfigError(
+                f"cross_batch_memory works with the objective supcon, not {self.objective}; leave "
+                "one of them out"
+            )
+        size = self.n_classes_per_batch * self.n_samples_per_class
+        if isinstance(self.batch_memory, int) and self.batch_memory > size:
+            raise ConfigError(
+                f"batch_memory is {self.batch_memory}, and a batch has {size} pictures "
+                f"({self.n_classes_per_batch} classes x {self.n_samples_per_class}); set it to "
+                f"{size} or less, or to auto"
+            )
