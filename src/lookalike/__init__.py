@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lookalike.errors import LookalikeError
     from lookalike.measure.evaluate import EvaluateResult, evaluate
     from lookalike.model.encoder import CLIPEncoder
-    from lookalike.training.loss import SupConLoss
+    from lookalike.training.objectives.supcon import SupConLoss
     from lookalike.training.outcome import TrainResult
     from lookalike.training.trainer import train
 
@@ -40,7 +40,7 @@ _HOMES = {
     "EvaluateConfig": "lookalike.config",
     "EvaluateResult": "lookalike.measure.evaluate",
     "LookalikeError": "lookalike.errors",
-    "SupConLoss": "lookalike.training.loss",
+    "SupConLoss": "lookalike.training.objectives.supcon",
     "TrainConfig": "lookalike.config",
     "TrainResult": "lookalike.training.outcome",
     "check": "lookalike.checkup.run",

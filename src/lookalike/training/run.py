@@ -55,8 +55,8 @@ from lookalike.training.checkpoint import (
     sweep_unfinished,
 )
 from lookalike.training.interrupt import Interrupt
-from lookalike.training.loss import SupConLoss
-from lookalike.training.optimizer import learning_rate_at, make_optimizer
+from lookalike.training.objectives.supcon import SupConLoss
+from lookalike.training.optimization.optimizer import learning_rate_at, make_optimizer
 from lookalike.training.outcome import EpochSummary, TrainResult, earlier_epochs
 
 

@@ -1,0 +1,1 @@
+"""What training makes small: each called as `loss(embeddings, labels)`."""

@@ -1,0 +1,1 @@
+"""How weights follow their gradients: which, how fast, and for how long."""
