@@ -173,11 +173,16 @@ class Run:
                 f"batch: {names}. Lower --learning-rate, or try --precision fp32"
             ) from error
 
+    @property
+    def steps_done(self) -> int:
+        """Of all epochs together."""
+        return self.state.epoch * len(self.sampler) + self.state.step
+
     def _set_learning_rate(self) -> float:
         """That of the step to come, for all parameters."""
         config = self.config
         learning_rate = learning_rate_at(
-            self.state.epoch * len(self.sampler) + self.state.step,
+            self.steps_done,
             peak=config.learning_rate,
             schedule=config.schedule,
             warmup_steps=config.warmup_steps,
