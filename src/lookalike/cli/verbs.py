@@ -14,7 +14,15 @@ from typing import Any
 from lookalike.cli.flags import paragraphs
 from lookalike.config import CheckConfig, EvaluateConfig, TrainConfig
 from lookalike.files import shown
-from lookalike.recipes import config_from, format_recipe, read_recipe
+from lookalike.recipes import (
+    SHIPPED,
+    config_from,
+    find_recipe,
+    format_recipe,
+    read_recipe,
+    shipped_text,
+    summary,
+)
 
 MUST_MEND = 1
 
@@ -22,7 +30,7 @@ MUST_MEND = 1
 def run_train(given: argparse.Namespace) -> None:
     """Trains, and prints the history."""
     knobs = _knobs_of(given)
-    recipe = read_recipe(given.recipe) if given.recipe else {}
+    recipe = find_recipe(given.recipe) if given.recipe else {}
     saved: dict[str, Any] = {}
     resume: Path | None = None
     if given.resume is not None:
@@ -140,6 +148,29 @@ def run_check(given: argparse.Namespace) -> int | None:
     else:
         print_findings(result)
     return MUST_MEND if result.must_mend else 0
+
+
+def run_recipes(given: argparse.Namespace) -> None:
+    """Lists the recipes that ship, or prints one as it stands in its file."""
+    if given.json:
+        names = [given.name] if given.name else SHIPPED
+        recipes = {
+            name: {"summary": summary(name), "settings": find_recipe(name)} for name in names
+        }
+        _print_json(recipes)
+    elif given.name:
+        _print_utf8(shipped_text(given.name))
+    else:
+        width = max(map(len, SHIPPED))
+        lines = [f"{name:<{width}}  {summary(name)}" for name in SHIPPED]
+        _print_utf8("\n".join(lines) + f"\n\n{paragraphs(_USE_A_RECIPE)}\n")
+
+
+_USE_A_RECIPE = """
+    to use:   lookalike train photos/train --test photos/test --recipe strong
+    to read:  lookalike recipes strong
+    to edit:  lookalike recipes strong > mine.yaml, and then --recipe mine.yaml
+"""
 
 
 def run_demo(given: argparse.Namespace) -> None:

@@ -234,13 +234,16 @@ class TrainConfig(BatchShape, Common):
     )
 
     track: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"] = knob(
-        "none", "where the course of training is also sent to", group="Tracking"
+        "none",
+        "where the course of training is kept as well; those that write to the disk do so in "
+        "tracking/ below out",
+        group="Tracking",
     )
     track_project: str = knob(
         "lookalike", "the project or experiment it is filed under", group="Tracking", metavar="NAME"
     )
     track_optional: bool = knob(
-        False, "go on without, where the tracker is not installed or not logged in",
+        False, "go on without, where the tracker is not installed, not logged in or out of reach",
         group="Tracking",
     )  # fmt: skip
 

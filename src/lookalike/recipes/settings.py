@@ -1,15 +1,14 @@
-"""Configurations from recipes (YAML), flags and saved runs, and back into recipes."""
+"""Configurations from mappings of knobs, and back into recipes (YAML)."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 from lookalike.config import CheckConfig, EvaluateConfig, TrainConfig
-from lookalike.errors import ConfigError, DataError
+from lookalike.errors import ConfigError
 
 ConfigT = TypeVar("ConfigT", TrainConfig, EvaluateConfig, CheckConfig)
 
@@ -46,33 +45,6 @@ def config_from(cls: type[ConfigT], *mappings: Mapping[str, Any]) -> ConfigT:
         elif mapping.get("query") is not None or mapping.get("gallery") is not None:
             values["test"] = None
     return cls(**values)
-
-
-def read_recipe(path: str | Path) -> dict[str, Any]:
-    """The mapping in a recipe file (YAML).
-
-    Raises:
-        DataError: there is no such file.
-        ConfigError: it is not YAML, or not a mapping of names to values.
-    """
-    import yaml
-
-    try:
-        with open(path, encoding="utf-8") as file:
-            recipe = yaml.safe_load(file)
-    except OSError as error:
-        raise DataError(f"cannot read the recipe {path}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-45
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"the recipe {path} is not YAML: {reason}") from error
-    if recipe is None:
-        return {}
-    if not isinstance(recipe, dict):
-        raise ConfigError(
-            f"the recipe {path} holds a {type(recipe).__name__}; "
-            "it needs lines of the form 'learning_rate: 2e-5'"
-        )
-    return recipe
 
 
 def format_recipe(config: TrainConfig | EvaluateConfig | CheckConfig) -> str:
