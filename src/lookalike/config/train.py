@@ -256,6 +256,10 @@ class TrainConfig(BatchShape, Common):
                 f"cross_batch_memory works with the objective supcon, not {self.objective}; leave "
                 "one of them out"
             )
+        if self.lora_targets != "auto" and self.lora_rank is None:
+            raise ConfigError(
+                f"lora_targets is {self.lora_targets!r}, and LoRA is off; set lora_rank, such as 8"
+            )
         size = self.n_classes_per_batch * self.n_samples_per_class
         if isinstance(self.batch_memory, int) and self.batch_memory > size:
             raise ConfigError(
