@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import SIZE_PX
-from test_encoder import TOWER, VISION, clip_processor, convnext, dinov2, save, siglip_vision, vit
+from test_encoder import TOWER, clip_processor, convnext, dinov2, save, siglip_vision, vit
 from test_layers import resnet, siglip
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
