@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SIZE_PX
-from test_encoder import SQUARE, TOWER, VISION, convnext, dinov2, save, siglip_vision, vit
+from test_encoder import SQUARE, TOWER, VISION, dinov2, save, siglip_vision, vit
 from torch import nn
 from transformers import (
+    ConvNextConfig,
     ConvNextImageProcessorPil,
+    ConvNextModel,
     PoolFormerConfig,
     PoolFormerModel,
     ResNetConfig,
@@ -34,6 +36,12 @@ def siglip(folder: Path) -> str:
     text = {**TOWER, "num_hidden_layers": 5, "vocab_size": 50, "projection_size": 32}
     config = SiglipConfig(vision_config={**VISION, "intermediate_size": 64}, text_config=text)
     return save(folder, SiglipModel(config), SiglipImageProcessorPil(size=SQUARE))
+
+
+def convnext(folder: Path) -> str:
+    """One of its stages has more blocks than there are stages."""
+    model = ConvNextModel(ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 2, 6, 1]))
+    return save(folder, model, ConvNextImageProcessorPil(size={"shortest_edge": SIZE_PX}))
 
 
 def resnet(folder: Path) -> str:
