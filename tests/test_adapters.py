@@ -121,6 +121,7 @@ def test_lora_changes_no_embedding_before_it_learns(tiny_clip: Path, pixels: Ten
     before = encoder(pixels)
     add_lora(encoder, rank=4, targets="auto")
     assert torch.equal(encoder(pixels), before)
+    assert not any(part.training for part in encoder.modules())
 
 
 @pytest.mark.parametrize("make", [siglip, dinov2, vit, convnext])

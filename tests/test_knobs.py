@@ -61,11 +61,11 @@ def after_each_step(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
 
 
 @KNOBS
-@pytest.mark.parametrize("at_step", [3, 5, 7])
+@pytest.mark.parametrize("at_step", [3, 7])
 def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(
     settings: Settings, photos: Path, at_step: int, knobs: dict[str, Any]
 ) -> None:
-    # Steps 3 and 7 lie inside an epoch of five, 5 at its end; 4 is the last of head_warmup_steps.
+    # Both lie inside an epoch of five; step 4 is the last of head_warmup_steps.
     whole = load(train(settings(num_epochs=2, out=str(photos / "whole"), **knobs)).checkpoint)
     with pytest.raises(Interrupted):
         train(settings(num_epochs=2, **knobs), watch=Watch(at_step, press_ctrl_c))

@@ -103,7 +103,7 @@ class TrainConfig(BatchShape, Common):
     learning_rate: float = knob(1e-7, "of AdamW", group="Training", above=0)
     layer_decay: float = knob(
         1.0,
-        "each layer's learning rate is that of the one above it times this; 1: all the same",
+        "each layer's learning rate is that of the next one times this; 1: all the same",
         group="Training",
         above=0,
         at_most=1,
@@ -142,7 +142,7 @@ class TrainConfig(BatchShape, Common):
     )
     weight_decay: float = knob(
         0.01,
-        "of AdamW; on weight matrices, never on biases and norms",
+        "of AdamW; on weight matrices, never on biases, norms and tokens",
         group="Training",
         at_least=0,
     )

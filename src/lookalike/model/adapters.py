@@ -39,6 +39,7 @@ def add_lora(encoder: CLIPEncoder, *, rank: int, targets: str) -> None:
         raise MissingExtraError("lora_rank needs peft: pip install 'lookalike[lora]'") from error
     config = LoraConfig(r=rank, lora_alpha=_SCALE * rank, target_modules=names)
     inject_adapter_in_model(config, encoder)
+    encoder.train(encoder.training)  # the new parts as well
 
 
 @contextmanager

@@ -134,10 +134,7 @@ class Run:
             augmentation=Augmentation(config.augmentation, config.min_crop_area),
             labels=self.images.labels,
         )
-        if config.frozen_layers:
-            freeze_layers(self.encoder, config.frozen_layers)
-        if config.lora_rank:
-            add_lora(self.encoder, rank=config.lora_rank, targets=config.lora_targets)
+        average = self._choose_weights()
         self.learner = Learner(
             self.encoder,
             SupConLoss(config.temperature),
@@ -151,10 +148,19 @@ class Run:
                 saved=saved.get("chunk_size") if saved else None,
             ),
             max_grad_norm=config.max_grad_norm,
-            average=WeightAverage(self.encoder.trainable_parameters(), config.ema_decay)
-            if config.ema_decay
-            else None,
+            average=average,
         )
+
+    def _choose_weights(self) -> WeightAverage | None:
+        """Leaves trainable what is to be trained, and begins the mean of it, if there is to be."""
+        config = self.config
+        if config.frozen_layers:
+            freeze_layers(self.encoder, config.frozen_layers)
+        if config.lora_rank is not None:
+            add_lora(self.encoder, rank=config.lora_rank, targets=config.lora_targets)
+        if config.ema_decay is None:
+            return None
+        return WeightAverage(self.encoder.trainable_parameters(), config.ema_decay)
 
     def batches(self) -> Iterator[Batch]:
         """The batches of the running epoch that are not done yet."""
