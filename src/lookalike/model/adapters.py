@@ -68,13 +68,14 @@ def plain_state_dict(encoder: CLIPEncoder) -> dict[str, Tensor]:
     }
 
 
-def lora_state_dict(encoder: CLIPEncoder) -> dict[str, Tensor]:
-    """What only an encoder with LoRA has: its matrices, and the layers they change."""
-    return {
-        name: tensor
-        for name, tensor in encoder.state_dict().items()
-        if ".lora_" in name or ".base_layer." in name
-    }
+def lora_matrices(encoder: CLIPEncoder) -> dict[str, Tensor]:
+    """All A and B of an encoder with LoRA, by their names in its state."""
+    return {name: tensor for name, tensor in encoder.state_dict().items() if ".lora_" in name}
+
+
+def layers_under_lora(encoder: CLIPEncoder) -> dict[str, Tensor]:
+    """Weights and biases of the layers that LoRA changes, by their names in the encoder's state."""
+    return {name: tensor for name, tensor in encoder.state_dict().items() if ".base_layer." in name}
 
 
 def merge_for_good(encoder: CLIPEncoder) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +45,9 @@ class WeightAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside the block the parameters are the means; afterwards, to the bit, what they were."""
+        """Inside the block the parameters are the means, and `means` keeps what they were before;
+        afterwards all is, to the bit, as before.
+        """
         self.swap()
         try:
             yield
@@ -62,13 +63,9 @@ class WeightAverage:
             parameter.copy_(mean)
             mean.copy_(weight)
 
-    def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` takes: a copy."""
-        means: dict[str, Tensor] = {name: mean.clone() for name, mean in self.means.items()}
-        return {"num_updates": self.num_updates, "means": means}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over number and means, of the parameters that `state` has."""
-        self.num_updates = int(state["num_updates"])
-        for name, mean in state["means"].items():
+    @torch.no_grad()
+    def take_up(self, num_updates: int, means: dict[str, Tensor]) -> None:
+        """Goes on from an earlier average; what `means` does not have stays as it is."""
+        self.num_updates = num_updates
+        for name, mean in means.items():
             self.means[name].copy_(mean)

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
-
 from lookalike.errors import CheckpointError
-from lookalike.model.adapters import lora_state_dict, plain_state_dict
+from lookalike.model.adapters import layers_under_lora, lora_matrices, plain_state_dict
 from lookalike.training.step import Learner
 
 
@@ -20,18 +18,23 @@ def saved_weights(learner: Learner) -> Iterator[dict[str, Any]]:
     `model_state_dict` is what was measured, under the backbone's plain names: it loads wherever
     a model does. Where averaging or LoRA make training go on with other weights than these,
     they are `training_state_dict`; `average_state_dict` has the means of what is not in
-    `model_state_dict`.
+    `model_state_dict`. Only the layers that LoRA changes are copied: there may be no room for
+    more.
     """
-    training = {name: tensor.clone() for name, tensor in _only_in_training(learner).items()}
-    average = learner.average.state_dict() if learner.average else None
+    unchanged = {
+        name: weight.clone() for name, weight in layers_under_lora(learner.encoder).items()
+    }
+    average = learner.average
     with learner.measured() as encoder:
-        model = plain_state_dict(encoder)
-        if average:
-            average["means"] = {n: mean for n, mean in average["means"].items() if n not in model}
+        matrices = lora_matrices(encoder)
+        # Inside the block the encoder has the means, and the average keeps the weights.
+        training = matrices if average is None else average.means
         yield {
-            "model_state_dict": model,
-            "training_state_dict": training,
-            "average_state_dict": average,
+            "model_state_dict": plain_state_dict(encoder),
+            "training_state_dict": unchanged | training,
+            "average_state_dict": None
+            if average is None
+            else {"num_updates": average.num_updates, "means": matrices},
         }
 
 
@@ -50,12 +53,4 @@ def restore_weights(learner: Learner, checkpoint: dict[str, Any]) -> None:
             "was saved with another release of peft or Transformers, go on with that"
         )
     if learner.average is not None:
-        learner.average.load_state_dict(checkpoint["average_state_dict"])
-
-
-def _only_in_training(learner: Learner) -> dict[str, Tensor]:
-    """The weights in training that `model_state_dict` does not tell."""
-    state = lora_state_dict(learner.encoder)
-    if learner.average is not None:
-        state |= {name: p.detach() for name, p in learner.encoder.trainable_parameters()}
-    return state
+        learner.average.take_up(**checkpoint["average_state_dict"])
