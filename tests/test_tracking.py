@@ -174,6 +174,7 @@ def test_a_tracker_keeps_steps_epochs_and_the_whole_configuration(
         one.step(1, 8, {"loss": 2.5, "grad_norm": 1.5})
         one.step(2, 8, {"loss": 1.5, "grad_norm": 0.5})
         one.epoch(1, 2.0, {"recall@1": 0.75, "median rank": 3.0})
+        one.step(3, 8, {"loss": 0.5})
 
     (kept,) = READERS[kind](out)
     assert (kept.project, kept.name) == ("shoes", "second-3f2a9c1e")
@@ -182,7 +183,7 @@ def test_a_tracker_keeps_steps_epochs_and_the_whole_configuration(
     assert kept.points["test/recall@1"] == [(0, 0.25), (1, 0.75)]
     assert kept.points["test/median rank"] == [(1, 3.0)]
     assert kept.points["epoch/loss"] == [(1, 2.0)]
-    assert kept.points["train/loss"] == [(1, 2.5), (2, 1.5)]
+    assert kept.points["train/loss"] == [(1, 2.5), (2, 1.5), (3, 0.5)]
     assert kept.points["train/grad_norm"] == [(1, 1.5), (2, 0.5)]
     ((step, speed),) = kept.points["train/images_per_s"]  # none for the first step of an epoch
     assert step == 2
