@@ -40,8 +40,8 @@ class ExportConfig:
     )
     to: Literal["transformers", "sentence-transformers", "onnx"] = knob(
         "transformers",
-        "transformers: a folder that from_pretrained loads; sentence-transformers: one that "
-        "SentenceTransformer loads; onnx: a graph from pixels to embeddings, for any runtime",
+        "a folder that from_pretrained loads, one that SentenceTransformer loads, or a graph from "
+        "pixels to embeddings for any ONNX runtime",
         group="Output",
     )
     out: str = knob(

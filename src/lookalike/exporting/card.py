@@ -11,7 +11,6 @@ from lookalike.config import ExportConfig, TrainConfig
 from lookalike.evaluation.results import library_versions
 from lookalike.evaluation.scores import HEADLINE
 from lookalike.exporting.agreement import Agreement
-from lookalike.exporting.preparation import preparation_of
 from lookalike.exporting.source import Source
 from lookalike.files import write_text
 from lookalike.recipes import FREE_ON_RESUME
@@ -46,7 +45,7 @@ def write_card(folder: Path, source: Source, config: ExportConfig, agreement: Ag
         settings=changed_settings(source),
         trained=(source.checkpoint or {}).get("config"),
         loading=_loading(source),
-        preparation=preparation_of(source.encoder.preprocessing),
+        preparation=source.encoder.preprocessing.facts(),
         agreement=agreement.in_words(),
         license=config.license,
         versions=library_versions(),

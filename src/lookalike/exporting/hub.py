@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lookalike.errors import ConfigError, LookalikeError, OutputError
+from lookalike.errors import ConfigError, OutputError
+from lookalike.files import shown
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -33,7 +34,7 @@ class Repository:
         Raises:
             OutputError: the hub refuses, or cannot be reached.
         """
-        with _telling(f"{folder} is exported, but not uploaded to {self.name}"):
+        with _telling(f"{shown(folder)} is exported, but not uploaded to {self.name}"):
             url = self.api.create_repo(self.name, private=self.private, exist_ok=True)
             self.api.upload_folder(repo_id=self.name, folder_path=folder, commit_message=message)
         return str(url)
@@ -75,8 +76,6 @@ def _telling(what: str) -> Iterator[None]:
     """Turns whatever goes wrong between here and the hub into one line."""
     try:
         yield
-    except LookalikeError:
-        raise
     # The hub's client tells of networks, proxies, certificates, quotas and its own checks by
     # exceptions of several libraries, which have changed from release to release.
     except Exception as error:

@@ -19,7 +19,6 @@ from lookalike.exporting.formats.sentence_transformers_folder import (
 )
 from lookalike.exporting.formats.transformers_folder import TRANSFORMERS
 from lookalike.exporting.hub import find_repository
-from lookalike.exporting.preparation import preparation_of
 from lookalike.exporting.source import Source, read_source
 from lookalike.files import shown, writable_folder, write_folder_whole, write_json
 from lookalike.progress import Progress, default_progress
@@ -79,14 +78,12 @@ def export(config: ExportConfig, *, progress: Progress | None = None) -> ExportR
     found: list[Agreement] = []
 
     def write(folder: Path) -> None:
-        with progress.task(f"exporting to {config.to}", 3, unit="steps") as task:
-            form.write(encoder, folder)
-            task.advance()
-            found.append(check_agreement(folder, form, encoder))
-            task.advance()
-            write_card(folder, source, config, found[0])
-            write_json(folder / MANIFEST, _facts(source, config, found[0]))
-            task.advance()
+        progress.note(f"writing  {config.to}")
+        form.write(encoder, folder)
+        progress.note("checking whether it gives the embeddings of the original")
+        found.append(check_agreement(folder, form, encoder))
+        write_card(folder, source, config, found[0])
+        write_json(folder / MANIFEST, _facts(source, config, found[0]))
 
     write_folder_whole(out, write)
     url = None
@@ -139,7 +136,7 @@ def _facts(source: Source, config: ExportConfig, agreement: Agreement) -> dict[s
         "format": "lookalike-export-1",
         "to": config.to,
         "embedding": {"kind": encoder.kind, "dim": encoder.dim, "normalized": True},
-        "preparation": preparation_of(encoder.preprocessing)
+        "preparation": encoder.preprocessing.facts()
         | {"scale_and_normalize_are_in_the_model": config.to == "onnx"},
         "made_from": source.origin(),
         "agreement": asdict(agreement),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -37,6 +38,9 @@ _SIDE_FILES = (
     "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt", "spiece.model",
 )  # fmt: skip
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+_LOADING_ERRORS = (
+    OSError, ValueError, RuntimeError, ImportError, KeyError, AttributeError, SafetensorError,
+)  # fmt: skip
 _Loaded = TypeVar("_Loaded")
 
 
@@ -178,7 +182,7 @@ def _load_part(load: Callable[..., _Loaded], name: str, **options: Any) -> _Load
             pass  # not fetched yet, or not all of it: ask the hub
     try:
         return load(name, **options)
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError, AttributeError) as error:
+    except _LOADING_ERRORS as error:
         raise ModelError(_why_not_loaded(name, error)) from error
 
 

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from lookalike.data.transforms import preprocess
 from lookalike.errors import MissingExtraError, ModelError
 from lookalike.exporting.agreement import Embeddings, Form
-from lookalike.exporting.preparation import preparation_of
 from lookalike.model.encoder import CLIPEncoder
 
 GRAPH = "model.onnx"
@@ -88,7 +87,7 @@ def save_onnx(encoder: CLIPEncoder, folder: Path) -> None:
             ) from error
         if program is None:  # only the older exporter returns nothing
             raise ModelError(f"this PyTorch ({torch.__version__}) has no ONNX exporter of its own")
-        program.model.metadata_props["lookalike.preparation"] = json.dumps(preparation_of(how))
+        program.model.metadata_props["lookalike.preparation"] = json.dumps(how.facts())
         program.save(folder / GRAPH)
 
 
