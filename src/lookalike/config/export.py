@@ -30,13 +30,13 @@ class ExportConfig:
         help="what to export: a checkpoint of ours (.pth), a local Transformers folder, or a hub "
         "id",
     )
-    embedding: Literal["projected", "pooled"] | None = same_knob(
+    embedding: Literal["auto", "projected", "pooled"] = same_knob(
         Shared,
         "embedding",
-        default=None,
-        help="projected: the space shared with text, where the model has one (else pooled); "
-        "pooled: what the vision tower gives before that projection; none: the one that the "
-        "checkpoint was trained for, or projected",
+        default="auto",
+        help="auto: the one that the checkpoint was trained for, else projected; projected: the "
+        "space shared with text, where the model has one (else pooled); pooled: what the vision "
+        "tower gives before that projection",
     )
     to: Literal["transformers", "sentence-transformers", "onnx"] = knob(
         "transformers",

@@ -38,6 +38,7 @@ def write_card(folder: Path, source: Source, config: ExportConfig, agreement: Ag
     body = _template().render(
         name=name,
         title=name.rpartition("/")[2],
+        on_hub=config.push_to_hub is not None,
         to=config.to,
         source=source,
         encoder=source.encoder,

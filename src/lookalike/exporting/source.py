@@ -60,17 +60,21 @@ def read_source(config: ExportConfig) -> Source:
             "there is nothing to export: name a checkpoint, such as weights/encoder_epoch_01.pth, "
             "a Transformers folder, or a hub id"
         )
-    if not is_checkpoint(config.model_name):
-        encoder = CLIPEncoder(config.model_name, embedding=config.embedding or "projected")
-        name = config.model_name
-        if Path(name).is_dir():
-            name = Path(name).resolve().name
-        return Source(name, encoder, None, None, "it was not trained with Lookalike")
-    path = Path(config.model_name)
+    if is_checkpoint(config.model_name):
+        return _read_checkpoint(config, Path(config.model_name))
+    asked = "projected" if config.embedding == "auto" else config.embedding
+    encoder = CLIPEncoder(config.model_name, embedding=asked)
+    folder = Path(config.model_name)
+    name = folder.resolve().name if folder.is_dir() else config.model_name
+    return Source(name, encoder, None, None, "it was not trained with Lookalike")
+
+
+def _read_checkpoint(config: ExportConfig, path: Path) -> Source:
     checkpoint = read_checkpoint(path)
+    trained = checkpoint["model"]["embedding"]
     encoder = CLIPEncoder(
-        config.model_name,
-        embedding=config.embedding or checkpoint["model"]["embedding"],
+        str(path),
+        embedding=trained if config.embedding == "auto" else config.embedding,
         checkpoint=checkpoint,
     )
     light = {key: value for key, value in checkpoint.items() if not key.endswith("_state_dict")}
