@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import draw, write_tree
+from conftest import draw
 from export_cases import SILENT, clip_vision_with_projection, siglip, vit_without_pooler
 from huggingface_hub import ModelCard
 from torch import Tensor
+from torch.nn.functional import normalize
+from transformers import AutoTokenizer, SiglipModel
 
 import lookalike
 from lookalike.config import ExportConfig
@@ -26,15 +28,23 @@ from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.pretrained import load_pretrained, read_checkpoint
 
 
+def write_alike(root: Path, first: int) -> Path:
+    """Six classes of four pictures that look like one of two things: hard to tell apart."""
+    for label, name in enumerate(["bowl", "cup", "jug", "mug", "pan", "pot"]):
+        (root / name).mkdir(parents=True)
+        for copy in range(first, first + 4):
+            draw(label % 2, 100 * label + copy).save(root / name / f"{copy}.png")
+    return root
+
+
 @pytest.fixture(scope="module")
 def run(tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of two epochs, half of whose classes were held out."""
     root = tmp_path_factory.mktemp("shop")
-    counts = {"mug": 6, "bowl": 5, "jug": 4, "cup": 6, "pot": 3, "pan": 4}
     lookalike.train(
         lookalike.TrainConfig(
-            train=str(write_tree(root / "train", counts)),
-            test=str(write_tree(root / "test", counts, first=10)),
+            train=str(write_alike(root / "train", 0)),
+            test=str(write_alike(root / "test", 10)),
             model_name=str(tiny_clip),
             holdout_classes="0.5",
             n_classes_per_batch=2,
@@ -81,6 +91,7 @@ def test_the_table_holds_what_was_measured_before_and_after(run: Path, tmp_path:
     ]
     before, after = metrics_of(run, 0), metrics_of(run, 2)
     assert [row[0] for row in rows] == list(HEADLINE)
+    assert before["metrics"]["mAP"] != after["metrics"]["mAP"] != after["metrics"]["mAP@R"]
     for name, *cells, change in rows:
         for cell, document in zip(cells, (before, after), strict=True):
             mean, low, high = (float(number) for number in re.findall(r"\d\.\d+", cell))
@@ -150,6 +161,15 @@ def test_the_settings_that_shaped_the_training_are_listed_and_paths_are_not(
     for path in (tmp_path / "out").iterdir():
         assert str(run.parent).encode() not in path.read_bytes(), path
         assert str(tmp_path).encode() not in path.read_bytes(), path
+
+
+def test_pictures_of_the_training_are_named_without_their_place(run: Path, tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(epoch_file(run, 1))
+    checkpoint["config"]["distillation_pictures"] = "/home/jane/street views"
+    torch.save(checkpoint, tmp_path / "encoder.pth")
+    card = card_of(tmp_path / "encoder.pth", tmp_path / "out")
+    assert "| `distillation_pictures` | `street views` | off |" in card.text
+    assert "jane" not in card.content
 
 
 def _without_results(out: Path) -> None:
@@ -235,6 +255,14 @@ def test_the_code_of_the_card_suits_the_model(
     expected = _expected(model, tmp_path)
     torch.testing.assert_close(names["embedding"], expected, atol=1e-5, rtol=0)
     assert ("similarity" in names) is (make is siglip)
+    if make is siglip:
+        tokens = AutoTokenizer.from_pretrained(model)(
+            ["a red mug"], padding="max_length", return_tensors="pt"
+        )
+        with torch.inference_mode():
+            texts = SiglipModel.from_pretrained(model).get_text_features(**tokens).pooler_output
+        similarity = expected @ normalize(texts, dim=-1).T
+        torch.testing.assert_close(names["similarity"], similarity, atol=1e-5, rtol=0)
 
 
 def test_the_code_of_the_card_of_a_pooled_embedding_gives_that(
