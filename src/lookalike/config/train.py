@@ -103,7 +103,7 @@ class TrainConfig(BatchShape, Common):
     learning_rate: float = knob(1e-7, "of AdamW", group="Training", above=0)
     layer_decay: float = knob(
         1.0,
-        "each layer's learning rate is that of the one above it times this; 1: all the same",
+        "each layer's learning rate is that of the next one times this; 1: all the same",
         group="Training",
         above=0,
         at_most=1,
@@ -142,7 +142,7 @@ class TrainConfig(BatchShape, Common):
     )
     weight_decay: float = knob(
         0.01,
-        "of AdamW; on weight matrices, never on biases and norms",
+        "of AdamW; on weight matrices, never on biases, norms and tokens",
         group="Training",
         at_least=0,
     )
@@ -255,6 +255,10 @@ class TrainConfig(BatchShape, Common):
             raise ConfigError(
                 f"cross_batch_memory works with the objective supcon, not {self.objective}; leave "
                 "one of them out"
+            )
+        if self.lora_targets != "auto" and self.lora_rank is None:
+            raise ConfigError(
+                f"lora_targets is {self.lora_targets!r}, and LoRA is off; set lora_rank, such as 8"
             )
         size = self.n_classes_per_batch * self.n_samples_per_class
         if isinstance(self.batch_memory, int) and self.batch_memory > size:
