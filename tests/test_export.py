@@ -288,7 +288,7 @@ def test_what_sentence_transformers_cannot_hold_is_refused(
 # --- ONNX -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", ["clip", siglip, vit_without_pooler, resnet])
+@pytest.mark.parametrize("make", ["clip", vit_without_pooler, resnet])
 def test_onnx_runtime_embeds_batches_of_any_size_as_the_checkpoint_does(
     make: Make | str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -364,11 +364,11 @@ def test_a_folder_that_is_no_export_is_never_touched(tiny_clip: Path, tmp_path: 
 def test_an_earlier_export_is_replaced_as_a_whole_when_told_so(
     tiny_clip: Path, tmp_path: Path
 ) -> None:
-    export(tiny_clip, tmp_path / "out", to="onnx")
+    export(tiny_clip, tmp_path / "out", to="sentence-transformers")
     with pytest.raises(OutputError, match=r"already holds an export.*--overwrite"):
         export(tiny_clip, tmp_path / "out")
     export(tiny_clip, tmp_path / "out", overwrite=True)
-    assert not (tmp_path / "out" / "model.onnx").exists()
+    assert not (tmp_path / "out" / "modules.json").exists()
     assert (tmp_path / "out" / "model.safetensors").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
