@@ -111,7 +111,7 @@ def test_a_hub_that_cannot_be_reached_is_told_before_any_work(
     hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(OutputError, match=r"the hub does not let us in: .*offline"):
+    with pytest.raises(OutputError, match=r"the hub does not let us in: .*HF_HUB_OFFLINE"):
         push(tmp_path / "no-such-model.pth", tmp_path / "out")
 
 
@@ -119,8 +119,9 @@ def test_an_upload_that_fails_leaves_the_export_and_says_so(
     hub: FakeHub, tiny_clip: Path, tmp_path: Path
 ) -> None:
     hub.refuses_commits = True
-    with pytest.raises(OutputError, match=r"is exported, but not uploaded to jane/shop-clip: .*"):
+    with pytest.raises(OutputError, match=r"cannot upload to jane/shop-clip: .*") as told:
         push(tiny_clip, tmp_path / "out")
+    assert f"hf upload jane/shop-clip {tmp_path / 'out'}" in str(told.value)
     assert (tmp_path / "out" / "README.md").is_file()
 
 

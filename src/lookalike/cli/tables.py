@@ -107,7 +107,7 @@ def print_preview(retrieval: Retrieval) -> None:
 def print_export(result: ExportResult) -> None:
     """What was exported, how sure that is, and where it lies."""
     print(f"Exported: {result.kind} embeddings of {result.dim:,} numbers.")
-    print(f"Checked against the original: {result.agreement.in_words()}.")
+    print(f"Checked: {result.agreement.in_words()}.")
     if result.unmeasured:
         print(f"The model card has no measured numbers: {result.unmeasured}.")
     print()

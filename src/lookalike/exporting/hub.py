@@ -34,7 +34,8 @@ class Repository:
         Raises:
             OutputError: the hub refuses, or cannot be reached.
         """
-        with _telling(f"{shown(folder)} is exported, but not uploaded to {self.name}"):
+        later = f"To upload what is exported: hf upload {self.name} {shown(folder)}"
+        with _telling(f"cannot upload to {self.name}", later):
             url = self.api.create_repo(self.name, private=self.private, exist_ok=True)
             self.api.upload_folder(repo_id=self.name, folder_path=folder, commit_message=message)
         return str(url)
@@ -53,10 +54,10 @@ def find_repository(name: str, *, private: bool) -> Repository:
     if token is None:
         raise ConfigError(
             "--push-to-hub needs a token, and there is none: set HF_TOKEN, or log in once with "
-            "`hf auth login`. Without --push-to-hub the export works offline"
+            "`hf auth login`"
         )
     api = HfApi(token=token)
-    with _telling("the hub does not let us in"):
+    with _telling("the hub does not let us in", "Without --push-to-hub the export works offline"):
         who = api.whoami()
     if who.get("auth", {}).get("accessToken", {}).get("role") == "read":
         raise ConfigError(
@@ -72,7 +73,7 @@ def find_repository(name: str, *, private: bool) -> Repository:
 
 
 @contextmanager
-def _telling(what: str) -> Iterator[None]:
+def _telling(what: str, advice: str) -> Iterator[None]:
     """Turns whatever goes wrong between here and the hub into one line."""
     try:
         yield
@@ -80,4 +81,4 @@ def _telling(what: str) -> Iterator[None]:
     # exceptions of several libraries, which have changed from release to release.
     except Exception as error:
         first_line = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise OutputError(f"{what}: {first_line.rstrip('.')}") from error
+        raise OutputError(f"{what}: {first_line.rstrip('.')}. {advice}") from error
