@@ -104,12 +104,24 @@ def test_a_misspelt_recipe_names_the_nearest_and_all_there_are(name: str, meant:
 
 
 def test_a_name_like_no_recipe_lists_all_there_are(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["recipes", "zzz"], ["train", "--recipe", "zzz"]):
+    for words, what in (
+        (["recipes", "zzz"], "there is no recipe 'zzz'."),
+        (["train", "--recipe", "zzz"], "there is no recipe 'zzz', and no file of that name."),
+    ):
         assert main(words) == 2
         assert capsys.readouterr().err == (
-            "lookalike: there is no recipe 'zzz', and no file of that name. Those that ship with "
-            "Lookalike: default, quick, strong, keep-text, large-batch, low-memory\n"
+            f"lookalike: {what} Those that ship with Lookalike: default, quick, strong, keep-text, "
+            "large-batch, low-memory\n"
         )
+
+
+def test_only_what_ships_is_printed_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine").write_text("seed: 7\n")
+    with pytest.raises(DataError, match="there is no recipe 'mine'"):
+        shipped_text("mine")
 
 
 def test_a_recipe_file_that_is_not_there_is_called_a_file() -> None:

@@ -15,10 +15,11 @@ from lookalike.cli.verbs import (
     run_compare,
     run_demo,
     run_evaluate,
+    run_export,
     run_recipes,
     run_train,
 )
-from lookalike.config import CheckConfig, EvaluateConfig, TrainConfig
+from lookalike.config import CheckConfig, EvaluateConfig, ExportConfig, TrainConfig
 from lookalike.errors import Interrupted, LookalikeError
 
 USAGE_ERROR, INTERRUPTED = 2, 130
@@ -227,6 +228,38 @@ def _add_check(verbs: Any) -> None:
     parser.set_defaults(verb=run_check, parser=parser)
 
 
+def _add_export(verbs: Any) -> None:
+    parser = verbs.add_parser(
+        "export",
+        usage="lookalike export MODEL [--to FORM] [--out FOLDER] [flags]",
+        help="write a fine-tuned encoder in a form that other software loads",
+        description=paragraphs("""
+            Writes a checkpoint, or any model, as a Transformers folder, as a
+            sentence-transformers model, or as an ONNX graph. What was written is loaded and must
+            give the embeddings of the original before the folder appears. With it comes a model
+            card (README.md) that carries the numbers the checkpoint's run measured.
+        """),
+        epilog=paragraphs("""
+            examples:
+              lookalike export weights/encoder_epoch_03.pth --out shop-clip
+              lookalike export weights/encoder_epoch_03.pth --to onnx --out shop-onnx
+              lookalike export facebook/dinov2-small --to sentence-transformers --out dino-st
+              lookalike export weights/encoder_epoch_03.pth --push-to-hub jane/shop-clip
+
+            writes, in --out:
+              README.md        the model card
+              lookalike.json   embedding, preparation of pictures, origin: for programs
+              model.onnx       or what from_pretrained or SentenceTransformer loads
+        """),
+    )
+    parser.add_argument("model_name", nargs="?", default=argparse.SUPPRESS, metavar="MODEL",
+                        help="a checkpoint of ours (.pth), a local Transformers folder, or a hub "
+                        "id")  # fmt: skip
+    _add_recipe_flags(parser)
+    add_knobs(parser, ExportConfig, leave_out=("model_name",))
+    parser.set_defaults(verb=run_export, parser=parser)
+
+
 def _add_recipes(verbs: Any) -> None:
     parser = verbs.add_parser(
         "recipes",
@@ -276,6 +309,7 @@ _VERBS = {
     "evaluate": _add_evaluate,
     "compare": _add_compare,
     "check": _add_check,
+    "export": _add_export,
     "recipes": _add_recipes,
     "demo": _add_demo,
 }

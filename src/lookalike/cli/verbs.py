@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.cli.flags import paragraphs
-from lookalike.config import CheckConfig, EvaluateConfig, TrainConfig
+from lookalike.config import CheckConfig, EvaluateConfig, ExportConfig, TrainConfig
 from lookalike.files import shown
 from lookalike.recipes import (
     SHIPPED,
@@ -148,6 +148,34 @@ def run_check(given: argparse.Namespace) -> int | None:
     else:
         print_findings(result)
     return MUST_MEND if result.must_mend else 0
+
+
+def run_export(given: argparse.Namespace) -> None:
+    """Writes a model in another form."""
+    recipe = read_recipe(given.recipe) if given.recipe else {}
+    config = config_from(ExportConfig, recipe, _knobs_of(given))
+    if given.print_config:
+        _print_utf8(format_recipe(config))
+        return
+
+    from lookalike.cli import tables
+    from lookalike.exporting.run import export
+    from lookalike.progress import default_progress
+
+    result = export(config, progress=default_progress())
+    if not given.json:
+        tables.print_export(result)
+        return
+    _print_json(
+        {
+            "folder": shown(result.folder),
+            "files": [shown(path) for path in result.files],
+            "embedding": {"kind": result.kind, "dim": result.dim},
+            "agreement": asdict(result.agreement),
+            "unmeasured": result.unmeasured,
+            "url": result.url,
+        }
+    )
 
 
 def run_recipes(given: argparse.Namespace) -> None:

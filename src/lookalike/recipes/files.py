@@ -29,12 +29,7 @@ def find_recipe(name: str) -> dict[str, Any]:
     looks_like_a_file = Path(name).suffix or os.path.basename(name) != name
     if looks_like_a_file or os.path.exists(name):
         return read_recipe(name)
-    near = difflib.get_close_matches(name.lower(), SHIPPED, n=1, cutoff=0.5)
-    meant = f"; did you mean {near[0]!r}?" if near else "."
-    raise DataError(
-        f"there is no recipe {name!r}, and no file of that name{meant} Those that ship with "
-        f"Lookalike: {', '.join(SHIPPED)}"
-    )
+    raise _no_recipe(name, ", and no file of that name")
 
 
 def shipped_text(name: str) -> str:
@@ -44,13 +39,22 @@ def shipped_text(name: str) -> str:
         DataError: none of that name ships.
     """
     if name not in SHIPPED:
-        find_recipe(name)
+        raise _no_recipe(name)
     return (files(__package__) / "shipped" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def summary(name: str) -> str:
     """What a shipped recipe is for, in a line: the first of its file."""
     return shipped_text(name).partition("\n")[0].removeprefix("# ")
+
+
+def _no_recipe(name: str, more: str = "") -> DataError:
+    near = difflib.get_close_matches(name.lower(), SHIPPED, n=1, cutoff=0.5)
+    meant = f"; did you mean {near[0]!r}?" if near else "."
+    return DataError(
+        f"there is no recipe {name!r}{more}{meant} Those that ship with Lookalike: "
+        f"{', '.join(SHIPPED)}"
+    )
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
