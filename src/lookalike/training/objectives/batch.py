@@ -1,0 +1,46 @@
+"""What every objective asks of a batch."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from lookalike.errors import NoPositivesError
+
+
+def check_batch(embeddings: Float[Tensor, "batch dim"], labels: Int64[Tensor, " batch"]) -> None:
+    """Refuses what is no batch.
+
+    Raises:
+        ValueError: shapes that do not belong together.
+    """
+    if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
+        raise ValueError(
+            f"embeddings of shape {tuple(embeddings.shape)} and labels of shape "
+            f"{tuple(labels.shape)}; expected (batch, dim) and (batch,)"
+        )
+
+
+def check_temperature(temperature: float) -> float:
+    """The temperature, where it is one.
+
+    Raises:
+        ValueError: it is not above 0.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}; it must be above 0")
+    return temperature
+
+
+def in_full_precision(embeddings: Tensor) -> Tensor:
+    """As float32, or float64 as it is: losses are differences of numbers close to each other."""
+    return embeddings if embeddings.dtype == torch.float64 else embeddings.float()
+
+
+def no_positives(num_pictures: int) -> NoPositivesError:
+    """To raise where no picture of a batch has another of its class."""
+    return NoPositivesError(
+        f"none of the {num_pictures} pictures of the batch has another of its class; "
+        "draw at least 2 of each class (n_samples_per_class)"
+    )
