@@ -25,8 +25,8 @@ class TrainConfig(BatchShape, Common):
     )
     class_balance: Literal["size", "equal"] = knob(
         "size",
-        "size: large classes are met as often as they have pictures; equal: all classes equally "
-        "often",
+        "size: classes are met in proportion to their pictures; equal: all classes equally often, "
+        "in an epoch of the same length",
         group="Batches",
     )
     singletons: Literal["exclude", "repeat"] = knob(
@@ -45,7 +45,8 @@ class TrainConfig(BatchShape, Common):
     )
     augmentation: Literal["crop-flip", "none"] = knob(
         "crop-flip",
-        "crop-flip: a random part of each picture, half the time mirrored",
+        "crop-flip: a random part of each picture, half the time mirrored; none: the part that "
+        "evaluation looks at",
         group="Augmentation",
     )
     min_crop_area: float = knob(
@@ -57,7 +58,8 @@ class TrainConfig(BatchShape, Common):
     )
     color_jitter: float = knob(
         0.0,
-        "strength of random changes of brightness, contrast and saturation; 0.2 is light",
+        "brightness, contrast and saturation change by up to this share, with either augmentation; "
+        "0.2 is light, 0 is off",
         group="Augmentation",
         at_least=0,
         at_most=1,
