@@ -22,7 +22,9 @@ from lookalike.errors import LookalikeError, OutputError
 from lookalike.files import shown, writable_folder, write_json, write_whole
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.runtime import make_runtime
-from lookalike.training.checkpoint import TrainingState, save_checkpoint
+from lookalike.training.objectives.supcon import SupConLoss
+from lookalike.training.saving.checkpoint import TrainingState, save_checkpoint
+from lookalike.training.step import Learner
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="a limit that POSIX systems have")
 
@@ -220,17 +222,18 @@ def test_a_full_disk_leaves_the_old_json(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, tiny_clip: Path) -> None:
     encoder = CLIPEncoder(str(tiny_clip))
     path = tmp_path / "weights" / "encoder_epoch_01.pth"
+    learner = Learner(
+        encoder, SupConLoss(), torch.optim.AdamW(encoder.parameters()),
+        make_runtime("cpu", "fp32", 0), chunk_size=4, max_grad_norm=None,
+    )  # fmt: skip
 
     def save() -> None:
         save_checkpoint(
             path,
             TrainingState(run="r", epoch=1, loss=0.5),
             config=TrainConfig(),
-            encoder=encoder,
-            optimizer=torch.optim.AdamW(encoder.parameters()),
-            scaler=torch.amp.GradScaler("cpu", enabled=False),
+            learner=learner,
             sampler=BalancedBatchSampler([0, 0, 1, 1], 2, 2),
-            runtime=make_runtime("cpu", "fp32", 0),
             train_classes=[],
             holdout=None,
             train_fingerprint="f",

@@ -29,7 +29,7 @@ from lookalike.errors import (
 from lookalike.evaluation import retrieval
 from lookalike.progress import SilentProgress, Task
 from lookalike.recipes import config_from
-from lookalike.training import run
+from lookalike.training import measuring, run
 from lookalike.training.outcome import TrainResult
 
 Settings = Callable[..., dict[str, Any]]
@@ -187,17 +187,17 @@ def test_ctrl_c_during_evaluation_points_at_the_epoch_just_saved(
         return real(*args, **options)
 
     real = retrieval.evaluate_encoder
-    monkeypatch.setattr(run, "evaluate_encoder", interrupted)
+    monkeypatch.setattr(measuring, "evaluate_encoder", interrupted)
     with pytest.raises(Interrupted, match=r"end of epoch 1.*--resume \S*encoder_epoch_01\.pth"):
         train(settings())
-    monkeypatch.setattr(run, "evaluate_encoder", real)
+    monkeypatch.setattr(measuring, "evaluate_encoder", real)
     result = train(settings(), resume=photos / "out" / "weights" / "encoder_epoch_01.pth")
     assert [one.epoch for one in result.history] == [0, 1]
 
 
 def test_resuming_with_other_settings_names_them(settings: Settings) -> None:
     first = train(settings())
-    with pytest.raises(ConfigError, match=r"learning_rate: 0\.001 -> 0\.01.*temperature"):
+    with pytest.raises(ConfigError, match=r"temperature.*learning_rate: 0\.001 -> 0\.01"):
         train(settings(learning_rate=1e-2, temperature=0.1, num_epochs=2), resume=first.checkpoint)
 
 

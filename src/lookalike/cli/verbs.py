@@ -27,7 +27,7 @@ def run_train(given: argparse.Namespace) -> None:
     resume: Path | None = None
     if given.resume is not None:
         from lookalike.model.pretrained import read_checkpoint
-        from lookalike.training.checkpoint import newest_checkpoint
+        from lookalike.training.saving.folder import newest_checkpoint
 
         out = Path(knobs.get("out", recipe.get("out", ".")))
         resume = Path(given.resume or out)

@@ -8,9 +8,9 @@ from lookalike.config import TrainConfig
 from lookalike.model.pretrained import read_checkpoint
 from lookalike.progress import Progress, default_progress
 from lookalike.runtime import make_runtime, seeded
-from lookalike.training.interrupt import deferred_interrupt
 from lookalike.training.outcome import TrainResult
 from lookalike.training.run import Run
+from lookalike.training.saving.interrupt import deferred_interrupt
 
 
 def train(
@@ -55,8 +55,8 @@ def train(
                 progress.task(title, run.images_per_epoch, done=done) as task,
             ):
                 for batch in run.batches():
-                    loss, learning_rate = run.step(batch)
-                    state.finish_step(loss)
+                    stepped, learning_rate = run.step(batch)
+                    state.finish_step(stepped.loss)
                     task.advance(run.batch_size, loss=state.mean_loss, lr=learning_rate)
                     if interrupt.requested:
                         break

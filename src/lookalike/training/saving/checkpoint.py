@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,12 @@ import torch
 from lookalike.config import TrainConfig
 from lookalike.data.sampler import BalancedBatchSampler
 from lookalike.errors import CheckpointError, ConfigError, OutputError
-from lookalike.evaluation.results import find_results, library_versions
+from lookalike.evaluation.results import library_versions
 from lookalike.files import shown, write_whole
-from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.pretrained import CHECKPOINT_FORMAT
 from lookalike.recipes import changed_on_resume
-from lookalike.runtime import Runtime, random_state
-
-INTERRUPTED = "interrupted.pth"
-_EPOCH_FILE = re.compile(r"encoder_epoch_(\d+)\.pth")
+from lookalike.runtime import random_state
+from lookalike.training.step import Learner
 
 
 @dataclass
@@ -54,11 +50,8 @@ def save_checkpoint(
     state: TrainingState,
     *,
     config: TrainConfig,
-    encoder: CLIPEncoder,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
+    learner: Learner,
     sampler: BalancedBatchSampler,
-    runtime: Runtime,
     train_fingerprint: str,
     train_classes: list[str],
     holdout: dict[str, Any] | None,
@@ -72,9 +65,11 @@ def save_checkpoint(
         "format": CHECKPOINT_FORMAT,
         "epoch": state.epoch,
         "loss": state.mean_loss if state.step else state.loss,
-        "model_state_dict": encoder.state_dict(),
-        "optimizer_state_dict": optimizer.state_dict(),
-        "scaler_state_dict": scaler.state_dict(),
+        "model_state_dict": learner.encoder.state_dict(),
+        "objective_state_dict": learner.objective.state_dict(),
+        "optimizer_state_dict": learner.optimizer.state_dict(),
+        "scaler_state_dict": learner.scaler.state_dict(),
+        "chunk_size": learner.chunk_size,
         # The loader reads ahead of training: batches done are those that were trained on.
         "sampler_state_dict": sampler.state_dict()
         | {"epoch": state.epoch, "batches_done": state.step},
@@ -82,10 +77,10 @@ def save_checkpoint(
             "step": state.epoch * len(sampler) + state.step,
             "total_steps": config.num_epochs * len(sampler),
         },
-        "random_state": random_state(runtime.device),
-        "precision": runtime.precision,
+        "random_state": random_state(learner.runtime.device),
+        "precision": learner.runtime.precision,
         "state": asdict(state),
-        "model": encoder.description(),
+        "model": learner.encoder.description(),
         "config": asdict(config),
         "train_fingerprint": train_fingerprint,
         "train_classes": train_classes,
@@ -105,8 +100,7 @@ def restore_checkpoint(
     checkpoint: dict[str, Any],
     path: Path,
     *,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
+    learner: Learner,
     sampler: BalancedBatchSampler,
 ) -> TrainingState:
     """Puts a run back where it was saved. The encoder was made of the checkpoint already, and
@@ -116,13 +110,14 @@ def restore_checkpoint(
         CheckpointError: the checkpoint does not fit the model or the training pictures.
     """
     try:
-        optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
-    except ValueError as error:
+        learner.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
+        learner.objective.load_state_dict(checkpoint.get("objective_state_dict", {}))
+    except (ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"the optimiser state in {shown(path)} does not fit: {error}"
         ) from error
-    if checkpoint["scaler_state_dict"] and scaler.is_enabled():
-        scaler.load_state_dict(checkpoint["scaler_state_dict"])
+    if checkpoint["scaler_state_dict"] and learner.scaler.is_enabled():
+        learner.scaler.load_state_dict(checkpoint["scaler_state_dict"])
     sampler.load_state_dict(checkpoint["sampler_state_dict"])
     return TrainingState(**checkpoint["state"])
 
@@ -158,71 +153,3 @@ def check_same_pictures(checkpoint: dict[str, Any], path: Path, train_fingerprin
             f"the training pictures are not those of {shown(path)}: files were added, removed or "
             "renamed since. Put them back, or start a new run without --resume"
         )
-
-
-def epoch_file(out: Path, epoch: int) -> Path:
-    """Where the checkpoint of an epoch lies."""
-    return out / "weights" / f"encoder_epoch_{epoch:02}.pth"
-
-
-def find_checkpoints(out: Path) -> list[Path]:
-    """A run's checkpoints, the furthest last; an interrupted run's is further than any."""
-    folder = out / "weights"
-    found = [
-        (int(match[1]), path)
-        for path in folder.glob("encoder_epoch_*.pth")
-        if (match := _EPOCH_FILE.fullmatch(path.name))
-    ]
-    paths = [path for _, path in sorted(found)]
-    interrupted = folder / INTERRUPTED
-    return [*paths, interrupted] if interrupted.is_file() else paths
-
-
-def newest_checkpoint(out: Path) -> Path:
-    """The checkpoint to go on from.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    found = find_checkpoints(out)
-    if not found:
-        raise CheckpointError(
-            f"there is no checkpoint in {shown(out / 'weights')} to go on from; "
-            "give the run's folder with --out, or the file itself: --resume FILE"
-        )
-    return found[-1]
-
-
-def files_of_a_run(out: Path) -> list[Path]:
-    """All that a run leaves below its folder."""
-    return find_checkpoints(out) + find_results(out)
-
-
-def files_to_replace(config: TrainConfig, out: Path, resume: Path | None) -> list[Path]:
-    """Files of another run that this one is told to replace: it never writes among them.
-
-    Raises:
-        OutputError: `out` holds files of a run, it is not this one that is resumed, and
-            nobody said to overwrite them.
-    """
-    earlier = [path.resolve() for path in files_of_a_run(out)]
-    if not earlier or (resume is not None and resume.resolve() in earlier):
-        return []
-    if not config.overwrite:
-        raise OutputError(
-            f"{shown(out)} already holds a run's files ({shown(earlier[-1].name)}). Go on with "
-            "that run: --resume; write elsewhere: --out FOLDER; or replace it: --overwrite"
-        )
-    if Path(config.model_name).resolve() in earlier:
-        raise OutputError(
-            f"--overwrite would remove {shown(config.model_name)}, which this run starts from; "
-            "write elsewhere with --out FOLDER"
-        )
-    return earlier
-
-
-def sweep_unfinished(out: Path) -> None:
-    """Removes what a killed run left half-written; each may be gigabytes."""
-    for pattern in (".encoder_epoch_*.pth.*.tmp", f".{INTERRUPTED}.*.tmp"):
-        for path in (out / "weights").glob(pattern):
-            path.unlink(missing_ok=True)

@@ -1,0 +1,169 @@
+"""How many pictures' activations fit into memory at once."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lookalike.errors import ConfigError, TrainingError
+from lookalike.model.encoder import CLIPEncoder
+from lookalike.runtime import Runtime, random_state, restore_random_state
+
+# Kernels need room of their own, allocators lose some to gaps, and others want memory, too.
+_USABLE_SHARE = 0.7
+_BYTES_FP32 = 4
+_CONTAINER = (  # a container's limit and use: of control groups version 2, and of version 1
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+    ),
+)
+
+
+def find_chunk_size(
+    wanted: int | Literal["auto"] | None,
+    batch_size: int,
+    encoder: CLIPEncoder,
+    runtime: Runtime,
+    *,
+    saved: int | None,
+) -> int:
+    """Pictures that go through the encoder at a time, in training.
+
+    Args:
+        wanted: a number; None for the whole batch; "auto" for as many as fit into the memory
+            that is free now, in chunks as even as can be.
+        batch_size: pictures in a batch.
+        encoder: on its device, not yet trained.
+        runtime: device and precision.
+        saved: what a resumed run had, which "auto" keeps where it fits: other chunks round
+            otherwise.
+
+    Raises:
+        ConfigError: a number is wanted, and the encoder computes statistics of the whole batch.
+        TrainingError: not even one picture fits.
+    """
+    whole_only = any(
+        isinstance(part, nn.modules.batchnorm._BatchNorm) for part in encoder.modules()
+    )
+    if whole_only and isinstance(wanted, int) and wanted < batch_size:
+        raise ConfigError(
+            f"batch_memory is {wanted}, and {encoder.model_name} normalises over the whole batch "
+            f"(BatchNorm), which chunks would change; set it to none"
+        )
+    if wanted is None or whole_only:
+        return batch_size
+    if wanted != "auto":
+        return wanted
+    free = free_bytes(runtime.device) * _USABLE_SHARE - _bytes_of_training(encoder)
+    fitting = int(free / bytes_per_picture(encoder, runtime))
+    if fitting < 1:
+        raise TrainingError(
+            f"not one picture fits into the free memory of {runtime.device}; free some, take a "
+            "smaller model, or add --gradient-checkpointing or --lora-rank 8"
+        )
+    if saved is not None and saved <= fitting:
+        return saved
+    num_chunks = math.ceil(batch_size / fitting)
+    return math.ceil(batch_size / num_chunks)
+
+
+def bytes_per_picture(encoder: CLIPEncoder, runtime: Runtime) -> int:
+    """Memory that one more picture takes at the fullest moment of a forward and backward pass.
+
+    Found by doing it with one black picture and with two. Leaves no gradients behind.
+    """
+    state = random_state(runtime.device)
+    encoder.train()
+    try:
+        return _peak_bytes(encoder, runtime, 2) - _peak_bytes(encoder, runtime, 1)
+    finally:
+        encoder.zero_grad(set_to_none=True)
+        encoder.eval()
+        restore_random_state(state, runtime.device)
+
+
+def _peak_bytes(encoder: CLIPEncoder, runtime: Runtime, num_pictures: int) -> int:
+    """The most that was allocated at once in a forward and backward pass."""
+    how, device = encoder.preprocessing, runtime.device
+    pixels = torch.zeros(num_pictures, 3, how.height, how.width, dtype=torch.uint8, device=device)
+    encoder.zero_grad(set_to_none=True)
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        _forward_and_backward(encoder, runtime, pixels)
+        return int(torch.cuda.max_memory_allocated(device)) - before
+    with _Allocations() as allocations:
+        _forward_and_backward(encoder, runtime, pixels)
+    peak: int = allocations.peak
+    return peak
+
+
+def _forward_and_backward(encoder: CLIPEncoder, runtime: Runtime, pixels: Tensor) -> None:
+    with runtime.autocast():
+        embeddings = encoder(pixels)
+    embeddings.sum().backward()
+
+
+class _Allocations(TorchDispatchMode):
+    """Counts the bytes of all tensors that operations make, for as long as each one lives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now, self.peak = 0, 0
+        self._sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        made = operation(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor):
+                self._note(tensor.untyped_storage())
+        return made
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata in self._sizes:
+            return
+        self._sizes[storage._cdata] = storage.nbytes()
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._forget, storage._cdata)
+
+    def _forget(self, key: int) -> None:
+        self.now -= self._sizes.pop(key)
+
+
+def _bytes_of_training(encoder: CLIPEncoder) -> int:
+    """Gradients and AdamW's two means, which the first step allocates."""
+    trained = sum(p.numel() for _, p in encoder.trainable_parameters())
+    return 3 * trained * _BYTES_FP32
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that this process can still take on a device."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free + cached
+    available: int = psutil.virtual_memory().available
+    return min(available, _left_in_container(available))
+
+
+def _left_in_container(otherwise: int) -> int:
+    """Memory that a container's limit leaves, where there is one."""
+    for limit, used in _CONTAINER:
+        try:
+            return int(Path(limit).read_text()) - int(Path(used).read_text())
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return otherwise

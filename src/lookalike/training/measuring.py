@@ -1,0 +1,103 @@
+"""Each epoch's measurement: its result files, its report, and the run's history."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from lookalike.config import TrainConfig
+from lookalike.data.loader import ImageLoader
+from lookalike.data.sources import Unreadable
+from lookalike.errors import LookalikeError
+from lookalike.evaluation.protocol import Protocol
+from lookalike.evaluation.results import report_file, result_files, write_results
+from lookalike.evaluation.retrieval import Retrieval, evaluate_encoder
+from lookalike.model.encoder import CLIPEncoder
+from lookalike.progress import Progress
+from lookalike.report.epoch.write import write_report
+from lookalike.runtime import Runtime
+from lookalike.training.outcome import EpochSummary, earlier_epochs
+from lookalike.training.saving.checkpoint import TrainingState
+from lookalike.training.saving.folder import RunFolder
+
+
+class Measurements:
+    """The measured epochs of a run, and the means to measure the next.
+
+    `history` has a line for each epoch; `retrieval` is that of the last one measured.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        protocol: Protocol | None,
+        encoder: CLIPEncoder,
+        runtime: Runtime,
+        progress: Progress,
+        folder: RunFolder,
+    ) -> None:
+        self.protocol, self.history = protocol, list[EpochSummary]()
+        self.retrieval: Retrieval | None = None
+        self.files: list[Path] = []
+        self.unreadable: list[Unreadable] = []
+        self._config, self._encoder, self._runtime = config, encoder, runtime
+        self._progress, self._folder = progress, folder
+        self._loader: ImageLoader | None = None
+        if protocol is not None:
+            self._loader = ImageLoader(
+                protocol.files, encoder.preprocessing, runtime, max_megapixels=config.max_megapixels
+            )
+
+    def take_up(self, state: TrainingState) -> None:
+        """Knows again what a run measured before it was stopped."""
+        self.history = earlier_epochs(self._folder.path, state.run, state.epoch, self.protocol)
+
+    def measure(self, state: TrainingState) -> None:
+        """Measures the model as it is now, and writes the epoch's files."""
+        if self.history and self.history[-1].epoch == state.epoch:
+            if self._is_reported(state.epoch):
+                return  # a resumed run that was measured here before it stopped
+            self.history.pop()
+        if self.protocol is None or self._loader is None:
+            self.history.append(EpochSummary(state.epoch, state.loss, None))
+            return
+        retrieval = evaluate_encoder(
+            self._encoder,
+            self.protocol,
+            self._loader,
+            self._runtime,
+            top_k_wanted=self._config.top_k,
+            batch_size=self._config.eval_batch_size,
+            progress=self._progress,
+            title=f"evaluating epoch {state.epoch}",
+        )
+        self._folder.make_room()
+        about = {"run": state.run, "loss": state.loss, "config": asdict(self._config)}
+        self.files += write_results(
+            self._folder.path, state.epoch, retrieval, self.protocol, about=about
+        )
+        self.retrieval, self.unreadable = retrieval, retrieval.unreadable
+        self.history.append(EpochSummary(state.epoch, state.loss, retrieval.metrics))
+        if self._config.report:
+            self._report(state.epoch, retrieval, self.protocol)
+
+    def _report(self, epoch: int, retrieval: Retrieval, protocol: Protocol) -> None:
+        """Writes the page to look at. Where that fails the run goes on: its results are safe."""
+        out = self._folder.path
+        try:
+            path = write_report(out, epoch, retrieval, protocol, progress=self._progress)
+        except LookalikeError as error:
+            self._progress.warn(f"no report of epoch {epoch}: {error}")
+        # Whatever else a page can fail of, such as a plot library: training must not end with it.
+        except Exception as error:
+            self._progress.warn(f"no report of epoch {epoch}: {type(error).__name__}: {error}")
+        else:
+            self.files = [file for file in self.files if file != path] + [path]
+
+    def _is_reported(self, epoch: int) -> bool:
+        """Whether the report is that of the newest metrics, where there is to be one."""
+        if not self._config.report or self.protocol is None:
+            return True
+        out = self._folder.path
+        report, metrics = report_file(out), result_files(out, epoch)[1]
+        return report.is_file() and report.stat().st_mtime_ns >= metrics.stat().st_mtime_ns

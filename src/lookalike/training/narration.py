@@ -1,0 +1,121 @@
+"""What a run tells while it goes: how it was set up, and what is wrong with its pictures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lookalike.data.loader import Batch
+from lookalike.data.sources import ImageSet, Unreadable, list_unreadable
+from lookalike.errors import DataError
+from lookalike.evaluation.protocol import Protocol
+from lookalike.files import shown
+from lookalike.progress import Progress
+
+if TYPE_CHECKING:
+    from lookalike.training.run import Run
+
+
+def introduce(run: Run, resume: Path | None) -> None:
+    """Says what is about to happen, before the first long wait."""
+    config, progress = run.config, run.progress
+    for line in _facts(run):
+        progress.note(line)
+    if resume:
+        progress.note(
+            f"resume   {shown(resume)}: epoch {run.state.epoch} done"
+            + (f", then {run.state.step} steps" if run.state.step else "")
+        )
+        if run.state.epoch >= config.num_epochs:
+            progress.note(
+                f"this run is finished; train on with --num-epochs {config.num_epochs + 1} or more"
+            )
+    _warn_of_pictures(run)
+
+
+def _facts(run: Run) -> list[str]:
+    config, report, how = run.config, run.sampler.report, run.encoder.preprocessing
+    protocol, chunk_size = run.measurements.protocol, run.learner.chunk_size
+    with run.runtime.autocast():
+        dim = run.encoder.dim
+    trained = sum(p.numel() for p in run.learner.parameters)
+    return [
+        f"model    {config.model_name} · {run.encoder.kind} {dim}-d · "
+        f"{how.width}x{how.height} px · {trained:,} parameters trained",
+        f"train    {report.num_images:,} pictures, {report.num_classes:,} classes",
+        f"test     {protocol.describe() if protocol else 'none'}",
+        f"batches  {config.n_classes_per_batch} classes x {config.n_samples_per_class} "
+        f"pictures = {run.batch_size}"
+        + (f", {chunk_size} in memory at a time" if chunk_size < run.batch_size else "")
+        + f"; {len(run.sampler):,} an epoch, "
+        f"{config.num_epochs} epoch{'' if config.num_epochs == 1 else 's'}",
+        f"device   {run.runtime.describe()}",
+    ]
+
+
+def _warn_of_pictures(run: Run) -> None:
+    report, warn = run.sampler.report, run.progress.warn
+    if run.measurements.protocol is None:
+        warn("no test pictures, so nothing is measured; give --test, or --query and --gallery")
+    else:
+        _warn_of_overlap(run.images, run.measurements.protocol, run.progress)
+    if report.excluded_singletons:
+        warn(
+            f"{report.excluded_singletons:,} classes have a single picture and are left out; "
+            "--singletons repeat takes them in"
+        )
+    if report.small_classes:
+        warn(
+            f"{report.small_classes:,} classes have fewer than {run.config.n_samples_per_class} "
+            f"pictures; {report.repeated_images:,} places are filled with repeats"
+        )
+    if run.unreadable.pictures:
+        warn(
+            f"{len(run.unreadable.pictures):,} files cannot be read as pictures; listed at the end"
+        )
+
+
+def _warn_of_overlap(images: ImageSet, protocol: Protocol, progress: Progress) -> None:
+    """A test on what was learned proves nothing."""
+    learned = {os.path.abspath(path) for path in images.paths}
+    both = sum(os.path.abspath(path) in learned for path in protocol.files)
+    if both:
+        progress.warn(
+            f"{both:,} of the {len(protocol.files):,} test pictures are learned from as well, so "
+            "the numbers will be too good; lookalike check finds copies, too"
+        )
+
+
+class UnreadableTraining:
+    """Names training pictures that turn out unreadable, each once.
+
+    `pictures` are all that are known so far.
+    """
+
+    def __init__(self, pictures: list[Unreadable], images: ImageSet, progress: Progress) -> None:
+        self.pictures, self._images, self._progress = pictures, images, progress
+        self._lost_classes: set[str] = set()
+
+    def tell(self, batch: Batch) -> None:
+        """Names what is new in a batch.
+
+        Raises:
+            DataError: hardly anything of the batch is left.
+        """
+        for one in batch.unreadable:
+            if one not in self.pictures:
+                self._progress.warn(
+                    f"{shown(one.path)}: {one.reason}; another picture takes its place"
+                )
+                self.pictures.append(one)
+        labels = self._images.labels or []
+        for label in sorted({labels[i] for i in batch.lost} - self._lost_classes):
+            self._lost_classes.add(label)
+            self._progress.warn(
+                f"no picture of class {shown(label)} can be decoded; batches do without it"
+            )
+        if len(batch.indices) < 2:
+            raise DataError(
+                f"hardly a picture of a batch can be decoded: {list_unreadable(batch.unreadable)}"
+            )

@@ -1,0 +1,1 @@
+"""What a run leaves behind so that nothing of it is lost."""

@@ -1,0 +1,98 @@
+"""The folder of a run: its files' names, the newest of them, and making room for a new run's."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from lookalike.config import TrainConfig
+from lookalike.errors import CheckpointError, OutputError
+from lookalike.evaluation.results import find_results
+from lookalike.files import shown, writable_folder
+
+_INTERRUPTED = "interrupted.pth"
+_EPOCH_FILE = re.compile(r"encoder_epoch_(\d+)\.pth")
+
+
+class RunFolder:
+    """Where one run writes, below `config.out`.
+
+    Files of an earlier run that this one is told to replace stay until there is something to
+    write: `make_room` removes them then.
+
+    Raises:
+        OutputError: it cannot be written to; or it holds files of another run, and nobody said
+            to overwrite them.
+    """
+
+    def __init__(self, config: TrainConfig, resume: Path | None) -> None:
+        self.path = writable_folder(Path(config.out))
+        self._to_replace = _files_to_replace(config, self.path, resume)
+
+    @property
+    def interrupted(self) -> Path:
+        """The checkpoint of the middle of an epoch."""
+        return self.path / "weights" / _INTERRUPTED
+
+    def epoch_file(self, epoch: int) -> Path:
+        """The checkpoint of a whole epoch."""
+        return epoch_file(self.path, epoch)
+
+    def make_room(self) -> None:
+        """Removes what this run replaces, and what a killed one left half-written."""
+        for pattern in (".encoder_epoch_*.pth.*.tmp", f".{_INTERRUPTED}.*.tmp"):
+            for path in (self.path / "weights").glob(pattern):
+                path.unlink(missing_ok=True)  # each may be gigabytes
+        while self._to_replace:
+            self._to_replace.pop().unlink(missing_ok=True)
+
+
+def epoch_file(out: Path, epoch: int) -> Path:
+    """Where the checkpoint of an epoch lies."""
+    return out / "weights" / f"encoder_epoch_{epoch:02}.pth"
+
+
+def newest_checkpoint(out: Path) -> Path:
+    """The checkpoint to go on from.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    found = find_checkpoints(out)
+    if not found:
+        raise CheckpointError(
+            f"there is no checkpoint in {shown(out / 'weights')} to go on from; "
+            "give the run's folder with --out, or the file itself: --resume FILE"
+        )
+    return found[-1]
+
+
+def find_checkpoints(out: Path) -> list[Path]:
+    """A run's checkpoints, the furthest last; an interrupted run's is further than any."""
+    folder = out / "weights"
+    found = [
+        (int(match[1]), path)
+        for path in folder.glob("encoder_epoch_*.pth")
+        if (match := _EPOCH_FILE.fullmatch(path.name))
+    ]
+    paths = [path for _, path in sorted(found)]
+    interrupted = folder / _INTERRUPTED
+    return [*paths, interrupted] if interrupted.is_file() else paths
+
+
+def _files_to_replace(config: TrainConfig, out: Path, resume: Path | None) -> list[Path]:
+    """Files of another run that this one is told to replace: it never writes among them."""
+    earlier = [path.resolve() for path in find_checkpoints(out) + find_results(out)]
+    if not earlier or (resume is not None and resume.resolve() in earlier):
+        return []
+    if not config.overwrite:
+        raise OutputError(
+            f"{shown(out)} already holds a run's files ({shown(earlier[-1].name)}). Go on with "
+            "that run: --resume; write elsewhere: --out FOLDER; or replace it: --overwrite"
+        )
+    if Path(config.model_name).resolve() in earlier:
+        raise OutputError(
+            f"--overwrite would remove {shown(config.model_name)}, which this run starts from; "
+            "write elsewhere with --out FOLDER"
+        )
+    return earlier

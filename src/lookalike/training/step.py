@@ -1,0 +1,157 @@
+"""One step of training: a batch of any size, in the memory of a part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+
+from lookalike.errors import NonFiniteError, TrainingError
+from lookalike.model.encoder import CLIPEncoder
+from lookalike.runtime import Runtime, random_state, restore_random_state
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """What a step came to. The norm is that of the gradient before it was shortened."""
+
+    loss: float
+    grad_norm: float
+
+
+class Learner:
+    """An encoder in training, with all that changes its weights.
+
+    Args:
+        encoder: its trainable parameters are trained.
+        objective: called once a step, as `objective(embeddings, labels)`, with the whole batch.
+        optimizer: of the encoder's parameters and the objective's.
+        runtime: device and precision.
+        chunk_size: pictures that go through the encoder at a time.
+        max_grad_norm: the encoder's gradient is shortened to it; None: never.
+    """
+
+    def __init__(
+        self,
+        encoder: CLIPEncoder,
+        objective: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        runtime: Runtime,
+        *,
+        chunk_size: int,
+        max_grad_norm: float | None,
+    ) -> None:
+        self.encoder, self.objective, self.optimizer = encoder, objective, optimizer
+        self.runtime, self.scaler = runtime, runtime.grad_scaler()
+        self.chunk_size = chunk_size
+        self.max_grad_norm = max_grad_norm
+        self.parameters = [p for _, p in encoder.trainable_parameters()]
+        self.between_steps = True  # False while weights and optimiser are being changed
+
+    def step(
+        self,
+        pixels: UInt8[Tensor, "batch 3 height width"],
+        labels: Int64[Tensor, " batch"],
+    ) -> Stepped:
+        """Changes the weights once; the gradient is that of the whole batch.
+
+        Raises:
+            NonFiniteError: loss or gradient is; no weight was changed.
+            TrainingError: the device has too little memory; no weight was changed.
+        """
+        self.encoder.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        try:
+            loss = backward_in_chunks(
+                self._embed,
+                pixels,
+                lambda embeddings: self._loss(embeddings, labels),
+                chunk_size=self.chunk_size,
+                scale=self.scaler.scale,
+            )
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"{self.runtime.device} has too little memory for {self.chunk_size} pictures at a "
+                f"time ({str(error).partition('.')[0]}); set --batch-memory "
+                f"{max(1, self.chunk_size // 2)}, or add --gradient-checkpointing"
+            ) from error
+        self.scaler.unscale_(self.optimizer)
+        limit = self.max_grad_norm or float("inf")
+        norm = nn.utils.clip_grad_norm_(self.parameters, limit)
+        # With gradient scaling an overflow is expected now and then, and the scaler skips it.
+        if not self.scaler.is_enabled():
+            _check_finite("gradient", norm)
+        self.between_steps = False
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.between_steps = True
+        if self.scaler.is_enabled() and self.scaler.get_scale() < 1:  # 17 overflows in a row
+            _check_finite("gradient", norm)
+        return Stepped(loss.item(), norm.item())
+
+    def _embed(self, pixels: UInt8[Tensor, "n 3 height width"]) -> Float[Tensor, "n dim"]:
+        with self.runtime.autocast():
+            return self.encoder(pixels)  # type: ignore[no-any-return]
+
+    def _loss(
+        self, embeddings: Float[Tensor, "batch dim"], labels: Int64[Tensor, " batch"]
+    ) -> Float[Tensor, ""]:
+        loss: Tensor = self.objective(embeddings, labels)
+        _check_finite("loss", loss)
+        return loss
+
+
+def backward_in_chunks(
+    embed: Callable[[Tensor], Tensor],
+    pixels: Tensor,
+    loss_of: Callable[[Tensor], Tensor],
+    *,
+    chunk_size: int,
+    scale: Callable[[Tensor], Tensor] = lambda loss: loss,
+) -> Float[Tensor, ""]:
+    """Adds the gradient of `scale(loss_of(embed(pixels)))`, with one chunk's activations at a time.
+
+    Gradient caching (Gao et al., RepL4NLP 2021): all chunks are embedded, the loss of all
+    embeddings is computed and derived by them, and each chunk is embedded once more, now for the
+    backward pass, from the random state it had the first time, so that dropout drops the same.
+    The last chunk need not be: its activations are still there. With a single chunk this is the
+    plain step.
+
+    Args:
+        embed: pictures to embeddings, each picture for itself; called with gradients on or off.
+        pixels: the whole batch.
+        loss_of: the loss of the whole batch's embeddings; called once.
+        chunk_size: pictures at a time.
+        scale: applied to the loss before it is derived.
+
+    Returns:
+        The loss before scaling.
+    """
+    *chunks, last_chunk = pixels.split(chunk_size)
+    states, embeddings = [], []
+    for chunk in chunks:
+        states.append(random_state(pixels.device))
+        with torch.no_grad():
+            embeddings.append(embed(chunk))
+    last = embed(last_chunk)
+    after = random_state(pixels.device)
+
+    leaf = torch.cat([*embeddings, last.detach()]).requires_grad_()
+    loss = loss_of(leaf)
+    scale(loss).backward()
+    assert leaf.grad is not None, "the loss does not depend on the embeddings"
+    *gradients, last_gradient = leaf.grad.split(chunk_size)
+    last.backward(last_gradient)
+    for chunk, state, gradient in zip(chunks, states, gradients, strict=True):
+        restore_random_state(state, pixels.device)
+        embed(chunk).backward(gradient)
+    restore_random_state(after, pixels.device)
+    return loss.detach()
+
+
+def _check_finite(what: str, value: Tensor) -> None:
+    if not value.isfinite():
+        raise NonFiniteError(f"the {what} became {value.item()}")

@@ -1,0 +1,275 @@
+"""The gradient-cached step, and how many pictures it takes at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_train import Settings, assert_same_bits, load, train
+from torch import Tensor, nn
+from transformers import CLIPModel
+
+from lookalike.errors import ConfigError, NonFiniteError, TrainingError
+from lookalike.model.encoder import CLIPEncoder
+from lookalike.runtime import Runtime, make_runtime
+from lookalike.training import batch_memory
+from lookalike.training.batch_memory import bytes_per_picture, find_chunk_size
+from lookalike.training.objectives.supcon import SupConLoss
+from lookalike.training.step import Learner
+
+LABELS = torch.arange(4).repeat_interleave(3)
+PIXELS = torch.randint(0, 256, (12, 3, 32, 32), dtype=torch.uint8)
+
+
+@pytest.fixture
+def seed() -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        yield
+
+
+def learner_of(
+    model: Path, chunk_size: int, *, precision: str = "fp32", objective: nn.Module | None = None
+) -> Learner:
+    encoder = CLIPEncoder(str(model))
+    optimizer = torch.optim.SGD([p for _, p in encoder.trainable_parameters()], lr=0.0)
+    return Learner(
+        encoder,
+        objective or SupConLoss(),
+        optimizer,
+        make_runtime("cpu", precision, 0),
+        chunk_size=chunk_size,
+        max_grad_norm=None,
+    )
+
+
+def gradients_of(learner: Learner) -> dict[str, Tensor]:
+    return {n: p.grad for n, p in learner.encoder.trainable_parameters() if p.grad is not None}
+
+
+def plainly(learner: Learner) -> dict[str, Tensor]:
+    """The gradients of the same chunks with all of their activations kept: no caching."""
+    learner.encoder.train()
+    parts = []
+    for chunk in PIXELS.split(learner.chunk_size):
+        with learner.runtime.autocast():
+            parts.append(learner.encoder(chunk))
+    learner.objective(torch.cat(parts), LABELS).backward()
+    return gradients_of(learner)
+
+
+@pytest.fixture
+def without_dropout(tiny_clip: Path, tmp_path: Path) -> Path:
+    """The tiny model, its attention dropout switched off."""
+    model = CLIPModel.from_pretrained(tiny_clip)
+    tower: Any = model.config.vision_config
+    tower.attention_dropout = 0.0
+    for file in tiny_clip.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    model.save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("chunk_size", [1, 5, 6, 11])
+def test_chunks_give_the_gradients_of_the_whole_batch(
+    without_dropout: Path, chunk_size: int
+) -> None:
+    whole = learner_of(without_dropout, 12)
+    in_chunks = learner_of(without_dropout, chunk_size)
+    stepped = [learner.step(PIXELS, LABELS) for learner in (whole, in_chunks)]
+    assert stepped[0].loss == pytest.approx(stepped[1].loss, rel=1e-6)
+    assert stepped[0].grad_norm == pytest.approx(stepped[1].grad_norm, rel=1e-5)
+    expected, found = gradients_of(whole), gradients_of(in_chunks)
+    assert expected.keys() == found.keys()
+    assert len(expected) > 30
+    for name, gradient in expected.items():
+        assert torch.allclose(found[name], gradient, rtol=1e-4, atol=1e-6), name
+
+
+@pytest.mark.usefixtures("seed")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("chunk_size", [1, 5, 12])
+def test_dropout_drops_the_same_in_both_passes(
+    tiny_clip: Path, chunk_size: int, precision: str
+) -> None:
+    state = torch.get_rng_state()
+    plain = learner_of(tiny_clip, chunk_size, precision=precision)
+    expected = plainly(plain)
+    after = torch.get_rng_state()
+    torch.set_rng_state(state)
+    learner = learner_of(tiny_clip, chunk_size, precision=precision)
+    learner.step(PIXELS, LABELS)
+    for name, gradient in gradients_of(learner).items():
+        assert torch.allclose(gradient, expected[name], rtol=1e-4, atol=1e-6), name
+    assert torch.equal(torch.get_rng_state(), after)  # the next step draws what it would have
+
+
+def test_one_chunk_is_the_plain_step_to_the_last_bit(tiny_clip: Path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        expected = plainly(learner_of(tiny_clip, 12))
+        torch.manual_seed(1)
+        learner = learner_of(tiny_clip, 12)
+        learner.step(PIXELS, LABELS)
+    assert_same_bits(gradients_of(learner), expected)
+
+
+def test_scaled_gradients_go_through_chunks(without_dropout: Path) -> None:
+    """In fp16 the loss is scaled before it is derived; what is clipped and applied is not."""
+    whole = learner_of(without_dropout, 12, precision="fp32")
+    in_chunks = learner_of(without_dropout, 5, precision="fp16")
+    norms = [learner.step(PIXELS, LABELS).grad_norm for learner in (whole, in_chunks)]
+    assert norms[1] == pytest.approx(norms[0], rel=0.01)
+    expected, found = gradients_of(whole), gradients_of(in_chunks)
+    overall = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
+    for name, gradient in expected.items():
+        assert (found[name] - gradient).norm() < 0.01 * overall, name
+
+
+def test_the_objective_sees_the_whole_batch_once(tiny_clip: Path) -> None:
+    seen: list[torch.Size] = []
+
+    class Watching(SupConLoss):
+        def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+            seen.append(embeddings.shape)
+            return super().forward(embeddings, labels)
+
+    learner_of(tiny_clip, 5, objective=Watching()).step(PIXELS, LABELS)
+    assert seen == [torch.Size([12, 24])]
+
+
+def test_an_objective_may_have_parameters_of_its_own(tiny_clip: Path) -> None:
+    class Weighted(SupConLoss):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.tensor(2.0))
+
+        def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+            return self.weight * super().forward(embeddings, labels)
+
+    objective = Weighted()
+    loss = learner_of(tiny_clip, 5, objective=objective).step(PIXELS, LABELS).loss
+    assert objective.weight.grad is not None
+    assert objective.weight.grad.item() == pytest.approx(loss / 2, rel=1e-5)
+
+
+def test_small_chunks_take_less_memory(tiny_clip: Path) -> None:
+    def peak(chunk_size: int) -> int:
+        learner = learner_of(tiny_clip, chunk_size)
+        learner.step(PIXELS[:3], LABELS[:3])  # gradients are there from now on
+        with batch_memory._Allocations() as allocations:
+            learner.step(PIXELS, LABELS)
+        return int(allocations.peak)
+
+    assert peak(2) < 0.5 * peak(12)
+
+
+def test_a_loss_that_is_not_finite_reaches_no_weight(tiny_clip: Path) -> None:
+    class Failing(SupConLoss):
+        def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+            return super().forward(embeddings, labels) * float("nan")
+
+    learner = learner_of(tiny_clip, 5, objective=Failing())
+    with pytest.raises(NonFiniteError, match="the loss became nan"):
+        learner.step(PIXELS, LABELS)
+    assert learner.between_steps
+    assert gradients_of(learner) == {}
+
+
+def test_too_little_memory_says_which_chunk_to_try(tiny_clip: Path) -> None:
+    class Full(SupConLoss):
+        def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with pytest.raises(TrainingError, match=r"6 pictures at a time .*--batch-memory 3"):
+        learner_of(tiny_clip, 6, objective=Full()).step(PIXELS, LABELS)
+
+
+def runtime() -> Runtime:
+    return make_runtime("cpu", "fp32", 0)
+
+
+def room_for(num_pictures: float, encoder: CLIPEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes it look as if so many pictures fitted into the memory that is free."""
+    needed = num_pictures * bytes_per_picture(encoder, runtime())
+    needed += 12 * sum(p.numel() for _, p in encoder.trainable_parameters())
+    monkeypatch.setattr(batch_memory, "free_bytes", lambda device: needed / 0.7)
+
+
+@pytest.mark.parametrize(
+    ("fits", "saved", "chunk_size"),
+    [(1000, None, 64), (64.5, None, 64), (63.5, None, 32), (31.5, None, 22), (1.5, None, 1),
+     (63.5, 16, 16), (10.5, 16, 10)],
+)  # fmt: skip
+def test_as_many_as_fit_in_even_chunks(
+    tiny_clip: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fits: float,
+    saved: int | None,
+    chunk_size: int,
+) -> None:
+    encoder = CLIPEncoder(str(tiny_clip))
+    room_for(fits, encoder, monkeypatch)
+    assert find_chunk_size("auto", 64, encoder, runtime(), saved=saved) == chunk_size
+
+
+def test_not_even_one_picture(tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = CLIPEncoder(str(tiny_clip))
+    room_for(0.5, encoder, monkeypatch)
+    with pytest.raises(TrainingError, match=r"not one picture fits .*--gradient-checkpointing"):
+        find_chunk_size("auto", 64, encoder, runtime(), saved=None)
+
+
+def test_a_number_or_none_is_taken_as_it_is(tiny_clip: Path) -> None:
+    encoder = CLIPEncoder(str(tiny_clip))
+    assert find_chunk_size(7, 64, encoder, runtime(), saved=3) == 7
+    assert find_chunk_size(None, 64, encoder, runtime(), saved=3) == 64
+
+
+def test_a_model_that_normalises_over_the_batch_is_not_cut_into_chunks(tiny_clip: Path) -> None:
+    encoder = CLIPEncoder(str(tiny_clip))
+    encoder.backbone.norm = nn.BatchNorm2d(3)
+    assert find_chunk_size("auto", 64, encoder, runtime(), saved=None) == 64
+    with pytest.raises(ConfigError, match="normalises over the whole batch"):
+        find_chunk_size(8, 64, encoder, runtime(), saved=None)
+
+
+@pytest.mark.usefixtures("seed")
+def test_memory_is_measured_and_leaves_no_trace(tiny_clip: Path) -> None:
+    encoder = CLIPEncoder(str(tiny_clip))
+    before, weights = torch.get_rng_state(), [p.clone() for p in encoder.parameters()]
+    measured = bytes_per_picture(encoder, runtime())
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not encoder.training
+    assert all(p.grad is None for p in encoder.parameters())
+    assert all(map(torch.equal, weights, encoder.parameters()))
+    # 17 tokens of 32 numbers in two layers: what a picture keeps of these is a known minimum.
+    assert 2 * 8 * 17 * 32 * 4 < measured < 2 * 60 * 17 * 32 * 4
+
+
+def test_gradient_checkpointing_shows_in_the_measure(tiny_clip: Path) -> None:
+    plain = CLIPEncoder(str(tiny_clip))
+    recomputing = CLIPEncoder(str(tiny_clip), gradient_checkpointing=True)
+    assert bytes_per_picture(recomputing, runtime()) < 0.7 * bytes_per_picture(plain, runtime())
+
+
+def test_a_run_in_chunks_learns_what_a_run_at_once_does(settings: Settings, photos: Path) -> None:
+    def weights(name: str, **changes: Any) -> dict[str, Any]:
+        result = train(settings(out=str(photos / name), num_epochs=2, **changes))
+        found: dict[str, Any] = load(result.checkpoint)
+        return found
+
+    at_once, in_chunks = weights("one", batch_memory="none"), weights("many", batch_memory=3)
+    assert (at_once["chunk_size"], in_chunks["chunk_size"]) == (8, 3)
+    for name, tensor in at_once["model_state_dict"].items():
+        if tensor.is_floating_point():
+            # Dropout draws otherwise in chunks, so this is no equality, but close to one.
+            assert torch.allclose(in_chunks["model_state_dict"][name], tensor, atol=0.02), name
+
+
+def test_a_batch_memory_beyond_the_batch_is_refused(settings: Settings) -> None:
+    with pytest.raises(ConfigError, match=r"batch_memory is 9, and a batch has 8 pictures"):
+        train(settings(batch_memory=9))
