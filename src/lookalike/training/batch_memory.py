@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lookalike.data.transforms import Preprocessing
 from lookalike.errors import ConfigError, TrainingError
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.runtime import Runtime, random_state, restore_random_state
@@ -33,6 +34,7 @@ def find_chunk_size(
     wanted: int | Literal["auto"] | None,
     batch_size: int,
     encoder: CLIPEncoder,
+    how: Preprocessing,
     runtime: Runtime,
     *,
     saved: int | None,
@@ -44,6 +46,7 @@ def find_chunk_size(
             that is free now, in chunks as even as can be.
         batch_size: pictures in a batch.
         encoder: on its device, not yet trained.
+        how: size of the pictures it is trained on.
         runtime: device and precision.
         saved: what a resumed run had, which "auto" keeps where it fits: other chunks round
             otherwise.
@@ -65,7 +68,7 @@ def find_chunk_size(
     if wanted != "auto":
         return wanted
     free = free_bytes(runtime.device) * _USABLE_SHARE - _bytes_of_training(encoder)
-    fitting = int(free / bytes_per_picture(encoder, runtime))
+    fitting = int(free / bytes_per_picture(encoder, how, runtime))
     if fitting < 1:
         raise TrainingError(
             f"not one picture fits into the free memory of {runtime.device}; free some, take a "
@@ -77,7 +80,7 @@ def find_chunk_size(
     return math.ceil(batch_size / num_chunks)
 
 
-def bytes_per_picture(encoder: CLIPEncoder, runtime: Runtime) -> int:
+def bytes_per_picture(encoder: CLIPEncoder, how: Preprocessing, runtime: Runtime) -> int:
     """Memory that one more picture takes at the fullest moment of a forward and backward pass.
 
     Found by doing it with one black picture and with two. Leaves no gradients behind.
@@ -85,16 +88,18 @@ def bytes_per_picture(encoder: CLIPEncoder, runtime: Runtime) -> int:
     state = random_state(runtime.device)
     encoder.train()
     try:
-        return _peak_bytes(encoder, runtime, 2) - _peak_bytes(encoder, runtime, 1)
+        return _peak_bytes(encoder, how, runtime, 2) - _peak_bytes(encoder, how, runtime, 1)
     finally:
         encoder.zero_grad(set_to_none=True)
         encoder.eval()
         restore_random_state(state, runtime.device)
 
 
-def _peak_bytes(encoder: CLIPEncoder, runtime: Runtime, num_pictures: int) -> int:
+def _peak_bytes(
+    encoder: CLIPEncoder, how: Preprocessing, runtime: Runtime, num_pictures: int
+) -> int:
     """The most that was allocated at once in a forward and backward pass."""
-    how, device = encoder.preprocessing, runtime.device
+    device = runtime.device
     pixels = torch.zeros(num_pictures, 3, how.height, how.width, dtype=torch.uint8, device=device)
     encoder.zero_grad(set_to_none=True)
     if device.type == "cuda":

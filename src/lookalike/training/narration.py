@@ -37,12 +37,13 @@ def introduce(run: Run, resume: Path | None) -> None:
 def _facts(run: Run) -> list[str]:
     config, report, how = run.config, run.sampler.report, run.encoder.preprocessing
     protocol, chunk_size = run.measurements.protocol, run.learner.chunk_size
+    trained_at = f", trained at {config.train_size}" if config.train_size else ""
     with run.runtime.autocast():
         dim = run.encoder.dim
     trained = sum(p.numel() for p in run.learner.parameters)
     return [
         f"model    {config.model_name} · {run.encoder.kind} {dim}-d · "
-        f"{how.width}x{how.height} px · {trained:,} parameters trained",
+        f"{how.width}x{how.height} px{trained_at} · {trained:,} parameters trained",
         f"train    {report.num_images:,} pictures, {report.num_classes:,} classes",
         f"test     {protocol.describe() if protocol else 'none'}",
         f"batches  {config.n_classes_per_batch} classes x {config.n_samples_per_class} "

@@ -98,6 +98,7 @@ class Run:
             config.n_classes_per_batch,
             config.n_samples_per_class,
             singletons=config.singletons,
+            class_balance=config.class_balance,
             seed=config.seed,
         )
         numbers = {label: i for i, label in enumerate(sorted(set(self.images.labels or ())))}
@@ -119,12 +120,16 @@ class Run:
         ).to(runtime.device)
         if self.protocol is not None and resume is None:
             refuse_learned_classes(self.encoder, self.protocol)
+        side = config.train_size
+        how = self.encoder.preprocessing_at(side) if side else self.encoder.preprocessing
         self.loader = ImageLoader(
             self.images.paths,
-            self.encoder.preprocessing,
+            how,
             runtime,
             max_megapixels=config.max_megapixels,
-            augmentation=Augmentation(config.augmentation, config.min_crop_area),
+            augmentation=Augmentation(
+                config.augmentation, config.min_crop_area, config.color_jitter
+            ),
             labels=self.images.labels,
         )
         self.learner = Learner(
@@ -140,6 +145,7 @@ class Run:
                 config.batch_memory,
                 self.batch_size,
                 self.encoder,
+                how,
                 runtime,
                 saved=saved.get("chunk_size") if saved else None,
             ),
