@@ -197,8 +197,9 @@ def test_ctrl_c_during_evaluation_points_at_the_epoch_just_saved(
 
 def test_resuming_with_other_settings_names_them(settings: Settings) -> None:
     first = train(settings())
-    with pytest.raises(ConfigError, match=r"temperature.*learning_rate: 0\.001 -> 0\.01"):
+    with pytest.raises(ConfigError, match=r"temperature.*learning_rate: 0\.001 -> 0\.01") as told:
         train(settings(learning_rate=1e-2, temperature=0.1, num_epochs=2), resume=first.checkpoint)
+    assert "may change autosave_minutes, batch_memory, best_metric" in str(told.value)
 
 
 def test_resuming_with_other_pictures_is_refused_and_moved_ones_are_fine(

@@ -110,12 +110,17 @@ def knobs_by_group(cls: type) -> Iterator[tuple[str, list[dataclasses.Field[Any]
 
 def changed_on_resume(saved: Mapping[str, Any], now: TrainConfig) -> list[str]:
     """The knobs that differ from a saved run's and would make it another run, as `name: a -> b`."""
-    free = FREE_ON_RESUME if now.schedule == "constant" else FREE_ON_RESUME - {"num_epochs"}
+    free = free_on_resume(now)
     return [
         f"{name}: {saved[name]} -> {value}"
         for name, value in dataclasses.asdict(now).items()
         if name in saved and name not in free and saved[name] != value
     ]
+
+
+def free_on_resume(config: TrainConfig) -> frozenset[str]:
+    """The knobs that a resumed run may change; the length of a cosine is what it learns by."""
+    return FREE_ON_RESUME if config.schedule == "constant" else FREE_ON_RESUME - {"num_epochs"}
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -14,7 +14,7 @@ from lookalike.errors import CheckpointError, ConfigError, OutputError
 from lookalike.evaluation.results import library_versions
 from lookalike.files import shown, write_whole
 from lookalike.model.pretrained import CHECKPOINT_FORMAT
-from lookalike.recipes import changed_on_resume
+from lookalike.recipes import changed_on_resume, free_on_resume
 from lookalike.runtime import random_state
 from lookalike.training.step import Learner
 
@@ -132,7 +132,8 @@ def check_same_settings(checkpoint: dict[str, Any], path: Path, config: TrainCon
     if changed:
         raise ConfigError(
             f"{shown(path)} belongs to a run with other settings ({'; '.join(changed)}). Leave "
-            "these flags out to go on with it, or start a new run without --resume"
+            "these flags out to go on with it, or start a new run without --resume. A resumed run "
+            f"may change {', '.join(sorted(free_on_resume(config)))}"
         )
     done = checkpoint["state"]["epoch"]
     if config.num_epochs < done:
