@@ -145,9 +145,9 @@ class Run:
                 config.batch_memory,
                 self.batch_size,
                 self.encoder,
-                how,
                 runtime,
                 saved=saved.get("chunk_size") if saved else None,
+                side=config.train_size,
             ),
             max_grad_norm=config.max_grad_norm,
         )
