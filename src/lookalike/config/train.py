@@ -211,19 +211,21 @@ class TrainConfig(BatchShape, Common):
     )
     patience: int | None = knob(
         None,
-        "stop when so many epochs in a row were not better than the best; none: never",
+        "stop when so many epochs in a row were not better than the best before them, with the "
+        "model as it came for a first; none: never",
         group="Checkpoints",
         at_least=1,
     )
     keep: int | Literal["all"] = knob(
         "all",
-        "newest checkpoints that are kept; the best one always is",
+        "newest checkpoints that are kept, and the best one beside them",
         group="Checkpoints",
         at_least=1,
     )
     autosave_minutes: float | None = knob(
         10.0,
-        "a checkpoint in the middle of an epoch so often, for --resume; none: off",
+        "so often the middle of an epoch is saved, in one file that --resume goes on from; none: "
+        "never",
         group="Checkpoints",
         above=0,
     )

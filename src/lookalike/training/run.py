@@ -27,10 +27,11 @@ from lookalike.progress import Progress
 from lookalike.runtime import Runtime, restore_random_state
 from lookalike.training.batch_memory import find_chunk_size
 from lookalike.training.measuring import Measurements
-from lookalike.training.narration import UnreadableTraining, introduce
+from lookalike.training.narration import UnreadableTraining, introduce, tell_early_stop
 from lookalike.training.objectives.supcon import SupConLoss
 from lookalike.training.optimization.optimizer import learning_rate_at, make_optimizer
 from lookalike.training.outcome import TrainResult
+from lookalike.training.saving.autosave import Autosave
 from lookalike.training.saving.checkpoint import (
     TrainingState,
     check_same_pictures,
@@ -70,6 +71,7 @@ class Run:
         self.state = TrainingState(run=secrets.token_hex(8))
         self.last_saved: Path | None = None
         self.saved_epochs: list[Path] = []
+        self._autosave = Autosave(config.autosave_minutes)
         if saved is not None and resume is not None:
             self.state = restore_checkpoint(
                 saved, resume, learner=self.learner, sampler=self.sampler
@@ -194,18 +196,48 @@ class Run:
         return learning_rate
 
     def evaluate(self) -> None:
-        """Measures the model as it is now, and writes the epoch's result files."""
+        """Measures the model as it is now, and writes the epoch's result files.
+
+        Only now is it known which checkpoint is the best, and so which ones need not be kept.
+        """
         try:
             self.measurements.measure(self.state)
         except KeyboardInterrupt:
             self.save_and_stop()
+        best = self.measurements.best
+        removed = self.folder.keep_newest(
+            self.state.epoch, self.config.keep, best=best.epoch if best else None
+        )
+        self.saved_epochs = [path for path in self.saved_epochs if path not in removed]
+
+    def is_finished(self) -> bool:
+        """Whether all epochs are done, or enough of them in a row brought nothing."""
+        if self.state.epoch >= self.config.num_epochs:
+            return True
+        stops = self.state.step == 0 and self.measurements.is_out_of_patience
+        if stops:
+            tell_early_stop(self)
+        return stops
 
     def save_epoch(self) -> None:
-        """Writes the checkpoint of the epoch just done; one of an interruption is outdated now."""
+        """Writes the checkpoint of the epoch just done; one of its middle is outdated now."""
         path = self.folder.epoch_file(self.state.epoch)
         self._save(path)
         self.saved_epochs.append(path)
         self.folder.interrupted.unlink(missing_ok=True)
+
+    def autosave(self) -> None:
+        """Writes a checkpoint of the middle of the epoch where one is due.
+
+        Where that fails the run goes on: there may be room by the end of the epoch.
+        """
+        if not self._autosave.is_due() or self.state.step == len(self.sampler):
+            return
+        try:
+            self._save(self.folder.interrupted)
+        except OutputError as error:
+            self.progress.warn(f"no checkpoint in the middle of the epoch: {error}")
+            self._autosave.restart()
 
     def save_and_stop(self) -> NoReturn:
         """Honours Ctrl-C: saves what is not saved yet, and says how to go on."""
@@ -258,6 +290,7 @@ class Run:
             files.append(path)
         return TrainResult(
             history=measured.history,
+            best=measured.best,
             retrieval=measured.retrieval,
             checkpoint=self.last_saved,
             files=files,
@@ -277,6 +310,7 @@ class Run:
             holdout=asdict(self.holdout) if self.holdout else None,
         )  # fmt: skip
         self.last_saved = path
+        self._autosave.restart()
 
     def _how_to_go_on(self) -> str:
         path = os.fspath(self.last_saved or "")

@@ -45,7 +45,7 @@ def train(
         while True:
             if state.step == 0:
                 run.evaluate()
-            if state.epoch >= config.num_epochs:
+            if run.is_finished():
                 return run.result()
             title = f"epoch {state.epoch + 1}/{config.num_epochs}"
             done = state.step * run.batch_size
@@ -60,6 +60,7 @@ def train(
                     task.advance(run.batch_size, loss=state.mean_loss, lr=learning_rate)
                     if interrupt.requested:
                         break
+                    run.autosave()
                 else:
                     state.finish_epoch()
                     run.save_epoch()
