@@ -36,6 +36,11 @@ check: lint types contract test
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	# Trackio asks for a Pillow below 13 and works with 13: what else it needs, then Trackio itself.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		brotli gradio-client orjson python-multipart
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		--no-deps trackio
 	touch $(READY)
 
 clean:

@@ -83,6 +83,7 @@ def _write_model(folder: Path) -> None:
 def _step(given: argparse.Namespace) -> dict[str, Any]:
     import torch
 
+    from lookalike.config import TrainConfig
     from lookalike.model.encoder import CLIPEncoder
     from lookalike.runtime import make_runtime
     from lookalike.training.objectives.supcon import SupConLoss
@@ -95,11 +96,9 @@ def _step(given: argparse.Namespace) -> dict[str, Any]:
         _write_model(Path(given.model))
         return {}
     encoder = CLIPEncoder(given.model, gradient_checkpointing=given.gradient_checkpointing)
-    optimizer = make_optimizer(
-        encoder.trainable_parameters(), learning_rate=1e-7, weight_decay=0.01
-    )
     learner = Learner(
-        encoder, SupConLoss(), optimizer, make_runtime("cpu", given.precision, 0),
+        encoder, SupConLoss(), make_optimizer(encoder, TrainConfig()),
+        make_runtime("cpu", given.precision, 0),
         chunk_size=chunk_size, max_grad_norm=1.0,
     )  # fmt: skip
     generator = torch.Generator().manual_seed(0)

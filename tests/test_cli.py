@@ -25,14 +25,14 @@ import torch
 from conftest import draw, write_tree
 
 from lookalike.cli.main import main
-from lookalike.config import CheckConfig, EvaluateConfig, TrainConfig
+from lookalike.config import CheckConfig, EvaluateConfig, ExportConfig, TrainConfig
 from lookalike.evaluation.scores import HEADLINE
 from lookalike.progress import SilentProgress, Task
 from lookalike.recipes import config_from, read_recipe
 
 MACHINE = ["--device", "cpu", "--precision", "fp32", "--num-workers", "0"]
 CLASSES = [f"class{c}" for c in "abcdef"]
-VERBS = ["train", "evaluate", "compare", "check", "demo"]
+VERBS = ["train", "evaluate", "compare", "check", "export", "demo"]
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="signals and names of POSIX systems")
 
@@ -164,13 +164,18 @@ def test_the_help_names_every_verb(words: list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("verb", "config"),
-    [("train", TrainConfig), ("evaluate", EvaluateConfig), ("check", CheckConfig)],
+    [
+        ("train", TrainConfig),
+        ("evaluate", EvaluateConfig),
+        ("check", CheckConfig),
+        ("export", ExportConfig),
+    ],
 )
 def test_the_help_of_a_verb_shows_every_knob_with_its_default(verb: str, config: Any) -> None:
     sections = sections_of_help(verb)
     for knob in dataclasses.fields(config):
-        if (verb, knob.name) in (("train", "train"), ("check", "data")):
-            continue  # the pictures themselves are no flag
+        if (verb, knob.name) in (("train", "train"), ("check", "data"), ("export", "model_name")):
+            continue  # what it is all about is no flag
         said = sections[knob.name.replace("_", "-")]
         assert knob.metadata["help"] in said
         if knob.default is not None and not isinstance(knob.default, bool):

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from lookalike.config import TrainConfig
 from lookalike.data.sampler import BalancedBatchSampler
 from lookalike.errors import LookalikeError, OutputError
-from lookalike.files import shown, writable_folder, write_json, write_whole
+from lookalike.files import shown, writable_folder, write_folder_whole, write_json, write_whole
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.runtime import make_runtime
 from lookalike.training.objectives.supcon import SupConLoss
@@ -294,6 +294,77 @@ def test_json_never_holds_what_is_no_number(tmp_path: Path, value: float) -> Non
         write_json(path, {"mAP": value})
     assert path.read_bytes() == before
     assert names_in(tmp_path) == ["metrics.json"]
+
+
+def folder_writer(**files: bytes) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        for name, content in files.items():
+            (folder / "inner").mkdir(exist_ok=True)
+            (folder / "inner" / name).write_bytes(content)
+
+    return write
+
+
+def test_a_folder_appears_and_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "new/folder"
+    write_folder_whole(folder, folder_writer(a=b"1", b=b"2"))
+    assert names_in(folder / "inner") == ["a", "b"]
+    write_folder_whole(folder, folder_writer(c=b"3"))
+    assert names_in(folder / "inner") == ["c"]
+    assert names_in(tmp_path / "new") == ["folder"]
+
+
+@pytest.mark.parametrize("there_before", [True, False])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])
+def test_a_folder_that_cannot_be_finished_changes_nothing(
+    tmp_path: Path, error: BaseException, there_before: bool
+) -> None:
+    if there_before:
+        write_folder_whole(tmp_path / "folder", folder_writer(a=b"old"))
+
+    def write(folder: Path) -> None:
+        folder_writer(a=b"new")(folder)
+        raise error
+
+    expected = OutputError if isinstance(error, OSError) else KeyboardInterrupt
+    with pytest.raises(expected):
+        write_folder_whole(tmp_path / "folder", write)
+    assert names_in(tmp_path) == (["folder"] if there_before else [])
+    if there_before:
+        assert (tmp_path / "folder/inner/a").read_bytes() == b"old"
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder_whole(tmp_path / "folder", folder_writer(a=b"old"))
+    replace = os.replace
+
+    def refused(source: Any, target: Any) -> None:
+        if str(source).endswith(".tmp"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refused)
+    with pytest.raises(OutputError, match="Permission denied"):
+        write_folder_whole(tmp_path / "folder", folder_writer(a=b"new"))
+    assert names_in(tmp_path) == ["folder"]
+    assert (tmp_path / "folder/inner/a").read_bytes() == b"old"
+
+
+def test_the_files_of_a_folder_are_flushed_before_it_appears(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    fsync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        fsync(descriptor)
+        seen.append((tmp_path / "folder").exists())
+
+    monkeypatch.setattr(os, "fsync", watched)
+    write_folder_whole(tmp_path / "folder", folder_writer(a=b"1", b=b"2"))
+    assert seen[:2] == [False, False]
 
 
 @settings(deadline=None)

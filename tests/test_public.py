@@ -19,12 +19,15 @@ PUBLIC = [
     "CheckResult",
     "EvaluateConfig",
     "EvaluateResult",
+    "ExportConfig",
+    "ExportResult",
     "LookalikeError",
     "SupConLoss",
     "TrainConfig",
     "TrainResult",
     "check",
     "evaluate",
+    "export",
     "train",
 ]
 HEAVY = ["torch", "transformers", "rich", "numpy", "PIL", "yaml"]
@@ -76,7 +79,7 @@ def test_asking_for_help_loads_nothing_heavy() -> None:
     code = """
 from lookalike.cli.main import main
 for words in (["--help"], ["train", "--help"], ["evaluate", "--help"], ["check", "--help"],
-              ["demo", "--help"], ["--version"]):
+              ["export", "--help"], ["demo", "--help"], ["--version"]):
     try:
         main(words)
     except SystemExit as stop:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 import lookalike
+from lookalike.config import ExportConfig
 from lookalike.progress import SilentProgress
+from lookalike.recipes import config_from
 
 REAL_DATA = Path(os.environ.get("LOOKALIKE_REAL_DATA", "no-such-folder"))
 GROCERY = REAL_DATA / "data" / "grocery"
@@ -33,3 +35,17 @@ def test_dinov2_on_grocery_scores_what_plain_pytorch_measured(tmp_path: Path) ->
     assert metrics["recall@1"] == pytest.approx(0.8153, abs=0.005)
     assert metrics["mAP"] == pytest.approx(0.270, abs=0.005)
     assert metrics["mAP@R"] == pytest.approx(0.200, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("to", "tolerance"), [("transformers", 0), ("sentence-transformers", 1e-6), ("onnx", 1e-6)]
+)
+def test_dinov2_gives_its_embeddings_in_every_form(
+    to: str, tolerance: float, tmp_path: Path
+) -> None:
+    config = config_from(
+        ExportConfig, {"model_name": str(DINOV2), "to": to, "out": str(tmp_path / "out")}
+    )
+    result = lookalike.export(config, progress=SilentProgress())
+    assert (result.kind, result.dim) == ("pooled", 384)
+    assert result.agreement.largest_difference <= tolerance

@@ -27,7 +27,7 @@ from lookalike.report.epoch import embedding_map, queries, summary, write
 from lookalike.report.epoch.history import read_history
 from lookalike.report.epoch.queries import Confusion, choose_queries, find_confusions, outcome_of
 from lookalike.report.thumbnails import Thumbnails
-from lookalike.training import run
+from lookalike.training import measuring
 from lookalike.training.outcome import TrainResult
 
 
@@ -97,7 +97,7 @@ def test_a_report_that_cannot_be_written_costs_no_epoch(
     def fail(*args: Any, **options: Any) -> Path:
         raise error
 
-    monkeypatch.setattr(run, "write_report", fail)
+    monkeypatch.setattr(measuring, "write_report", fail)
     told = Told()
     result = lookalike.train(config_from(TrainConfig, settings(report=True)), progress=told)
     assert [one.epoch for one in result.history] == [0, 1]
@@ -115,11 +115,11 @@ def test_ctrl_c_while_the_report_is_drawn_points_at_the_epoch_just_saved(
             raise KeyboardInterrupt
         return real(out, epoch, *args, **options)
 
-    monkeypatch.setattr(run, "write_report", interrupted)
+    monkeypatch.setattr(measuring, "write_report", interrupted)
     with pytest.raises(lookalike.errors.Interrupted, match=r"--resume \S*encoder_epoch_01\.pth"):
         train(settings(report=True))
     assert result_files(photos / "out", 1)[1].exists()
-    monkeypatch.setattr(run, "write_report", real)
+    monkeypatch.setattr(measuring, "write_report", real)
     metrics = result_files(photos / "out", 1)[1].read_text()
     knobs = config_from(TrainConfig, settings(report=True))
     resumed = lookalike.train(knobs, resume=photos / "out/weights/encoder_epoch_01.pth",

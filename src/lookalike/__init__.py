@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lookalike.checkup.findings import CheckResult
     from lookalike.checkup.run import check
-    from lookalike.config import CheckConfig, EvaluateConfig, TrainConfig
+    from lookalike.config import CheckConfig, EvaluateConfig, ExportConfig, TrainConfig
     from lookalike.data.sampler import BalancedBatchSampler
     from lookalike.errors import LookalikeError
+    from lookalike.exporting.run import ExportResult, export
     from lookalike.measure.evaluate import EvaluateResult, evaluate
     from lookalike.model.encoder import CLIPEncoder
     from lookalike.training.objectives.supcon import SupConLoss
@@ -39,12 +40,15 @@ _HOMES = {
     "CheckResult": "lookalike.checkup.findings",
     "EvaluateConfig": "lookalike.config",
     "EvaluateResult": "lookalike.measure.evaluate",
+    "ExportConfig": "lookalike.config",
+    "ExportResult": "lookalike.exporting.run",
     "LookalikeError": "lookalike.errors",
     "SupConLoss": "lookalike.training.objectives.supcon",
     "TrainConfig": "lookalike.config",
     "TrainResult": "lookalike.training.outcome",
     "check": "lookalike.checkup.run",
     "evaluate": "lookalike.measure.evaluate",
+    "export": "lookalike.exporting.run",
     "train": "lookalike.training.trainer",
 }
 
@@ -55,12 +59,15 @@ __all__ = [
     "CheckResult",
     "EvaluateConfig",
     "EvaluateResult",
+    "ExportConfig",
+    "ExportResult",
     "LookalikeError",
     "SupConLoss",
     "TrainConfig",
     "TrainResult",
     "check",
     "evaluate",
+    "export",
     "train",
 ]
 

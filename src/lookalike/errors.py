@@ -9,6 +9,7 @@
     ├── TrainingError           training cannot go on
     │   ├── NoPositivesError    no picture of the batch has another of its class
     │   └── NonFiniteError      loss or gradient is infinite or not a number
+    ├── TrackerError            a tracker cannot be reached, or asks for a login
     ├── OutputError             a result cannot be written
     └── MissingExtraError       an optional dependency is not installed
 
@@ -65,6 +66,10 @@ class NoPositivesError(TrainingError, ValueError):
 
 class NonFiniteError(TrainingError):
     """The loss or its gradient is infinite or not a number."""
+
+
+class TrackerError(LookalikeError):
+    """A tracker cannot be reached, or asks for a login that is not there."""
 
 
 class OutputError(LookalikeError, OSError):

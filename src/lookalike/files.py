@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -42,6 +43,44 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     finally:
         with suppress(OSError):  # gone already where the rename succeeded
             temporary.unlink()
+
+
+def write_folder_whole(folder: Path, write: Callable[[Path], None]) -> None:
+    """Writes a folder so that it holds either what it held before or all of the new.
+
+    The files go to a temporary folder beside `folder`, are flushed to the disk, and take its
+    place; if anything fails on the way the temporary folder is removed and `folder` is untouched.
+
+    Args:
+        folder: where the files shall appear; missing folders above it are made.
+        write: is handed the temporary folder and writes all of the files into it.
+
+    Raises:
+        OutputError: the files cannot be written; says why and what is left standing.
+    """
+    folder = folder.resolve()  # "." has no name to put another beside
+    mark = secrets.token_hex(4)
+    temporary, earlier = (
+        folder.with_name(f".{folder.name}.{mark}.{end}") for end in ("tmp", "old")
+    )
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        write(temporary)
+        _sync_files(temporary)
+        if folder.exists():
+            os.replace(folder, earlier)
+        os.replace(temporary, folder)
+        _sync_folder(folder.parent)
+    except OutputError:
+        raise  # says it already
+    except OSError as error:
+        raise OutputError(_explain(folder, error)) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # gone already where the rename succeeded
+        if earlier.exists() and not folder.exists():
+            os.replace(earlier, folder)
+        shutil.rmtree(earlier, ignore_errors=True)
 
 
 def write_json(path: Path, document: Any) -> None:
@@ -82,6 +121,14 @@ def shown(name: str | os.PathLike[str]) -> str:
     """A file name as one line of printable text, whatever bytes it is made of."""
     text = os.fspath(name).encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _sync_files(folder: Path) -> None:
+    """Makes everything below a folder durable."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "r+b") as file:
+                os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -35,6 +35,19 @@ def same_knob(cls: type, name: str, **changes: Any) -> Any:
     return field(default=default, metadata={**known.metadata, **changes})
 
 
+def settle(config: Any) -> None:
+    """Makes each knob of a frozen configuration what it is declared as, or raises.
+
+    Raises:
+        ConfigError: a value is of another type, or out of its knob's bounds.
+    """
+    hints = typing.get_type_hints(type(config))
+    for one in dataclasses.fields(config):
+        value = coerce(one.name, getattr(config, one.name), hints[one.name])
+        check_bounds(one, value)
+        object.__setattr__(config, one.name, value)  # frozen from here on
+
+
 def coerce(name: str, value: Any, hint: Any) -> Any:
     """`value` as the type a knob is declared with."""
     options = typing.get_args(hint) if _is_union(hint) else (hint,)

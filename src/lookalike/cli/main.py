@@ -10,8 +10,16 @@ from typing import Any
 
 from lookalike import __version__
 from lookalike.cli.flags import Parser, add_knobs, nearest, paragraphs
-from lookalike.cli.verbs import run_check, run_compare, run_demo, run_evaluate, run_train
-from lookalike.config import CheckConfig, EvaluateConfig, TrainConfig
+from lookalike.cli.verbs import (
+    run_check,
+    run_compare,
+    run_demo,
+    run_evaluate,
+    run_export,
+    run_recipes,
+    run_train,
+)
+from lookalike.config import CheckConfig, EvaluateConfig, ExportConfig, TrainConfig
 from lookalike.errors import Interrupted, LookalikeError
 
 USAGE_ERROR, INTERRUPTED = 2, 130
@@ -103,6 +111,7 @@ def _add_train(verbs: Any) -> None:
             examples:
               lookalike train photos/train --query photos/test/query --gallery photos/test/gallery
               lookalike train photos/train --test photos/test --num-epochs 3 --learning-rate 1e-5
+              lookalike train photos/train --test photos/test --recipe strong
               lookalike train catalogue.csv --recipe mine.yaml --out runs/second
               lookalike train --resume --out runs/second
               lookalike train --print-config > mine.yaml
@@ -116,7 +125,8 @@ def _add_train(verbs: Any) -> None:
     )
     parser.add_argument("train", nargs="?", default=argparse.SUPPRESS, metavar="PICTURES",
                         help="what to learn from: a class-per-folder tree or a table")  # fmt: skip
-    _add_recipe_flags(parser)
+    _add_recipe_flags(parser, "NAME|FILE", "settings of a recipe that ships with Lookalike (see "
+                      "lookalike recipes) or of a YAML file; flags win")  # fmt: skip
     parser.add_argument(
         "--resume", nargs="?", const="", default=None, metavar="FILE",
         help="go on with an unfinished run: from this checkpoint, or the newest of this folder "
@@ -218,6 +228,63 @@ def _add_check(verbs: Any) -> None:
     parser.set_defaults(verb=run_check, parser=parser)
 
 
+def _add_export(verbs: Any) -> None:
+    parser = verbs.add_parser(
+        "export",
+        usage="lookalike export MODEL [--to FORM] [--out FOLDER] [flags]",
+        help="write a fine-tuned encoder in a form that other software loads",
+        description=paragraphs("""
+            Writes a checkpoint, or any model, as a Transformers folder, as a
+            sentence-transformers model, or as an ONNX graph. What was written is loaded and must
+            give the embeddings of the original before the folder appears. With it comes a model
+            card (README.md) that carries the numbers the checkpoint's run measured.
+        """),
+        epilog=paragraphs("""
+            examples:
+              lookalike export weights/encoder_epoch_03.pth --out shop-clip
+              lookalike export weights/encoder_epoch_03.pth --to onnx --out shop-onnx
+              lookalike export facebook/dinov2-small --to sentence-transformers --out dino-st
+              lookalike export weights/encoder_epoch_03.pth --push-to-hub jane/shop-clip
+
+            writes, in --out:
+              README.md        the model card
+              lookalike.json   embedding, preparation of pictures, origin: for programs
+              model.onnx       or what from_pretrained or SentenceTransformer loads
+        """),
+    )
+    parser.add_argument("model_name", nargs="?", default=argparse.SUPPRESS, metavar="MODEL",
+                        help="a checkpoint of ours (.pth), a local Transformers folder, or a hub "
+                        "id")  # fmt: skip
+    _add_recipe_flags(parser)
+    add_knobs(parser, ExportConfig, leave_out=("model_name",))
+    parser.set_defaults(verb=run_export, parser=parser)
+
+
+def _add_recipes(verbs: Any) -> None:
+    parser = verbs.add_parser(
+        "recipes",
+        usage="lookalike recipes [NAME] [--json]",
+        help="list the recipes that ship with Lookalike, or print one",
+        description=paragraphs("""
+            A recipe is a named set of settings for train. Without a name the recipes that ship
+            are listed, each in a line; with one its file is printed: what it is for, hardware,
+            time, what to expect, and the settings with their reasons.
+
+            lookalike train --recipe NAME takes the shipped recipe of that name wherever it runs;
+            a file of your own is named by its path, such as mine.yaml or ./strong.
+        """),
+        epilog=paragraphs("""
+            examples:
+              lookalike recipes
+              lookalike recipes strong
+              lookalike recipes strong > mine.yaml
+        """),
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the recipe to print")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.set_defaults(verb=run_recipes, parser=parser)
+
+
 def _add_demo(verbs: Any) -> None:
     parser = verbs.add_parser(
         "demo",
@@ -242,12 +309,18 @@ _VERBS = {
     "evaluate": _add_evaluate,
     "compare": _add_compare,
     "check": _add_check,
+    "export": _add_export,
+    "recipes": _add_recipes,
     "demo": _add_demo,
 }
 
 
-def _add_recipe_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--recipe", metavar="FILE", help="settings from a YAML file; flags win")
+def _add_recipe_flags(
+    parser: argparse.ArgumentParser,
+    metavar: str = "FILE",
+    help: str = "settings from a YAML file; flags win",
+) -> None:
+    parser.add_argument("--recipe", metavar=metavar, help=help)
     parser.add_argument("--print-config", action="store_true",
                         help="print the settings as a recipe, and do nothing")  # fmt: skip
     parser.add_argument("--json", action="store_true",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lookalike.data.sources import Unreadable
     from lookalike.evaluation.retrieval import Retrieval
     from lookalike.evaluation.scores import QueryScores
+    from lookalike.exporting.run import ExportResult
     from lookalike.measure.compare import Comparison
     from lookalike.progress import Progress
     from lookalike.training.outcome import Best, EpochSummary
@@ -115,6 +116,18 @@ def print_preview(retrieval: Retrieval) -> None:
             name = shown(retrieval.gallery.names[position])
             print(f"    {rank}  {verdict}  {similarity:.3f}  {name}")
     print()
+
+
+def print_export(result: ExportResult) -> None:
+    """What was exported, how sure that is, and where it lies."""
+    print(f"Exported: {result.kind} embeddings of {result.dim:,} numbers.")
+    print(f"Checked: {result.agreement.in_words()}.")
+    if result.unmeasured:
+        print(f"The model card has no measured numbers: {result.unmeasured}.")
+    print()
+    print_files(result.files)
+    if result.url:
+        print(f"\nOn the hub: {result.url}")
 
 
 def print_files(files: Sequence[Any]) -> None:

@@ -12,9 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lookalike.cli.flags import paragraphs
-from lookalike.config import CheckConfig, EvaluateConfig, TrainConfig
+from lookalike.config import CheckConfig, EvaluateConfig, ExportConfig, TrainConfig
 from lookalike.files import shown
-from lookalike.recipes import config_from, format_recipe, read_recipe
+from lookalike.recipes import (
+    SHIPPED,
+    config_from,
+    find_recipe,
+    format_recipe,
+    read_recipe,
+    shipped_text,
+    summary,
+)
 
 if TYPE_CHECKING:
     from lookalike.training.outcome import Best
@@ -25,7 +33,7 @@ MUST_MEND = 1
 def run_train(given: argparse.Namespace) -> None:
     """Trains, and prints the history."""
     knobs = _knobs_of(given)
-    recipe = read_recipe(given.recipe) if given.recipe else {}
+    recipe = find_recipe(given.recipe) if given.recipe else {}
     saved: dict[str, Any] = {}
     resume: Path | None = None
     if given.resume is not None:
@@ -144,6 +152,57 @@ def run_check(given: argparse.Namespace) -> int | None:
     else:
         print_findings(result)
     return MUST_MEND if result.must_mend else 0
+
+
+def run_export(given: argparse.Namespace) -> None:
+    """Writes a model in another form."""
+    recipe = read_recipe(given.recipe) if given.recipe else {}
+    config = config_from(ExportConfig, recipe, _knobs_of(given))
+    if given.print_config:
+        _print_utf8(format_recipe(config))
+        return
+
+    from lookalike.cli import tables
+    from lookalike.exporting.run import export
+    from lookalike.progress import default_progress
+
+    result = export(config, progress=default_progress())
+    if not given.json:
+        tables.print_export(result)
+        return
+    _print_json(
+        {
+            "folder": shown(result.folder),
+            "files": [shown(path) for path in result.files],
+            "embedding": {"kind": result.kind, "dim": result.dim},
+            "agreement": asdict(result.agreement),
+            "unmeasured": result.unmeasured,
+            "url": result.url,
+        }
+    )
+
+
+def run_recipes(given: argparse.Namespace) -> None:
+    """Lists the recipes that ship, or prints one as it stands in its file."""
+    if given.json:
+        names = [given.name] if given.name else SHIPPED
+        recipes = {
+            name: {"summary": summary(name), "settings": find_recipe(name)} for name in names
+        }
+        _print_json(recipes)
+    elif given.name:
+        _print_utf8(shipped_text(given.name))
+    else:
+        width = max(map(len, SHIPPED))
+        lines = [f"{name:<{width}}  {summary(name)}" for name in SHIPPED]
+        _print_utf8("\n".join(lines) + f"\n\n{paragraphs(_USE_A_RECIPE)}\n")
+
+
+_USE_A_RECIPE = """
+    to use:   lookalike train photos/train --test photos/test --recipe strong
+    to read:  lookalike recipes strong
+    to edit:  lookalike recipes strong > mine.yaml, and then --recipe mine.yaml
+"""
 
 
 def run_demo(given: argparse.Namespace) -> None:

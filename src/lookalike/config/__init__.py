@@ -7,6 +7,7 @@ keys in a recipe (YAML) and flags on the command line (`learning_rate` is `--lea
 
 from lookalike.config.check import CheckConfig
 from lookalike.config.evaluate import EvaluateConfig
+from lookalike.config.export import ExportConfig
 from lookalike.config.shared import (
     DEFAULT_MAX_MEGAPIXELS,
     DEFAULT_MODEL,
@@ -21,6 +22,7 @@ __all__ = [
     "MAX_PILLOW_MEGAPIXELS",
     "CheckConfig",
     "EvaluateConfig",
+    "ExportConfig",
     "TrainConfig",
     "holdout_bounds",
 ]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
-import typing
 from dataclasses import dataclass
 from typing import Literal
 
 from lookalike.errors import ConfigError
-from lookalike.knobs import check_bounds, coerce, knob, same_knob
+from lookalike.knobs import knob, same_knob, settle
 
 DEFAULT_MODEL = "openai/clip-vit-large-patch14-336"
 DEFAULT_MAX_MEGAPIXELS = 89.0  # where Pillow begins to warn
@@ -81,11 +79,7 @@ class Shared:
     )
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
-        for one in dataclasses.fields(self):
-            value = coerce(one.name, getattr(self, one.name), hints[one.name])
-            check_bounds(one, value)
-            object.__setattr__(self, one.name, value)  # frozen from here on
+        settle(self)
         for name in ("train", "data", "test", "query", "gallery", "out", "model_name"):
             if getattr(self, name, None) == "":
                 raise ConfigError(f"{name} is empty; name something, or leave it out")

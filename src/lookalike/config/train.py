@@ -105,7 +105,7 @@ class TrainConfig(BatchShape, Common):
     learning_rate: float = knob(1e-7, "of AdamW", group="Training", above=0)
     layer_decay: float = knob(
         1.0,
-        "each layer's learning rate is that of the one above it times this; 1: all the same",
+        "each layer's learning rate is that of the next one times this; 1: all the same",
         group="Training",
         above=0,
         at_most=1,
@@ -144,7 +144,7 @@ class TrainConfig(BatchShape, Common):
     )
     weight_decay: float = knob(
         0.01,
-        "of AdamW; on weight matrices, never on biases and norms",
+        "of AdamW; on weight matrices, never on biases, norms and tokens",
         group="Training",
         at_least=0,
     )
@@ -238,13 +238,16 @@ class TrainConfig(BatchShape, Common):
     )
 
     track: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"] = knob(
-        "none", "where the course of training is also sent to", group="Tracking"
+        "none",
+        "where the course of training is kept as well; those that write to the disk do so in "
+        "tracking/ below out",
+        group="Tracking",
     )
     track_project: str = knob(
         "lookalike", "the project or experiment it is filed under", group="Tracking", metavar="NAME"
     )
     track_optional: bool = knob(
-        False, "go on without, where the tracker is not installed or not logged in",
+        False, "go on without, where the tracker is not installed, not logged in or out of reach",
         group="Tracking",
     )  # fmt: skip
 
@@ -259,6 +262,10 @@ class TrainConfig(BatchShape, Common):
             raise ConfigError(
                 f"cross_batch_memory works with the objective supcon, not {self.objective}; leave "
                 "one of them out"
+            )
+        if self.lora_targets != "auto" and self.lora_rank is None:
+            raise ConfigError(
+                f"lora_targets is {self.lora_targets!r}, and LoRA is off; set lora_rank, such as 8"
             )
         size = self.n_classes_per_batch * self.n_samples_per_class
         if isinstance(self.batch_memory, int) and self.batch_memory > size:

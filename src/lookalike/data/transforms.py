@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,6 +36,20 @@ class Preprocessing:
         """The same part of a picture, as a square of `side` px."""
         shortest = self.shortest_edge and round(self.shortest_edge * side / self.height)
         return replace(self, height=side, width=side, shortest_edge=shortest)
+
+    def facts(self) -> dict[str, Any]:
+        """The steps in their order, for programs and people; sizes in px."""
+        size = {"height": self.height, "width": self.width}
+        cropped = self.shortest_edge is not None
+        return {
+            "color": "RGB",
+            "resize": {"shortest_edge": self.shortest_edge} if cropped else size,
+            "resample": Image.Resampling(self.resample).name.lower(),
+            "center_crop": size if cropped else None,
+            "scale": self.scale,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
 
 
 @dataclass(frozen=True)

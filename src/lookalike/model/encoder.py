@@ -80,6 +80,7 @@ class CLIPEncoder(nn.Module):
         self.model_name, self.embedding = model_name, embedding
         self.epoch = 0  # of the checkpoint it was loaded from
         self.trained_on: frozenset[str] = frozenset()  # classes, where a checkpoint tells
+        self.frozen_parts: list[nn.Module] = []  # that training leaves in evaluation mode
         if checkpoint is None and is_checkpoint(model_name):
             checkpoint = read_checkpoint(Path(model_name))
         if checkpoint is None:
@@ -89,8 +90,10 @@ class CLIPEncoder(nn.Module):
             self.load_weights(checkpoint["model_state_dict"], model_name)
             self.epoch = int(checkpoint["epoch"])
             self.trained_on = frozenset(checkpoint.get("train_classes", ()))
-        for parameter in self._unused_parameters():
-            parameter.requires_grad_(False)
+        vision = {name for name, _ in self.vision_parameters()}
+        for name, parameter in self.named_parameters():
+            if name not in vision:
+                parameter.requires_grad_(False)
         if gradient_checkpointing:
             self._switch_on_checkpointing()
         self.eval()
@@ -169,9 +172,23 @@ class CLIPEncoder(nn.Module):
         """Where the weights are."""
         return self._mean.device
 
+    def vision_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and parameters that a picture's embedding depends on."""
+        unused = _NOT_VISION + (("visual_projection.",) if self.embedding == "pooled" else ())
+        for name, parameter in self.named_parameters():
+            if not name.removeprefix("backbone.").startswith(unused):
+                yield name, parameter
+
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names and parameters that fine-tuning changes: those of the vision side."""
+        """Names and parameters that fine-tuning changes: of the vision side, what is not frozen."""
         return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
+
+    def train(self, mode: bool = True) -> CLIPEncoder:
+        """Switches dropout and the like on, but for the parts that are frozen."""
+        super().train(mode)
+        for part in self.frozen_parts:
+            part.training = False
+        return self
 
     def description(self) -> dict[str, Any]:
         """What a checkpoint must hold, beside the weights, to build this encoder again."""
@@ -238,13 +255,6 @@ class CLIPEncoder(nn.Module):
             return {}
         forward = tower.forward if isinstance(tower, nn.Module) else tower
         return {name: True} if name in inspect.signature(forward).parameters else {}
-
-    def _unused_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters that no picture's embedding depends on."""
-        unused = _NOT_VISION + (("visual_projection.",) if self.embedding == "pooled" else ())
-        for name, parameter in self.backbone.named_parameters():
-            if name.startswith(unused):
-                yield parameter
 
     def _switch_on_checkpointing(self) -> None:
         if not self.backbone.supports_gradient_checkpointing:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -30,13 +31,16 @@ from lookalike.model.preprocessing import preprocessing_from
 
 CHECKPOINT_FORMAT = "lookalike-checkpoint-1"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-# Small text files that make a checkpoint whole: with them it can be exported, and its text
+# Small files that make a checkpoint whole: with them it can be exported, and its text
 # tower used, where the model it came from is out of reach.
 _SIDE_FILES = (
     "config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json",
-    "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt",
+    "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt", "spiece.model",
 )  # fmt: skip
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+_LOADING_ERRORS = (
+    OSError, ValueError, RuntimeError, ImportError, KeyError, AttributeError, SafetensorError,
+)  # fmt: skip
 _Loaded = TypeVar("_Loaded")
 
 
@@ -47,7 +51,8 @@ class Pretrained:
     backbone: PreTrainedModel
     preprocessing: Preprocessing
     pool: str  # "pooler": the backbone's own pooled output; "cls": its first token
-    side_files: dict[str, str]
+    side_files: dict[str, str | bytes]  # by name; bytes of what is no text
+    hub_id: str | None = None  # of the model it began as, where it came from the hub
 
     def description(self) -> dict[str, Any]:
         """What a checkpoint must hold, beside the weights, to build this backbone again."""
@@ -58,6 +63,7 @@ class Pretrained:
             "preprocessing": asdict(self.preprocessing),
             "pool": self.pool,
             "side_files": self.side_files,
+            "hub_id": self.hub_id,
         }
 
 
@@ -99,6 +105,7 @@ def load_pretrained(model_name: str) -> Pretrained:
         preprocessing_from(processor, model_name),
         pool="cls" if only_pooler else "pooler",
         side_files=_read_side_files(folder),
+        hub_id=None if path.is_dir() else model_name,
     )
 
 
@@ -131,7 +138,11 @@ def from_checkpoint(checkpoint: dict[str, Any], path: str) -> Pretrained:
             f"Transformers cannot build ({error}); install the release it was saved with"
         ) from error
     return Pretrained(
-        backbone.float(), Preprocessing(**preprocessing), model["pool"], dict(model["side_files"])
+        backbone.float(),
+        Preprocessing(**preprocessing),
+        model["pool"],
+        dict(model["side_files"]),
+        model.get("hub_id"),
     )
 
 
@@ -171,7 +182,7 @@ def _load_part(load: Callable[..., _Loaded], name: str, **options: Any) -> _Load
             pass  # not fetched yet, or not all of it: ask the hub
     try:
         return load(name, **options)
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError, AttributeError) as error:
+    except _LOADING_ERRORS as error:
         raise ModelError(_why_not_loaded(name, error)) from error
 
 
@@ -240,9 +251,19 @@ def _side_files_from_hub(name: str) -> Path:
         raise ModelError(_why_not_loaded(name, error)) from error
 
 
-def _read_side_files(folder: Path) -> dict[str, str]:
-    files = (folder / name for name in _SIDE_FILES)
-    return {file.name: file.read_text(encoding="utf-8") for file in files if file.is_file()}
+def _read_side_files(folder: Path) -> dict[str, str | bytes]:
+    files = [folder / name for name in _SIDE_FILES if (folder / name).is_file()]
+    return {
+        file.name: file.read_bytes() if file.suffix == ".model" else file.read_text("utf-8")
+        for file in files
+    }
+
+
+def write_side_files(side_files: Mapping[str, str | bytes], folder: Path) -> None:
+    """Puts a model's small files into a folder, such as one to load its tokenizer from."""
+    for name, content in side_files.items():
+        data = content.encode("utf-8") if isinstance(content, str) else content
+        (folder / name).write_bytes(data)
 
 
 @contextmanager

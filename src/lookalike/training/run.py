@@ -22,14 +22,21 @@ from lookalike.errors import ConfigError, DataError, Interrupted, NonFiniteError
 from lookalike.evaluation.protocol import Holdout, find_holdout, load_protocol
 from lookalike.evaluation.retrieval import refuse_learned_classes
 from lookalike.files import shown, write_json
+from lookalike.model.adapters import add_lora
 from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.layers import freeze_layers
 from lookalike.progress import Progress
 from lookalike.runtime import Runtime, restore_random_state
 from lookalike.training.batch_memory import find_chunk_size
 from lookalike.training.measuring import Measurements
 from lookalike.training.narration import UnreadableTraining, introduce, tell_early_stop
 from lookalike.training.objectives.supcon import SupConLoss
-from lookalike.training.optimization.optimizer import learning_rate_at, make_optimizer
+from lookalike.training.optimization.averaging import WeightAverage
+from lookalike.training.optimization.optimizer import (
+    learning_rate_at,
+    make_optimizer,
+    set_learning_rate,
+)
 from lookalike.training.outcome import TrainResult
 from lookalike.training.saving.autosave import Autosave
 from lookalike.training.saving.checkpoint import (
@@ -134,14 +141,11 @@ class Run:
             ),
             labels=self.images.labels,
         )
+        average = self._choose_weights()
         self.learner = Learner(
             self.encoder,
             SupConLoss(config.temperature),
-            make_optimizer(
-                self.encoder.trainable_parameters(),
-                learning_rate=config.learning_rate,
-                weight_decay=config.weight_decay,
-            ),
+            make_optimizer(self.encoder, config),
             runtime,
             chunk_size=find_chunk_size(
                 config.batch_memory,
@@ -152,7 +156,19 @@ class Run:
                 side=config.train_size,
             ),
             max_grad_norm=config.max_grad_norm,
+            average=average,
         )
+
+    def _choose_weights(self) -> WeightAverage | None:
+        """Leaves trainable what is to be trained, and begins the mean of it, if there is to be."""
+        config = self.config
+        if config.frozen_layers:
+            freeze_layers(self.encoder, config.frozen_layers)
+        if config.lora_rank is not None:
+            add_lora(self.encoder, rank=config.lora_rank, targets=config.lora_targets)
+        if config.ema_decay is None:
+            return None
+        return WeightAverage(self.encoder.trainable_parameters(), config.ema_decay)
 
     def batches(self) -> Iterator[Batch]:
         """The batches of the running epoch that are not done yet."""
@@ -181,18 +197,25 @@ class Run:
                 f"batch: {names}. Lower --learning-rate, or try --precision fp32"
             ) from error
 
+    @property
+    def steps_done(self) -> int:
+        """Of all epochs together."""
+        return self.state.epoch * len(self.sampler) + self.state.step
+
     def _set_learning_rate(self) -> float:
         """That of the step to come, for all parameters."""
         config = self.config
+        step = self.steps_done
         learning_rate = learning_rate_at(
-            self.state.epoch * len(self.sampler) + self.state.step,
+            step,
             peak=config.learning_rate,
             schedule=config.schedule,
             warmup_steps=config.warmup_steps,
             total_steps=config.num_epochs * len(self.sampler),
         )
-        for group in self.learner.optimizer.param_groups:
-            group["lr"] = learning_rate
+        set_learning_rate(
+            self.learner.optimizer, learning_rate, only_head=step < config.head_warmup_steps
+        )
         return learning_rate
 
     def evaluate(self) -> None:
@@ -201,7 +224,8 @@ class Run:
         Only now is it known which checkpoint is the best, and so which ones need not be kept.
         """
         try:
-            self.measurements.measure(self.state)
+            with self.learner.measured():
+                self.measurements.measure(self.state)
         except KeyboardInterrupt:
             self.save_and_stop()
         best = self.measurements.best
@@ -295,7 +319,7 @@ class Run:
             checkpoint=self.last_saved,
             files=files,
             unreadable=unreadable,
-            encoder=self.encoder.eval(),
+            encoder=self.learner.finish(),
         )
 
     def _files_in_order(self) -> list[Path]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +11,10 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from lookalike.errors import NonFiniteError, TrainingError
+from lookalike.model.adapters import merge_for_good, merged
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.runtime import Runtime, random_state, restore_random_state
+from lookalike.training.optimization.averaging import WeightAverage
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Learner:
         runtime: device and precision.
         chunk_size: pictures that go through the encoder at a time.
         max_grad_norm: the encoder's gradient is shortened to it; None: never.
+        average: takes in the weights after each step, and is what is measured; None: off.
     """
 
     def __init__(
@@ -43,11 +47,13 @@ class Learner:
         *,
         chunk_size: int,
         max_grad_norm: float | None,
+        average: WeightAverage | None = None,
     ) -> None:
         self.encoder, self.objective, self.optimizer = encoder, objective, optimizer
         self.runtime, self.scaler = runtime, runtime.grad_scaler()
         self.chunk_size = chunk_size
         self.max_grad_norm = max_grad_norm
+        self.average = average
         self.parameters = [p for _, p in encoder.trainable_parameters()]
         self.between_steps = True  # False while weights and optimiser are being changed
 
@@ -87,10 +93,27 @@ class Learner:
         self.between_steps = False
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.average is not None:
+            self.average.update()
         self.between_steps = True
         if self.scaler.is_enabled() and self.scaler.get_scale() < 1:  # 17 overflows in a row
             _check_finite("gradient", norm)
         return Stepped(loss.item(), norm.item())
+
+    @contextmanager
+    def measured(self) -> Iterator[CLIPEncoder]:
+        """Inside the block the encoder has the weights that are measured and saved: averaged, and
+        with LoRA merged into them. Afterwards it goes on with its own, the same to the bit.
+        """
+        with self.average.applied() if self.average else nullcontext(), merged(self.encoder):
+            yield self.encoder
+
+    def finish(self) -> CLIPEncoder:
+        """The encoder with the weights that were measured, for good; it is trained no more."""
+        if self.average is not None:
+            self.average.swap()
+        merge_for_good(self.encoder)
+        return self.encoder.eval()
 
     def _embed(self, pixels: UInt8[Tensor, "n 3 height width"]) -> Float[Tensor, "n dim"]:
         with self.runtime.autocast():

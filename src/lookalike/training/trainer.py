@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 
 from lookalike.config import TrainConfig
 from lookalike.model.pretrained import read_checkpoint
 from lookalike.progress import Progress, default_progress
 from lookalike.runtime import make_runtime, seeded
+from lookalike.tracking.course import Tracking, make_tracker
 from lookalike.training.outcome import TrainResult
 from lookalike.training.run import Run
 from lookalike.training.saving.interrupt import deferred_interrupt
@@ -38,13 +41,18 @@ def train(
     # A resumed run keeps the precision it began with, wherever it goes on.
     kept = saved["precision"] if saved and config.precision == "auto" else config.precision
     runtime = make_runtime(config.device, kept, config.num_workers)
-    with seeded(config.seed, runtime.device):
+    tracker = make_tracker(config, progress)
+    with seeded(config.seed, runtime.device), ExitStack() as at_the_end:
         run = Run(config, runtime, progress, resume=path, saved=saved)
         del saved  # as large as the model and its optimiser
         state = run.state
+        tracking = at_the_end.enter_context(
+            Tracking(tracker, config, run=state.run, step=run.steps_done, progress=progress)
+        )
         while True:
             if state.step == 0:
                 run.evaluate()
+                tracking.epoch(state.epoch, state.loss, run.measurements.history[-1].metrics)
             if run.is_finished():
                 return run.result()
             title = f"epoch {state.epoch + 1}/{config.num_epochs}"
@@ -58,6 +66,8 @@ def train(
                     stepped, learning_rate = run.step(batch)
                     state.finish_step(stepped.loss)
                     task.advance(run.batch_size, loss=state.mean_loss, lr=learning_rate)
+                    numbers = {**asdict(stepped), "learning_rate": learning_rate}
+                    tracking.step(run.steps_done, run.batch_size, numbers)
                     if interrupt.requested:
                         break
                     run.autosave()

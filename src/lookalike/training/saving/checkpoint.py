@@ -16,6 +16,7 @@ from lookalike.files import shown, write_whole
 from lookalike.model.pretrained import CHECKPOINT_FORMAT
 from lookalike.recipes import changed_on_resume, free_on_resume
 from lookalike.runtime import random_state
+from lookalike.training.saving.weights import restore_weights, saved_weights
 from lookalike.training.step import Learner
 
 
@@ -65,7 +66,6 @@ def save_checkpoint(
         "format": CHECKPOINT_FORMAT,
         "epoch": state.epoch,
         "loss": state.mean_loss if state.step else state.loss,
-        "model_state_dict": learner.encoder.state_dict(),
         "objective_state_dict": learner.objective.state_dict(),
         "optimizer_state_dict": learner.optimizer.state_dict(),
         "scaler_state_dict": learner.scaler.state_dict(),
@@ -88,7 +88,8 @@ def save_checkpoint(
         "versions": library_versions(),
     }
     try:
-        write_whole(path, lambda file: torch.save(checkpoint, file))
+        with saved_weights(learner) as weights:
+            write_whole(path, lambda file: torch.save(checkpoint | weights, file))
     except RuntimeError as error:  # torch's writer reports a full disk in its own way
         raise OutputError(
             f"cannot write {shown(path)}: {str(error).partition(chr(10))[0]}. Free some room, or "
@@ -103,18 +104,19 @@ def restore_checkpoint(
     learner: Learner,
     sampler: BalancedBatchSampler,
 ) -> TrainingState:
-    """Puts a run back where it was saved. The encoder was made of the checkpoint already, and
-    random numbers are the business of whoever draws them.
+    """Puts a run back where it was saved. The encoder was made of the checkpoint's
+    `model_state_dict` already, and random numbers are the business of whoever draws them.
 
     Raises:
         CheckpointError: the checkpoint does not fit the model or the training pictures.
     """
     try:
+        restore_weights(learner, checkpoint)
         learner.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
         learner.objective.load_state_dict(checkpoint.get("objective_state_dict", {}))
     except (ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"the optimiser state in {shown(path)} does not fit: {error}"
+            f"the state of training in {shown(path)} does not fit: {error}"
         ) from error
     if checkpoint["scaler_state_dict"] and learner.scaler.is_enabled():
         learner.scaler.load_state_dict(checkpoint["scaler_state_dict"])

@@ -1,17 +1,16 @@
-"""Configurations from recipes (YAML), flags and saved runs, and back into recipes."""
+"""Configurations from mappings of knobs, and back into recipes (YAML)."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
-from lookalike.config import CheckConfig, EvaluateConfig, TrainConfig
-from lookalike.errors import ConfigError, DataError
+from lookalike.config import CheckConfig, EvaluateConfig, ExportConfig, TrainConfig
+from lookalike.errors import ConfigError
 
-ConfigT = TypeVar("ConfigT", TrainConfig, EvaluateConfig, CheckConfig)
+ConfigT = TypeVar("ConfigT", TrainConfig, EvaluateConfig, CheckConfig, ExportConfig)
 
 
 # What a resumed run may change: none of it alters what is learned. (That `train` still holds
@@ -48,34 +47,7 @@ def config_from(cls: type[ConfigT], *mappings: Mapping[str, Any]) -> ConfigT:
     return cls(**values)
 
 
-def read_recipe(path: str | Path) -> dict[str, Any]:
-    """The mapping in a recipe file (YAML).
-
-    Raises:
-        DataError: there is no such file.
-        ConfigError: it is not YAML, or not a mapping of names to values.
-    """
-    import yaml
-
-    try:
-        with open(path, encoding="utf-8") as file:
-            recipe = yaml.safe_load(file)
-    except OSError as error:
-        raise DataError(f"cannot read the recipe {path}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-45
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"the recipe {path} is not YAML: {reason}") from error
-    if recipe is None:
-        return {}
-    if not isinstance(recipe, dict):
-        raise ConfigError(
-            f"the recipe {path} holds a {type(recipe).__name__}; "
-            "it needs lines of the form 'learning_rate: 2e-5'"
-        )
-    return recipe
-
-
-def format_recipe(config: TrainConfig | EvaluateConfig | CheckConfig) -> str:
+def format_recipe(config: TrainConfig | EvaluateConfig | CheckConfig | ExportConfig) -> str:
     """The whole configuration as a commented recipe, which `read_recipe` reads back."""
     lines: list[str] = []
     for group, knobs in knobs_by_group(type(config)):
@@ -101,7 +73,7 @@ def knobs_by_group(cls: type) -> Iterator[tuple[str, list[dataclasses.Field[Any]
     """The knobs of a configuration in reading order: what is trained on first."""
     order = ["Training pictures", "Test pictures", "Model", "Batches", "Augmentation", "Objective",
              "Training", "Text search", "Pictures", "Other systems", "Checkpoints", "Machine",
-             "Tracking", "Output"]  # fmt: skip
+             "Tracking", "Output", "Hugging Face Hub"]  # fmt: skip
     for group in order:
         knobs = [knob for knob in dataclasses.fields(cls) if knob.metadata["group"] == group]
         if knobs:

@@ -1,0 +1,84 @@
+"""The knobs of `lookalike export`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from lookalike.config.shared import Shared
+from lookalike.errors import ConfigError
+from lookalike.knobs import knob, same_knob, settle
+
+# The hub's own rules: no dash or dot at an end, no two of them in a row.
+_PART = r"[A-Za-z0-9_](?:[.-]?[A-Za-z0-9_])*"
+_REPOSITORY = re.compile(f"(?=.{{1,96}}$){_PART}/{_PART}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """All that `lookalike export` can be told.
+
+    Raises:
+        ConfigError: a value is out of its range, or no name for a place on the hub.
+    """
+
+    model_name: str | None = same_knob(
+        Shared,
+        "model_name",
+        default=None,
+        help="what to export: a checkpoint of ours (.pth), a local Transformers folder, or a hub "
+        "id",
+    )
+    embedding: Literal["auto", "projected", "pooled"] = same_knob(
+        Shared,
+        "embedding",
+        default="auto",
+        help="auto: the one that the checkpoint was trained for, else projected; projected: the "
+        "space shared with text, where the model has one (else pooled); pooled: what the vision "
+        "tower gives before that projection",
+    )
+    to: Literal["transformers", "sentence-transformers", "onnx"] = knob(
+        "transformers",
+        "a folder that from_pretrained loads, one that SentenceTransformer loads, or a graph from "
+        "pixels to embeddings for any ONNX runtime",
+        group="Output",
+    )
+    out: str = knob(
+        "export",
+        "the folder to make; it appears whole or not at all",
+        group="Output",
+        metavar="FOLDER",
+    )
+    overwrite: bool = knob(False, "replace an earlier export there", group="Output")
+    push_to_hub: str | None = knob(
+        None,
+        "also upload the folder to this repository, and make it if need be; the token is that of "
+        "HF_TOKEN, or of `hf auth login`",
+        group="Hugging Face Hub",
+        metavar="OWNER/NAME",
+    )
+    private: bool = knob(
+        True,
+        "a repository that is made for it can be seen by its owner alone; one that is there "
+        "stays as it is",
+        group="Hugging Face Hub",
+    )
+    license: str | None = knob(
+        None,
+        "licence of the weights, as the hub spells it, such as mit; none: the model card says "
+        "nothing of it",
+        group="Hugging Face Hub",
+        metavar="NAME",
+    )
+
+    def __post_init__(self) -> None:
+        settle(self)
+        for name in ("model_name", "out", "license"):
+            if getattr(self, name) == "":
+                raise ConfigError(f"{name} is empty; name something, or leave it out")
+        if self.push_to_hub is not None and not _REPOSITORY.fullmatch(self.push_to_hub):
+            raise ConfigError(
+                f"push_to_hub is {self.push_to_hub!r}; expected a repository on the hub as "
+                "OWNER/NAME, such as jane/shop-clip"
+            )

@@ -1,0 +1,1 @@
+"""One module a form: what it writes, and what whoever loads it will get."""

@@ -1,0 +1,84 @@
+"""Uploading an export to the Hugging Face Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lookalike.errors import ConfigError, OutputError
+from lookalike.files import shown
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A place on the hub that this user may write to, as far as the hub says so beforehand."""
+
+    name: str
+    private: bool
+    api: HfApi
+
+    def push(self, folder: Path, message: str) -> str:
+        """Makes the repository if it is not there, and uploads a folder as one commit.
+
+        A repository that is there keeps its visibility, and its files that are not in `folder`.
+
+        Returns:
+            Where to see it.
+
+        Raises:
+            OutputError: the hub refuses, or cannot be reached.
+        """
+        later = f"To upload what is exported: hf upload {self.name} {shown(folder)}"
+        with _telling(f"cannot upload to {self.name}", later):
+            url = self.api.create_repo(self.name, private=self.private, exist_ok=True)
+            self.api.upload_folder(repo_id=self.name, folder_path=folder, commit_message=message)
+        return str(url)
+
+
+def find_repository(name: str, *, private: bool) -> Repository:
+    """Asks the hub who we are, before any work is done.
+
+    Raises:
+        ConfigError: there is no token, it may only read, or it is not the owner's.
+        OutputError: the hub cannot be reached, or does not know the token.
+    """
+    from huggingface_hub import HfApi, get_token
+
+    token = get_token()
+    if token is None:
+        raise ConfigError(
+            "--push-to-hub needs a token, and there is none: set HF_TOKEN, or log in once with "
+            "`hf auth login`"
+        )
+    api = HfApi(token=token)
+    with _telling("the hub does not let us in", "Without --push-to-hub the export works offline"):
+        who = api.whoami()
+    if who.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise ConfigError(
+            f"the token of {who['name']} may only read; --push-to-hub needs one that may write"
+        )
+    owners = [who["name"], *(one["name"] for one in who.get("orgs", ()))]
+    if name.partition("/")[0] not in owners:
+        raise ConfigError(
+            f"push_to_hub is {name}, and the token is that of {who['name']}, who can write to "
+            f"repositories of {', '.join(owners)}; name one of theirs, or use another token"
+        )
+    return Repository(name, private, api)
+
+
+@contextmanager
+def _telling(what: str, advice: str) -> Iterator[None]:
+    """Turns whatever goes wrong between here and the hub into one line."""
+    try:
+        yield
+    # The hub's client tells of networks, proxies, certificates, quotas and its own checks by
+    # exceptions of several libraries, which have changed from release to release.
+    except Exception as error:
+        first_line = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise OutputError(f"{what}: {first_line.rstrip('.')}. {advice}") from error

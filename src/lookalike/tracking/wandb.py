@@ -1,0 +1,69 @@
+"""Weights & Biases: its server, or with WANDB_MODE=offline a folder to `wandb sync` later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from lookalike.errors import MissingExtraError, TrackerError
+from lookalike.files import shown
+from lookalike.tracking.tracker import TrackedRun
+
+_FINISH_S = 120.0
+
+
+class WandbTracker:
+    """Keeps a run under its own id, so that a resumed one goes on where it was."""
+
+    def __init__(self) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise MissingExtraError(
+                "track wandb needs Weights & Biases: pip install 'lookalike[wandb]'"
+            ) from error
+        self._wandb = wandb
+        # Silent, it does not stop to ask for a login: nobody may be there to answer.
+        settings = wandb.setup(wandb.Settings(silent=True)).settings
+        if settings.mode == "online":
+            try:
+                wandb.login()
+            except wandb.Error as error:
+                raise TrackerError(
+                    "track wandb needs a login, and there is none: wandb login, or set "
+                    "WANDB_API_KEY, or keep the run on this disk: WANDB_MODE=offline"
+                ) from error
+
+    def begin(self, run: TrackedRun) -> str:
+        """Its local files go to `wandb` in the run's tracking folder."""
+        run.folder.mkdir(parents=True, exist_ok=True)
+        wandb = self._wandb
+        self._run = wandb.init(
+            project=run.project,
+            id=run.id,
+            name=run.name,
+            dir=str(run.folder),
+            resume="allow",
+            config=dict(run.config),
+            settings=wandb.Settings(
+                console="off",  # what we print is our own business
+                finish_timeout=_FINISH_S,
+                finish_timeout_raises=True,
+            ),
+        )
+        for names, axis in (("train/*", "step"), ("epoch/*", "epoch"), ("test/*", "epoch")):
+            self._run.define_metric(names, step_metric=axis)
+        if self._run.settings.mode == "online":
+            return str(self._run.url)
+        return (
+            f"{self._run.settings.mode}; to send it: wandb sync {shown(Path(self._run.dir).parent)}"
+        )
+
+    def log_step(self, step: int, numbers: Mapping[str, float]) -> None:
+        self._run.log({**numbers, "step": step})
+
+    def log_epoch(self, epoch: int, numbers: Mapping[str, float]) -> None:
+        self._run.log({**numbers, "epoch": epoch})
+
+    def finish(self, *, whole: bool) -> None:
+        self._run.finish(exit_code=0 if whole else 1)

@@ -1,0 +1,210 @@
+"""Knobs of optimisation in whole runs: what is trained, measured and saved, and going on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_train import Settings, Watch, assert_same_bits, load, press_ctrl_c, train
+from torch import Tensor
+
+import lookalike
+from lookalike.config import EvaluateConfig, TrainConfig
+from lookalike.errors import CheckpointError, ConfigError, Interrupted
+from lookalike.recipes import config_from
+from lookalike.training.step import Learner, Stepped
+
+AVERAGED: dict[str, Any] = {"ema_decay": 0.9}
+LORA: dict[str, Any] = {"lora_rank": 3, "learning_rate": 1e-2}
+EVERYTHING: dict[str, Any] = {
+    **AVERAGED, **LORA, "lora_targets": "q_proj,fc1,visual_projection", "layer_decay": 0.7,
+    "head_warmup_steps": 4, "frozen_layers": 1, "schedule": "cosine", "warmup_steps": 2,
+}  # fmt: skip
+KNOBS = pytest.mark.parametrize(
+    "knobs",
+    [
+        pytest.param(AVERAGED, id="averaged"),
+        pytest.param(LORA, id="lora"),
+        pytest.param(EVERYTHING, id="everything"),
+    ],
+)
+
+
+def original(settings: Settings) -> dict[str, Tensor]:
+    return lookalike.CLIPEncoder(settings()["model_name"]).state_dict()
+
+
+def layer_of(name: str) -> int:
+    """Of a parameter of the tiny CLIP, which has two."""
+    for part, layer in (("layers.0.", 1), ("layers.1.", 2), ("post_", 3), ("projection", 3)):
+        if part in name:
+            return layer
+    return 0
+
+
+@pytest.fixture
+def after_each_step(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
+    """Fills with the weights in training after each step."""
+    states: list[dict[str, Tensor]] = []
+    real: Callable[..., Stepped] = Learner.step
+
+    def step(self: Learner, *args: Any) -> Stepped:
+        stepped = real(self, *args)
+        states.append({name: p.clone() for name, p in self.encoder.state_dict().items()})
+        return stepped
+
+    monkeypatch.setattr(Learner, "step", step)
+    return states
+
+
+@KNOBS
+@pytest.mark.parametrize("at_step", [3, 7])
+def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(
+    settings: Settings, photos: Path, at_step: int, knobs: dict[str, Any]
+) -> None:
+    # Both lie inside an epoch of five; step 4 is the last of head_warmup_steps.
+    whole = load(train(settings(num_epochs=2, out=str(photos / "whole"), **knobs)).checkpoint)
+    with pytest.raises(Interrupted):
+        train(settings(num_epochs=2, **knobs), watch=Watch(at_step, press_ctrl_c))
+    saved = photos / "out" / "weights" / "interrupted.pth"
+    parts = load(train(settings(num_epochs=2, **knobs), resume=saved).checkpoint)
+    different = ("state", "config", "versions")
+    assert parts.keys() == whole.keys()
+    assert_same_bits(*({k: v for k, v in one.items() if k not in different}
+                       for one in (parts, whole)))  # fmt: skip
+
+
+@KNOBS
+def test_the_checkpoint_holds_what_was_measured_as_a_plain_model(
+    settings: Settings, photos: Path, knobs: dict[str, Any]
+) -> None:
+    result = train(settings(num_epochs=2, **knobs))
+    saved = load(result.checkpoint)
+    assert saved["model_state_dict"].keys() == original(settings).keys()
+    assert_same_bits(dict(result.encoder.state_dict()), saved["model_state_dict"])
+    known = {k: v for k, v in settings().items() if k not in ("train", "learning_rate")}
+    config = config_from(EvaluateConfig, known, {"model_name": str(result.checkpoint),
+                                                 "out": str(photos / "evaluated")})  # fmt: skip
+    evaluated = lookalike.evaluate(config, progress=Watch())
+    assert evaluated.metrics == result.history[-1].metrics
+    assert evaluated.retrieval is not None
+    assert result.retrieval is not None
+    assert torch.equal(evaluated.retrieval.similarities, result.retrieval.similarities)
+
+
+def test_saving_and_measuring_on_the_way_change_nothing(settings: Settings, photos: Path) -> None:
+    whole = load(train(settings(num_epochs=2, **EVERYTHING)).checkpoint)
+    # Never measured, and stopped three times.
+    quiet = settings(num_epochs=2, test=None, out=str(photos / "quiet"), **EVERYTHING)
+    resume = None
+    for _ in range(3):
+        with pytest.raises(Interrupted):
+            train(quiet, resume=resume, watch=Watch(2, press_ctrl_c))
+        resume = photos / "quiet" / "weights" / "interrupted.pth"
+        resume = resume if resume.exists() else photos / "quiet/weights/encoder_epoch_01.pth"
+    parts = load(train(quiet, resume=resume).checkpoint)
+    for key in ("model_state_dict", "training_state_dict", "average_state_dict"):
+        assert_same_bits(parts[key], whole[key])
+
+
+def test_the_averaged_weights_are_the_mean_of_a_loop_and_change_no_step(
+    settings: Settings, photos: Path, after_each_step: list[dict[str, Tensor]]
+) -> None:
+    saved = load(train(settings(num_epochs=2, **AVERAGED)).checkpoint)
+    means = {name: tensor.double() for name, tensor in original(settings).items()}
+    for number, state in enumerate(after_each_step, 1):
+        keep = min(0.9, (1 + number) / (10 + number))
+        means = {n: keep * mean + (1 - keep) * state[n].double() for n, mean in means.items()}
+    for name, mean in means.items():
+        found = saved["model_state_dict"][name].double()
+        torch.testing.assert_close(found, mean, atol=1e-6, rtol=1e-5)
+    plain = load(train(settings(num_epochs=2, out=str(photos / "plain"))).checkpoint)
+    training = saved["training_state_dict"]
+    assert_same_bits(training, {name: plain["model_state_dict"][name] for name in training})
+    assert len(training) == sum("text" not in name and "logit" not in name for name in means)
+
+
+def test_lora_changes_the_attention_by_matrices_of_its_rank_and_nothing_else(
+    settings: Settings,
+) -> None:
+    saved = load(train(settings(**LORA)).checkpoint)
+    for name, tensor in original(settings).items():
+        change = saved["model_state_dict"][name].double() - tensor.double()
+        if "vision_model" in name and "self_attn" in name and name.endswith("weight"):
+            sizes = torch.linalg.svdvals(change)
+            assert sizes[2] > 1e-4
+            assert sizes[3] < 1e-3 * sizes[2], name
+        else:
+            assert not change.any(), name
+
+
+def test_an_ordinary_run_saves_its_weights_once(settings: Settings) -> None:
+    saved = load(train(settings()).checkpoint)
+    assert saved["training_state_dict"] == {}
+    assert saved["average_state_dict"] is None
+
+
+def test_frozen_layers_end_as_they_began_and_the_others_do_not(settings: Settings) -> None:
+    trained = load(train(settings(frozen_layers=1)).checkpoint)["model_state_dict"]
+    for name, tensor in original(settings).items():
+        vision = "text" not in name and "logit" not in name
+        moves = vision and layer_of(name) > 1
+        assert torch.equal(trained[name], tensor) is not moves, name
+
+
+def test_first_only_the_head_moves_then_everything(
+    settings: Settings, after_each_step: list[dict[str, Tensor]]
+) -> None:
+    train(settings(head_warmup_steps=3, weight_decay=0.1))
+    before = original(settings)
+    for number, state in enumerate(after_each_step, 1):
+        for name, tensor in state.items():
+            vision = "text" not in name and "logit" not in name
+            moves = vision and (layer_of(name) == 3 or number > 3)
+            assert torch.equal(tensor, before[name]) is not moves, (number, name)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "told"),
+    [
+        ({"frozen_layers": 3}, r"frozen_layers is 3, .* has 2 layers"),
+        ({"lora_rank": 2, "lora_targets": "qkv"}, r"there are: fc1, fc2, k_proj, out_proj"),
+        ({"lora_targets": "q_proj"}, r"LoRA is off; set lora_rank"),
+        ({"lora_rank": 2, "head_warmup_steps": 2}, r"head_warmup_steps is 2, and nothing"),
+    ],
+)
+def test_knobs_that_cannot_work_are_refused_before_anything_is_written(
+    settings: Settings, photos: Path, knobs: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        train(settings(**knobs))
+    assert not (photos / "out" / "weights").exists()
+
+
+def test_going_on_with_another_rank_or_mean_is_refused(settings: Settings) -> None:
+    first = train(settings(**AVERAGED, **LORA)).checkpoint
+    changed = settings(**AVERAGED, **LORA) | {"lora_rank": 4, "ema_decay": 0.5, "num_epochs": 2}
+    with pytest.raises(ConfigError, match=r"lora_rank: 3 -> 4; ema_decay: 0\.9 -> 0\.5"):
+        train(changed, resume=first)
+
+
+def test_weights_of_layers_that_are_not_there_are_refused(settings: Settings, photos: Path) -> None:
+    content = load(train(settings(**LORA)).checkpoint)
+    content["training_state_dict"]["backbone.elsewhere.lora_A.default.weight"] = torch.zeros(3, 3)
+    torch.save(content, photos / "other.pth")
+    with pytest.raises(CheckpointError, match=r"backbone\.elsewhere"):
+        train(
+            settings(num_epochs=2, out=str(photos / "other"), **LORA), resume=photos / "other.pth"
+        )
+
+
+def test_the_knobs_go_together(settings: Settings) -> None:
+    config = config_from(TrainConfig, settings(**EVERYTHING))
+    assert config.lora_rank == 3
+    watch = Watch()
+    train(settings(num_epochs=8, augmentation="none", **EVERYTHING | {"schedule": "constant"}),
+          watch=watch)  # fmt: skip
+    assert sum(watch.losses[-10:]) < 0.9 * sum(watch.losses[:10])

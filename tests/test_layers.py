@@ -1,0 +1,165 @@
+"""Layers found from the module tree, and frozen ones: that nothing of them moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SIZE_PX
+from test_encoder import SQUARE, TOWER, VISION, dinov2, save, siglip_vision, vit
+from torch import nn
+from transformers import (
+    ConvNextConfig,
+    ConvNextImageProcessorPil,
+    ConvNextModel,
+    PoolFormerConfig,
+    PoolFormerModel,
+    ResNetConfig,
+    ResNetModel,
+    SiglipConfig,
+    SiglipImageProcessorPil,
+    SiglipModel,
+    ViTImageProcessorPil,
+)
+
+from lookalike.errors import ConfigError, ModelError
+from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.layers import find_layers, freeze_layers
+
+Make = Callable[[Path], str]
+
+
+def siglip(folder: Path) -> str:
+    """Its text tower is the longer one."""
+    text = {**TOWER, "num_hidden_layers": 5, "vocab_size": 50, "projection_size": 32}
+    config = SiglipConfig(vision_config={**VISION, "intermediate_size": 64}, text_config=text)
+    return save(folder, SiglipModel(config), SiglipImageProcessorPil(size=SQUARE))
+
+
+def convnext(folder: Path) -> str:
+    """One of its stages has more blocks than there are stages."""
+    model = ConvNextModel(ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 2, 6, 1]))
+    return save(folder, model, ConvNextImageProcessorPil(size={"shortest_edge": SIZE_PX}))
+
+
+def resnet(folder: Path) -> str:
+    model = ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 24], depths=[1, 2, 1]))
+    return save(folder, model, ConvNextImageProcessorPil(size={"shortest_edge": SIZE_PX}))
+
+
+@pytest.fixture
+def pixels() -> torch.Tensor:
+    return torch.randint(0, 256, (4, 3, SIZE_PX, SIZE_PX), dtype=torch.uint8)
+
+
+def test_clips_parameters_are_of_the_layers_they_are_of(tiny_clip: Path) -> None:
+    encoder = CLIPEncoder(str(tiny_clip))
+    layers = find_layers(encoder, "layer_decay")
+    found = {name.removeprefix("backbone."): layers.of(name)
+             for name, _ in encoder.trainable_parameters()}  # fmt: skip
+    block = {"layer_norm1.weight", "layer_norm1.bias", "layer_norm2.weight", "layer_norm2.bias"} | {
+        f"{part}.{kind}"
+        for part in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+                     "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
+        for kind in ("weight", "bias")
+    }  # fmt: skip
+    assert layers.count == 2
+    assert found == {
+        "vision_model.embeddings.class_embedding": 0,
+        "vision_model.embeddings.patch_embedding.weight": 0,
+        "vision_model.embeddings.position_embedding.weight": 0,
+        "vision_model.pre_layrnorm.weight": 0,
+        "vision_model.pre_layrnorm.bias": 0,
+        **{f"vision_model.encoder.layers.0.{name}": 1 for name in block},
+        **{f"vision_model.encoder.layers.1.{name}": 2 for name in block},
+        "vision_model.post_layernorm.weight": 3,
+        "vision_model.post_layernorm.bias": 3,
+        "visual_projection.weight": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("make", "count"),
+    [(siglip, 2), (siglip_vision, 2), (dinov2, 2), (vit, 2), (convnext, 4), (resnet, 3)],
+)
+def test_pictures_pass_through_layers_in_their_order(
+    make: Make, count: int, tmp_path: Path, pixels: torch.Tensor
+) -> None:
+    encoder = CLIPEncoder(make(tmp_path / "model"))
+    layers = find_layers(encoder, "layer_decay")
+    passed: list[int] = []
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda *_: passed.append(layers.of_module[name])
+
+    for name, module in encoder.named_modules():
+        if any(True for _ in module.parameters(recurse=False)):
+            module.register_forward_pre_hook(note(name))
+    encoder(pixels)
+    assert layers.count == count
+    assert passed == sorted(passed)
+    assert set(passed) >= set(range(count + 1))
+    text = [layers.of(name) for name, _ in encoder.vision_parameters() if "text" in name]
+    assert not text
+
+
+@pytest.mark.parametrize("make", [siglip, siglip_vision, dinov2, vit, convnext, resnet])
+@pytest.mark.parametrize("number", [1, 2])
+def test_what_is_frozen_gets_no_gradient_and_no_new_statistics_and_the_rest_does(
+    make: Make, number: int, tmp_path: Path, pixels: torch.Tensor
+) -> None:
+    encoder = CLIPEncoder(make(tmp_path / "model"))
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    layers = find_layers(encoder, "frozen_layers")
+    freeze_layers(encoder, number)
+    encoder.train()
+    encoder(pixels)[:, 0].sum().backward()
+    unused = ("mask_token",)  # of DINOv2, for its own kind of training
+    for name, parameter in encoder.vision_parameters():
+        if not name.endswith(unused):
+            assert (parameter.grad is None) is (layers.of(name) <= number), name
+    statistics = [name for name in before if "running_" in name]
+    assert bool(statistics) is (make is resnet)
+    for name in statistics:
+        frozen = layers.of(name) <= number
+        assert torch.equal(encoder.state_dict()[name], before[name]) is frozen, name
+
+
+def test_dropout_of_frozen_layers_stays_off(tiny_clip: Path, pixels: torch.Tensor) -> None:
+    encoder = CLIPEncoder(str(tiny_clip))
+    blocks = encoder.backbone.vision_model.encoder.layers
+    freeze_layers(encoder, 1)
+    encoder.train()
+    switched = [{part.training for part in block.modules()} for block in blocks]
+    assert switched == [{False}, {True}]
+    assert encoder.training
+    tokens = torch.randn(1, 5, 32)
+    first = [blocks[0](tokens, attention_mask=None) for _ in range(2)]
+    second = [blocks[1](tokens, attention_mask=None) for _ in range(2)]
+    assert torch.equal(first[0], first[1])
+    assert not torch.equal(second[0], second[1])
+
+
+def test_more_frozen_layers_than_there_are_is_refused(tiny_clip: Path) -> None:
+    with pytest.raises(ConfigError, match=r"frozen_layers is 3, .* has 2 layers; set it to 2"):
+        freeze_layers(CLIPEncoder(str(tiny_clip)), 3)
+
+
+def test_freezing_all_that_could_be_trained_is_refused(tmp_path: Path) -> None:
+    encoder = CLIPEncoder(resnet(tmp_path / "model"))
+    with pytest.raises(ConfigError, match=r"frozen_layers is 3, and nothing .* set it to 2"):
+        freeze_layers(encoder, 3)
+
+
+def test_a_structure_that_tells_no_layers_is_refused_by_the_knob_that_needs_them(
+    tmp_path: Path,
+) -> None:
+    model = PoolFormerModel(PoolFormerConfig(hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1]))
+    encoder = CLIPEncoder(save(tmp_path / "model", model, ViTImageProcessorPil(size=SQUARE)))
+    with pytest.raises(ModelError, match=r"frozen_layers needs to know .* leave frozen_layers out"):
+        find_layers(encoder, "frozen_layers")
+    encoder.backbone = nn.Linear(2, 2)
+    with pytest.raises(ModelError, match="no list of blocks"):
+        find_layers(encoder, "layer_decay")
