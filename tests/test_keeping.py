@@ -11,13 +11,16 @@ import pytest
 import torch
 from test_train import Settings, Watch, assert_same_bits, load, press_ctrl_c, train
 
+from lookalike.config import TrainConfig
 from lookalike.errors import ConfigError, Interrupted, OutputError
 from lookalike.evaluation import retrieval as retrieval_module
 from lookalike.evaluation.metrics import first_rank
 from lookalike.evaluation.scores import METRICS, QueryScores, is_better, score_ranks
+from lookalike.recipes import config_from
 from lookalike.training import measuring, run
 from lookalike.training.outcome import Best, EpochSummary, best_epoch
 from lookalike.training.saving.autosave import Autosave
+from lookalike.training.saving.folder import RunFolder
 
 Pretend = Callable[[Sequence[float], str], None]
 
@@ -250,6 +253,19 @@ def test_an_older_checkpoint_goes_only_when_the_newer_one_is_whole(
     with pytest.raises(OutputError, match="No space left"):
         train(settings(num_epochs=3, keep=1, test=None))
     assert checkpoints(photos) == epochs(2)
+
+
+def test_nothing_goes_before_there_is_a_newer_one_of_this_run(
+    settings: Settings, photos: Path
+) -> None:
+    train(settings(num_epochs=2, test=None))
+    resumed = photos / "out/weights/encoder_epoch_02.pth"
+    folder = RunFolder(config_from(TrainConfig, settings()), resumed)
+    assert folder.keep_newest(3, 1) == []  # the third is not there yet
+    new_run = RunFolder(config_from(TrainConfig, settings(overwrite=True)), None)
+    assert new_run.keep_newest(2, 1) == []  # all of these are another run's
+    assert checkpoints(photos) == epochs(1, 2)
+    assert folder.keep_newest(2, 1) == [photos / "out/weights/encoder_epoch_01.pth"]
 
 
 def test_a_resumed_run_still_knows_its_best_checkpoint(
