@@ -24,11 +24,13 @@ import pytest
 import torch
 from conftest import draw, write_tree
 
+from lookalike.cli import tables
 from lookalike.cli.main import main
 from lookalike.config import CheckConfig, EvaluateConfig, ExportConfig, TrainConfig
 from lookalike.evaluation.scores import HEADLINE
 from lookalike.progress import SilentProgress, Task
 from lookalike.recipes import config_from, read_recipe
+from lookalike.training.outcome import Best, EpochSummary
 
 MACHINE = ["--device", "cpu", "--precision", "fp32", "--num-workers", "0"]
 CLASSES = [f"class{c}" for c in "abcdef"]
@@ -378,7 +380,7 @@ def test_results_go_to_stdout_and_progress_to_stderr(trained: tuple[Path, Outcom
     rows = {
         row[0] if row[0] == "change" else f"{row[0]} {row[1]}": row
         for line in outcome.out.splitlines()
-        if (row := line.split()) and row[0] in ("epoch", "change")
+        if (row := line.replace(" best", "").split()) and row[0] in ("epoch", "change")
     }
     names = ["recall@1", "recall@5", "recall@10", "mAP", "mAP@R"]
     header = next(line for line in outcome.out.splitlines() if "loss" in line)
@@ -389,6 +391,32 @@ def test_results_go_to_stdout_and_progress_to_stderr(trained: tuple[Path, Outcom
     assert rows["change"][1:] == [f"{b - a:+.4f}" for a, b in zip(before, after, strict=True)]
     written = outcome.out.partition("Written:\n")[2].split("\n  ")
     assert sorted(Path(line.strip()) for line in written) == sorted(out.rglob("*.*"))
+
+
+def test_the_best_epoch_is_marked_and_its_checkpoint_named(
+    trained: tuple[Path, Outcome], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, outcome = trained
+    values = [
+        json.loads((out / f"results/metrics_epoch_0{epoch}.json").read_text("utf-8"))["metrics"]
+        for epoch in (0, 1)
+    ]
+    best = int(values[1]["mAP@R"] > values[0]["mAP@R"])
+    marked = [line.split()[:3] for line in outcome.out.splitlines() if " best " in line]
+    assert marked == [["epoch", str(best), "best"]]
+    assert f"Best by mAP@R: epoch {best} ({values[best]['mAP@R']:.4f})" in outcome.out
+
+    history = [EpochSummary(epoch, 0.5, dict.fromkeys(HEADLINE, 0.1)) for epoch in (0, 1, 2)]
+    for one, end in [
+        (Best(2, "MRR", 0.2, Path("weights/encoder_epoch_02.pth")),
+         "Best by MRR: epoch 2 (0.2000), weights/encoder_epoch_02.pth"),
+        (Best(1, "MRR", 0.1), "epoch 1 (0.1000); its checkpoint is not there any more."),
+        (Best(0, "MRR", 0.3), "epoch 0 (0.3000), the model as it came; training has not improved"),
+    ]:  # fmt: skip
+        tables.print_history(history, one)
+        assert end in capsys.readouterr().out
+    tables.print_history(history, None)
+    assert "best" not in capsys.readouterr().out.lower()
 
 
 def test_the_preview_shows_what_the_results_hold(trained: tuple[Path, Outcome]) -> None:
@@ -475,6 +503,11 @@ def test_training_prints_one_json_document_and_nothing_else(
     assert [one["epoch"] for one in document["history"]] == [0, 1]
     assert document["history"][0]["loss"] is None
     assert document["history"][1]["loss"] > 0
+    best = document["best"]
+    assert best["metric"] == "mAP@R"
+    assert best["value"] == max(one["metrics"]["mAP@R"] for one in document["history"])
+    assert best["value"] == document["history"][best["epoch"]]["metrics"]["mAP@R"]
+    assert best["checkpoint"] in (None, *document["files"])
     assert set(document["history"][1]["metrics"]) == {
         "recall@1", "recall@5", "recall@10", "mAP", "mAP@R", "mAP@10/min(10,R)", "R-precision",
         "precision@10", "nDCG@10", "MRR", "median rank",

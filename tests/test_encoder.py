@@ -18,6 +18,7 @@ from transformers import (
     BertConfig,
     BertModel,
     BitImageProcessorPil,
+    CLIPConfig,
     CLIPModel,
     CLIPVisionConfig,
     CLIPVisionModel,
@@ -27,6 +28,8 @@ from transformers import (
     ConvNextModel,
     Dinov2Config,
     Dinov2Model,
+    LevitConfig,
+    LevitModel,
     SiglipConfig,
     SiglipImageProcessorPil,
     SiglipModel,
@@ -38,7 +41,7 @@ from transformers import (
 )
 
 from lookalike.data.transforms import preprocess
-from lookalike.errors import CheckpointError, ModelError
+from lookalike.errors import CheckpointError, ConfigError, ModelError
 from lookalike.model.encoder import CLIPEncoder
 
 TOWER: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -124,6 +127,25 @@ def clip_vision(folder: Path) -> str:
     return save(folder, model, clip_processor())
 
 
+def clip(folder: Path) -> str:
+    tower = {**TOWER, "intermediate_size": 64}
+    config = CLIPConfig(vision_config={**VISION, **tower}, text_config={**tower, "vocab_size": 9})
+    return save(folder, CLIPModel(config), clip_processor())
+
+
+def siglip(folder: Path) -> str:
+    text = {**TOWER, "intermediate_size": 64, "vocab_size": 50, "projection_size": 32}
+    config = SiglipConfig(vision_config={**VISION, "intermediate_size": 64}, text_config=text)
+    return save(folder, SiglipModel(config), SiglipImageProcessorPil(size=SQUARE))
+
+
+def levit(folder: Path) -> str:
+    three = {"num_attention_heads": [1, 1, 1], "depths": [1, 1, 1], "key_dim": [8, 8, 8]}
+    config = LevitConfig.from_dict({"image_size": SIZE_PX, "hidden_sizes": [16, 24, 32], **three})
+    model = LevitModel(config)
+    return save(folder, model, ViTImageProcessorPil(size=SQUARE))
+
+
 @pytest.mark.parametrize("make", [dinov2, vit, convnext, siglip_vision, clip_vision])
 def test_vision_only_models_give_their_own_pooled_output(
     make: Callable[[Path], str], tmp_path: Path, images: list[Image.Image]
@@ -157,16 +179,88 @@ def test_a_vision_tower_saved_with_its_projection_projects(
 
 
 def test_siglip_keeps_its_text_tower_frozen(tmp_path: Path, images: list[Image.Image]) -> None:
-    text = {**TOWER, "intermediate_size": 64, "vocab_size": 50, "projection_size": 32}
-    config = SiglipConfig(vision_config={**VISION, "intermediate_size": 64}, text_config=text)
-    folder = save(tmp_path / "model", SiglipModel(config), SiglipImageProcessorPil(size=SQUARE))
-    encoder = CLIPEncoder(folder).eval()
+    encoder = CLIPEncoder(siglip(tmp_path / "model")).eval()
     with torch.inference_mode():
         assert encoder(pixels_of(encoder, images)).shape == (3, 32)
     trained = [name for name, _ in encoder.trainable_parameters()]
     assert trained
     assert all(name.startswith("backbone.vision_model.") for name in trained)
     assert encoder.backbone.text_model is not None
+
+
+# Pictures of another size than the model's own
+
+
+def transformers_own(model: Any, pixels: torch.Tensor, embedding: str, **options: bool) -> Any:
+    """What `CLIPEncoder` wraps, called as Transformers documents it."""
+    if hasattr(model, "get_image_features") and embedding == "projected":
+        return model.get_image_features(pixel_values=pixels, **options).pooler_output
+    tower = model.vision_model if hasattr(model, "text_model") else model
+    return tower(pixel_values=pixels, **options).pooler_output
+
+
+TAKE_THE_OPTION = [clip, clip_vision, siglip, siglip_vision, vit]
+
+
+@pytest.mark.parametrize("embedding", ["projected", "pooled"])
+@pytest.mark.parametrize("make", [*TAKE_THE_OPTION, dinov2, convnext])
+def test_another_size_is_embedded_as_transformers_does_and_the_own_size_to_the_last_bit(
+    make: Callable[[Path], str], embedding: Any, tmp_path: Path
+) -> None:
+    from transformers import AutoModel
+
+    folder = make(tmp_path / "model")
+    encoder = CLIPEncoder(folder, embedding=embedding)
+    model = AutoModel.from_pretrained(folder).eval()
+    for side in (SIZE_PX, 48 if make is convnext else 16, 64):
+        assert encoder.preprocessing_at(side).height == side
+        options = {"interpolate_pos_encoding": True} if make in TAKE_THE_OPTION else {}
+        pixels = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(side))
+        with torch.inference_mode():
+            own = transformers_own(model, pixels, embedding, **(options if side != SIZE_PX else {}))
+            assert torch.equal(encoder(pixels), normalize(own.flatten(1), dim=-1))
+
+
+def test_gradients_reach_the_position_embeddings_of_another_size(tiny_clip: Path) -> None:
+    encoder = CLIPEncoder(str(tiny_clip))
+    encoder(torch.rand(2, 3, 16, 16))[:, 0].sum().backward()
+    gradients = {name: p.grad for name, p in encoder.trainable_parameters()}
+    assert all(gradient is not None for gradient in gradients.values())
+    position = gradients["backbone.vision_model.embeddings.position_embedding.weight"]
+    assert position is not None
+    assert int((position != 0).any(dim=1).sum()) > 4 + 1  # spread from 2 x 2 places over 4 x 4
+
+
+@pytest.mark.parametrize("make", [clip, siglip, dinov2, vit])
+def test_a_size_that_leaves_part_of_a_patch_names_the_sizes_nearby(
+    make: Callable[[Path], str], tmp_path: Path
+) -> None:
+    encoder = CLIPEncoder(make(tmp_path / "model"))
+    with pytest.raises(
+        ConfigError, match=r"train_size is 20 px.*patches of 8 px; set it to 16 or 24"
+    ):
+        encoder.preprocessing_at(20)
+    with pytest.raises(ConfigError, match=r"set it to 8$"):
+        encoder.preprocessing_at(7)
+
+
+def test_a_model_for_pictures_that_are_not_square_is_refused_square_ones(tmp_path: Path) -> None:
+    model = ViTModel(ViTConfig(**{**VISION, "image_size": (32, 16)}, intermediate_size=64))
+    processor = ViTImageProcessorPil(size={"height": 32, "width": 16})
+    encoder = CLIPEncoder(save(tmp_path / "model", model, processor))
+    with pytest.raises(ModelError, match="takes pictures of 16x32 px, which are not square"):
+        encoder.preprocessing_at(32)
+
+
+def test_a_convolutional_model_takes_any_size(tmp_path: Path) -> None:
+    assert CLIPEncoder(convnext(tmp_path / "model")).preprocessing_at(45).width == 45
+
+
+def test_a_model_for_one_size_only_is_refused_another(tmp_path: Path) -> None:
+    encoder = CLIPEncoder(levit(tmp_path / "model"))
+    assert encoder.preprocessing_at(SIZE_PX) == encoder.preprocessing
+    with pytest.raises(ModelError, match=r"cannot take pictures of 64x64 px.*leave train_size out"):
+        encoder.preprocessing_at(64)
 
 
 def test_exactly_what_the_embedding_depends_on_is_trained(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from lookalike.data.sampler import BalancedBatchSampler, SamplerReport
 from lookalike.errors import CheckpointError, DataError
 
 Policy = Literal["exclude", "repeat"]
+Balance = Literal["size", "equal"]
 
 
 def labels_of(sizes: Sequence[int], seed: int = 0) -> list[int]:
@@ -37,17 +39,26 @@ class Case:
     policy: Policy
     seed: int
     epoch: int
+    balance: Balance = "size"
 
     @property
     def labels(self) -> list[int]:
         return labels_of(self.sizes, self.seed)
 
     def sampler(self) -> BalancedBatchSampler:
-        sampler = BalancedBatchSampler(
-            self.labels, self.per_batch, self.per_class, singletons=self.policy, seed=self.seed
-        )
+        sampler = self.fresh_sampler()
         sampler.set_epoch(self.epoch)
         return sampler
+
+    def fresh_sampler(self) -> BalancedBatchSampler:
+        return BalancedBatchSampler(
+            self.labels,
+            self.per_batch,
+            self.per_class,
+            singletons=self.policy,
+            class_balance=self.balance,
+            seed=self.seed,
+        )
 
     def taking_part(self) -> dict[int, int]:
         """The classes that take part, with their sizes."""
@@ -62,7 +73,7 @@ class Case:
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> Case:
+def cases(draw: st.DrawFn, balances: Sequence[Balance] = ("size", "equal")) -> Case:
     """Cases with enough classes to fill a batch; sizes uneven on purpose."""
     size = st.one_of(st.integers(1, 4), st.integers(1, 12), st.integers(20, 40))
     case = Case(
@@ -72,6 +83,7 @@ def cases(draw: st.DrawFn) -> Case:
         policy=draw(st.sampled_from(["exclude", "repeat"])),
         seed=draw(st.integers(0, 2**32)),
         epoch=draw(st.integers(0, 9)),
+        balance=draw(st.sampled_from(balances)),
     )
     assume(len(case.taking_part()) >= case.per_batch)
     return case
@@ -105,7 +117,7 @@ def test_no_picture_stands_twice_in_a_batch_unless_its_class_is_too_small(case: 
 
 
 @settings(deadline=None, max_examples=200)
-@given(cases())
+@given(cases(["size"]))
 def test_an_epoch_is_as_long_as_it_says_and_shows_every_picture(case: Case) -> None:
     sampler = case.sampler()
     batches = list(sampler)
@@ -144,7 +156,7 @@ def test_the_use_of_the_pictures_of_a_class_differs_by_one_at_most(case: Case) -
 
 
 @settings(deadline=None, max_examples=200)
-@given(cases())
+@given(cases(["size"]))
 def test_places_left_over_are_dealt_evenly_to_classes_with_batches_to_spare(case: Case) -> None:
     labels = case.labels
     batches = list(case.sampler())
@@ -156,6 +168,34 @@ def test_places_left_over_are_dealt_evenly_to_classes_with_batches_to_spare(case
     most = max(extra.values())
     for label, times in extra.items():
         assert times >= most - 1 or met[label] == len(batches)
+
+
+@settings(deadline=None, max_examples=200)
+@given(cases(["equal"]))
+def test_equal_classes_are_met_equally_often_in_an_epoch_of_the_same_length(case: Case) -> None:
+    batches = list(case.sampler())
+    assert len(batches) == len(list(replace(case, balance="size").sampler()))
+    met = Counter(dict.fromkeys(case.taking_part(), 0))
+    for batch in batches:
+        met.update({case.labels[index] for index in batch})
+    each = len(batches) * case.per_batch / len(met)
+    assert set(met.values()) <= {math.floor(each), math.ceil(each)}
+
+
+def test_the_classes_met_once_more_and_the_pictures_left_out_change_from_epoch_to_epoch() -> None:
+    # 60 places for 7 classes: eight of each, and four classes that are met a ninth time.
+    case = Case([60, 3, 3, 3, 3, 3, 3], 2, 2, "exclude", 0, 0, "equal")
+    sampler, once_more, shown = case.sampler(), set(), set()
+    for epoch in range(40):
+        sampler.set_epoch(epoch)
+        met: Counter[int] = Counter()
+        for batch in sampler:
+            met.update({case.labels[index] for index in batch})
+            shown.update(batch)
+        assert sorted(met.values()) == [8, 8, 8, 9, 9, 9, 9]
+        once_more |= {label for label, times in met.items() if times == 9}
+    assert once_more == set(range(7))
+    assert shown == set(range(len(case.labels)))
 
 
 @settings(deadline=None, max_examples=100)
@@ -223,9 +263,7 @@ def test_a_sampler_saved_in_mid_epoch_goes_on_with_the_identical_rest(
     for _ in range(done):
         next(batches)
     state = json.loads(json.dumps(interrupted.state_dict()))  # plain numbers only
-    restored = BalancedBatchSampler(
-        case.labels, case.per_batch, case.per_class, singletons=case.policy, seed=case.seed
-    )
+    restored = case.fresh_sampler()
     restored.load_state_dict(state)
     assert restored.state_dict() == state
     assert len(restored) == len(whole)
@@ -268,6 +306,12 @@ def test_the_state_of_another_sampler_is_refused(
     with pytest.raises(CheckpointError, match="Start a new run"):
         sampler.load_state_dict(other.state_dict())
     assert sampler.state_dict() == before
+
+
+def test_the_state_of_another_balance_is_refused() -> None:
+    other = BalancedBatchSampler(OF_EIGHT, 4, 2, class_balance="equal")
+    with pytest.raises(CheckpointError, match="class_balance equal, this one has size"):
+        BalancedBatchSampler(OF_EIGHT, 4, 2).load_state_dict(other.state_dict())
 
 
 # Labels of every kind
@@ -447,6 +491,11 @@ def test_the_defaults_are_four_classes_of_two() -> None:
     (batch, *_) = BalancedBatchSampler(labels_of([4] * 6))
     assert len(batch) == 8
     assert len({labels_of([4] * 6)[index] for index in batch}) == 4
+
+
+def test_a_balance_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="class_balance is 'equally'; expected 'size' or 'equal'"):
+        BalancedBatchSampler([0, 0, 1, 1], 2, 2, class_balance="equally")  # type: ignore[arg-type]
 
 
 def test_a_policy_that_does_not_exist_is_refused() -> None:

@@ -250,6 +250,15 @@ def test_memory_is_measured_and_leaves_no_trace(tiny_clip: Path) -> None:
     assert 2 * 8 * 17 * 32 * 4 < measured < 2 * 60 * 17 * 32 * 4
 
 
+def test_smaller_training_pictures_show_in_the_measure(tiny_clip: Path) -> None:
+    encoder = CLIPEncoder(str(tiny_clip))
+    own, small = (bytes_per_picture(encoder, runtime(), side) for side in (None, 16))
+    assert bytes_per_picture(encoder, runtime(), 32) == own
+    assert 4 / 16 * own < small < 6 / 16 * own  # 4 + 1 tokens in place of 16 + 1
+    whole = find_chunk_size("auto", 64, encoder, runtime(), saved=None, side=16)
+    assert whole == 64
+
+
 def test_gradient_checkpointing_shows_in_the_measure(tiny_clip: Path) -> None:
     plain = CLIPEncoder(str(tiny_clip))
     recomputing = CLIPEncoder(str(tiny_clip), gradient_checkpointing=True)

@@ -160,6 +160,53 @@ def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(
     assert [one.epoch for one in result.history] == [0, 1, 2]
 
 
+@pytest.mark.parametrize(
+    "knob",
+    [{"train_size": 16}, {"color_jitter": 0.3}, {"class_balance": "equal"}],
+    ids=lambda knob: next(iter(knob)),
+)
+def test_a_knob_of_the_data_changes_what_is_learned_and_survives_an_interruption(
+    settings: Settings, photos: Path, knob: dict[str, Any]
+) -> None:
+    for copy in range(100, 110):  # one class is larger than the others
+        draw(0, copy).save(photos / "train" / "classa" / f"classa_{copy}.png")
+    plain = load(train(settings(out=str(photos / "plain"))).checkpoint)
+    whole = load(train(settings(out=str(photos / "whole"), **knob)).checkpoint)
+    with pytest.raises(Interrupted):
+        train(settings(**knob), watch=Watch(3, press_ctrl_c))
+    result = train(settings(**knob), resume=photos / "out" / "weights" / "interrupted.pth")
+    assert_same_bits(load(result.checkpoint)["model_state_dict"], whole["model_state_dict"])
+    assert not torch.equal(
+        whole["model_state_dict"]["backbone.visual_projection.weight"],
+        plain["model_state_dict"]["backbone.visual_projection.weight"],
+    )
+
+
+def test_only_training_pictures_have_the_size_for_training(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: dict[bool, set[tuple[int, ...]]] = {False: set(), True: set()}
+    forward = lookalike.CLIPEncoder.forward
+
+    def noting(encoder: lookalike.CLIPEncoder, pixels: Tensor) -> Tensor:
+        if len(pixels) > 2:  # not those that only find out what the model can do
+            sizes[encoder.training].add(tuple(pixels.shape[2:]))
+        return forward(encoder, pixels)
+
+    monkeypatch.setattr(lookalike.CLIPEncoder, "forward", noting)
+    result = train(settings(train_size=24))
+    assert sizes == {False: {(32, 32)}, True: {(24, 24)}}
+    assert result.encoder.preprocessing.height == 32
+
+
+def test_a_size_for_training_that_does_not_fit_is_refused_before_anything_is_written(
+    settings: Settings, photos: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"train_size is 20 px.*set it to 16 or 24"):
+        train(settings(train_size=20))
+    assert not list((photos / "out").iterdir())
+
+
 def test_workers_change_nothing(settings: Settings, photos: Path) -> None:
     one = load(train(settings(out=str(photos / "one"))).checkpoint)
     other = load(train(settings(out=str(photos / "two"), num_workers=2)).checkpoint)

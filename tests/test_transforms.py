@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -334,6 +335,66 @@ def test_one_generator_gives_new_changes_each_time() -> None:
     generator, image = rng(0), picture(60, 50)
     seen = {augment(image, HOW, crop_flip(0.3), generator).numpy().tobytes() for _ in range(8)}
     assert len(seen) == 8
+
+
+# Colour
+
+
+def gray(pixels: np.ndarray) -> np.ndarray:
+    """Lightness as ITU-R 601 has it, 0..255."""
+    lightness: np.ndarray = pixels @ np.array([0.299, 0.587, 0.114])
+    return lightness
+
+
+def jittered(pixels: np.ndarray, order: Sequence[int], factors: Sequence[float]) -> np.ndarray:
+    """Brightness (0), contrast (1) and saturation (2) in float64, from their definition."""
+    for which in order:
+        base = [0.0, np.round(gray(pixels).mean()), gray(pixels)[..., None]][which]
+        pixels = np.clip(base + factors[which] * (pixels - base), 0, 255)
+    return pixels
+
+
+@pytest.mark.parametrize("kind", ["crop-flip", "none"])
+@pytest.mark.parametrize("strength", [0.2, 1.0])
+def test_colours_change_as_their_definitions_say_and_the_part_kept_does_not(
+    kind: Literal["crop-flip", "none"], strength: float
+) -> None:
+    image = picture(60, 50)
+    for seed in range(40):
+        generator = rng(seed)
+        plain = augment(image, HOW, Augmentation(kind, 0.3), generator)
+        factors = generator.uniform(1 - strength, 1 + strength, 3)
+        order = generator.permutation(3).tolist()
+        pixels = augment(image, HOW, Augmentation(kind, 0.3, strength), rng(seed))
+        expected = jittered(plain.permute(1, 2, 0).numpy().astype(float), order, factors.tolist())
+        off = np.abs(pixels.permute(1, 2, 0).numpy() - expected)
+        # Pillow cuts each of three results off to a whole number, and the next magnifies that.
+        assert off.max() <= 3 + strength * 4
+        assert off.mean() < 2
+
+
+def test_colours_change_by_up_to_the_strength_and_not_further() -> None:
+    grey = Image.new("RGB", (24, 24), (100, 100, 100))  # contrast and saturation do nothing to it
+    levels = [
+        int(augment(grey, HOW, Augmentation("none", 1.0, 0.3), rng(seed))[0, 0, 0])
+        for seed in range(500)
+    ]
+    assert 69 <= min(levels) < 73
+    assert 127 < max(levels) <= 130
+    assert 98 < np.mean(levels) < 102
+
+
+def test_a_size_for_training_keeps_the_part_of_the_picture() -> None:
+    how = Preprocessing(224, 224, 256, 3, 1 / 255, (0.1,) * 3, (0.2,) * 3)
+    assert how.at(112) == replace(how, height=112, width=112, shortest_edge=128)
+    assert how.at(224) == how
+    assert replace(how, shortest_edge=None).at(98).shortest_edge is None
+    # A sharp edge between dark and light stays where it was: in the middle, then at a quarter.
+    pixels = np.zeros((256, 512, 3), np.uint8)
+    pixels[:, 256 - 56 :] = 255
+    for side in (224, 112):
+        row = preprocess(Image.fromarray(pixels), how.at(side))[0, side // 2].float()
+        assert (row > 127).nonzero()[0, 0] == side // 4
 
 
 @pytest.mark.parametrize("size", [(60, 50), (20, 90), (5, 5)])

@@ -16,19 +16,20 @@ if TYPE_CHECKING:
     from lookalike.exporting.run import ExportResult
     from lookalike.measure.compare import Comparison
     from lookalike.progress import Progress
-    from lookalike.training.outcome import EpochSummary
+    from lookalike.training.outcome import Best, EpochSummary
 
 PREVIEW_RANKS = 3
 UNREADABLE_SHOWN = 20
 
 
-def print_history(history: Sequence[EpochSummary]) -> None:
-    """One row an epoch; the last row is the change from first to last."""
+def print_history(history: Sequence[EpochSummary], best: Best | None) -> None:
+    """One row an epoch, the best marked; the last row is the change from first to last."""
     if not any(one.loss is not None or one.metrics for one in history):
         return
     names = HEADLINE if history[-1].metrics else ()
+    marked = best.epoch if best and len(history) > 1 else None
     rows = [
-        [f"epoch {one.epoch}", _number(one.loss)]
+        [f"epoch {one.epoch}{' best' if one.epoch == marked else ''}", _number(one.loss)]
         + [_number((one.metrics or {}).get(name)) for name in names]
         for one in history
     ]
@@ -36,6 +37,19 @@ def print_history(history: Sequence[EpochSummary]) -> None:
     if len(history) > 1 and first and last:
         rows.append(["change", ""] + [f"{last[name] - first[name]:+.4f}" for name in names])
     _print_table(["", "loss", *names], rows)
+    if best and marked is not None:
+        _print_best(best)
+
+
+def _print_best(best: Best) -> None:
+    """Which epoch to take, and by what; a line's end may be a long path."""
+    which = f"Best by {best.metric}: epoch {best.epoch} ({_number(best.value)})"
+    if best.epoch == 0:
+        print(f"{which}, the model as it came; training has not improved it.\n")
+    elif best.checkpoint is None:
+        print(f"{which}; its checkpoint is not there any more.\n")
+    else:
+        print(f"{which}, {shown(best.checkpoint)}\n")
 
 
 def print_scores(scores: QueryScores) -> None:

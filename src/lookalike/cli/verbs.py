@@ -9,7 +9,7 @@ import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lookalike.cli.flags import paragraphs
 from lookalike.config import CheckConfig, EvaluateConfig, ExportConfig, TrainConfig
@@ -23,6 +23,9 @@ from lookalike.recipes import (
     shipped_text,
     summary,
 )
+
+if TYPE_CHECKING:
+    from lookalike.training.outcome import Best
 
 MUST_MEND = 1
 
@@ -57,12 +60,13 @@ def run_train(given: argparse.Namespace) -> None:
         _print_json(
             {
                 "history": [asdict(one) for one in result.history],
+                "best": _best(result.best),
                 "files": [shown(path) for path in result.files],
                 "unreadable": [asdict(one) for one in result.unreadable],
             }
         )
     else:
-        tables.print_history(result.history)
+        tables.print_history(result.history, result.best)
         if result.retrieval is not None:
             if result.retrieval.scores:
                 tables.print_unanswered(result.retrieval.scores)
@@ -212,7 +216,7 @@ def run_demo(given: argparse.Namespace) -> None:
     if given.json:
         _print_json({"history": [asdict(one) for one in result.history]})
         return
-    tables.print_history(result.history)
+    tables.print_history(result.history, result.best)
     if result.retrieval is not None:
         tables.print_preview(result.retrieval)
         print(f"Six queries and what was found, as a picture: {shown(Path(given.out) / SHEET)}")
@@ -234,6 +238,13 @@ def _finite(metrics: dict[str, float] | None) -> dict[str, float | None] | None:
     if metrics is None:
         return None
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+
+
+def _best(best: Best | None) -> dict[str, Any] | None:
+    """The best epoch for JSON."""
+    if best is None:
+        return None
+    return asdict(best) | {"checkpoint": shown(best.checkpoint) if best.checkpoint else None}
 
 
 def _knobs_of(given: argparse.Namespace) -> dict[str, Any]:

@@ -25,8 +25,8 @@ class TrainConfig(BatchShape, Common):
     )
     class_balance: Literal["size", "equal"] = knob(
         "size",
-        "size: large classes are met as often as they have pictures; equal: all classes equally "
-        "often",
+        "size: classes are met in proportion to their pictures; equal: all classes equally often, "
+        "in an epoch of the same length",
         group="Batches",
     )
     singletons: Literal["exclude", "repeat"] = knob(
@@ -45,7 +45,8 @@ class TrainConfig(BatchShape, Common):
     )
     augmentation: Literal["crop-flip", "none"] = knob(
         "crop-flip",
-        "crop-flip: a random part of each picture, half the time mirrored",
+        "crop-flip: a random part of each picture, half the time mirrored; none: the part that "
+        "evaluation looks at",
         group="Augmentation",
     )
     min_crop_area: float = knob(
@@ -57,7 +58,8 @@ class TrainConfig(BatchShape, Common):
     )
     color_jitter: float = knob(
         0.0,
-        "strength of random changes of brightness, contrast and saturation; 0.2 is light",
+        "brightness, contrast and saturation change by up to this share, with either augmentation; "
+        "0.2 is light, 0 is off",
         group="Augmentation",
         at_least=0,
         at_most=1,
@@ -209,19 +211,21 @@ class TrainConfig(BatchShape, Common):
     )
     patience: int | None = knob(
         None,
-        "stop when so many epochs in a row were not better than the best; none: never",
+        "stop when so many epochs in a row were not better than the best before them, with the "
+        "model as it came for a first; none: never",
         group="Checkpoints",
         at_least=1,
     )
     keep: int | Literal["all"] = knob(
         "all",
-        "newest checkpoints that are kept; the best one always is",
+        "newest checkpoints that are kept, and the best one beside them",
         group="Checkpoints",
         at_least=1,
     )
     autosave_minutes: float | None = knob(
         10.0,
-        "a checkpoint in the middle of an epoch so often, for --resume; none: off",
+        "so often the middle of an epoch is saved, in one file that --resume goes on from; none: "
+        "never",
         group="Checkpoints",
         above=0,
     )

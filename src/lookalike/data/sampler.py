@@ -41,6 +41,15 @@ class BalancedBatchSampler(Sampler[list[int]]):
     empty go round the classes in random order. So large classes are met more often than small
     ones, in proportion, and within a batch all count the same.
 
+    With `class_balance="equal"` an epoch has as many batches, and all classes are met equally
+    often in it. Of N batches each of C classes fills
+
+        floor(N P / C)  or  ceil(N P / C)   places,
+
+    the larger number falling to other classes in each epoch, by lot. No picture is shown a
+    second time before all of its class were; but a class with more pictures than places is not
+    shown in full: others of its pictures have their turn in the next epoch, by lot as well.
+
     No picture stands twice in a batch, unless its class has fewer than K: then its pictures
     are repeated, which `report` counts. A class with one picture has no pair to learn from; it
     is left out (`singletons="exclude"`), or its picture is repeated (`singletons="repeat"`).
@@ -55,11 +64,12 @@ class BalancedBatchSampler(Sampler[list[int]]):
         n_classes_per_batch: P.
         n_samples_per_class: K.
         singletons: what to do with classes of one picture.
+        class_balance: whether classes are met in proportion to their size, or equally often.
         seed: of the order.
 
     Raises:
         DataError: fewer than P classes can take part.
-        ValueError: P or K is below 1.
+        ValueError: P or K is below 1, or a word is not one of those above.
     """
 
     def __init__(
@@ -69,10 +79,13 @@ class BalancedBatchSampler(Sampler[list[int]]):
         n_samples_per_class: int = 2,
         *,
         singletons: Literal["exclude", "repeat"] = "exclude",
+        class_balance: Literal["size", "equal"] = "size",
         seed: int = 0,
     ) -> None:
         if singletons not in ("exclude", "repeat"):
             raise ValueError(f"singletons is {singletons!r}; expected 'exclude' or 'repeat'")
+        if class_balance not in ("size", "equal"):
+            raise ValueError(f"class_balance is {class_balance!r}; expected 'size' or 'equal'")
         if n_classes_per_batch < 1 or n_samples_per_class < 1:
             raise ValueError(
                 f"a batch of {n_classes_per_batch} classes x {n_samples_per_class} pictures is "
@@ -83,6 +96,7 @@ class BalancedBatchSampler(Sampler[list[int]]):
             n_samples_per_class,
             seed,
         )
+        self._balance = class_balance
         classes, sizes = _number_classes(labels)
         taking_part = sizes >= (2 if singletons == "exclude" else 1)
         if n_samples_per_class == 1:  # a place of one picture needs no second
@@ -137,6 +151,7 @@ class BalancedBatchSampler(Sampler[list[int]]):
             "seed": self._seed,
             "n_classes_per_batch": self._per_batch,
             "n_samples_per_class": self._per_class,
+            "class_balance": self._balance,
             "num_batches": self._num_batches,
             "num_images": len(self._by_class),
             "pictures": self._fingerprint,
@@ -160,7 +175,8 @@ class BalancedBatchSampler(Sampler[list[int]]):
         """All batches of the epoch."""
         rng = np.random.default_rng([self._seed, self._epoch])
         shuffled = self._shuffled_within_classes(rng)
-        places = self._places + self._extra_places(rng)
+        equal = self._balance == "equal"
+        places = self._equal_places(rng) if equal else self._places + self._extra_places(rng)
         order = rng.permutation(len(places))
         owners = np.repeat(order, places[order])  # the class of each place, class by class
         columns = np.concatenate(list(self._deal(owners, rng)))  # the batch of each place
@@ -182,6 +198,13 @@ class BalancedBatchSampler(Sampler[list[int]]):
         groups = np.repeat(np.arange(len(self._sizes)), self._sizes)
         shuffled: np.ndarray = self._by_class[np.lexsort((rng.random(len(groups)), groups))]
         return shuffled
+
+    def _equal_places(self, rng: np.random.Generator) -> Int64[np.ndarray, " classes"]:
+        """As many places for each class, or one more; never more than there are batches."""
+        each, over = divmod(self._num_batches * self._per_batch, len(self._sizes))
+        places = np.full_like(self._sizes, each)
+        places[rng.permutation(len(places))[:over]] += 1
+        return places
 
     def _extra_places(self, rng: np.random.Generator) -> Int64[np.ndarray, " classes"]:
         """Places that fill the last batches up, dealt evenly to classes with batches to spare."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageEnhance
 from torch import Tensor
 
 _LARGEST_RESIZED_PX = 50_000_000
@@ -32,6 +32,11 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    def at(self, side: int) -> Preprocessing:
+        """The same part of a picture, as a square of `side` px."""
+        shortest = self.shortest_edge and round(self.shortest_edge * side / self.height)
+        return replace(self, height=side, width=side, shortest_edge=shortest)
+
     def facts(self) -> dict[str, Any]:
         """The steps in their order, for programs and people; sizes in px."""
         size = {"height": self.height, "width": self.width}
@@ -49,10 +54,14 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Light changes a training picture goes through, new ones each time it is seen."""
+    """Light changes a training picture goes through, new ones each time it is seen.
+
+    `color_jitter` is the largest share by which brightness, contrast and saturation change.
+    """
 
     kind: Literal["crop-flip", "none"]
     min_crop_area: float
+    color_jitter: float = 0.0
 
 
 def preprocess(image: Image.Image, how: Preprocessing) -> UInt8[Tensor, "3 height width"]:
@@ -62,17 +71,7 @@ def preprocess(image: Image.Image, how: Preprocessing) -> UInt8[Tensor, "3 heigh
     a picture so long and thin that all of it, resized, would have more than 50 million pixels:
     it is cut to its middle first, because a file of a few bytes could take any memory else.
     """
-    if how.shortest_edge is None:
-        return to_tensor(image.resize((how.width, how.height), how.resample))
-    image = _middle(image, how.shortest_edge)
-    width, height = image.size
-    short, long = min(width, height), max(width, height)
-    new_long = int(how.shortest_edge * long / short)
-    size = (how.shortest_edge, new_long) if width <= height else (new_long, how.shortest_edge)
-    resized = image.resize(size, how.resample)
-    left, top = (size[0] - how.width) // 2, (size[1] - how.height) // 2
-    # A crop beyond the edge (a target larger than the resized picture) is filled with black.
-    return to_tensor(resized.crop((left, top, left + how.width, top + how.height)))
+    return to_tensor(_cut(image, how))
 
 
 def augment(
@@ -82,19 +81,53 @@ def augment(
 
     "crop-flip" keeps a random part (area between `min_crop_area` and 1, aspect ratio between
     3:4 and 4:3 of the target's), resizes it to the target, and mirrors it half the time.
+    "none" cuts it as `preprocess` does.
+
+    Then, in random order, brightness, contrast and saturation are multiplied by factors between
+    1 - `color_jitter` and 1 + `color_jitter`: what the picture differs by from black, from an
+    even grey of its mean lightness, and from itself without colour.
     """
     if changes.kind == "none":
-        return preprocess(image, how)
-    box = _random_box(image.size, how, changes.min_crop_area, rng)
-    mirrored = bool(rng.random() < 0.5)
-    part = image.resize((how.width, how.height), how.resample, box=box)
-    return to_tensor(part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else part)
+        part = _cut(image, how)
+    else:
+        box = _random_box(image.size, how, changes.min_crop_area, rng)
+        mirrored = bool(rng.random() < 0.5)
+        part = image.resize((how.width, how.height), how.resample, box=box)
+        if mirrored:
+            part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if changes.color_jitter:  # drawn last: without it, the part and its side are the same
+        part = _jittered(part, changes.color_jitter, rng)
+    return to_tensor(part)
 
 
 def to_tensor(image: Image.Image) -> UInt8[Tensor, "3 height width"]:
     """An RGB picture as a contiguous tensor, channels first."""
     pixels = np.array(image, dtype=np.uint8)
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _cut(image: Image.Image, how: Preprocessing) -> Image.Image:
+    """The part of a picture that its model sees, at the size it sees it."""
+    if how.shortest_edge is None:
+        return image.resize((how.width, how.height), how.resample)
+    image = _middle(image, how.shortest_edge)
+    width, height = image.size
+    short, long = min(width, height), max(width, height)
+    new_long = int(how.shortest_edge * long / short)
+    size = (how.shortest_edge, new_long) if width <= height else (new_long, how.shortest_edge)
+    resized = image.resize(size, how.resample)
+    left, top = (size[0] - how.width) // 2, (size[1] - how.height) // 2
+    # A crop beyond the edge (a target larger than the resized picture) is filled with black.
+    return resized.crop((left, top, left + how.width, top + how.height))
+
+
+def _jittered(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
+    """The picture with brightness, contrast and saturation changed."""
+    changes = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    factors = rng.uniform(1 - strength, 1 + strength, len(changes))
+    for which in rng.permutation(len(changes)):
+        image = changes[which](image).enhance(float(factors[which]))
+    return image
 
 
 def _middle(image: Image.Image, shortest_edge: int) -> Image.Image:

@@ -17,6 +17,11 @@ RECALL_KS = (1, 5, 10)
 HEADLINE = (*(f"recall@{k}" for k in RECALL_KS), "mAP", "mAP@R")
 """The metrics that tables on a terminal have room for."""
 MEDIAN_RANK = "median rank"
+METRICS = (
+    *(f"recall@{k}" for k in RECALL_KS), "mAP", "mAP@R", "mAP@10/min(10,R)", "R-precision",
+    "precision@10", "nDCG@10", "MRR", MEDIAN_RANK,
+)  # fmt: skip
+"""All metrics of a retrieval of pictures by pictures."""
 
 Column = Float64[np.ndarray, " queries"]
 
@@ -88,6 +93,11 @@ class QueryScores:
                 row |= {key: float(column[kept].mean()) for key, column in self.columns.items()}
             table[name] = row
         return table
+
+
+def is_better(metric: str, value: float, than: float) -> bool:
+    """Whether one value of a metric is strictly better than another: higher, but for ranks."""
+    return value < than if metric == MEDIAN_RANK else value > than
 
 
 def score_ranks(labels: Sequence[str], ranks: m.Ranks, num_relevant: m.Counts) -> QueryScores:

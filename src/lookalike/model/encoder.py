@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from lookalike.config import DEFAULT_MODEL
 from lookalike.data.transforms import Preprocessing
 from lookalike.errors import CheckpointError, ModelError
 from lookalike.files import shown
+from lookalike.model.preprocessing import check_whole_patches
 from lookalike.model.pretrained import (
     Pretrained,
     from_checkpoint,
@@ -102,6 +104,9 @@ class CLIPEncoder(nn.Module):
     ) -> Float32[Tensor, "batch dim"]:
         """Embeds a batch of pictures.
 
+        Pictures of another size than the model's own are taken as they are, where the model can:
+        its position embeddings are interpolated.
+
         Args:
             pixels: values 0..255 as `preprocess` cuts them (uint8); or, floating, the
                 `pixel_values` of the model's Transformers processor, already normalised.
@@ -126,6 +131,32 @@ class CLIPEncoder(nn.Module):
         """How pictures are cut and scaled for this model."""
         return self._source.preprocessing
 
+    def preprocessing_at(self, side: int) -> Preprocessing:
+        """How pictures are cut for this model where they shall be squares of `side` px.
+
+        Raises:
+            ConfigError: `side` is no multiple of the model's patch.
+            ModelError: the model cannot take pictures of that size.
+        """
+        how = self.preprocessing
+        if side == how.height == how.width:
+            return how
+        if how.height != how.width:
+            raise ModelError(
+                f"{self.model_name} takes pictures of {how.width}x{how.height} px, which are not "
+                "square; leave train_size out"
+            )
+        check_whole_patches(self.backbone.config, side)
+        try:
+            self._dim_at(side, side)
+        except (ValueError, RuntimeError) as error:
+            raise ModelError(
+                f"{self.model_name} cannot take pictures of {side}x{side} px "
+                f"({str(error).partition(chr(10))[0].rstrip('.')}); leave train_size out, and it "
+                f"learns from pictures of {how.width}x{how.height} px"
+            ) from error
+        return how.at(side)
+
     @property
     def kind(self) -> str:
         """The embedding this encoder really gives: "projected" or "pooled"."""
@@ -134,10 +165,7 @@ class CLIPEncoder(nn.Module):
     @cached_property
     def dim(self) -> int:
         """Length of an embedding; found by embedding one black picture."""
-        how = self.preprocessing
-        black = torch.zeros(1, 3, how.height, how.width, dtype=torch.uint8, device=self.device)
-        with evaluation_mode(self), torch.inference_mode():
-            return int(self(black).shape[1])
+        return self._dim_at(self.preprocessing.height, self.preprocessing.width)
 
     @property
     def device(self) -> torch.device:
@@ -181,6 +209,12 @@ class CLIPEncoder(nn.Module):
                 f"{lines[1] if len(lines) > 1 else lines[0]}"
             ) from error
 
+    def _dim_at(self, height: int, width: int) -> int:
+        """Length of the embedding of a picture of a size."""
+        black = torch.zeros(1, 3, height, width, dtype=torch.uint8, device=self.device)
+        with evaluation_mode(self), torch.inference_mode():
+            return int(self(black).shape[1])
+
     def _adopt(self, source: Pretrained) -> None:
         self._source = source
         self.backbone: Any = source.backbone  # its class is known when it is loaded
@@ -200,11 +234,12 @@ class CLIPEncoder(nn.Module):
     def _pooled(self, pixels: Float[Tensor, "batch 3 height width"]) -> Any:
         """One row a picture, before normalisation."""
         if hasattr(self.backbone, "get_image_features") and self.embedding == "projected":
-            output: Any = self.backbone.get_image_features(pixel_values=pixels)
+            tower = self.backbone.get_image_features
         elif hasattr(self.backbone, "vision_model") and self.embedding == "pooled":
-            output = self.backbone.vision_model(pixel_values=pixels)
+            tower = self.backbone.vision_model
         else:
-            output = self.backbone(pixel_values=pixels)
+            tower = self.backbone
+        output = tower(pixel_values=pixels, **self._for_size(tower, pixels))
         if isinstance(output, Tensor):
             return output
         if getattr(output, "image_embeds", None) is not None:
@@ -212,6 +247,14 @@ class CLIPEncoder(nn.Module):
         if getattr(output, "pooler_output", None) is not None and self._source.pool == "pooler":
             return output.pooler_output
         return output.last_hidden_state[:, 0]
+
+    def _for_size(self, tower: Callable[..., Any], pixels: Tensor) -> dict[str, bool]:
+        """What a tower must be told to take pictures of another size than its own."""
+        how, name = self.preprocessing, "interpolate_pos_encoding"
+        if pixels.shape[2:] == (how.height, how.width):
+            return {}
+        forward = tower.forward if isinstance(tower, nn.Module) else tower
+        return {name: True} if name in inspect.signature(forward).parameters else {}
 
     def _switch_on_checkpointing(self) -> None:
         if not self.backbone.supports_gradient_checkpointing:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from lookalike.data.transforms import Preprocessing
-from lookalike.errors import ModelError
+from lookalike.errors import ConfigError, ModelError
 
 _BICUBIC = 3  # Pillow's number, which processor configurations use
 _CONVNEXT_WARPS_FROM_PX = 384
@@ -58,6 +58,29 @@ def preprocessing_from(processor: Mapping[str, Any], model_name: str) -> Preproc
         mean=_three(processor["image_mean"]) if normalises else (0.0, 0.0, 0.0),
         std=_three(processor["image_std"]) if normalises else (1.0, 1.0, 1.0),
     )
+
+
+def check_whole_patches(config: Any, side: int) -> None:
+    """Sees to it that a square picture is cut into patches with nothing left over.
+
+    Args:
+        config: of a Transformers model; one without attention has no patches in this sense.
+        side: of the picture, in px.
+
+    Raises:
+        ConfigError: something is left over; names the sizes nearby.
+    """
+    vision = getattr(config, "vision_config", config)
+    patch = getattr(vision, "patch_size", None)
+    if not isinstance(patch, int) or not hasattr(vision, "num_attention_heads"):
+        return
+    below = side // patch * patch
+    if side != below:
+        nearest = f"{below} or {below + patch}" if below else f"{patch}"
+        raise ConfigError(
+            f"train_size is {side} px, and the model cuts pictures into patches of {patch} px; "
+            f"set it to {nearest}"
+        )
 
 
 def _convnext(shortest: int, crop_pct: float) -> tuple[int | None, tuple[int, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +37,7 @@ def find_chunk_size(
     runtime: Runtime,
     *,
     saved: int | None,
+    side: int | None = None,
 ) -> int:
     """Pictures that go through the encoder at a time, in training.
 
@@ -47,6 +49,7 @@ def find_chunk_size(
         runtime: device and precision.
         saved: what a resumed run had, which "auto" keeps where it fits: other chunks round
             otherwise.
+        side: of the pictures it is trained on, in px; None for the model's own.
 
     Raises:
         ConfigError: a number is wanted, and the encoder computes statistics of the whole batch.
@@ -65,7 +68,7 @@ def find_chunk_size(
     if wanted != "auto":
         return wanted
     free = free_bytes(runtime.device) * _USABLE_SHARE - _bytes_of_training(encoder)
-    fitting = int(free / bytes_per_picture(encoder, runtime))
+    fitting = int(free / bytes_per_picture(encoder, runtime, side))
     if fitting < 1:
         raise TrainingError(
             f"not one picture fits into the free memory of {runtime.device}; free some, take a "
@@ -77,7 +80,7 @@ def find_chunk_size(
     return math.ceil(batch_size / num_chunks)
 
 
-def bytes_per_picture(encoder: CLIPEncoder, runtime: Runtime) -> int:
+def bytes_per_picture(encoder: CLIPEncoder, runtime: Runtime, side: int | None = None) -> int:
     """Memory that one more picture takes at the fullest moment of a forward and backward pass.
 
     Found by doing it with one black picture and with two. Leaves no gradients behind.
@@ -85,24 +88,29 @@ def bytes_per_picture(encoder: CLIPEncoder, runtime: Runtime) -> int:
     state = random_state(runtime.device)
     encoder.train()
     try:
-        return _peak_bytes(encoder, runtime, 2) - _peak_bytes(encoder, runtime, 1)
+        # Gradients of the weights are counted apart: they must be there before, or the moment when
+        # the last of them is made could be fuller than any that one or two pictures fill.
+        _peak_bytes(encoder, runtime, side, 1)
+        return _peak_bytes(encoder, runtime, side, 2) - _peak_bytes(encoder, runtime, side, 1)
     finally:
         encoder.zero_grad(set_to_none=True)
         encoder.eval()
         restore_random_state(state, runtime.device)
 
 
-def _peak_bytes(encoder: CLIPEncoder, runtime: Runtime, num_pictures: int) -> int:
+def _peak_bytes(encoder: CLIPEncoder, runtime: Runtime, side: int | None, num_pictures: int) -> int:
     """The most that was allocated at once in a forward and backward pass."""
     how, device = encoder.preprocessing, runtime.device
-    pixels = torch.zeros(num_pictures, 3, how.height, how.width, dtype=torch.uint8, device=device)
-    encoder.zero_grad(set_to_none=True)
+    shape = num_pictures, 3, side or how.height, side or how.width
+    pixels = torch.zeros(shape, dtype=torch.uint8, device=device)
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         _forward_and_backward(encoder, runtime, pixels)
         return int(torch.cuda.max_memory_allocated(device)) - before
-    with _Allocations() as allocations:
+    there_before = [*encoder.parameters(), *encoder.buffers()]
+    there_before += [p.grad for p in encoder.parameters() if p.grad is not None]
+    with _Allocations(there_before) as allocations:
         _forward_and_backward(encoder, runtime, pixels)
     peak: int = allocations.peak
     return peak
@@ -115,12 +123,15 @@ def _forward_and_backward(encoder: CLIPEncoder, runtime: Runtime, pixels: Tensor
 
 
 class _Allocations(TorchDispatchMode):
-    """Counts the bytes of all tensors that operations make, for as long as each one lives."""
+    """Counts the bytes of all tensors that operations make, for as long as each one lives.
 
-    def __init__(self) -> None:
+    What was there before counts nothing, also where an operation returns it or a view of it.
+    """
+
+    def __init__(self, there_before: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.now, self.peak = 0, 0
-        self._sizes: dict[int, int] = {}
+        self._sizes = {tensor.untyped_storage()._cdata: 0 for tensor in there_before}
 
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: Any = (), kwargs: Any = None

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from lookalike.config import TrainConfig
 from lookalike.data.loader import ImageLoader
 from lookalike.data.sources import Unreadable
-from lookalike.errors import LookalikeError
+from lookalike.errors import ConfigError, LookalikeError
 from lookalike.evaluation.protocol import Protocol
 from lookalike.evaluation.results import report_file, result_files, write_results
 from lookalike.evaluation.retrieval import Retrieval, evaluate_encoder
+from lookalike.evaluation.scores import METRICS
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.progress import Progress
 from lookalike.report.epoch.write import write_report
 from lookalike.runtime import Runtime
-from lookalike.training.outcome import EpochSummary, earlier_epochs
+from lookalike.training.outcome import Best, EpochSummary, best_epoch, earlier_epochs
 from lookalike.training.saving.checkpoint import TrainingState
 from lookalike.training.saving.folder import RunFolder
 
@@ -25,6 +27,9 @@ class Measurements:
     """The measured epochs of a run, and the means to measure the next.
 
     `history` has a line for each epoch; `retrieval` is that of the last one measured.
+
+    Raises:
+        ConfigError: the configuration asks for the best epoch in a way that nothing measured tells.
     """
 
     def __init__(
@@ -36,6 +41,7 @@ class Measurements:
         progress: Progress,
         folder: RunFolder,
     ) -> None:
+        _check_best_metric(config, protocol, METRICS)
         self.protocol, self.history = protocol, list[EpochSummary]()
         self.retrieval: Retrieval | None = None
         self.files: list[Path] = []
@@ -81,6 +87,23 @@ class Measurements:
         if self._config.report:
             self._report(state.epoch, retrieval, self.protocol)
 
+    @property
+    def best(self) -> Best | None:
+        """The best epoch so far, by the metric that the configuration names."""
+        best = best_epoch(self.history, self._config.best_metric)
+        if best is None:
+            return None
+        path = self._folder.epoch_file(best.epoch)
+        return replace(best, checkpoint=path if path.is_file() else None)
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        """Whether as many epochs as that in a row were not better than the best before them."""
+        patience, best = self._config.patience, self.best
+        if patience is None or best is None:
+            return False
+        return self.history[-1].epoch - best.epoch >= patience
+
     def _report(self, epoch: int, retrieval: Retrieval, protocol: Protocol) -> None:
         """Writes the page to look at. Where that fails the run goes on: its results are safe."""
         out = self._folder.path
@@ -101,3 +124,20 @@ class Measurements:
         out = self._folder.path
         report, metrics = report_file(out), result_files(out, epoch)[1]
         return report.is_file() and report.stat().st_mtime_ns >= metrics.stat().st_mtime_ns
+
+
+def _check_best_metric(
+    config: TrainConfig, protocol: Protocol | None, metrics: Sequence[str]
+) -> None:
+    """Refuses, before anything is trained, what asks for a best epoch that nothing would tell."""
+    if protocol is None or protocol.query.labels is None or protocol.gallery.labels is None:
+        if config.patience is not None:
+            raise ConfigError(
+                f"patience is {config.patience}, and without test pictures with labels no epoch is "
+                "known to be better than another; give --test, or leave patience out"
+            )
+    elif config.best_metric not in metrics:
+        raise ConfigError(
+            f"best_metric is {config.best_metric!r}, which is not measured; there are "
+            f"{', '.join(metrics)}"
+        )

@@ -34,15 +34,29 @@ def introduce(run: Run, resume: Path | None) -> None:
     _warn_of_pictures(run)
 
 
+def tell_early_stop(run: Run) -> None:
+    """Says why a run ends before its last epoch, and how it would go on."""
+    best, epoch = run.measurements.best, run.state.epoch
+    assert best is not None, "patience counts from the best epoch"
+    since = epoch - best.epoch
+    run.progress.note(
+        f"stopped after epoch {epoch} of {run.config.num_epochs}: {since} "
+        f"epoch{'' if since == 1 else 's'} in a row not better than epoch {best.epoch} "
+        f"({best.metric} {best.value:.4f}); to train on: --resume with --patience {since + 1} or "
+        "more"
+    )
+
+
 def _facts(run: Run) -> list[str]:
     config, report, how = run.config, run.sampler.report, run.encoder.preprocessing
     protocol, chunk_size = run.measurements.protocol, run.learner.chunk_size
+    trained_at = f", trained at {config.train_size}" if config.train_size else ""
     with run.runtime.autocast():
         dim = run.encoder.dim
     trained = sum(p.numel() for p in run.learner.parameters)
     return [
         f"model    {config.model_name} · {run.encoder.kind} {dim}-d · "
-        f"{how.width}x{how.height} px · {trained:,} parameters trained",
+        f"{how.width}x{how.height} px{trained_at} · {trained:,} parameters trained",
         f"train    {report.num_images:,} pictures, {report.num_classes:,} classes",
         f"test     {protocol.describe() if protocol else 'none'}",
         f"batches  {config.n_classes_per_batch} classes x {config.n_samples_per_class} "

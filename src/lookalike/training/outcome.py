@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from lookalike.data.sources import Unreadable
 from lookalike.evaluation.protocol import Protocol
 from lookalike.evaluation.results import result_files
 from lookalike.evaluation.retrieval import Retrieval
+from lookalike.evaluation.scores import is_better
 from lookalike.model.encoder import CLIPEncoder
 
 
@@ -23,15 +26,45 @@ class EpochSummary:
 
 
 @dataclass(frozen=True)
+class Best:
+    """The epoch that was best by a metric, the first where several were.
+
+    It may be epoch 0, the model as it came, of which there is no checkpoint.
+    """
+
+    epoch: int
+    metric: str
+    value: float
+    checkpoint: Path | None = None
+
+
+@dataclass(frozen=True)
 class TrainResult:
-    """What a run came to. `retrieval` is that of the last evaluation, if there was one."""
+    """What a run came to.
+
+    `retrieval` is that of the last evaluation, if there was one; `best` is None where nothing
+    was measured.
+    """
 
     history: list[EpochSummary]
+    best: Best | None
     retrieval: Retrieval | None
     checkpoint: Path | None
     files: list[Path]
     unreadable: list[Unreadable]
     encoder: CLIPEncoder
+
+
+def best_epoch(history: Sequence[EpochSummary], metric: str) -> Best | None:
+    """The best of the epochs so far; None where none has a number for the metric."""
+    best: Best | None = None
+    for one in history:
+        value = (one.metrics or {}).get(metric)
+        if value is None or math.isnan(value):
+            continue
+        if best is None or is_better(metric, value, best.value):
+            best = Best(one.epoch, metric, value)
+    return best
 
 
 def earlier_epochs(out: Path, run: str, last: int, protocol: Protocol | None) -> list[EpochSummary]:

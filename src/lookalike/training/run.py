@@ -29,7 +29,7 @@ from lookalike.progress import Progress
 from lookalike.runtime import Runtime, restore_random_state
 from lookalike.training.batch_memory import find_chunk_size
 from lookalike.training.measuring import Measurements
-from lookalike.training.narration import UnreadableTraining, introduce
+from lookalike.training.narration import UnreadableTraining, introduce, tell_early_stop
 from lookalike.training.objectives.supcon import SupConLoss
 from lookalike.training.optimization.averaging import WeightAverage
 from lookalike.training.optimization.optimizer import (
@@ -38,6 +38,7 @@ from lookalike.training.optimization.optimizer import (
     set_learning_rate,
 )
 from lookalike.training.outcome import TrainResult
+from lookalike.training.saving.autosave import Autosave
 from lookalike.training.saving.checkpoint import (
     TrainingState,
     check_same_pictures,
@@ -77,6 +78,7 @@ class Run:
         self.state = TrainingState(run=secrets.token_hex(8))
         self.last_saved: Path | None = None
         self.saved_epochs: list[Path] = []
+        self._autosave = Autosave(config.autosave_minutes)
         if saved is not None and resume is not None:
             self.state = restore_checkpoint(
                 saved, resume, learner=self.learner, sampler=self.sampler
@@ -105,6 +107,7 @@ class Run:
             config.n_classes_per_batch,
             config.n_samples_per_class,
             singletons=config.singletons,
+            class_balance=config.class_balance,
             seed=config.seed,
         )
         numbers = {label: i for i, label in enumerate(sorted(set(self.images.labels or ())))}
@@ -126,12 +129,16 @@ class Run:
         ).to(runtime.device)
         if self.protocol is not None and resume is None:
             refuse_learned_classes(self.encoder, self.protocol)
+        side = config.train_size
+        how = self.encoder.preprocessing_at(side) if side else self.encoder.preprocessing
         self.loader = ImageLoader(
             self.images.paths,
-            self.encoder.preprocessing,
+            how,
             runtime,
             max_megapixels=config.max_megapixels,
-            augmentation=Augmentation(config.augmentation, config.min_crop_area),
+            augmentation=Augmentation(
+                config.augmentation, config.min_crop_area, config.color_jitter
+            ),
             labels=self.images.labels,
         )
         average = self._choose_weights()
@@ -146,6 +153,7 @@ class Run:
                 self.encoder,
                 runtime,
                 saved=saved.get("chunk_size") if saved else None,
+                side=config.train_size,
             ),
             max_grad_norm=config.max_grad_norm,
             average=average,
@@ -211,19 +219,49 @@ class Run:
         return learning_rate
 
     def evaluate(self) -> None:
-        """Measures the model as it is now, and writes the epoch's result files."""
+        """Measures the model as it is now, and writes the epoch's result files.
+
+        Only now is it known which checkpoint is the best, and so which ones need not be kept.
+        """
         try:
             with self.learner.measured():
                 self.measurements.measure(self.state)
         except KeyboardInterrupt:
             self.save_and_stop()
+        best = self.measurements.best
+        removed = self.folder.keep_newest(
+            self.state.epoch, self.config.keep, best=best.epoch if best else None
+        )
+        self.saved_epochs = [path for path in self.saved_epochs if path not in removed]
+
+    def is_finished(self) -> bool:
+        """Whether all epochs are done, or enough of them in a row brought nothing."""
+        if self.state.epoch >= self.config.num_epochs:
+            return True
+        stops = self.state.step == 0 and self.measurements.is_out_of_patience
+        if stops:
+            tell_early_stop(self)
+        return stops
 
     def save_epoch(self) -> None:
-        """Writes the checkpoint of the epoch just done; one of an interruption is outdated now."""
+        """Writes the checkpoint of the epoch just done; one of its middle is outdated now."""
         path = self.folder.epoch_file(self.state.epoch)
         self._save(path)
         self.saved_epochs.append(path)
         self.folder.interrupted.unlink(missing_ok=True)
+
+    def autosave(self) -> None:
+        """Writes a checkpoint of the middle of the epoch where one is due.
+
+        Where that fails the run goes on: there may be room by the end of the epoch.
+        """
+        if not self._autosave.is_due() or self.state.step == len(self.sampler):
+            return
+        try:
+            self._save(self.folder.interrupted)
+        except OutputError as error:
+            self.progress.warn(f"no checkpoint in the middle of the epoch: {error}")
+            self._autosave.restart()
 
     def save_and_stop(self) -> NoReturn:
         """Honours Ctrl-C: saves what is not saved yet, and says how to go on."""
@@ -276,6 +314,7 @@ class Run:
             files.append(path)
         return TrainResult(
             history=measured.history,
+            best=measured.best,
             retrieval=measured.retrieval,
             checkpoint=self.last_saved,
             files=files,
@@ -295,6 +334,7 @@ class Run:
             holdout=asdict(self.holdout) if self.holdout else None,
         )  # fmt: skip
         self.last_saved = path
+        self._autosave.restart()
 
     def _how_to_go_on(self) -> str:
         path = os.fspath(self.last_saved or "")

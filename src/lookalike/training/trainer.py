@@ -53,7 +53,7 @@ def train(
             if state.step == 0:
                 run.evaluate()
                 tracking.epoch(state.epoch, state.loss, run.measurements.history[-1].metrics)
-            if state.epoch >= config.num_epochs:
+            if run.is_finished():
                 return run.result()
             title = f"epoch {state.epoch + 1}/{config.num_epochs}"
             done = state.step * run.batch_size
@@ -70,6 +70,7 @@ def train(
                     tracking.step(run.steps_done, run.batch_size, numbers)
                     if interrupt.requested:
                         break
+                    run.autosave()
                 else:
                     state.finish_epoch()
                     run.save_epoch()

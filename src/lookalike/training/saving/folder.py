@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 from lookalike.config import TrainConfig
 from lookalike.errors import CheckpointError, OutputError
@@ -38,6 +39,28 @@ class RunFolder:
         """The checkpoint of a whole epoch."""
         return epoch_file(self.path, epoch)
 
+    def keep_newest(
+        self, epoch: int, keep: int | Literal["all"], *, best: int | None = None
+    ) -> list[Path]:
+        """Removes checkpoints that are outdated once that of `epoch` is there, whole.
+
+        The newest `keep` up to `epoch` stay, and that of the epoch `best`. So do later ones,
+        where a run was resumed from before them, and everything of a run that this one replaces.
+
+        Returns:
+            What was removed.
+        """
+        if keep == "all" or self._to_replace or not self.epoch_file(epoch).is_file():
+            return []
+        removed = [
+            path
+            for number, path in _epoch_files(self.path)
+            if number <= epoch - keep and number != best
+        ]
+        for path in removed:
+            path.unlink(missing_ok=True)
+        return removed
+
     def make_room(self) -> None:
         """Removes what this run replaces, and what a killed one left half-written."""
         for pattern in (".encoder_epoch_*.pth.*.tmp", f".{_INTERRUPTED}.*.tmp"):
@@ -69,15 +92,18 @@ def newest_checkpoint(out: Path) -> Path:
 
 def find_checkpoints(out: Path) -> list[Path]:
     """A run's checkpoints, the furthest last; an interrupted run's is further than any."""
-    folder = out / "weights"
-    found = [
-        (int(match[1]), path)
-        for path in folder.glob("encoder_epoch_*.pth")
-        if (match := _EPOCH_FILE.fullmatch(path.name))
-    ]
-    paths = [path for _, path in sorted(found)]
-    interrupted = folder / _INTERRUPTED
+    paths = [path for _, path in _epoch_files(out)]
+    interrupted = out / "weights" / _INTERRUPTED
     return [*paths, interrupted] if interrupted.is_file() else paths
+
+
+def _epoch_files(out: Path) -> list[tuple[int, Path]]:
+    """The checkpoints of whole epochs that are there, with their epochs, in order."""
+    return sorted(
+        (int(match[1]), path)
+        for path in (out / "weights").glob("encoder_epoch_*.pth")
+        if (match := _EPOCH_FILE.fullmatch(path.name))
+    )
 
 
 def _files_to_replace(config: TrainConfig, out: Path, resume: Path | None) -> list[Path]:
