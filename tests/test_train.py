@@ -29,7 +29,8 @@ from lookalike.errors import (
 from lookalike.evaluation import retrieval
 from lookalike.progress import SilentProgress, Task
 from lookalike.recipes import config_from
-from lookalike.training import measuring, run
+from lookalike.training import measuring
+from lookalike.training.objectives import choose
 from lookalike.training.outcome import TrainResult
 
 Settings = Callable[..., dict[str, Any]]
@@ -338,7 +339,7 @@ def test_a_loss_that_is_not_a_number_names_step_and_pictures(
             type(self).count += 1
             return super().forward(embeddings, labels) * (float("nan") if self.count == 3 else 1)
 
-    monkeypatch.setattr(run, "SupConLoss", Failing)
+    monkeypatch.setattr(choose, "SupConLoss", Failing)
     watch = Watch()
     with pytest.raises(NonFiniteError, match=r"loss became nan in step 3 of epoch 1") as told:
         train(settings(), watch=watch)
@@ -369,7 +370,7 @@ def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(
             loss.register_hook(lambda gradient: gradient * float("inf"))
             return loss
 
-    monkeypatch.setattr(run, "SupConLoss", Failing)
+    monkeypatch.setattr(choose, "SupConLoss", Failing)
     with pytest.raises(NonFiniteError, match="gradient became"):
         train(settings())
 

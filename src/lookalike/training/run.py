@@ -30,7 +30,7 @@ from lookalike.runtime import Runtime, restore_random_state
 from lookalike.training.batch_memory import find_chunk_size
 from lookalike.training.measuring import Measurements
 from lookalike.training.narration import UnreadableTraining, introduce, tell_early_stop
-from lookalike.training.objectives.supcon import SupConLoss
+from lookalike.training.objectives.choose import make_objective
 from lookalike.training.optimization.averaging import WeightAverage
 from lookalike.training.optimization.optimizer import (
     learning_rate_at,
@@ -111,6 +111,7 @@ class Run:
             seed=config.seed,
         )
         numbers = {label: i for i, label in enumerate(sorted(set(self.images.labels or ())))}
+        self.num_classes = len(numbers)
         self.labels = torch.tensor([numbers[label] for label in self.images.labels or ()])
         self.batch_size = config.n_classes_per_batch * config.n_samples_per_class
         self.images_per_epoch = len(self.sampler) * self.batch_size
@@ -142,10 +143,14 @@ class Run:
             labels=self.images.labels,
         )
         average = self._choose_weights()
+        with runtime.autocast():
+            dim = self.encoder.dim
+        objective = make_objective(config, num_classes=self.num_classes, dim=dim)
+        objective.to(runtime.device)
         self.learner = Learner(
             self.encoder,
-            SupConLoss(config.temperature),
-            make_optimizer(self.encoder, config),
+            objective,
+            make_optimizer(self.encoder, config, objective.parameters()),
             runtime,
             chunk_size=find_chunk_size(
                 config.batch_memory,

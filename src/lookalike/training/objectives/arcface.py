@@ -24,8 +24,7 @@ class ArcFaceLoss(nn.Module):
     target falls on in a straight line instead: cos(theta) - m sin(m), as the authors' code does.
     Computed in float32 (float64 for float64 input) whatever autocast does.
 
-    The centres are parameters, normalised when they are used. They begin as random directions;
-    `begin_at_means` puts them where the classes are.
+    The centres are parameters, normalised when they are used; they begin as random directions.
 
     Args:
         num_classes: labels are 0 to num_classes - 1.
@@ -42,20 +41,6 @@ class ArcFaceLoss(nn.Module):
             raise ValueError(f"margin is {margin}; it must be between 0 and pi / 2")
         self.temperature, self.margin = check_temperature(temperature), margin
         self.centers = nn.Parameter(functional.normalize(torch.randn(num_classes, dim), dim=1))
-
-    @torch.no_grad()
-    def begin_at_means(
-        self, embeddings: Float[Tensor, "n dim"], labels: Int64[Tensor, " n"]
-    ) -> None:
-        """Puts the centre of each class among `labels` at the mean of its embeddings.
-
-        Random centres first have to find their classes, at the cost of what the encoder knows.
-        """
-        sums = torch.zeros_like(self.centers).index_add_(
-            0, labels, embeddings.to(self.centers.dtype)
-        )
-        seen = torch.bincount(labels, minlength=len(sums)) > 0
-        self.centers[seen] = functional.normalize(sums[seen], dim=1)
 
     def forward(
         self, embeddings: Float[Tensor, "batch dim"], labels: Int64[Tensor, " batch"]

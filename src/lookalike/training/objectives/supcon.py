@@ -228,7 +228,8 @@ def _gradient(
     gradient = torch.zeros_like(pairs.embeddings)
     # An infinite denominator takes the softmax of those that are no anchors out.
     normalizers = torch.where(pairs.is_anchor, log_denominators, float("inf"))
-    per_positive = torch.where(pairs.is_anchor, 1 / pairs.num_positives, 0).to(gradient.dtype)
+    num_positives = pairs.num_positives.to(gradient.dtype)
+    per_positive = torch.where(pairs.is_anchor, 1 / num_positives, 0)
     for tile in pairs:
         rows, columns = tile.rows, tile.columns
         weights = (tile.logits - normalizers[rows, None]).exp2_()
