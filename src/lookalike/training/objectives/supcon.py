@@ -241,4 +241,4 @@ def _gradient(
         gradient[rows].addmm_(weights, tile.candidates)
         if columns not in (None, rows):
             gradient[columns].addmm_(weights.T, pairs.embeddings[rows])
-    return gradient.mul_(1 / (pairs.is_anchor.sum() * pairs.temperature))
+    return gradient.div_(int(pairs.is_anchor.sum()) * pairs.temperature)
