@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -100,6 +100,11 @@ def load_pretrained(model_name: str) -> Pretrained:
         pool="cls" if only_pooler else "pooler",
         side_files=_read_side_files(folder),
     )
+
+
+def has_tokenizer(side_files: Mapping[str, str]) -> bool:
+    """Whether a model's small text files hold a whole tokenizer."""
+    return "tokenizer.json" in side_files or {"vocab.json", "merges.txt"} <= set(side_files)
 
 
 def is_checkpoint(model_name: str) -> bool:
