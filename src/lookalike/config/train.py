@@ -171,12 +171,6 @@ class TrainConfig(BatchShape, Common):
         group="Text search",
         at_least=0,
     )
-    caption_template: str = knob(
-        "a photo of a {}.",
-        "the text of a class; {} is its name",
-        group="Text search",
-        metavar="TEXT",
-    )
     distillation_weight: float = knob(
         0.0,
         "weight of a loss that holds embeddings near those of the original model; 0: off",
@@ -197,8 +191,8 @@ class TrainConfig(BatchShape, Common):
     )
     interpolation: int = knob(
         0,
-        "after the last epoch, measure so many mixtures of the original and the trained weights, "
-        "and save the best (WiSE-FT); 0: off",
+        "after the last epoch, go from the original weights to the trained ones in so many equal "
+        "steps, measure each, and save the best (WiSE-FT); 0: off",
         group="Text search",
         at_least=0,
         at_most=100,
@@ -246,11 +240,6 @@ class TrainConfig(BatchShape, Common):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if "{}" not in self.caption_template:
-            raise ConfigError(
-                f"caption_template is {self.caption_template!r}; it needs a {{}} where the name of "
-                "the class goes"
-            )
         if self.cross_batch_memory and self.objective != "supcon":
             raise ConfigError(
                 f"cross_batch_memory works with the objective supcon, not {self.objective}; leave "
