@@ -163,15 +163,6 @@ def test_the_settings_that_shaped_the_training_are_listed_and_paths_are_not(
         assert str(tmp_path).encode() not in path.read_bytes(), path
 
 
-def test_pictures_of_the_training_are_named_without_their_place(run: Path, tmp_path: Path) -> None:
-    checkpoint = read_checkpoint(epoch_file(run, 1))
-    checkpoint["config"]["distillation_pictures"] = "/home/jane/street views"
-    torch.save(checkpoint, tmp_path / "encoder.pth")
-    card = card_of(tmp_path / "encoder.pth", tmp_path / "out")
-    assert "| `distillation_pictures` | `street views` | off |" in card.text
-    assert "jane" not in card.content
-
-
 def _without_results(out: Path) -> None:
     shutil.rmtree(out / "results")
 

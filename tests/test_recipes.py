@@ -92,7 +92,7 @@ def test_a_shipped_name_is_the_shipped_recipe_wherever_the_command_runs(
 
 @pytest.mark.parametrize(
     ("name", "meant"),
-    [("stron", "strong"), ("Keep-Text", "keep-text"), ("keeptext", "keep-text"),
+    [("stron", "strong"), ("Large-Batch", "large-batch"), ("largebatch", "large-batch"),
      ("lowmem", "low-memory"), ("big-batch", "large-batch")],
 )  # fmt: skip
 def test_a_misspelt_recipe_names_the_nearest_and_all_there_are(name: str, meant: str) -> None:
@@ -110,7 +110,7 @@ def test_a_name_like_no_recipe_lists_all_there_are(capsys: pytest.CaptureFixture
     ):
         assert main(words) == 2
         assert capsys.readouterr().err == (
-            f"lookalike: {what} Those that ship with Lookalike: default, quick, strong, keep-text, "
+            f"lookalike: {what} Those that ship with Lookalike: default, quick, strong, "
             "large-batch, low-memory\n"
         )
 

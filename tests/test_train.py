@@ -101,6 +101,7 @@ def test_a_run_leaves_the_files_of_the_mission(settings: Settings, photos: Path)
         "results/metrics_epoch_00.json",
         "results/metrics_epoch_01.json",
         "results/metrics_epoch_02.json",
+        "results/original_embeddings.safetensors",
         "results/retrieval_results_epoch_00.json",
         "results/retrieval_results_epoch_01.json",
         "results/retrieval_results_epoch_02.json",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lookalike.evaluation.scores import HEADLINE
+from lookalike.evaluation.text import TEXT_HEADLINE
 from lookalike.files import shown
 
 if TYPE_CHECKING:
@@ -29,16 +30,19 @@ def print_history(history: Sequence[EpochSummary], best: Best | None) -> None:
     names = HEADLINE if history[-1].metrics else ()
     marked = best.epoch if best and len(history) > 1 else None
     rows = [
-        [f"epoch {one.epoch}{' best' if one.epoch == marked else ''}", _number(one.loss)]
-        + [_number((one.metrics or {}).get(name)) for name in names]
+        [
+            f"epoch {one.epoch}{' best' if one.epoch == marked else ''}",
+            _number(one.loss),
+            *_numbers(one.metrics, names),
+        ]
         for one in history
     ]
-    first, last = history[0].metrics, history[-1].metrics
-    if len(history) > 1 and first and last:
-        rows.append(["change", ""] + [f"{last[name] - first[name]:+.4f}" for name in names])
+    if len(history) > 1 and history[0].metrics and history[-1].metrics:
+        rows.append(["change", "", *_changes(history[0].metrics, history[-1].metrics, names)])
     _print_table(["", "loss", *names], rows)
     if best and marked is not None:
         _print_best(best)
+    _print_text_history(history)
 
 
 def _print_best(best: Best) -> None:
@@ -52,14 +56,45 @@ def _print_best(best: Best) -> None:
         print(f"{which}, {shown(best.checkpoint)}\n")
 
 
+def _print_text_history(history: Sequence[EpochSummary]) -> None:
+    """The same of what training does to text search, and how far embeddings moved."""
+    if not any(one.drift for one in history[1:]):
+        return
+    names = TEXT_HEADLINE if history[-1].text_metrics else ()
+    rows = []
+    for one in history:
+        cosine = one.drift.mean_cosine if one.drift else None
+        row = [f"epoch {one.epoch}", *_numbers(one.text_metrics, names), _number(cosine)]
+        rows.append(row)
+    if history[0].text_metrics and history[-1].text_metrics:
+        changes = _changes(history[0].text_metrics, history[-1].text_metrics, names)
+        rows.append(["change", *changes, ""])
+    if names:
+        print("Pictures found by the names of their classes, as texts; and how alike embeddings")
+        print("are to those of the model before training (mean cosine):")
+    else:
+        print("How alike embeddings are to those of the model before training:")
+    _print_table(["", *names, "mean cosine"], rows)
+
+
 def print_scores(scores: QueryScores) -> None:
     """The headline metrics with their intervals, and how many queries they leave out."""
-    metrics, intervals = scores.micro(), scores.intervals
-    rows = [["", *(_number(metrics[name]) for name in HEADLINE)]]
-    for word, end in (("95% from", 0), ("to", 1)):
-        rows.append([word, *(_number(intervals[name][end]) for name in HEADLINE)])
-    _print_table(["", *HEADLINE], rows)
+    _print_means(scores, HEADLINE)
     print_unanswered(scores)
+
+
+def print_text_scores(scores: QueryScores) -> None:
+    """The same of text search."""
+    print("Pictures found by the names of their classes, as texts:")
+    _print_means(scores, TEXT_HEADLINE)
+
+
+def _print_means(scores: QueryScores, names: Sequence[str]) -> None:
+    metrics, intervals = scores.micro(), scores.intervals
+    rows = [["", *_numbers(metrics, names)]]
+    for word, end in (("95% from", 0), ("to", 1)):
+        rows.append([word, *(_number(intervals[name][end]) for name in names)])
+    _print_table(["", *names], rows)
 
 
 def print_unanswered(scores: QueryScores) -> None:
@@ -163,6 +198,16 @@ def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*row, style="bold" if row[0] == "change" else None)
     Console(file=sys.stdout, highlight=False).print(table)
+
+
+def _numbers(metrics: Mapping[str, float] | None, names: Sequence[str]) -> list[str]:
+    return [_number((metrics or {}).get(name)) for name in names]
+
+
+def _changes(
+    first: Mapping[str, float], last: Mapping[str, float], names: Sequence[str]
+) -> list[str]:
+    return [f"{last[name] - first[name]:+.4f}" for name in names]
 
 
 def _number(value: float | None) -> str:

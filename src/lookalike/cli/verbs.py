@@ -93,6 +93,7 @@ def run_evaluate(given: argparse.Namespace) -> None:
         _print_json(
             {
                 "metrics": _finite(result.metrics),
+                "text_metrics": result.text_metrics,
                 "files": [shown(path) for path in result.files],
                 "unreadable": [asdict(one) for one in result.unreadable],
             }
@@ -100,6 +101,8 @@ def run_evaluate(given: argparse.Namespace) -> None:
     else:
         if result.scores:
             tables.print_scores(result.scores)
+        if result.text_scores:
+            tables.print_text_scores(result.text_scores)
         if result.retrieval:
             tables.print_preview(result.retrieval)
         tables.print_files(result.files)

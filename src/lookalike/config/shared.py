@@ -118,6 +118,12 @@ class Common(Shared):
         group="Test pictures",
         metavar="REGEX",
     )
+    caption_template: str = knob(
+        "a photo of a {}.",
+        "the text of a class, for models with a text tower; {} is its name",
+        group="Text search",
+        metavar="TEXT",
+    )
     top_k: int = knob(10, "retrievals returned per query", group="Test pictures", at_least=1)
     model_name: str = same_knob(Shared, "model_name")
     overwrite: bool = knob(False, "replace what an earlier run wrote there", group="Output")
@@ -133,6 +139,11 @@ class Common(Shared):
             object.__setattr__(self, "holdout_classes", _plain_holdout(self.holdout_classes))
         if self.group_pattern is not None:
             _check_pattern(self.group_pattern)
+        if "{}" not in self.caption_template:
+            raise ConfigError(
+                f"caption_template is {self.caption_template!r}; it needs a {{}} where the name of "
+                "the class goes"
+            )
         if self.test is not None and (self.query is not None or self.gallery is not None):
             raise ConfigError("give either test, or query and gallery, not both")
         if (self.query is None) != (self.gallery is None):

@@ -166,46 +166,6 @@ class TrainConfig(BatchShape, Common):
     )
     seed: int = knob(0, "of everything random", group="Training", at_least=0, at_most=2**63 - 1)
 
-    caption_weight: float = knob(
-        0.0,
-        "weight of a second loss, beside the objective, that holds pictures near the text of "
-        "their class; 0: off",
-        group="Text search",
-        at_least=0,
-    )
-    caption_template: str = knob(
-        "a photo of a {}.",
-        "the text of a class; {} is its name",
-        group="Text search",
-        metavar="TEXT",
-    )
-    distillation_weight: float = knob(
-        0.0,
-        "weight of a loss that holds embeddings near those of the original model; 0: off",
-        group="Text search",
-        at_least=0,
-    )
-    distillation_pictures: str | None = knob(
-        None,
-        "pictures of any kind, without labels, to do that on; none: the training pictures",
-        group="Text search",
-        metavar="PICTURES",
-    )
-    l2_sp: float = knob(
-        0.0,
-        "pull of each weight towards where it started, as weight decay pulls it towards zero",
-        group="Text search",
-        at_least=0,
-    )
-    interpolation: int = knob(
-        0,
-        "after the last epoch, measure so many mixtures of the original and the trained weights, "
-        "and save the best (WiSE-FT); 0: off",
-        group="Text search",
-        at_least=0,
-        at_most=100,
-    )
-
     best_metric: str = knob(
         "mAP@R", "what tells the best epoch", group="Checkpoints", metavar="METRIC"
     )
@@ -230,13 +190,6 @@ class TrainConfig(BatchShape, Common):
         above=0,
     )
 
-    sharding: Literal["none", "full"] = knob(
-        "none",
-        "with several processes: each holds the whole model (none), or a part of it, for models "
-        "that do not fit (full)",
-        group="Machine",
-    )
-
     track: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"] = knob(
         "none",
         "where the course of training is kept as well; those that write to the disk do so in "
@@ -253,11 +206,6 @@ class TrainConfig(BatchShape, Common):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if "{}" not in self.caption_template:
-            raise ConfigError(
-                f"caption_template is {self.caption_template!r}; it needs a {{}} where the name of "
-                "the class goes"
-            )
         if self.cross_batch_memory and self.objective != "supcon":
             raise ConfigError(
                 f"cross_batch_memory works with the objective supcon, not {self.objective}; leave "

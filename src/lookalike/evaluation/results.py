@@ -137,9 +137,17 @@ def report_file(out: Path) -> Path:
     return out / "results" / "report.html"
 
 
+def originals_file(out: Path) -> Path:
+    """Where a run keeps embeddings of the model it began with, to measure its drift from."""
+    return out / "results" / "original_embeddings.safetensors"
+
+
 def find_results(out: Path) -> list[Path]:
     """The result files of earlier epochs below a folder, by epoch, and nobody else's files."""
-    names = re.compile(r"(?:retrieval_results|metrics)_epoch_(\d+)\.json|report\.html")
+    names = re.compile(
+        r"(?:retrieval_results|metrics)_epoch_(\d+)\.json|report\.html"
+        r"|original_embeddings\.safetensors"
+    )
     found = [(names.fullmatch(path.name), path) for path in (out / "results").glob("*.*")]
     return [path for match, path in sorted(found, key=_by_epoch) if match]
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 CARD = "README.md"
 # These have a sentence of their own, or mean something on the trainer's machine alone.
-_NOT_LISTED = (FREE_ON_RESUME - {"interpolation"}) | {
+_NOT_LISTED = FREE_ON_RESUME | {
     "model_name", "objective", "learning_rate", "n_classes_per_batch", "n_samples_per_class",
 }  # fmt: skip
 
@@ -162,8 +162,6 @@ def changed_settings(source: Source) -> list[tuple[str, str, str]]:
         value = saved.get(knob.name, knob.default)
         if knob.name in _NOT_LISTED or value == knob.default:
             continue
-        if knob.name == "distillation_pictures":
-            value = Path(value).name
         rows.append((knob.name, str(value), "" if knob.default is None else str(knob.default)))
     return rows
 

@@ -30,6 +30,7 @@ from lookalike.evaluation.retrieval import (
     retrieve,
 )
 from lookalike.evaluation.scores import QueryScores
+from lookalike.evaluation.text import search_by_text, text_document, text_metrics, text_queries
 from lookalike.evaluation.trec import score_trec, write_trec
 from lookalike.files import shown, writable_folder, write_json
 from lookalike.model.encoder import CLIPEncoder
@@ -44,6 +45,7 @@ class EvaluateResult:
     """What a model retrieves, how good that is, and where it was written.
 
     `retrieval` is None where a run of another system was scored: it has no pictures.
+    `text_scores` are of text search by class name, where the model has a text tower.
     """
 
     epoch: int
@@ -51,11 +53,17 @@ class EvaluateResult:
     retrieval: Retrieval | None
     files: list[Path]
     unreadable: list[Unreadable]
+    text_scores: QueryScores | None = None
 
     @property
     def metrics(self) -> dict[str, float] | None:
         """Means over the queries that have an answer; None without labels."""
         return self.scores.micro() if self.scores else None
+
+    @property
+    def text_metrics(self) -> dict[str, float] | None:
+        """Means over classes of text search; None where the model embeds no texts."""
+        return text_metrics(self.text_scores) if self.text_scores else None
 
 
 def evaluate(config: EvaluateConfig, *, progress: Progress | None = None) -> EvaluateResult:
@@ -85,19 +93,24 @@ def evaluate(config: EvaluateConfig, *, progress: Progress | None = None) -> Eva
     if protocol is None:
         raise ConfigError("there is nothing to evaluate on: give --test, or --query and --gallery; "
                           "or --run and --qrels of another system")  # fmt: skip
+    text_scores: QueryScores | None = None
     if given:
         epoch = 0
         _refuse_to_replace(_files_of(out, epoch, config, protocol), config)
         retrieval = _retrieve_given(config, protocol, progress)
     else:
-        epoch, retrieval = _retrieve_with_model(config, checkpoint, protocol, out, progress)
+        epoch, retrieval, text_scores = _retrieve_with_model(
+            config, checkpoint, protocol, out, progress
+        )
     about = {"embeddings_of": given or config.model_name, "config": asdict(config)}
-    write_results(out, epoch, retrieval, protocol, about=about)
+    write_results(out, epoch, retrieval, protocol, about=about | text_document(text_scores))
     _write_interchange(config, out, epoch, retrieval, protocol)
     files = _files_of(out, epoch, config, protocol)
     if config.report:
         files.append(write_report(out, epoch, retrieval, protocol, progress=progress))
-    return EvaluateResult(epoch, retrieval.scores, retrieval, files, retrieval.unreadable)
+    return EvaluateResult(
+        epoch, retrieval.scores, retrieval, files, retrieval.unreadable, text_scores
+    )
 
 
 def _retrieve_with_model(
@@ -106,7 +119,7 @@ def _retrieve_with_model(
     protocol: Protocol,
     out: Path,
     progress: Progress,
-) -> tuple[int, Retrieval]:
+) -> tuple[int, Retrieval, QueryScores | None]:
     runtime = make_runtime(config.device, config.precision, config.num_workers)
     encoder = CLIPEncoder(config.model_name, embedding=config.embedding, checkpoint=checkpoint).to(
         runtime.device
@@ -121,7 +134,7 @@ def _retrieve_with_model(
     loader = ImageLoader(
         protocol.files, encoder.preprocessing, runtime, max_megapixels=config.max_megapixels
     )
-    return encoder.epoch, evaluate_encoder(
+    retrieval = evaluate_encoder(
         encoder,
         protocol,
         loader,
@@ -130,6 +143,11 @@ def _retrieve_with_model(
         batch_size=config.eval_batch_size,
         progress=progress,
     )
+    text_scores: QueryScores | None = None
+    if retrieval.gallery.labels is not None and encoder.has_text:
+        queries = text_queries(encoder, retrieval.gallery.labels, config.caption_template, progress)
+        text_scores = search_by_text(queries, retrieval.gallery, retrieval.gallery_embeddings)
+    return encoder.epoch, retrieval, text_scores
 
 
 def _retrieve_given(config: EvaluateConfig, protocol: Protocol, progress: Progress) -> Retrieval:

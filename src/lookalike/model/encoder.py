@@ -22,6 +22,7 @@ from lookalike.model.preprocessing import check_whole_patches
 from lookalike.model.pretrained import (
     Pretrained,
     from_checkpoint,
+    has_tokenizer,
     is_checkpoint,
     load_pretrained,
     read_checkpoint,
@@ -161,6 +162,27 @@ class CLIPEncoder(nn.Module):
     def kind(self) -> str:
         """The embedding this encoder really gives: "projected" or "pooled"."""
         return "projected" if self.embedding == "projected" and self._projects else "pooled"
+
+    @property
+    def has_text(self) -> bool:
+        """Whether texts can be embedded beside pictures, with `lookalike.model.text`."""
+        return self.why_no_text is None
+
+    @property
+    def why_no_text(self) -> str | None:
+        """Why texts cannot be embedded beside pictures; None where they can."""
+        if not hasattr(self.backbone, "get_text_features"):
+            return f"{self.model_name} has no text tower"
+        if self.embedding != "projected":
+            return "pooled embeddings are not in the space that texts are in; use projected ones"
+        if not has_tokenizer(self.side_files):
+            return f"{self.model_name} came without the files of its tokenizer"
+        return None
+
+    @property
+    def side_files(self) -> dict[str, str | bytes]:
+        """The model's small files by name: its configuration, its tokenizer."""
+        return self._source.side_files
 
     @cached_property
     def dim(self) -> int:

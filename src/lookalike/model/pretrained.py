@@ -109,6 +109,11 @@ def load_pretrained(model_name: str) -> Pretrained:
     )
 
 
+def has_tokenizer(side_files: Mapping[str, str | bytes]) -> bool:
+    """Whether a model's small text files hold a whole tokenizer."""
+    return "tokenizer.json" in side_files or {"vocab.json", "merges.txt"} <= set(side_files)
+
+
 def is_checkpoint(model_name: str) -> bool:
     """Whether a model name means a checkpoint file, which need not exist, rather than a model."""
     return Path(model_name).is_file() or model_name.endswith(".pth")

@@ -10,10 +10,25 @@ from lookalike.config import TrainConfig
 from lookalike.data.loader import ImageLoader
 from lookalike.data.sources import Unreadable
 from lookalike.errors import ConfigError, LookalikeError
+from lookalike.evaluation.drift import (
+    Drift,
+    Originals,
+    measure_drift,
+    originals_of,
+    read_originals,
+    write_originals,
+)
 from lookalike.evaluation.protocol import Protocol
-from lookalike.evaluation.results import report_file, result_files, write_results
+from lookalike.evaluation.results import (
+    originals_file,
+    report_file,
+    result_files,
+    write_results,
+)
 from lookalike.evaluation.retrieval import Retrieval, evaluate_encoder
-from lookalike.evaluation.scores import METRICS
+from lookalike.evaluation.scores import METRICS, QueryScores
+from lookalike.evaluation.text import TextQueries, search_by_text, text_document, text_queries
+from lookalike.files import shown
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.progress import Progress
 from lookalike.report.epoch.write import write_report
@@ -45,6 +60,8 @@ class Measurements:
         self.protocol, self.history = protocol, list[EpochSummary]()
         self.retrieval: Retrieval | None = None
         self.files: list[Path] = []
+        self._text_queries: TextQueries | None = None
+        self._originals: Originals | None = None
         self.unreadable: list[Unreadable] = []
         self._config, self._encoder, self._runtime = config, encoder, runtime
         self._progress, self._folder = progress, folder
@@ -56,7 +73,17 @@ class Measurements:
 
     def take_up(self, state: TrainingState) -> None:
         """Knows again what a run measured before it was stopped."""
-        self.history = earlier_epochs(self._folder.path, state.run, state.epoch, self.protocol)
+        out, protocol = self._folder.path, self.protocol
+        self.history = earlier_epochs(out, state.run, state.epoch, protocol)
+        if protocol is None:
+            return
+        path = originals_file(out)
+        self._originals = read_originals(path, state.run, protocol.facts()["fingerprint"])
+        if self._originals is None:
+            self._progress.warn(
+                f"the drift from the original model cannot be told: {shown(path)} is not there, or "
+                "not of this run and test"
+            )
 
     def measure(self, state: TrainingState) -> None:
         """Measures the model as it is now, and writes the epoch's files."""
@@ -78,12 +105,21 @@ class Measurements:
             title=f"evaluating epoch {state.epoch}",
         )
         self._folder.make_room()
-        about = {"run": state.run, "loss": state.loss, "config": asdict(self._config)}
+        drift = self._measure_drift(state, retrieval, self.protocol)
+        text = text_document(self._search_by_text(retrieval, self.protocol))
+        about = text | {
+            "run": state.run,
+            "loss": state.loss,
+            "config": asdict(self._config),
+            "drift": asdict(drift) if drift else None,
+        }
         self.files += write_results(
             self._folder.path, state.epoch, retrieval, self.protocol, about=about
         )
         self.retrieval, self.unreadable = retrieval, retrieval.unreadable
-        self.history.append(EpochSummary(state.epoch, state.loss, retrieval.metrics))
+        self.history.append(
+            EpochSummary(state.epoch, state.loss, retrieval.metrics, text["text_metrics"], drift)
+        )
         if self._config.report:
             self._report(state.epoch, retrieval, self.protocol)
 
@@ -103,6 +139,25 @@ class Measurements:
         if patience is None or best is None:
             return False
         return self.history[-1].epoch - best.epoch >= patience
+
+    def _search_by_text(self, retrieval: Retrieval, protocol: Protocol) -> QueryScores | None:
+        """Text search by class name, where there are texts and names to search with."""
+        labels = protocol.gallery.labels
+        if labels is None or not self._encoder.has_text:
+            return None
+        if self._text_queries is None:  # the text tower is frozen, so once is enough
+            template = self._config.caption_template
+            self._text_queries = text_queries(self._encoder, labels, template, self._progress)
+        return search_by_text(self._text_queries, retrieval.gallery, retrieval.gallery_embeddings)
+
+    def _measure_drift(
+        self, state: TrainingState, retrieval: Retrieval, protocol: Protocol
+    ) -> Drift | None:
+        """From the model as it came, whose embeddings epoch 0 keeps as a file."""
+        if state.epoch == 0:
+            self._originals = originals_of(retrieval, state.run, protocol.facts()["fingerprint"])
+            write_originals(originals_file(self._folder.path), self._originals)
+        return measure_drift(self._originals, retrieval) if self._originals else None
 
     def _report(self, epoch: int, retrieval: Retrieval, protocol: Protocol) -> None:
         """Writes the page to look at. Where that fails the run goes on: its results are safe."""

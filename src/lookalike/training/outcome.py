@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lookalike.data.sources import Unreadable
+from lookalike.evaluation.drift import Drift
 from lookalike.evaluation.protocol import Protocol
 from lookalike.evaluation.results import result_files
 from lookalike.evaluation.retrieval import Retrieval
@@ -18,11 +19,16 @@ from lookalike.model.encoder import CLIPEncoder
 
 @dataclass(frozen=True)
 class EpochSummary:
-    """One line of the closing table; epoch 0 is the model as it came."""
+    """One line of the closing table; epoch 0 is the model as it came.
+
+    `text_metrics` are those of text search by class name, where the model has a text tower.
+    """
 
     epoch: int
     loss: float | None
     metrics: dict[str, float] | None
+    text_metrics: dict[str, float] | None = None
+    drift: Drift | None = None
 
 
 @dataclass(frozen=True)
@@ -77,5 +83,14 @@ def earlier_epochs(out: Path, run: str, last: int, protocol: Protocol | None) ->
         document = json.loads(path.read_text(encoding="utf-8"))
         same_test = all(document["protocol"].get(k) == v for k, v in protocol.facts().items())
         if document.get("run") == run and same_test:
-            summaries.append(EpochSummary(epoch, document["loss"], document["metrics"]))
+            drift = document.get("drift")
+            summaries.append(
+                EpochSummary(
+                    epoch,
+                    document["loss"],
+                    document["metrics"],
+                    document.get("text_metrics"),
+                    Drift(**drift) if drift else None,
+                )
+            )
     return summaries

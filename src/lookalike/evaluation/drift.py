@@ -1,0 +1,100 @@
+"""How far embeddings have moved from those of the model that a run began with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from jaxtyping import Float32
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lookalike.evaluation.retrieval import Retrieval
+from lookalike.files import write_whole
+
+MOST_PICTURES = 10_000
+_ROWS = "embeddings"
+
+
+@dataclass(frozen=True)
+class Drift:
+    """The cosine between a picture's embedding now and then, over pictures: mean, 1st percentile.
+
+    1 is where nothing moved.
+    """
+
+    mean_cosine: float
+    low_cosine: float
+    num_pictures: int
+
+
+@dataclass(frozen=True)
+class Originals:
+    """Embeddings of test pictures by the model as it came; row i is of picture `names[i]`."""
+
+    run: str
+    test: str
+    names: list[str]
+    embeddings: Float32[Tensor, "pictures dim"]
+
+
+def originals_of(retrieval: Retrieval, run: str, test: str) -> Originals:
+    """The pictures that drift is measured on: all, or 10,000 of them, evenly spaced.
+
+    Args:
+        retrieval: what the model as it came retrieves.
+        run: the run's own name.
+        test: the fingerprint of the protocol.
+    """
+    names, embeddings = _pictures(retrieval)
+    most = min(len(names), MOST_PICTURES)
+    keep = [i * len(names) // most for i in range(most)]
+    return Originals(run, test, [names[i] for i in keep], embeddings[keep])
+
+
+def measure_drift(originals: Originals, retrieval: Retrieval) -> Drift | None:
+    """The drift over the pictures that could be read both times; None if there are none."""
+    names, embeddings = _pictures(retrieval)
+    row_of = {name: row for row, name in enumerate(names)}
+    both = [(i, row_of[name]) for i, name in enumerate(originals.names) if name in row_of]
+    if not both:
+        return None
+    then, now = (torch.tensor(rows) for rows in zip(*both, strict=True))
+    cosines = (originals.embeddings[then].double() * embeddings[now].double()).sum(dim=1).numpy()
+    return Drift(float(cosines.mean()), float(np.percentile(cosines, 1)), len(both))
+
+
+def write_originals(path: Path, originals: Originals) -> None:
+    """Keeps them, so that a resumed run measures against the same.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    about = {"run": originals.run, "test": originals.test, "names": json.dumps(originals.names)}
+    content = safetensors.torch.save({_ROWS: originals.embeddings.contiguous()}, about)
+    write_whole(path, lambda file: file.writelines([content]))
+
+
+def read_originals(path: Path, run: str, test: str) -> Originals | None:
+    """The original embeddings of a run on a test; None where there are none."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            if (about.get("run"), about.get("test")) != (run, test):
+                return None
+            return Originals(run, test, json.loads(about["names"]), file.get_tensor(_ROWS))
+    except (OSError, SafetensorError):
+        return None
+
+
+def _pictures(retrieval: Retrieval) -> tuple[list[str], Float32[Tensor, "pictures dim"]]:
+    """All test pictures, named apart by their side where there are two."""
+    gallery = [f"gallery/{name}" for name in retrieval.gallery.names]
+    if retrieval.query_embeddings is retrieval.gallery_embeddings:
+        return gallery, retrieval.gallery_embeddings
+    query = [f"query/{name}" for name in retrieval.query.names]
+    return gallery + query, torch.cat([retrieval.gallery_embeddings, retrieval.query_embeddings])

@@ -1,0 +1,87 @@
+"""Text search by class name: one caption a class is the query, the gallery's pictures are searched.
+
+The ranking and the metrics are those of picture search (`embedding.ranks`, `metrics`): exact,
+and by the same definitions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from lookalike.data.sources import ImageSet
+from lookalike.embedding.ranks import ranks_of_relevant
+from lookalike.errors import DataError
+from lookalike.evaluation.scores import RECALL_KS, QueryScores, joined, score_ranks
+from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.text import caption_of, embed_texts
+from lookalike.progress import Progress
+
+TEXT_HEADLINE = (*(f"recall@{k}" for k in RECALL_KS), "mAP")
+"""The metrics of text search that are reported."""
+
+
+@dataclass(frozen=True)
+class TextQueries:
+    """One query a class; row i of the embeddings is caption i."""
+
+    labels: list[str]
+    captions: list[str]
+    embeddings: Float32[Tensor, "classes dim"]
+
+
+def text_queries(
+    encoder: CLIPEncoder, labels: Iterable[str], template: str, progress: Progress
+) -> TextQueries:
+    """A query for each different label, in their order.
+
+    Raises:
+        ModelError: the model embeds no texts.
+    """
+    classes = sorted(set(labels))
+    captions = [caption_of(label, template) for label in classes]
+    return TextQueries(classes, captions, embed_texts(encoder, captions, progress=progress))
+
+
+def search_by_text(
+    queries: TextQueries, gallery: ImageSet, gallery_embeddings: Float32[Tensor, "gallery dim"]
+) -> QueryScores:
+    """What each caption scores in the gallery, where the pictures of its class are right.
+
+    A class without a picture there counts apart, as a query without an answer does elsewhere.
+
+    Raises:
+        DataError: the gallery has no labels.
+    """
+    if gallery.labels is None:
+        raise DataError("text search by class name needs labels in the gallery")
+    number = {label: i for i, label in enumerate(queries.labels)}
+    labels = torch.tensor([number.get(label, -1) for label in gallery.labels])
+    parts = ranks_of_relevant(
+        queries.embeddings, gallery_embeddings, torch.arange(len(queries.labels)), labels
+    )
+    return joined(
+        [score_ranks(queries.labels[part], ranks, counts) for part, ranks, counts in parts]
+    )
+
+
+def text_metrics(scores: QueryScores) -> dict[str, float]:
+    """The means over classes that are reported."""
+    means = scores.micro()
+    return {name: means[name] for name in TEXT_HEADLINE}
+
+
+def text_document(scores: QueryScores | None) -> dict[str, Any]:
+    """What a metrics file says of text search: means over classes, and how sure they are."""
+    if scores is None:
+        return {"text_metrics": None}
+    intervals = scores.intervals
+    return {
+        "text_metrics": text_metrics(scores),
+        "text_intervals": {name: intervals[name] for name in TEXT_HEADLINE},
+    }

@@ -1,0 +1,114 @@
+"""Texts to embeddings, by the text tower that a model keeps beside its vision tower."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+from torch.nn import functional
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from lookalike.errors import ModelError
+from lookalike.model.encoder import CLIPEncoder, evaluation_mode
+from lookalike.model.pretrained import quiet_transformers, write_side_files
+from lookalike.progress import Progress
+
+TEXTS_AT_A_TIME = 256
+_NUMBERED = re.compile(r"\d+\.(?=\D)")  # 001.Black_footed_Albatross, as in CUB-200
+
+
+def caption_of(label: str, template: str) -> str:
+    """The text that stands for a class: its name in words, put where `{}` stands.
+
+    A leading number and dot is left out, and underscores become spaces. Hyphens are spaces only
+    in names that have no other gap: they part words in `Golden-Delicious`, and not in
+    `red_t-shirt`. Case is kept, for names such as BMW: where a model learned lower case only, its
+    tokenizer or `embed_texts` sees to it.
+
+    >>> caption_of("Golden-Delicious", "a photo of a {}.")
+    'a photo of a Golden Delicious.'
+    >>> caption_of("001.red_t-shirt", "{}")
+    'red t-shirt'
+    """
+    # A folder's name may hold bytes that are no text, which no tokenizer takes.
+    name = label.encode("utf-8", "replace").decode("utf-8")
+    words = _NUMBERED.sub("", name, count=1) if _NUMBERED.match(name) else name
+    if not re.search(r"[_\s]", words):
+        words = words.replace("-", " ")
+    words = " ".join(words.replace("_", " ").split())
+    return template.replace("{}", words or name)
+
+
+def embed_texts(
+    encoder: CLIPEncoder,
+    texts: Sequence[str],
+    *,
+    progress: Progress,
+    title: str = "embedding captions",
+) -> Float32[Tensor, "texts dim"]:
+    """L2-normalised embeddings of texts, in the space of the encoder's pictures, on the CPU.
+
+    In float32 and evaluation mode. Texts longer than the model takes are cut. SigLIP and SigLIP 2
+    learned with lower-cased texts, all padded to one length and none of the padding masked
+    (Zhai et al., ICCV 2023; Transformers' notes on both models); the others pad as they need.
+
+    Raises:
+        ModelError: the model has no text tower, or embeddings are asked for that texts have no
+            part in, or its tokenizer cannot be built.
+    """
+    if encoder.why_no_text is not None:
+        raise ModelError(f"texts cannot be embedded: {encoder.why_no_text}")
+    tokenizer = _load_tokenizer(encoder.side_files, encoder.model_name)
+    rows = []
+    with (
+        evaluation_mode(encoder),
+        torch.inference_mode(),
+        progress.task(title, len(texts), "texts") as task,
+    ):
+        for start in range(0, len(texts), TEXTS_AT_A_TIME):
+            some = list(texts[start : start + TEXTS_AT_A_TIME])
+            inputs = _tokens(tokenizer, some, encoder.backbone.config)
+            moved = {name: tensor.to(encoder.device) for name, tensor in inputs.items()}
+            output: Any = encoder.backbone.get_text_features(**moved)
+            pooled = output if isinstance(output, Tensor) else output.pooler_output
+            rows.append(functional.normalize(pooled.float(), dim=-1).cpu())
+            task.advance(len(some))
+    return torch.cat(rows)  # outside of inference mode, so that a loss may use it
+
+
+def _tokens(tokenizer: Any, texts: list[str], config: Any) -> dict[str, Tensor]:
+    """What `get_text_features` takes."""
+    length = config.text_config.max_position_embeddings
+    if not str(config.model_type).startswith("siglip"):
+        return dict(
+            tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
+        )
+    inputs = tokenizer(
+        [text.lower() for text in texts],
+        padding="max_length",
+        truncation=True,
+        max_length=length,
+        return_tensors="pt",
+    )
+    return {"input_ids": inputs["input_ids"]}
+
+
+def _load_tokenizer(side_files: Mapping[str, str | bytes], model_name: str) -> Any:
+    """The model's tokenizer from its small files alone, which a checkpoint has as well."""
+    with tempfile.TemporaryDirectory() as folder, quiet_transformers():
+        write_side_files(side_files, Path(folder))
+        try:
+            return AutoTokenizer.from_pretrained(folder)
+        except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+            # Its own class may ask for a package (sentencepiece) that tokenizer.json does without.
+            if "tokenizer.json" not in side_files:
+                raise ModelError(
+                    f"the tokenizer of {model_name} cannot be built: {error}"
+                ) from error
+            return PreTrainedTokenizerFast.from_pretrained(folder)
