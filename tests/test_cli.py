@@ -379,7 +379,7 @@ def test_results_go_to_stdout_and_progress_to_stderr(trained: tuple[Path, Outcom
     ]
     rows = {
         row[0] if row[0] == "change" else f"{row[0]} {row[1]}": row
-        for line in outcome.out.splitlines()
+        for line in outcome.out.partition("Pictures found by")[0].splitlines()
         if (row := line.replace(" best", "").split()) and row[0] in ("epoch", "change")
     }
     names = ["recall@1", "recall@5", "recall@10", "mAP", "mAP@R"]
@@ -444,6 +444,7 @@ def test_a_run_writes_the_files_of_the_mission(trained: tuple[Path, Outcome]) ->
     assert files_below(out) == [
         "results/metrics_epoch_00.json",
         "results/metrics_epoch_01.json",
+        "results/original_embeddings.safetensors",
         "results/report.html",
         "results/retrieval_results_epoch_00.json",
         "results/retrieval_results_epoch_01.json",

@@ -49,7 +49,7 @@ def _print_best(best: Best) -> None:
     """Which epoch to take, and by what; a line's end may be a long path."""
     which = f"Best by {best.metric}: epoch {best.epoch} ({_number(best.value)})"
     if best.epoch == 0:
-        print(f"{which}, the model as it came; training has not improved it.\n")
+        print(f"{which}, the model as it came: training did not help.\n")
     elif best.checkpoint is None:
         print(f"{which}; its checkpoint is not there any more.\n")
     else:

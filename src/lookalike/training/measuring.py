@@ -156,7 +156,9 @@ class Measurements:
         """From the model as it came, whose embeddings epoch 0 keeps as a file."""
         if state.epoch == 0:
             self._originals = originals_of(retrieval, state.run, protocol.facts()["fingerprint"])
-            write_originals(originals_file(self._folder.path), self._originals)
+            path = originals_file(self._folder.path)
+            write_originals(path, self._originals)
+            self.files.append(path)
         return measure_drift(self._originals, retrieval) if self._originals else None
 
     def _report(self, epoch: int, retrieval: Retrieval, protocol: Protocol) -> None:
