@@ -114,6 +114,16 @@ def test_what_is_remembered_gets_no_gradient_and_is_begun_after_the_warm_up() ->
     )
 
 
+def test_a_batch_that_is_not_finite_is_not_remembered() -> None:
+    memory = CrossBatchMemory(16, 8)
+    labels = torch.tensor([0, 0, 1, 1])
+    memory(random_batch(4, seed=1), labels)
+    before = {name: tensor.clone() for name, tensor in memory.state_dict().items()}
+    assert memory(torch.full((4, 8), math.nan), labels).isnan()
+    assert_same_bits(memory.state_dict(), before)
+    assert memory(random_batch(4, seed=2), labels).isfinite()
+
+
 def test_a_batch_larger_than_the_memory_leaves_its_end() -> None:
     memory = CrossBatchMemory(3, 8)
     batch, labels = random_batch(8), torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])

@@ -60,9 +60,10 @@ class CrossBatchMemory(nn.Module):
             self.labels[:filled],
             temperature=self.temperature,
         )
-        if int(self.num_batches) >= self.warmup_batches:
-            self._remember(embeddings.detach(), labels)
-        self.num_batches += 1
+        if loss.isfinite():  # a batch that ends training must not be in what is saved of it
+            if int(self.num_batches) >= self.warmup_batches:
+                self._remember(embeddings.detach(), labels)
+            self.num_batches += 1
         return loss
 
     def _remember(self, embeddings: Tensor, labels: Tensor) -> None:
