@@ -80,8 +80,8 @@ class TrainConfig(BatchShape, Common):
     )
     temperature: float = knob(
         0.07,
-        "of the objective; the smaller, the more the hardest negatives count (the papers': 0.07 for "
-        "supcon, 0.016 for arcface, 0.01 for smooth-ap)",
+        "of the objective; the smaller, the more the hardest negatives count (in the papers 0.07 "
+        "for supcon, 0.016 for arcface, 0.01 for smooth-ap)",
         group="Objective",
         above=0,
     )
