@@ -191,6 +191,20 @@ def test_a_stand_in_may_be_in_the_batch_where_there_is_no_other(paths: list[str]
     assert not torch.equal(batch.pixels[0], batch.pixels[1])  # changed in two ways at least
 
 
+def test_two_parts_of_a_batch_are_read_as_the_whole(paths: list[str]) -> None:
+    """As two processes read it: the same changes, and stand-ins that are in neither part."""
+    truncate(paths[5])
+    whole = [0, 5, 4, 6]
+    requests = [
+        Request(whole, (3,)),
+        Request(whole[:2], (3,), 0, whole),
+        Request(whole[2:], (3,), 2, whole),
+    ]
+    expected, first, second = loader(paths).read(requests)
+    assert first.indices + second.indices == expected.indices == [0, 7, 4, 6]
+    assert torch.equal(torch.cat([first.pixels, second.pixels]), expected.pixels)
+
+
 def test_each_bad_file_is_named_once_a_batch(paths: list[str]) -> None:
     truncate(paths[5], paths[6])
     one, two = loader(paths).read([Request([5, 6, 5, 4], (0,)), Request([5, 4], (1,))])

@@ -156,7 +156,7 @@ def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(
     result = train(settings(**shared), resume=saved)
     parts = load(result.checkpoint)
     for key in ("model_state_dict", "optimizer_state_dict", "scaler_state_dict", "loss",
-                "random_state", "sampler_state_dict", "schedule_state_dict"):  # fmt: skip
+                "random_states", "sampler_state_dict", "schedule_state_dict"):  # fmt: skip
         assert_same_bits(parts[key], whole[key])
     assert not saved.exists()
     assert [one.epoch for one in result.history] == [0, 1, 2]

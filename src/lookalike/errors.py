@@ -8,7 +8,8 @@
     ├── CheckpointError         a checkpoint is not ours, not whole, or does not fit
     ├── TrainingError           training cannot go on
     │   ├── NoPositivesError    no picture of the batch has another of its class
-    │   └── NonFiniteError      loss or gradient is infinite or not a number
+    │   ├── NonFiniteError      loss or gradient is infinite or not a number
+    │   └── LostProcessError    another process that did the same work ended
     ├── TrackerError            a tracker cannot be reached, or asks for a login
     ├── OutputError             a result cannot be written
     └── MissingExtraError       an optional dependency is not installed
@@ -66,6 +67,10 @@ class NoPositivesError(TrainingError, ValueError):
 
 class NonFiniteError(TrainingError):
     """The loss or its gradient is infinite or not a number."""
+
+
+class LostProcessError(TrainingError):
+    """Another process that worked on the same command ended, or cannot be reached."""
 
 
 class TrackerError(LookalikeError):

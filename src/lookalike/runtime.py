@@ -1,4 +1,4 @@
-"""Where and how the arithmetic runs: device, precision, worker processes, seed.
+"""Where and how the arithmetic runs: device, precision, processes, readers, seed.
 
 One `Runtime` is made at the top of a command and handed down; nothing reads a global.
 """
@@ -11,10 +11,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import psutil
 import torch
 from torch import Tensor
 
 from lookalike.errors import ConfigError
+from lookalike.processes import ALONE, Processes
 
 Precision = Literal["bf16", "fp16", "fp32"]
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -27,6 +29,7 @@ class Runtime:
     device: torch.device
     precision: Precision
     num_workers: int
+    processes: Processes = ALONE
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Inside the block the model computes in the chosen precision."""
@@ -47,27 +50,36 @@ class Runtime:
             count = torch.get_num_threads()
             name += f" ({count} thread{'' if count == 1 else 's'})"
         readers = "1 worker" if self.num_workers == 1 else f"{self.num_workers} workers"
-        return f"{name} · {self.precision} · {readers}"
+        several = f"{self.processes.count} processes · " if self.processes.count > 1 else ""
+        return f"{several}{name} · {self.precision} · {readers}"
 
 
 def make_runtime(
-    device: str = "auto", precision: str = "auto", num_workers: int | Literal["auto"] = "auto"
+    device: str = "auto",
+    precision: str = "auto",
+    num_workers: int | Literal["auto"] = "auto",
+    processes: Processes = ALONE,
 ) -> Runtime:
     """Finds the device and the precision that suits it.
 
     Args:
         device: "auto" (CUDA, else MPS, else XPU, else CPU) or what `torch.device` takes.
         precision: "auto", "bf16", "fp16" or "fp32".
-        num_workers: processes that read pictures, or "auto".
+        num_workers: readers of pictures, of each process, or "auto".
+        processes: of several on a machine each takes a GPU of its own, and its share of the cores.
 
     Raises:
-        ConfigError: the device does not exist here, or cannot compute in that precision.
+        ConfigError: the device does not exist here, or cannot compute in that precision; or there
+            are fewer GPUs than processes.
     """
     chosen = _find_device() if device == "auto" else _named_device(device)
+    if processes.count > 1:
+        chosen = _own_device(chosen, processes)
+        _share_threads(processes)
     if chosen.type == "cuda" and chosen.index is not None:
         torch.cuda.set_device(chosen)  # pinned memory and capability questions ask the current one
-    workers = _default_workers(chosen) if num_workers == "auto" else int(num_workers)
-    return Runtime(chosen, _find_precision(precision, chosen), workers)
+    workers = int(num_workers) if num_workers != "auto" else _default_workers(chosen, processes)
+    return Runtime(chosen, _find_precision(precision, chosen), workers, processes)
 
 
 @contextmanager
@@ -111,9 +123,37 @@ def restore_random_state(state: dict[str, Tensor], device: torch.device | None =
     return True
 
 
-def _default_workers(device: torch.device) -> int:
+def _own_device(device: torch.device, processes: Processes) -> torch.device:
+    """The device of one of several processes."""
+    if device.type == "cpu":
+        return device
+    if device != torch.device("cuda"):
+        raise ConfigError(
+            f"the device is {device}, and {processes.count} processes cannot share it; give each "
+            "a GPU of its own with --device cuda, or use --device cpu"
+        )
+    if processes.local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"{processes.local_count} processes run on this machine, which has "
+            f"{torch.cuda.device_count()} GPUs; start no more: torchrun --nproc-per-node "
+            f"{torch.cuda.device_count()}, or use --device cpu"
+        )
+    return torch.device("cuda", processes.local_rank)
+
+
+def _share_threads(processes: Processes) -> None:
+    """Divides the cores of the machine among its processes, unless somebody has said how many.
+
+    One thread is what torchrun says by itself when nobody does.
+    """
+    if os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // processes.local_count))
+
+
+def _default_workers(device: torch.device, processes: Processes) -> int:
     """On a CPU the model needs the cores itself; a GPU leaves them to the readers."""
-    cores = os.cpu_count() or 1
+    cores = max(1, (os.cpu_count() or 1) // processes.local_count)
     return max(1, min(4, cores // 2)) if device.type == "cpu" else min(16, cores)
 
 

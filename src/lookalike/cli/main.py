@@ -38,18 +38,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Read when torch is loaded. Threads that spin while they wait take the cores from the readers
     # and from whatever else runs: training small models went twice as fast without.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    given = _parse(sys.argv[1:] if arguments is None else arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # of torchrun
+        from lookalike.cli.together import run_together
+
+        return run_together(lambda: _parse(words), _run)
+    return _run(_parse(words), print_error)
+
+
+def print_error(message: str) -> None:
+    """What is wrong, where people look for it."""
+    print(message, file=sys.stderr)
+
+
+def _run(given: argparse.Namespace, tell: Callable[[str], None]) -> int:
+    """Carries out a command, and turns how it ends into a message and an exit code."""
     verb: Callable[[argparse.Namespace], int | None] = given.verb
     try:
         return verb(given) or 0
     except Interrupted as stopped:
-        print(f"lookalike: {stopped}", file=sys.stderr)
+        tell(f"lookalike: {stopped}")
         return INTERRUPTED
     except LookalikeError as error:
-        print(f"lookalike: {error}", file=sys.stderr)
+        tell(f"lookalike: {error}")
         return USAGE_ERROR
     except KeyboardInterrupt:
-        print("lookalike: stopped", file=sys.stderr)
+        tell("lookalike: stopped")
         return INTERRUPTED
     except BrokenPipeError:  # whoever read the results, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -191,6 +191,13 @@ class TrainConfig(BatchShape, Common):
         above=0,
     )
 
+    sharding: Literal["none", "full"] = knob(
+        "none",
+        "with several processes: each holds the whole model (none), or a part of it, for models "
+        "that do not fit (full)",
+        group="Machine",
+    )
+
     track: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"] = knob(
         "none",
         "where the course of training is kept as well; those that write to the disk do so in "

@@ -17,14 +17,21 @@ from lookalike.data.decode import read_image
 from lookalike.data.sources import Unreadable
 from lookalike.data.transforms import Augmentation, Preprocessing, augment, preprocess
 from lookalike.errors import DataError, ImageError
+from lookalike.processes import Processes
 from lookalike.runtime import Runtime
 
 
 class Request(NamedTuple):
-    """A batch to be read: positions of pictures, and the seed of their augmentation."""
+    """A batch to be read: positions of pictures, and the seed of their augmentation.
+
+    Of several processes each reads a part of a batch: pictures `first` to `first + len(indices)`
+    of `whole`.
+    """
 
     indices: Sequence[int]
     seed: tuple[int, ...] | None = None
+    first: int = 0
+    whole: Sequence[int] = ()
 
 
 class Batch(NamedTuple):
@@ -48,7 +55,7 @@ class ImageLoader:
     Either way each batch names what failed.
 
     The random numbers of an augmentation depend on the request's seed and the place in the
-    batch alone, never on the worker that happens to read it.
+    whole batch alone, never on the worker or the process that happens to read it.
 
     Args:
         paths: the files.
@@ -105,10 +112,24 @@ class ImageLoader:
             ) from error
 
 
-def chunks(num_images: int, batch_size: int) -> Iterator[Request]:
+def chunks(num_images: int, batch_size: int) -> list[Request]:
     """Requests for all pictures in order."""
-    for start in range(0, num_images, batch_size):
-        yield Request(range(start, min(start + batch_size, num_images)))
+    return [
+        Request(range(start, min(start + batch_size, num_images)))
+        for start in range(0, num_images, batch_size)
+    ]
+
+
+def chunks_of(processes: Processes, num_images: int, batch_size: int) -> list[Request]:
+    """One process's share of `chunks`: some in a row, and whole ones, because the rounding of a
+    matrix product can depend on how many rows it has.
+
+    Each process gets as many, an empty one if need be: a model that is spread over processes
+    computes in all of them at a time.
+    """
+    requests = chunks(num_images, batch_size)
+    mine = requests[processes.share_of(len(requests))]
+    return mine + [Request(())] * (-(-len(requests) // processes.count) - len(mine))
 
 
 class _Requests:
@@ -143,8 +164,9 @@ class _Reader(Dataset[Batch]):
         indices: list[int] = []
         lost: list[int] = []
         unreadable: dict[int, Unreadable] = {}
-        for place, wanted in enumerate(request.indices):
-            for index in self._candidates(wanted, {*request.indices, *indices}):
+        asked = {*request.indices, *request.whole}
+        for place, wanted in enumerate(request.indices, start=request.first):
+            for index in self._candidates(wanted, {*asked, *indices}):
                 if index in unreadable:
                     continue
                 try:

@@ -32,6 +32,10 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    def black(self, num_pictures: int) -> UInt8[Tensor, "n 3 height width"]:
+        """Pixels of the right shape, where it does not matter what is on them."""
+        return torch.zeros(num_pictures, 3, self.height, self.width, dtype=torch.uint8)
+
     def at(self, side: int) -> Preprocessing:
         """The same part of a picture, as a square of `side` px."""
         shortest = self.shortest_edge and round(self.shortest_edge * side / self.height)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from lookalike.data.loader import ImageLoader, chunks
+from lookalike.data.loader import ImageLoader, chunks_of
 from lookalike.data.sources import Unreadable, list_unreadable
 from lookalike.errors import DataError, ModelError
 from lookalike.files import shown
@@ -41,7 +41,8 @@ def embed(
 ) -> Embedded:
     """Embeds all pictures of a loader, in evaluation mode, on the CPU in the end.
 
-    Unreadable pictures are left out and listed.
+    Unreadable pictures are left out and listed. Several processes embed a share of them each,
+    and all get the rows of all, the same to the last bit as one process's with as many threads.
 
     Raises:
         DataError: not one picture can be read.
@@ -50,23 +51,33 @@ def embed(
     rows: list[Tensor] = []
     positions: list[int] = []
     unreadable: list[Unreadable] = []
-    requests = chunks(loader.num_images, batch_size)
+    processes = runtime.processes
+    black, left = encoder.preprocessing.black(1), loader.num_images
+    requests = chunks_of(processes, loader.num_images, batch_size)
     with (
         evaluation_mode(encoder),
-        torch.inference_mode(),
+        torch.no_grad(),  # inference_mode would spoil sharded weights for training
         progress.task(title, loader.num_images) as task,
     ):
         for batch in loader.read(requests):
             unreadable += batch.unreadable
             positions += batch.indices
-            if batch.indices:
-                with runtime.autocast():
-                    rows.append(encoder(batch.pixels.to(runtime.device, non_blocking=True)).cpu())
-            task.advance(len(batch.indices) + len(batch.unreadable))
-    if not rows:
+            pixels = batch.pixels if batch.indices else black  # see chunks_of
+            with runtime.autocast():
+                embedded = encoder(pixels.to(runtime.device, non_blocking=True))
+            rows.append(embedded[: len(batch.indices)].cpu())
+            # The others are about as far as this one.
+            done = min(left, processes.count * (len(batch.indices) + len(batch.unreadable)))
+            left -= done
+            task.advance(done)
+        shares = processes.gather_objects((positions, unreadable))
+        task.advance(left)
+    positions = [position for share, _ in shares for position in share]
+    unreadable = list(dict.fromkeys(bad for _, share in shares for bad in share))
+    if not positions:
         raise DataError(f"none of the {loader.num_images:,} pictures can be read: "
                         f"{list_unreadable(unreadable)}")  # fmt: skip
-    embeddings = torch.cat(rows)
+    embeddings, _ = processes.gather_rows(torch.cat(rows))
     if not embeddings.isfinite().all():
         first = positions[int((~embeddings.isfinite()).any(dim=1).nonzero()[0])]
         raise ModelError(

@@ -22,6 +22,7 @@ from lookalike.evaluation.protocol import Protocol
 from lookalike.evaluation.scores import QueryScores, joined, score_ranks
 from lookalike.files import shown
 from lookalike.model.encoder import CLIPEncoder
+from lookalike.processes import ALONE, Processes
 from lookalike.progress import Progress
 from lookalike.runtime import Runtime
 
@@ -99,6 +100,7 @@ def evaluate_encoder(
         top_k_wanted=top_k_wanted,
         progress=progress,
         unreadable=list(dict.fromkeys(protocol.unreadable + embedded.unreadable)),
+        processes=runtime.processes,
     )
 
 
@@ -113,16 +115,54 @@ def retrieve(
     progress: Progress,
     unreadable: Sequence[Unreadable] = (),
     memory_bytes: int = MEMORY_BYTES,
+    processes: Processes = ALONE,
 ) -> Retrieval:
     """The first `top_k_wanted` of each query, and, with labels on both sides, its scores.
 
-    Embeddings may come from anywhere; they are used as they are, L2-normalised or not.
+    Embeddings may come from anywhere; they are used as they are, L2-normalised or not. Of
+    several processes, all of which have them, the first ranks and tells the others.
 
     Raises:
         DataError: an embedding is zero or not finite; or no query has an answer.
     """
     for side, embeddings in ((query, query_embeddings), (gallery, gallery_embeddings)):
         _check_embeddings(embeddings, side)
+    similarities, positions, scores = processes.by_first(
+        lambda: _rank(
+            query_embeddings, gallery_embeddings, query, gallery, exclude, top_k_wanted,
+            progress, memory_bytes,
+        )
+    )  # fmt: skip
+    retrieval = Retrieval(
+        query,
+        gallery,
+        query_embeddings,
+        gallery_embeddings,
+        similarities,
+        positions,
+        scores,
+        list(unreadable),
+        exclude,
+    )
+    if scores is not None and retrieval.num_without_answer == len(query):
+        raise DataError(
+            f"not one of the {len(query):,} queries has another picture of its class in the "
+            "gallery; add some, or leave the labels out to retrieve without metrics"
+        )
+    return retrieval
+
+
+def _rank(
+    query_embeddings: Float32[Tensor, "queries dim"],
+    gallery_embeddings: Float32[Tensor, "gallery dim"],
+    query: ImageSet,
+    gallery: ImageSet,
+    exclude: Exclude,
+    top_k_wanted: int,
+    progress: Progress,
+    memory_bytes: int,
+) -> tuple[Float32[Tensor, "queries top_k"], Int64[Tensor, "queries top_k"], QueryScores | None]:
+    """Similarities and positions of the first of each query, and its scores if there are labels."""
     similarities, positions = [], []
     scores: list[QueryScores] = []
     labels = query.labels if gallery.labels is not None else None
@@ -142,23 +182,11 @@ def retrieve(
             if ranked is not None and labels is not None:
                 scores.append(score_ranks(labels[part], ranked.ranks, ranked.num_relevant))
             task.advance(len(position))
-    retrieval = Retrieval(
-        query,
-        gallery,
-        query_embeddings,
-        gallery_embeddings,
+    return (
         torch.cat(similarities),
         torch.cat(positions),
         joined(scores) if labels is not None else None,
-        list(unreadable),
-        exclude,
     )
-    if labels is not None and retrieval.num_without_answer == len(query):
-        raise DataError(
-            f"not one of the {len(query):,} queries has another picture of its class in the "
-            "gallery; add some, or leave the labels out to retrieve without metrics"
-        )
-    return retrieval
 
 
 def _parts(

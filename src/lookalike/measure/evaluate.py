@@ -35,7 +35,8 @@ from lookalike.evaluation.trec import score_trec, write_trec
 from lookalike.files import shown, writable_folder, write_json
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.pretrained import is_checkpoint, read_checkpoint
-from lookalike.progress import Progress, default_progress
+from lookalike.processes import ALONE, Processes, joined
+from lookalike.progress import Progress, SilentProgress, default_progress
 from lookalike.report.epoch.write import write_report
 from lookalike.runtime import make_runtime
 
@@ -75,10 +76,21 @@ def evaluate(config: EvaluateConfig, *, progress: Progress | None = None) -> Eva
     (`test_embeddings`, ...) are measured as a model's are. A ranking made elsewhere (`run` and
     `qrels`) is scored without pictures, into `results/metrics_<name of the run>.json`.
 
+    Processes that `torchrun` started embed a share of the pictures each; the first one ranks,
+    writes and shows progress, and all return the same.
+
     Raises:
         LookalikeError: of the kind that says what is wrong (see `lookalike.errors`).
     """
-    progress = progress or default_progress()
+    with joined() as processes:
+        progress = (progress or default_progress()) if processes.is_first else SilentProgress()
+        if config.run or config.test_embeddings or config.query_embeddings:
+            return processes.by_first(lambda: _evaluate(config, progress, ALONE))
+        return _evaluate(config, progress, processes)
+
+
+def _evaluate(config: EvaluateConfig, progress: Progress, processes: Processes) -> EvaluateResult:
+    """The same, by processes that have joined."""
     out = writable_folder(Path(config.out))
     if config.run is not None and config.qrels is not None:
         return _evaluate_run(config, Path(config.run), Path(config.qrels), out, progress)
@@ -100,17 +112,34 @@ def evaluate(config: EvaluateConfig, *, progress: Progress | None = None) -> Eva
         retrieval = _retrieve_given(config, protocol, progress)
     else:
         epoch, retrieval, text_scores = _retrieve_with_model(
-            config, checkpoint, protocol, out, progress
+            config, checkpoint, protocol, out, progress, processes
         )
+    files = processes.by_first(
+        lambda: _write(config, out, epoch, retrieval, protocol, text_scores, progress)
+    )
+    return EvaluateResult(
+        epoch, retrieval.scores, retrieval, files, retrieval.unreadable, text_scores
+    )
+
+
+def _write(
+    config: EvaluateConfig,
+    out: Path,
+    epoch: int,
+    retrieval: Retrieval,
+    protocol: Protocol,
+    text_scores: QueryScores | None,
+    progress: Progress,
+) -> list[Path]:
+    """Writes what was measured, and says where."""
+    given = config.test_embeddings or config.query_embeddings
     about = {"embeddings_of": given or config.model_name, "config": asdict(config)}
     write_results(out, epoch, retrieval, protocol, about=about | text_document(text_scores))
     _write_interchange(config, out, epoch, retrieval, protocol)
     files = _files_of(out, epoch, config, protocol)
     if config.report:
         files.append(write_report(out, epoch, retrieval, protocol, progress=progress))
-    return EvaluateResult(
-        epoch, retrieval.scores, retrieval, files, retrieval.unreadable, text_scores
-    )
+    return files
 
 
 def _retrieve_with_model(
@@ -119,8 +148,9 @@ def _retrieve_with_model(
     protocol: Protocol,
     out: Path,
     progress: Progress,
+    processes: Processes,
 ) -> tuple[int, Retrieval, QueryScores | None]:
-    runtime = make_runtime(config.device, config.precision, config.num_workers)
+    runtime = make_runtime(config.device, config.precision, config.num_workers, processes)
     encoder = CLIPEncoder(config.model_name, embedding=config.embedding, checkpoint=checkpoint).to(
         runtime.device
     )

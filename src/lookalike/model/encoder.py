@@ -234,7 +234,8 @@ class CLIPEncoder(nn.Module):
     def _dim_at(self, height: int, width: int) -> int:
         """Length of the embedding of a picture of a size."""
         black = torch.zeros(1, 3, height, width, dtype=torch.uint8, device=self.device)
-        with evaluation_mode(self), torch.inference_mode():
+        # Not inference_mode: sharded weights put together in it could not be trained afterwards.
+        with evaluation_mode(self), torch.no_grad():
             return int(self(black).shape[1])
 
     def _adopt(self, source: Pretrained) -> None:

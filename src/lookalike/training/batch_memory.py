@@ -11,6 +11,7 @@ from typing import Any, Literal
 import psutil
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -44,7 +45,7 @@ def find_chunk_size(
     Args:
         wanted: a number; None for the whole batch; "auto" for as many as fit into the memory
             that is free now, in chunks as even as can be.
-        batch_size: pictures in a batch.
+        batch_size: pictures in a batch, of several processes in the part of each.
         encoder: on its device, not yet trained.
         runtime: device and precision.
         saved: what a resumed run had, which "auto" keeps where it fits: other chunks round
@@ -67,8 +68,12 @@ def find_chunk_size(
         return batch_size
     if wanted != "auto":
         return wanted
-    free = free_bytes(runtime.device) * _USABLE_SHARE - _bytes_of_training(encoder)
+    free = free_bytes(runtime.device) * _USABLE_SHARE
+    if runtime.device.type != "cuda":  # which each process has for itself
+        free /= runtime.processes.local_count
+    free -= _bytes_of_training(encoder)
     fitting = int(free / bytes_per_picture(encoder, runtime, side))
+    fitting = min(runtime.processes.gather_objects(fitting))
     if fitting < 1:
         raise TrainingError(
             f"not one picture fits into the free memory of {runtime.device}; free some, take a "
@@ -156,7 +161,10 @@ class _Allocations(TorchDispatchMode):
 
 def _bytes_of_training(encoder: CLIPEncoder) -> int:
     """Gradients and AdamW's two means, which the first step allocates."""
-    trained = sum(p.numel() for _, p in encoder.trainable_parameters())
+    parts = (
+        p.to_local() if isinstance(p, DTensor) else p for _, p in encoder.trainable_parameters()
+    )
+    trained = sum(part.numel() for part in parts)
     return 3 * trained * _BYTES_FP32
 
 

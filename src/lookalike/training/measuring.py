@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from lookalike.config import TrainConfig
 from lookalike.data.loader import ImageLoader
 from lookalike.data.sources import Unreadable
 from lookalike.errors import ConfigError, LookalikeError
 from lookalike.evaluation.drift import (
-    Drift,
     Originals,
     measure_drift,
     originals_of,
@@ -74,7 +74,9 @@ class Measurements:
     def take_up(self, state: TrainingState) -> None:
         """Knows again what a run measured before it was stopped."""
         out, protocol = self._folder.path, self.protocol
-        self.history = earlier_epochs(out, state.run, state.epoch, protocol)
+        self.history = self._runtime.processes.by_first(
+            lambda: earlier_epochs(out, state.run, state.epoch, protocol)
+        )
         if protocol is None:
             return
         path = originals_file(out)
@@ -86,9 +88,13 @@ class Measurements:
             )
 
     def measure(self, state: TrainingState) -> None:
-        """Measures the model as it is now, and writes the epoch's files."""
+        """Measures the model as it is now, and writes the epoch's files.
+
+        Several processes measure together; the first one writes.
+        """
+        processes = self._runtime.processes
         if self.history and self.history[-1].epoch == state.epoch:
-            if self._is_reported(state.epoch):
+            if processes.by_first(lambda: self._is_reported(state.epoch)):
                 return  # a resumed run that was measured here before it stopped
             self.history.pop()
         if self.protocol is None or self._loader is None:
@@ -104,24 +110,36 @@ class Measurements:
             progress=self._progress,
             title=f"evaluating epoch {state.epoch}",
         )
+        protocol = self.protocol
+        text_scores = self._search_by_text(retrieval, protocol)
+        summary, written = processes.by_first(
+            lambda: self._write(state, retrieval, protocol, text_document(text_scores))
+        )
+        self.files = [file for file in self.files if file not in written] + written
+        self.retrieval, self.unreadable = retrieval, retrieval.unreadable
+        self.history.append(summary)
+
+    def _write(
+        self, state: TrainingState, retrieval: Retrieval, protocol: Protocol, text: dict[str, Any]
+    ) -> tuple[EpochSummary, list[Path]]:
+        """Writes what was measured."""
+        out = self._folder.path
         self._folder.make_room()
-        drift = self._measure_drift(state, retrieval, self.protocol)
-        text = text_document(self._search_by_text(retrieval, self.protocol))
+        files = self._keep_originals(state, retrieval, protocol)
+        drift = measure_drift(self._originals, retrieval) if self._originals else None
         about = text | {
             "run": state.run,
             "loss": state.loss,
             "config": asdict(self._config),
             "drift": asdict(drift) if drift else None,
         }
-        self.files += write_results(
-            self._folder.path, state.epoch, retrieval, self.protocol, about=about
-        )
-        self.retrieval, self.unreadable = retrieval, retrieval.unreadable
-        self.history.append(
-            EpochSummary(state.epoch, state.loss, retrieval.metrics, text["text_metrics"], drift)
-        )
+        files += write_results(out, state.epoch, retrieval, protocol, about=about)
         if self._config.report:
-            self._report(state.epoch, retrieval, self.protocol)
+            files += self._report(state.epoch, retrieval, protocol)
+        summary = EpochSummary(
+            state.epoch, state.loss, retrieval.metrics, text["text_metrics"], drift
+        )
+        return summary, files
 
     @property
     def best(self) -> Best | None:
@@ -150,18 +168,18 @@ class Measurements:
             self._text_queries = text_queries(self._encoder, labels, template, self._progress)
         return search_by_text(self._text_queries, retrieval.gallery, retrieval.gallery_embeddings)
 
-    def _measure_drift(
+    def _keep_originals(
         self, state: TrainingState, retrieval: Retrieval, protocol: Protocol
-    ) -> Drift | None:
-        """From the model as it came, whose embeddings epoch 0 keeps as a file."""
-        if state.epoch == 0:
-            self._originals = originals_of(retrieval, state.run, protocol.facts()["fingerprint"])
-            path = originals_file(self._folder.path)
-            write_originals(path, self._originals)
-            self.files.append(path)
-        return measure_drift(self._originals, retrieval) if self._originals else None
+    ) -> list[Path]:
+        """Epoch 0, the model as it came, keeps its embeddings as a file, to measure drift from."""
+        if state.epoch > 0:
+            return []
+        self._originals = originals_of(retrieval, state.run, protocol.facts()["fingerprint"])
+        path = originals_file(self._folder.path)
+        write_originals(path, self._originals)
+        return [path]
 
-    def _report(self, epoch: int, retrieval: Retrieval, protocol: Protocol) -> None:
+    def _report(self, epoch: int, retrieval: Retrieval, protocol: Protocol) -> list[Path]:
         """Writes the page to look at. Where that fails the run goes on: its results are safe."""
         out = self._folder.path
         try:
@@ -172,7 +190,8 @@ class Measurements:
         except Exception as error:
             self._progress.warn(f"no report of epoch {epoch}: {type(error).__name__}: {error}")
         else:
-            self.files = [file for file in self.files if file != path] + [path]
+            return [path]
+        return []
 
     def _is_reported(self, epoch: int) -> bool:
         """Whether the report is that of the newest metrics, where there is to be one."""

@@ -50,6 +50,8 @@ def tell_early_stop(run: Run) -> None:
 def _facts(run: Run) -> list[str]:
     config, report, how = run.config, run.sampler.report, run.encoder.preprocessing
     protocol, chunk_size = run.measurements.protocol, run.learner.chunk_size
+    count = run.processes.count
+    part = run.batch_size // count
     trained_at = f", trained at {config.train_size}" if config.train_size else ""
     with run.runtime.autocast():
         dim = run.encoder.dim
@@ -61,7 +63,8 @@ def _facts(run: Run) -> list[str]:
         f"test     {protocol.describe() if protocol else 'none'}",
         f"batches  {config.n_classes_per_batch} classes x {config.n_samples_per_class} "
         f"pictures = {run.batch_size}"
-        + (f", {chunk_size} in memory at a time" if chunk_size < run.batch_size else "")
+        + (f", {part} in each of {count} processes" if count > 1 else "")
+        + (f", {chunk_size} in memory at a time" if chunk_size < part else "")
         + f"; {len(run.sampler):,} an epoch, "
         f"{config.num_epochs} epoch{'' if config.num_epochs == 1 else 's'}",
         f"device   {run.runtime.describe()}",

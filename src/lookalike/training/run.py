@@ -18,7 +18,14 @@ from lookalike.data.loader import Batch, ImageLoader, Request
 from lookalike.data.sampler import BalancedBatchSampler
 from lookalike.data.sources import ImageSet, keep_readable, load_images
 from lookalike.data.transforms import Augmentation
-from lookalike.errors import ConfigError, DataError, Interrupted, NonFiniteError, OutputError
+from lookalike.errors import (
+    ConfigError,
+    DataError,
+    Interrupted,
+    NonFiniteError,
+    NoPositivesError,
+    OutputError,
+)
 from lookalike.evaluation.protocol import Holdout, find_holdout, load_protocol
 from lookalike.evaluation.retrieval import refuse_learned_classes
 from lookalike.files import shown, write_json
@@ -38,6 +45,7 @@ from lookalike.training.optimization.optimizer import (
     set_learning_rate,
 )
 from lookalike.training.outcome import TrainResult
+from lookalike.training.parallel import check_trainable, read_together, shard, share_of_batch
 from lookalike.training.saving.autosave import Autosave
 from lookalike.training.saving.checkpoint import (
     TrainingState,
@@ -49,6 +57,9 @@ from lookalike.training.saving.checkpoint import (
 from lookalike.training.saving.folder import RunFolder
 from lookalike.training.saving.interrupt import Interrupt
 from lookalike.training.step import Learner, Stepped
+
+# Of several processes all find these at the same point of the same step.
+_MET_BY_ALL = (DataError, NoPositivesError, NonFiniteError, OutputError)
 
 
 class Run:
@@ -67,6 +78,10 @@ class Run:
         saved: dict[str, Any] | None,
     ) -> None:
         self.config, self.runtime, self.progress = config, runtime, progress
+        self.processes = runtime.processes
+        self.own_places = share_of_batch(
+            self.processes, config.n_classes_per_batch, config.n_samples_per_class
+        )
         self.folder = RunFolder(config, resume)
         if saved is not None and resume is not None:
             check_same_settings(saved, resume, config)
@@ -75,7 +90,7 @@ class Run:
         self.measurements = Measurements(
             config, self.protocol, self.encoder, runtime, progress, self.folder
         )
-        self.state = TrainingState(run=secrets.token_hex(8))
+        self.state = TrainingState(run=self.processes.by_first(lambda: secrets.token_hex(8)))
         self.last_saved: Path | None = None
         self.saved_epochs: list[Path] = []
         self._autosave = Autosave(config.autosave_minutes)
@@ -86,11 +101,7 @@ class Run:
             self.last_saved = resume
             self.measurements.take_up(self.state)
         introduce(self, resume)
-        if saved is not None and not restore_random_state(saved["random_state"], runtime.device):
-            progress.warn(
-                "the run was saved on another kind of device, whose random numbers cannot be "
-                "taken up here; it goes on with others"
-            )
+        self._set_random_numbers(saved)
 
     def _read_pictures(self, resume: Path | None, saved: dict[str, Any] | None) -> None:
         """Lists what is learned from, in which batches, and what is tested on."""
@@ -127,7 +138,12 @@ class Run:
             embedding=config.embedding,
             gradient_checkpointing=config.gradient_checkpointing,
             checkpoint=saved,
-        ).to(runtime.device)
+        )
+        check_trainable(self.encoder, runtime, config)
+        self._choose_weights()
+        if config.sharding == "full":
+            shard(self.encoder, runtime)
+        self.encoder.to(runtime.device)
         if self.protocol is not None and resume is None:
             refuse_learned_classes(self.encoder, self.protocol)
         side = config.train_size
@@ -142,7 +158,9 @@ class Run:
             ),
             labels=self.images.labels,
         )
-        average = self._choose_weights()
+        average: WeightAverage | None = None
+        if config.ema_decay is not None:
+            average = WeightAverage(self.encoder.trainable_parameters(), config.ema_decay)
         with runtime.autocast():
             dim = self.encoder.dim
         objective = make_objective(config, num_classes=self.num_classes, dim=dim)
@@ -154,7 +172,7 @@ class Run:
             runtime,
             chunk_size=find_chunk_size(
                 config.batch_memory,
-                self.batch_size,
+                self.batch_size // self.processes.count,
                 self.encoder,
                 runtime,
                 saved=saved.get("chunk_size") if saved else None,
@@ -164,27 +182,42 @@ class Run:
             average=average,
         )
 
-    def _choose_weights(self) -> WeightAverage | None:
-        """Leaves trainable what is to be trained, and begins the mean of it, if there is to be."""
+    def _set_random_numbers(self, saved: dict[str, Any] | None) -> None:
+        """Those of dropout: taken up where they were saved, and others in each process."""
+        states, rank = saved["random_states"] if saved else [], self.processes.rank
+        if len(states) == self.processes.count:
+            if restore_random_state(states[rank], self.runtime.device):
+                return
+            what = "on another kind of device"
+        else:
+            what = f"by another number of processes ({len(states)})"
+        if rank:  # the first one has those that a single process would have
+            torch.manual_seed(self.config.seed + rank)
+        if saved:
+            self.progress.warn(
+                f"the run was saved {what}, whose random numbers cannot be taken up here; it goes "
+                "on with others"
+            )
+
+    def _choose_weights(self) -> None:
+        """Leaves trainable what is to be trained."""
         config = self.config
         if config.frozen_layers:
             freeze_layers(self.encoder, config.frozen_layers)
         if config.lora_rank is not None:
             add_lora(self.encoder, rank=config.lora_rank, targets=config.lora_targets)
-        if config.ema_decay is None:
-            return None
-        return WeightAverage(self.encoder.trainable_parameters(), config.ema_decay)
 
     def batches(self) -> Iterator[Batch]:
-        """The batches of the running epoch that are not done yet."""
+        """The batches of the running epoch that are not done yet: this process's part of each."""
         epoch, done = self.state.epoch, self.state.step
         if done == 0:
             self.sampler.set_epoch(epoch)
+        own = self.own_places
         requests = (
-            Request(indices, seed=(self.config.seed, epoch, done + number))
-            for number, indices in enumerate(self.sampler)
+            Request(whole[own], (self.config.seed, epoch, done + number), own.start, whole)
+            for number, whole in enumerate(self.sampler)
         )
-        return self.loader.read(requests)
+        return read_together(self.loader.read(requests), self.processes)
 
     def step(self, batch: Batch) -> tuple[Stepped, float]:
         """One step of the optimiser; what it came to, and the learning rate."""
@@ -234,8 +267,10 @@ class Run:
         except KeyboardInterrupt:
             self.save_and_stop()
         best = self.measurements.best
-        removed = self.folder.keep_newest(
-            self.state.epoch, self.config.keep, best=best.epoch if best else None
+        removed = self.processes.by_first(
+            lambda: self.folder.keep_newest(
+                self.state.epoch, self.config.keep, best=best.epoch if best else None
+            )
         )
         self.saved_epochs = [path for path in self.saved_epochs if path not in removed]
 
@@ -253,14 +288,16 @@ class Run:
         path = self.folder.epoch_file(self.state.epoch)
         self._save(path)
         self.saved_epochs.append(path)
-        self.folder.interrupted.unlink(missing_ok=True)
+        self.processes.by_first(lambda: self.folder.interrupted.unlink(missing_ok=True))
 
     def autosave(self) -> None:
         """Writes a checkpoint of the middle of the epoch where one is due.
 
         Where that fails the run goes on: there may be room by the end of the epoch.
         """
-        if not self._autosave.is_due() or self.state.step == len(self.sampler):
+        if self.state.step == len(self.sampler):
+            return
+        if not self.processes.any_of(self._autosave.is_due()):  # each looks at its own clock
             return
         try:
             self._save(self.folder.interrupted)
@@ -288,9 +325,12 @@ class Run:
             yield
         except Interrupted:
             raise
-        except Exception:
+        except Exception as error:
+            # What one of several processes meets alone cannot be saved by all of them together.
+            if self.processes.count > 1 and not isinstance(error, _MET_BY_ALL):
+                raise
             # Whoever asks a process group to stop stops the readers as well, and they fail first.
-            if interrupt.requested and self.learner.between_steps:
+            if self.processes.any_of(interrupt.requested) and self.learner.between_steps:
                 self.save_and_stop()
             self._save_after_failure()
             raise
@@ -315,7 +355,7 @@ class Run:
         unreadable = list(dict.fromkeys(self.unreadable.pictures + measured.unreadable))
         if unreadable and files:  # a finished run that is resumed has nothing to add
             path = self.folder.path / "results" / "unreadable.json"
-            write_json(path, [asdict(one) for one in unreadable])
+            self.processes.by_first(lambda: write_json(path, [asdict(one) for one in unreadable]))
             files.append(path)
         return TrainResult(
             history=measured.history,
@@ -331,7 +371,7 @@ class Run:
         return self.saved_epochs + self.measurements.files
 
     def _save(self, path: Path) -> None:
-        self.folder.make_room()
+        self.processes.by_first(self.folder.make_room)
         save_checkpoint(
             path, self.state, config=self.config, learner=self.learner, sampler=self.sampler,
             train_fingerprint=self.fingerprint,
@@ -342,8 +382,10 @@ class Run:
         self._autosave.restart()
 
     def _how_to_go_on(self) -> str:
-        path = os.fspath(self.last_saved or "")
-        return f"{shown(path)}. Go on with: lookalike train --resume {shown(shlex.quote(path))}"
+        path, command = os.fspath(self.last_saved or ""), "lookalike train"
+        if self.processes.count > 1:
+            command = f"torchrun --nproc-per-node {self.processes.local_count} -m {command}"
+        return f"{shown(path)}. Go on with: {command} --resume {shown(shlex.quote(path))}"
 
 
 def _listed_training_images(

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.functional import pad
 
 from lookalike.errors import NonFiniteError, TrainingError
 from lookalike.model.adapters import merge_for_good, merged
 from lookalike.model.encoder import CLIPEncoder
+from lookalike.processes import ALONE, Processes
 from lookalike.runtime import Runtime, random_state, restore_random_state
 from lookalike.training.optimization.averaging import WeightAverage
+from lookalike.training.parallel import Spread
 
 
 @dataclass(frozen=True)
@@ -32,8 +38,8 @@ class Learner:
         encoder: its trainable parameters are trained.
         objective: called once a step, as `objective(embeddings, labels)`, with the whole batch.
         optimizer: of the encoder's parameters and the objective's.
-        runtime: device and precision.
-        chunk_size: pictures that go through the encoder at a time.
+        runtime: device, precision and processes.
+        chunk_size: pictures that go through the encoder at a time, in each process.
         max_grad_norm: the encoder's gradient is shortened to it; None: never.
         average: takes in the weights after each step, and is what is measured; None: off.
     """
@@ -55,14 +61,19 @@ class Learner:
         self.max_grad_norm = max_grad_norm
         self.average = average
         self.parameters = [p for _, p in encoder.trainable_parameters()]
+        self._spread = Spread(encoder, runtime.processes)
         self.between_steps = True  # False while weights and optimiser are being changed
 
     def step(
         self,
-        pixels: UInt8[Tensor, "batch 3 height width"],
+        pixels: UInt8[Tensor, "part 3 height width"],
         labels: Int64[Tensor, " batch"],
     ) -> Stepped:
         """Changes the weights once; the gradient is that of the whole batch.
+
+        Args:
+            pixels: the batch, or this process's part of it.
+            labels: of the whole batch.
 
         Raises:
             NonFiniteError: loss or gradient is; no weight was changed.
@@ -77,6 +88,8 @@ class Learner:
                 lambda embeddings: self._loss(embeddings, labels),
                 chunk_size=self.chunk_size,
                 scale=self.scaler.scale,
+                processes=self.runtime.processes,
+                keeping_gradients=self._spread.keeping_gradients,
             )
         except torch.OutOfMemoryError as error:
             raise TrainingError(
@@ -87,6 +100,8 @@ class Learner:
         self.scaler.unscale_(self.optimizer)
         limit = self.max_grad_norm or float("inf")
         norm = nn.utils.clip_grad_norm_(self.parameters, limit)
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
         # With gradient scaling an overflow is expected now and then, and the scaler skips it.
         if not self.scaler.is_enabled():
             _check_finite("gradient", norm)
@@ -117,7 +132,7 @@ class Learner:
 
     def _embed(self, pixels: UInt8[Tensor, "n 3 height width"]) -> Float[Tensor, "n dim"]:
         with self.runtime.autocast():
-            return self.encoder(pixels)  # type: ignore[no-any-return]
+            return self._spread(pixels)
 
     def _loss(
         self, embeddings: Float[Tensor, "batch dim"], labels: Int64[Tensor, " batch"]
@@ -134,6 +149,8 @@ def backward_in_chunks(
     *,
     chunk_size: int,
     scale: Callable[[Tensor], Tensor] = lambda loss: loss,
+    processes: Processes = ALONE,
+    keeping_gradients: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Float[Tensor, ""]:
     """Adds the gradient of `scale(loss_of(embed(pixels)))`, with one chunk's activations at a time.
 
@@ -143,36 +160,63 @@ def backward_in_chunks(
     The last chunk need not be: its activations are still there. With a single chunk this is the
     plain step.
 
+    Of several processes each embeds its part of the batch, computes the loss of the embeddings of
+    all, and derives it by its own; the mean of what they add is the gradient.
+
     Args:
         embed: pictures to embeddings, each picture for itself; called with gradients on or off.
-        pixels: the whole batch.
+        pixels: the whole batch, or this process's part of it.
         loss_of: the loss of the whole batch's embeddings; called once.
         chunk_size: pictures at a time.
         scale: applied to the loss before it is derived.
+        processes: that share the batch.
+        keeping_gradients: all backward passes but the last one are done inside of it.
 
     Returns:
         The loss before scaling.
     """
-    *chunks, last_chunk = pixels.split(chunk_size)
+    *chunks, last_chunk = _chunks(pixels, chunk_size, processes)
     states, embeddings = [], []
     for chunk in chunks:
         states.append(random_state(pixels.device))
         with torch.no_grad():
             embeddings.append(embed(chunk))
-    last = embed(last_chunk)
+    kept = keeping_gradients if chunks else nullcontext
+    with kept():
+        last = embed(last_chunk)
     after = random_state(pixels.device)
 
-    leaf = torch.cat([*embeddings, last.detach()]).requires_grad_()
+    mine = torch.cat([*embeddings, last.detach()])[: len(pixels)]
+    leaf, own = processes.gather_rows(mine)
+    leaf.requires_grad_()
     loss = loss_of(leaf)
     scale(loss).backward()
     assert leaf.grad is not None, "the loss does not depend on the embeddings"
-    *gradients, last_gradient = leaf.grad.split(chunk_size)
-    last.backward(last_gradient)
-    for chunk, state, gradient in zip(chunks, states, gradients, strict=True):
+    # Means over the processes are what they will make of it.
+    gradient = leaf.grad[own] * processes.count
+    sizes = [len(chunk) for chunk in (*chunks, last_chunk)]
+    filled = pad(gradient, (0, 0, 0, sum(sizes) - len(gradient)))
+    *gradients, last_gradient = filled.split(sizes)
+    with kept():
+        last.backward(last_gradient)
+    for chunk, state, part in zip(chunks, states, gradients, strict=True):
         restore_random_state(state, pixels.device)
-        embed(chunk).backward(gradient)
+        with nullcontext() if chunk is chunks[-1] else keeping_gradients():
+            embed(chunk).backward(part)
     restore_random_state(after, pixels.device)
     return loss.detach()
+
+
+def _chunks(pixels: Tensor, chunk_size: int, processes: Processes) -> tuple[Tensor, ...]:
+    """The pictures in chunks of one size, the last one smaller; or, of several processes, in as
+    many chunks in each, because all compute at a time. Black pictures fill up what would be empty.
+    """
+    if processes.count == 1:
+        return tuple(pixels.split(chunk_size))
+    num_chunks = max(processes.gather_objects(math.ceil(len(pixels) / chunk_size)))
+    black = pixels.new_zeros(max(0, num_chunks - len(pixels)), *pixels.shape[1:])
+    chunks: tuple[Tensor, ...] = torch.cat([pixels, black]).tensor_split(num_chunks)
+    return chunks
 
 
 def _check_finite(what: str, value: Tensor) -> None:

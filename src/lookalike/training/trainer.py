@@ -8,7 +8,8 @@ from pathlib import Path
 
 from lookalike.config import TrainConfig
 from lookalike.model.pretrained import read_checkpoint
-from lookalike.progress import Progress, default_progress
+from lookalike.processes import joined
+from lookalike.progress import Progress, SilentProgress, default_progress
 from lookalike.runtime import make_runtime, seeded
 from lookalike.tracking.course import Tracking, make_tracker
 from lookalike.training.outcome import TrainResult
@@ -26,6 +27,9 @@ def train(
     `results/report.html`. With the same configuration on the same CPU the outcome is the same
     to the last bit, whether or not the run was interrupted.
 
+    Processes that `torchrun` started train together: the batch is divided among them, the first
+    one writes and shows progress, and all return the same.
+
     Args:
         config: what to learn from and how.
         resume: a checkpoint of an earlier, unfinished run to go on from.
@@ -35,44 +39,50 @@ def train(
         LookalikeError: of the kind that says what is wrong (see `lookalike.errors`).
         Interrupted: on Ctrl-C or SIGTERM, after saving.
     """
-    progress = progress or default_progress()
     path = Path(resume) if resume else None
-    saved = read_checkpoint(path) if path else None
-    # A resumed run keeps the precision it began with, wherever it goes on.
-    kept = saved["precision"] if saved and config.precision == "auto" else config.precision
-    runtime = make_runtime(config.device, kept, config.num_workers)
-    tracker = make_tracker(config, progress)
-    with seeded(config.seed, runtime.device), ExitStack() as at_the_end:
+    with joined() as processes, ExitStack() as at_the_end:
+        progress = (progress or default_progress()) if processes.is_first else SilentProgress()
+        saved = read_checkpoint(path) if path else None
+        # A resumed run keeps the precision it began with, wherever it goes on.
+        kept = saved["precision"] if saved and config.precision == "auto" else config.precision
+        runtime = make_runtime(config.device, kept, config.num_workers, processes)
+        tracker = make_tracker(config, progress) if processes.is_first else None
+        at_the_end.enter_context(seeded(config.seed, runtime.device))
         run = Run(config, runtime, progress, resume=path, saved=saved)
         del saved  # as large as the model and its optimiser
-        state = run.state
         tracking = at_the_end.enter_context(
-            Tracking(tracker, config, run=state.run, step=run.steps_done, progress=progress)
+            Tracking(tracker, config, run=run.state.run, step=run.steps_done, progress=progress)
         )
-        while True:
-            if state.step == 0:
-                run.evaluate()
-                tracking.epoch(state.epoch, state.loss, run.measurements.history[-1].metrics)
-            if run.is_finished():
-                return run.result()
-            title = f"epoch {state.epoch + 1}/{config.num_epochs}"
-            done = state.step * run.batch_size
-            with (
-                deferred_interrupt() as interrupt,
-                run.saving_on_failure(interrupt),
-                progress.task(title, run.images_per_epoch, done=done) as task,
-            ):
-                for batch in run.batches():
-                    stepped, learning_rate = run.step(batch)
-                    state.finish_step(stepped.loss)
-                    task.advance(run.batch_size, loss=state.mean_loss, lr=learning_rate)
-                    numbers = {**asdict(stepped), "learning_rate": learning_rate}
-                    tracking.step(run.steps_done, run.batch_size, numbers)
-                    if interrupt.requested:
-                        break
-                    run.autosave()
-                else:
-                    state.finish_epoch()
-                    run.save_epoch()
-                if interrupt.requested:
-                    run.save_and_stop()
+        return _to_the_end(run, tracking)
+
+
+def _to_the_end(run: Run, tracking: Tracking) -> TrainResult:
+    """All that is left to do of a run."""
+    config, state, processes = run.config, run.state, run.processes
+    while True:
+        if state.step == 0:
+            run.evaluate()
+            tracking.epoch(state.epoch, state.loss, run.measurements.history[-1].metrics)
+        if run.is_finished():
+            return run.result()
+        title = f"epoch {state.epoch + 1}/{config.num_epochs}"
+        done = state.step * run.batch_size
+        with (
+            deferred_interrupt(quiet=not processes.is_first) as interrupt,
+            run.saving_on_failure(interrupt),
+            run.progress.task(title, run.images_per_epoch, done=done) as task,
+        ):
+            for batch in run.batches():
+                stepped, learning_rate = run.step(batch)
+                state.finish_step(stepped.loss)
+                task.advance(run.batch_size, loss=state.mean_loss, lr=learning_rate)
+                numbers = {**asdict(stepped), "learning_rate": learning_rate}
+                tracking.step(run.steps_done, run.batch_size, numbers)
+                if processes.any_of(interrupt.requested):
+                    break
+                run.autosave()
+            else:
+                state.finish_epoch()
+                run.save_epoch()
+            if processes.any_of(interrupt.requested):
+                run.save_and_stop()

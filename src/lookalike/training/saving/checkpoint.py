@@ -16,6 +16,7 @@ from lookalike.files import shown, write_whole
 from lookalike.model.pretrained import CHECKPOINT_FORMAT
 from lookalike.recipes import changed_on_resume, free_on_resume
 from lookalike.runtime import random_state
+from lookalike.training.parallel import sharded_like, whole_tensors
 from lookalike.training.saving.weights import restore_weights, saved_weights
 from lookalike.training.step import Learner
 
@@ -59,15 +60,18 @@ def save_checkpoint(
 ) -> None:
     """Writes all that evaluation, search and an exact resume need, as one file.
 
+    Of several processes each must call it; the first one writes.
+
     Raises:
         OutputError: the file cannot be written; a file of that name from before is untouched.
     """
+    processes = learner.runtime.processes
     checkpoint = {
         "format": CHECKPOINT_FORMAT,
         "epoch": state.epoch,
         "loss": state.mean_loss if state.step else state.loss,
         "objective_state_dict": learner.objective.state_dict(),
-        "optimizer_state_dict": learner.optimizer.state_dict(),
+        "optimizer_state_dict": whole_tensors(learner.optimizer.state_dict(), processes),
         "scaler_state_dict": learner.scaler.state_dict(),
         "chunk_size": learner.chunk_size,
         # The loader reads ahead of training: batches done are those that were trained on.
@@ -77,7 +81,7 @@ def save_checkpoint(
             "step": state.epoch * len(sampler) + state.step,
             "total_steps": config.num_epochs * len(sampler),
         },
-        "random_state": random_state(learner.runtime.device),
+        "random_states": processes.gather_objects(random_state(learner.runtime.device)),
         "precision": learner.runtime.precision,
         "state": asdict(state),
         "model": learner.encoder.description(),
@@ -87,9 +91,14 @@ def save_checkpoint(
         "holdout": holdout,
         "versions": library_versions(),
     }
+    with saved_weights(learner) as weights:
+        checkpoint |= whole_tensors(weights, processes)
+        processes.by_first(lambda: _write(path, checkpoint))
+
+
+def _write(path: Path, checkpoint: dict[str, Any]) -> None:
     try:
-        with saved_weights(learner) as weights:
-            write_whole(path, lambda file: torch.save(checkpoint | weights, file))
+        write_whole(path, lambda file: torch.save(checkpoint, file))
     except RuntimeError as error:  # torch's writer reports a full disk in its own way
         raise OutputError(
             f"cannot write {shown(path)}: {str(error).partition(chr(10))[0]}. Free some room, or "
@@ -112,7 +121,8 @@ def restore_checkpoint(
     """
     try:
         restore_weights(learner, checkpoint)
-        learner.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
+        saved = sharded_like(checkpoint["optimizer_state_dict"], learner.optimizer)
+        learner.optimizer.load_state_dict(saved)
         learner.objective.load_state_dict(checkpoint.get("objective_state_dict", {}))
     except (ValueError, RuntimeError) as error:
         raise CheckpointError(

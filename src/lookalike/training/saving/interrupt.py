@@ -19,12 +19,12 @@ class Interrupt:
 
 
 @contextmanager
-def deferred_interrupt() -> Iterator[Interrupt]:
+def deferred_interrupt(*, quiet: bool = False) -> Iterator[Interrupt]:
     """Inside the block the first Ctrl-C or SIGTERM is only noted; a second one acts at once.
 
     A signal in the middle of an optimiser step would leave half of the weights changed; whoever
     runs the steps looks at `requested` between them. Outside of the main thread Python delivers
-    no signals, and nothing is changed.
+    no signals, and nothing is changed. `quiet` leaves it to another process to say what happens.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
@@ -35,7 +35,8 @@ def deferred_interrupt() -> Iterator[Interrupt]:
         if interrupt.requested:
             raise KeyboardInterrupt
         interrupt.requested = True
-        os.write(2, _HEARD)  # of all ways to print, the one that is safe in a signal handler
+        if not quiet:
+            os.write(2, _HEARD)  # of all ways to print, the one that is safe in a signal handler
 
     signals = [signal.SIGINT, signal.SIGTERM]
     before = [signal.signal(number, note) for number in signals]

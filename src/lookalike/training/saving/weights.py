@@ -8,6 +8,7 @@ from typing import Any
 
 from lookalike.errors import CheckpointError
 from lookalike.model.adapters import layers_under_lora, lora_matrices, plain_state_dict
+from lookalike.training.parallel import part_of
 from lookalike.training.step import Learner
 
 
@@ -46,7 +47,12 @@ def restore_weights(learner: Learner, checkpoint: dict[str, Any]) -> None:
         RuntimeError: they are of another shape.
     """
     # The average was made of the measured weights, which are its means; now come the others.
-    loaded = learner.encoder.load_state_dict(checkpoint["training_state_dict"], strict=False)
+    here = dict(learner.encoder.named_parameters())
+    training = {
+        name: part_of(weight, here.get(name, weight))
+        for name, weight in checkpoint["training_state_dict"].items()
+    }
+    loaded = learner.encoder.load_state_dict(training, strict=False)
     if loaded.unexpected_keys:
         raise CheckpointError(
             f"the checkpoint has weights that the model has not ({loaded.unexpected_keys[0]}); it "

@@ -1,0 +1,138 @@
+"""What two processes find out together, for test_processes.py: `torchrun` runs this file.
+
+Each process saves what it found as `rank<r>.pt` in the folder it is given; or, alone, as the
+single process to compare with.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lookalike.data.loader import ImageLoader
+from lookalike.embedding.embed import embed
+from lookalike.errors import ConfigError
+from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.text import embed_texts
+from lookalike.processes import Processes, joined
+from lookalike.progress import SilentProgress
+from lookalike.runtime import Runtime, make_runtime
+from lookalike.training.objectives.arcface import ArcFaceLoss
+from lookalike.training.objectives.supcon import SupConLoss
+from lookalike.training.parallel import shard, whole_tensors
+from lookalike.training.step import Learner
+
+LABELS = torch.arange(4).repeat_interleave(3)
+PIXELS = torch.randint(
+    0, 256, (12, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+)
+# Pictures of each process, and how many go through its encoder at a time. In the last two, one
+# process has read fewer: of seven, and of none but one.
+CASES = {"whole": (6, 6), "chunks": (6, 4), "uneven": (7, 2), "hardly any": (11, 3)}
+
+
+def main(model: str, pictures: str, out: Path) -> None:
+    """Does it all, in a few seconds."""
+    torch.set_num_threads(1)
+    with joined() as processes:
+        runtime = make_runtime("cpu", "fp32", 0, processes)
+        torch.set_num_threads(1)
+        found: dict[str, Any] = {
+            "embedded": embedded(model, pictures, runtime),
+            **{name: stepped(model, runtime, *case) for name, case in CASES.items()},
+            "arcface": stepped(model, runtime, 6, 4, arcface=True),
+            "sharded": stepped(model, runtime, 7, 2, sharded=processes.count > 1),
+        }
+        if processes.count > 1:
+            found["gathered"] = gathered(processes)
+        torch.save(found, out / f"rank{processes.rank if processes.count > 1 else '-alone'}.pt")
+
+
+def embedded(model: str, pictures: str, runtime: Runtime) -> dict[str, Any]:
+    """Embeddings of a folder, a few pictures at a time."""
+    paths = sorted(str(path) for path in Path(pictures).rglob("*.png"))
+    encoder = CLIPEncoder(model)
+    loader = ImageLoader(paths, encoder.preprocessing, runtime, max_megapixels=1)
+    result = embed(encoder, loader, runtime, batch_size=4, progress=SilentProgress())
+    return {
+        "embeddings": result.embeddings,
+        "positions": result.positions.tolist(),
+        "unreadable": [one.path for one in result.unreadable],
+    }
+
+
+def stepped(
+    model: str,
+    runtime: Runtime,
+    num_first: int,
+    chunk_size: int,
+    *,
+    arcface: bool = False,
+    sharded: bool = False,
+) -> dict[str, Any]:
+    """Two steps on the same twelve pictures; before the second one, weights have changed."""
+    processes = runtime.processes
+    encoder = CLIPEncoder(model)
+    if sharded:
+        shard(encoder, runtime)
+        texts = embed_texts(encoder, ["one", "two"], progress=SilentProgress())
+    dim = encoder.dim  # found by embedding, which must leave no trace
+    own = slice(0, 12)
+    if processes.count > 1:
+        own = slice(0, num_first) if processes.is_first else slice(num_first, 12)
+    torch.manual_seed(7)
+    objective = ArcFaceLoss(4, dim) if arcface else SupConLoss()
+    parameters = [p for _, p in encoder.trainable_parameters()]
+    optimizer = torch.optim.AdamW(
+        [{"params": parameters}, {"params": list(objective.parameters())}][: 1 + arcface], lr=1e-3
+    )
+    learner = Learner(
+        encoder, objective, optimizer, runtime, chunk_size=chunk_size, max_grad_norm=0.5
+    )
+    steps, gradients = [], list[dict[str, Tensor]]()
+    for _ in range(2):
+        steps.append(learner.step(PIXELS[own], LABELS))
+        named = [*encoder.trainable_parameters(), *objective.named_parameters()]
+        of_step = {name: p.grad.clone() for name, p in named if p.grad is not None}
+        gradients.append(whole_tensors(of_step, processes))
+    return {
+        "losses": [one.loss for one in steps],
+        "norms": [one.grad_norm for one in steps],
+        "gradients": gradients,
+        "weights": whole_tensors(encoder.state_dict(), processes),
+        "optimizer": whole_tensors(optimizer.state_dict(), processes),
+        "texts": texts if sharded else None,
+    }
+
+
+def gathered(processes: Processes) -> dict[str, Any]:
+    """What the methods of `Processes` give."""
+    rank = processes.rank
+    rows = torch.arange(6).view(3, 2)[: 3 * rank] + 10 * rank  # none, and three
+    found, own = processes.gather_rows(rows)
+
+    def fail() -> None:
+        raise ConfigError("no good")
+
+    raised = ""
+    try:
+        processes.by_first(fail)
+    except ConfigError as error:
+        raised = str(error)
+    return {
+        "rows": found,
+        "own": [own.start, own.stop],
+        "objects": processes.gather_objects({"rank": rank}),
+        "any": [processes.any_of(False), processes.any_of(rank == 1)],
+        "by_first": processes.by_first(lambda: f"of {rank}"),
+        "raised": raised,
+        "said": processes.is_first_to_say("once"),
+    }
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
