@@ -72,8 +72,8 @@ def _to_the_end(run: Run, tracking: Tracking) -> TrainResult:
             run.saving_on_failure(interrupt),
             run.progress.task(title, run.images_per_epoch, done=done) as task,
         ):
-            for batch in run.batches():
-                stepped, learning_rate = run.step(batch)
+            for batch, others in run.batches():
+                stepped, learning_rate = run.step(batch, others)
                 state.finish_step(stepped.loss)
                 task.advance(run.batch_size, loss=state.mean_loss, lr=learning_rate)
                 numbers = {**asdict(stepped), "learning_rate": learning_rate}

@@ -16,9 +16,11 @@ from lookalike.files import shown, write_whole
 from lookalike.model.pretrained import CHECKPOINT_FORMAT
 from lookalike.recipes import changed_on_resume, free_on_resume
 from lookalike.runtime import random_state
-from lookalike.training.parallel import sharded_like, whole_tensors
+from lookalike.training.anchoring.others import OtherPictures
+from lookalike.training.pictures import TrainingPictures
 from lookalike.training.saving.weights import restore_weights, saved_weights
-from lookalike.training.step import Learner
+from lookalike.training.stepping.learner import Learner
+from lookalike.training.stepping.parallel import sharded_like, whole_tensors
 
 
 @dataclass
@@ -54,8 +56,8 @@ def save_checkpoint(
     config: TrainConfig,
     learner: Learner,
     sampler: BalancedBatchSampler,
-    train_fingerprint: str,
-    train_classes: list[str],
+    pictures: TrainingPictures,
+    others: OtherPictures | None,
     holdout: dict[str, Any] | None,
 ) -> None:
     """Writes all that evaluation, search and an exact resume need, as one file.
@@ -86,13 +88,18 @@ def save_checkpoint(
         "state": asdict(state),
         "model": learner.encoder.description(),
         "config": asdict(config),
-        "train_fingerprint": train_fingerprint,
-        "train_classes": train_classes,
+        "train_fingerprint": pictures.fingerprint,
+        "distillation_fingerprint": others.images.fingerprint() if others else None,
+        "train_classes": sorted(learner.encoder.trained_on.union(pictures.classes)),
         "holdout": holdout,
         "versions": library_versions(),
     }
     with saved_weights(learner) as weights:
         checkpoint |= whole_tensors(weights, processes)
+        original = learner.anchors.original
+        checkpoint["original_state_dict"] = (
+            whole_tensors(original.values, processes) if original else None
+        )
         processes.by_first(lambda: _write(path, checkpoint))
 
 
@@ -155,14 +162,21 @@ def check_same_settings(checkpoint: dict[str, Any], path: Path, config: TrainCon
         )
 
 
-def check_same_pictures(checkpoint: dict[str, Any], path: Path, train_fingerprint: str) -> None:
+def check_same_pictures(
+    checkpoint: dict[str, Any], path: Path, pictures: TrainingPictures, others: OtherPictures | None
+) -> None:
     """Refuses to go on with other pictures than a run began with, wherever they lie now.
 
     Raises:
-        CheckpointError: the training pictures are others.
+        CheckpointError: the training pictures are others, or those of distillation.
     """
-    if checkpoint["train_fingerprint"] != train_fingerprint:
-        raise CheckpointError(
-            f"the training pictures are not those of {shown(path)}: files were added, removed or "
-            "renamed since. Put them back, or start a new run without --resume"
-        )
+    distilled = others.images.fingerprint() if others else None
+    for what, saved, found in (
+        ("training pictures", checkpoint["train_fingerprint"], pictures.fingerprint),
+        ("distillation_pictures", checkpoint["distillation_fingerprint"], distilled),
+    ):
+        if saved != found:
+            raise CheckpointError(
+                f"the {what} are not those of {shown(path)}: files were added, removed or renamed "
+                "since. Put them back, or start a new run without --resume"
+            )
