@@ -142,11 +142,16 @@ def originals_file(out: Path) -> Path:
     return out / "results" / "original_embeddings.safetensors"
 
 
+def interpolation_file(out: Path) -> Path:
+    """Where a run keeps what mixtures of its weights with the original ones come to."""
+    return out / "results" / "interpolation.json"
+
+
 def find_results(out: Path) -> list[Path]:
     """The result files of earlier epochs below a folder, by epoch, and nobody else's files."""
     names = re.compile(
         r"(?:retrieval_results|metrics)_epoch_(\d+)\.json|report\.html"
-        r"|original_embeddings\.safetensors"
+        r"|original_embeddings\.safetensors|interpolation\.json"
     )
     found = [(names.fullmatch(path.name), path) for path in (out / "results").glob("*.*")]
     return [path for match, path in sorted(found, key=_by_epoch) if match]
