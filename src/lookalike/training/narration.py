@@ -69,8 +69,24 @@ def _facts(run: Run) -> list[str]:
         + (f", {chunk_size} in memory at a time" if chunk_size < part else "")
         + f"; {len(run.sampler):,} an epoch, "
         f"{config.num_epochs} epoch{'' if config.num_epochs == 1 else 's'}",
+        *_anchors(run),
         f"device   {run.runtime.describe()}",
     ]
+
+
+def _anchors(run: Run) -> list[str]:
+    """What holds the encoder to the model it came from, in a line; none where nothing does."""
+    config, parts = run.config, []
+    if config.caption_weight:
+        parts.append(f"captions x {config.caption_weight:g}")
+    if config.distillation_weight:
+        on = f" on {len(run.others.images):,} other pictures" if run.others else ""
+        parts.append(f"distillation x {config.distillation_weight:g}{on}")
+    if config.l2_sp:
+        parts.append(f"L2-SP {config.l2_sp:g}")
+    if config.interpolation:
+        parts.append(f"mixed in {config.interpolation} steps in the end")
+    return [f"held by  {', '.join(parts)}"] if parts else []
 
 
 def _warn_of_pictures(run: Run) -> None:

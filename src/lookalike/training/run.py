@@ -30,6 +30,7 @@ from lookalike.progress import Progress
 from lookalike.runtime import Runtime, restore_random_state
 from lookalike.training.anchoring.anchors import UNLABELLED
 from lookalike.training.anchoring.others import read_other_pictures
+from lookalike.training.interpolation import finish_with_mixture
 from lookalike.training.making import make_encoder, make_learner, make_loader
 from lookalike.training.measuring import Measurements
 from lookalike.training.narration import UnreadableTraining, introduce, tell_early_stop
@@ -309,6 +310,10 @@ class Run:
     def result(self) -> TrainResult:
         """What the finished run came to."""
         measured = self.measurements
+        try:
+            trade_off = finish_with_mixture(self)
+        except KeyboardInterrupt:
+            self.save_and_stop()
         files = self._files_in_order()
         unreadable = list(dict.fromkeys(self.unreadable.pictures + measured.unreadable))
         if unreadable and files:  # a finished run that is resumed has nothing to add
@@ -322,7 +327,8 @@ class Run:
             checkpoint=self.last_saved,
             files=files,
             unreadable=unreadable,
-            encoder=self.learner.finish(),
+            encoder=self.encoder,
+            trade_off=trade_off,
         )
 
     def _files_in_order(self) -> list[Path]:

@@ -14,6 +14,7 @@ from lookalike.runtime import make_runtime, seeded
 from lookalike.tracking.course import Tracking, make_tracker
 from lookalike.training.outcome import TrainResult
 from lookalike.training.run import Run
+from lookalike.training.saving.checkpoint import check_can_go_on
 from lookalike.training.saving.interrupt import deferred_interrupt
 
 
@@ -43,6 +44,8 @@ def train(
     with joined() as processes, ExitStack() as at_the_end:
         progress = (progress or default_progress()) if processes.is_first else SilentProgress()
         saved = read_checkpoint(path) if path else None
+        if saved is not None and path is not None:
+            check_can_go_on(saved, path)
         # A resumed run keeps the precision it began with, wherever it goes on.
         kept = saved["precision"] if saved and config.precision == "auto" else config.precision
         runtime = make_runtime(config.device, kept, config.num_workers, processes)

@@ -11,6 +11,7 @@ import torch
 from lookalike.config import TrainConfig
 from lookalike.data.sampler import BalancedBatchSampler
 from lookalike.errors import CheckpointError, ConfigError, OutputError
+from lookalike.evaluation.interpolation import TradeOff
 from lookalike.evaluation.results import library_versions
 from lookalike.files import shown, write_whole
 from lookalike.model.pretrained import CHECKPOINT_FORMAT
@@ -68,12 +69,12 @@ def save_checkpoint(
         OutputError: the file cannot be written; a file of that name from before is untouched.
     """
     processes = learner.runtime.processes
-    checkpoint = {
-        "format": CHECKPOINT_FORMAT,
-        "epoch": state.epoch,
+    original = learner.anchors.original
+    checkpoint = _about_model(state, config, learner, pictures, holdout) | {
         "loss": state.mean_loss if state.step else state.loss,
         "objective_state_dict": learner.objective.state_dict(),
         "optimizer_state_dict": whole_tensors(learner.optimizer.state_dict(), processes),
+        "original_state_dict": whole_tensors(original.values, processes) if original else None,
         "scaler_state_dict": learner.scaler.state_dict(),
         "chunk_size": learner.chunk_size,
         # The loader reads ahead of training: batches done are those that were trained on.
@@ -85,22 +86,58 @@ def save_checkpoint(
         },
         "random_states": processes.gather_objects(random_state(learner.runtime.device)),
         "precision": learner.runtime.precision,
+        "distillation_fingerprint": others.images.fingerprint() if others else None,
+    }
+    with saved_weights(learner) as weights:
+        checkpoint |= whole_tensors(weights, processes)
+        processes.by_first(lambda: _write(path, checkpoint))
+
+
+def save_mixture(
+    path: Path,
+    state: TrainingState,
+    trade_off: TradeOff,
+    *,
+    config: TrainConfig,
+    learner: Learner,
+    pictures: TrainingPictures,
+    holdout: dict[str, Any] | None,
+) -> None:
+    """Writes the encoder with the weights it has now, which no training goes on from.
+
+    Of several processes each must call it; the first one writes.
+
+    Raises:
+        OutputError: the file cannot be written; a file of that name from before is untouched.
+    """
+    processes = learner.runtime.processes
+    checkpoint = _about_model(state, config, learner, pictures, holdout) | {
+        "loss": state.loss,
+        "interpolation": asdict(trade_off.chosen),
+        "model_state_dict": whole_tensors(learner.encoder.state_dict(), processes),
+    }
+    processes.by_first(lambda: _write(path, checkpoint))
+
+
+def _about_model(
+    state: TrainingState,
+    config: TrainConfig,
+    learner: Learner,
+    pictures: TrainingPictures,
+    holdout: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """What is needed to use the encoder, and to know what it is."""
+    return {
+        "format": CHECKPOINT_FORMAT,
+        "epoch": state.epoch,
         "state": asdict(state),
         "model": learner.encoder.description(),
         "config": asdict(config),
         "train_fingerprint": pictures.fingerprint,
-        "distillation_fingerprint": others.images.fingerprint() if others else None,
         "train_classes": sorted(learner.encoder.trained_on.union(pictures.classes)),
         "holdout": holdout,
         "versions": library_versions(),
     }
-    with saved_weights(learner) as weights:
-        checkpoint |= whole_tensors(weights, processes)
-        original = learner.anchors.original
-        checkpoint["original_state_dict"] = (
-            whole_tensors(original.values, processes) if original else None
-        )
-        processes.by_first(lambda: _write(path, checkpoint))
 
 
 def _write(path: Path, checkpoint: dict[str, Any]) -> None:
@@ -139,6 +176,20 @@ def restore_checkpoint(
         learner.scaler.load_state_dict(checkpoint["scaler_state_dict"])
     sampler.load_state_dict(checkpoint["sampler_state_dict"])
     return TrainingState(**checkpoint["state"])
+
+
+def check_can_go_on(checkpoint: dict[str, Any], path: Path) -> None:
+    """Refuses a model without a state of training.
+
+    Raises:
+        CheckpointError: it is a mixture of weights.
+    """
+    if "interpolation" in checkpoint:
+        last = path.with_name(f"encoder_epoch_{checkpoint['epoch']:02}.pth")
+        raise CheckpointError(
+            f"{shown(path)} is a mixture of weights, which no training led to; go on from "
+            f"{shown(last)}, or start a new run from it with --model-name"
+        )
 
 
 def check_same_settings(checkpoint: dict[str, Any], path: Path, config: TrainConfig) -> None:
