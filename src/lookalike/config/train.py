@@ -168,7 +168,10 @@ class TrainConfig(BatchShape, Common):
     seed: int = knob(0, "of everything random", group="Training", at_least=0, at_most=2**63 - 1)
 
     best_metric: str = knob(
-        "mAP@R", "what tells the best epoch", group="Checkpoints", metavar="METRIC"
+        "mAP@R",
+        "what tells the best epoch; text-mAP, text-recall@1, ... are of text search by class name",
+        group="Checkpoints",
+        metavar="METRIC",
     )
     patience: int | None = knob(
         None,
