@@ -204,7 +204,10 @@ class TrainConfig(BatchShape, Common):
     )
 
     best_metric: str = knob(
-        "mAP@R", "what tells the best epoch", group="Checkpoints", metavar="METRIC"
+        "mAP@R",
+        "what tells the best epoch; text-mAP, text-recall@1, ... are of text search by class name",
+        group="Checkpoints",
+        metavar="METRIC",
     )
     patience: int | None = knob(
         None,

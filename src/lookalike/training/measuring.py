@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,13 @@ from lookalike.evaluation.results import (
 )
 from lookalike.evaluation.retrieval import Retrieval, evaluate_encoder
 from lookalike.evaluation.scores import METRICS, QueryScores
-from lookalike.evaluation.text import TextQueries, search_by_text, text_document, text_queries
+from lookalike.evaluation.text import (
+    TEXT_METRICS,
+    TextQueries,
+    search_by_text,
+    text_document,
+    text_queries,
+)
 from lookalike.files import shown
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.progress import Progress
@@ -73,7 +78,7 @@ class Measurements:
         progress: Progress,
         folder: RunFolder,
     ) -> None:
-        _check_best_metric(config, protocol, METRICS)
+        _check_best_metric(config, protocol, encoder)
         self.protocol, self.history = protocol, list[EpochSummary]()
         self.retrieval: Retrieval | None = None
         self.files: list[Path] = []
@@ -269,18 +274,29 @@ class Measurements:
         return report.is_file() and report.stat().st_mtime_ns >= metrics.stat().st_mtime_ns
 
 
+def _measured(protocol: Protocol, encoder: CLIPEncoder) -> tuple[str, ...]:
+    """The metrics that every epoch will have."""
+    texts = TEXT_METRICS if protocol.gallery.labels is not None and encoder.has_text else ()
+    return (*(METRICS if protocol.labelled else ()), *texts)
+
+
 def _check_best_metric(
-    config: TrainConfig, protocol: Protocol | None, metrics: Sequence[str]
+    config: TrainConfig, protocol: Protocol | None, encoder: CLIPEncoder
 ) -> None:
     """Refuses, before anything is trained, what asks for a best epoch that nothing would tell."""
-    if protocol is None or protocol.query.labels is None or protocol.gallery.labels is None:
+    measured = _measured(protocol, encoder) if protocol is not None else ()
+    if config.best_metric in measured:
+        return
+    if protocol is None or not protocol.labelled:
         if config.patience is not None:
             raise ConfigError(
                 f"patience is {config.patience}, and without test pictures with labels no epoch is "
                 "known to be better than another; give --test, or leave patience out"
             )
-    elif config.best_metric not in metrics:
-        raise ConfigError(
-            f"best_metric is {config.best_metric!r}, which is not measured; there are "
-            f"{', '.join(metrics)}"
-        )
+        return
+    why = "which is not measured"
+    if config.best_metric in TEXT_METRICS:
+        why = f"and {encoder.why_no_text}"
+    raise ConfigError(
+        f"best_metric is {config.best_metric!r}, {why}; there are {', '.join(measured)}"
+    )

@@ -15,6 +15,7 @@ from lookalike.evaluation.protocol import Protocol
 from lookalike.evaluation.results import result_files
 from lookalike.evaluation.retrieval import Retrieval
 from lookalike.evaluation.scores import is_better
+from lookalike.evaluation.text import named_apart
 from lookalike.model.encoder import CLIPEncoder
 
 
@@ -30,6 +31,11 @@ class EpochSummary:
     metrics: dict[str, float] | None
     text_metrics: dict[str, float] | None = None
     drift: Drift | None = None
+
+    @property
+    def all_metrics(self) -> dict[str, float]:
+        """Metrics of picture search and of text search beside each other."""
+        return (self.metrics or {}) | named_apart(self.text_metrics or {})
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ def best_epoch(history: Sequence[EpochSummary], metric: str) -> Best | None:
     """The best of the epochs so far; None where none has a number for the metric."""
     best: Best | None = None
     for one in history:
-        value = (one.metrics or {}).get(metric)
+        value = one.all_metrics.get(metric)
         if value is None or math.isnan(value):
             continue
         if best is None or is_better(metric, value, best.value):
