@@ -41,12 +41,16 @@ class Watch(SilentProgress):
 
     def __init__(self, at_step: int | None = None, act: Callable[[], None] | None = None) -> None:
         self.warnings: list[str] = []
+        self.notes: list[str] = []
         self.rates: list[float] = []
         self.losses: list[float] = []
         self._at_step, self._act = at_step, act
 
     def warn(self, message: str) -> None:
         self.warnings.append(message)
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
 
     @contextmanager
     def task(self, title: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Task]:
@@ -184,8 +188,9 @@ def test_a_knob_of_the_data_changes_what_is_learned_and_survives_an_interruption
     )
 
 
+@pytest.mark.parametrize("train_size", [24, 0.7])
 def test_only_training_pictures_have_the_size_for_training(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, train_size: float
 ) -> None:
     sizes: dict[bool, set[tuple[int, ...]]] = {False: set(), True: set()}
     forward = lookalike.CLIPEncoder.forward
@@ -196,9 +201,11 @@ def test_only_training_pictures_have_the_size_for_training(
         return forward(encoder, pixels)
 
     monkeypatch.setattr(lookalike.CLIPEncoder, "forward", noting)
-    result = train(settings(train_size=24))
+    told = Watch()
+    result = train(settings(train_size=train_size), watch=told)
     assert sizes == {False: {(32, 32)}, True: {(24, 24)}}
     assert result.encoder.preprocessing.height == 32
+    assert "32x32 px, trained at 24 ·" in told.notes[0]
 
 
 def test_a_size_for_training_that_does_not_fit_is_refused_before_anything_is_written(

@@ -18,7 +18,7 @@ from lookalike.config import DEFAULT_MODEL
 from lookalike.data.transforms import Preprocessing
 from lookalike.errors import CheckpointError, ModelError
 from lookalike.files import shown
-from lookalike.model.preprocessing import check_whole_patches
+from lookalike.model.preprocessing import check_whole_patches, share_of_side
 from lookalike.model.pretrained import (
     Pretrained,
     from_checkpoint,
@@ -131,6 +131,20 @@ class CLIPEncoder(nn.Module):
     def preprocessing(self) -> Preprocessing:
         """How pictures are cut and scaled for this model."""
         return self._source.preprocessing
+
+    def train_side(self, train_size: float | None) -> int | None:
+        """The side in px that a `train_size` means for this model.
+
+        Args:
+            train_size: a share of the model's own side, at most 1, which becomes a whole number
+                of patches (of 32 px where the model has none); or, above 1, px already; or None,
+                which stays None: the model's own.
+        """
+        if train_size is None:
+            return None
+        if train_size > 1:
+            return int(train_size)
+        return share_of_side(self.backbone.config, self.preprocessing.height, train_size)
 
     def preprocessing_at(self, side: int) -> Preprocessing:
         """How pictures are cut for this model where they shall be squares of `side` px.
