@@ -68,7 +68,7 @@ def train_configs() -> st.SearchStrategy[TrainConfig]:
             "train": texts_or_none,
             "top_k": st.integers(1),
             "model_name": texts(),
-            "embedding": st.sampled_from(["projected", "pooled"]),
+            "embedding": st.sampled_from(["auto", "projected", "pooled"]),
             "max_megapixels": numbers(0, 178),
             "eval_batch_size": st.integers(1),
             "device": texts(),

@@ -288,6 +288,40 @@ def test_a_checkpoint_is_a_model_everywhere(settings: Settings, photos: Path) ->
     assert again.history[0].metrics == result.history[-1].metrics
 
 
+def test_a_checkpoint_is_measured_and_trained_on_with_the_embedding_it_was_trained_for(
+    settings: Settings, photos: Path
+) -> None:
+    result = train(settings(embedding="pooled"))
+    known = {k: v for k, v in settings().items() if k not in ("train", "learning_rate")}
+    known |= {"model_name": str(result.checkpoint), "overwrite": True}
+    evaluated = lookalike.evaluate(config_from(EvaluateConfig, known), progress=Watch())
+    assert evaluated.retrieval is not None
+    assert evaluated.retrieval.query_embeddings.shape[1] == 32  # not the 24 of the projection
+    assert evaluated.metrics == result.history[-1].metrics
+    written = json.loads((photos / "out/results/metrics_epoch_01.json").read_text())
+    assert written["config"]["embedding"] == "pooled"
+    told = config_from(EvaluateConfig, known, {"embedding": "projected"})
+    other = lookalike.evaluate(told, progress=Watch()).retrieval
+    assert other is not None
+    assert other.query_embeddings.shape[1] == 24
+    on = train(settings(model_name=str(result.checkpoint), out=str(photos / "on")))
+    assert on.encoder.embedding == "pooled"
+    assert on.history[0].metrics == result.history[-1].metrics
+
+
+@pytest.mark.parametrize(("begun", "goes_on"), [("pooled", "auto"), ("auto", "projected")])
+def test_a_resumed_run_has_the_embedding_it_began_with_however_that_is_said(
+    settings: Settings, photos: Path, begun: str, goes_on: str
+) -> None:
+    first = train(settings(embedding=begun))
+    second = train(settings(num_epochs=2, embedding=goes_on), resume=first.checkpoint)
+    assert second.encoder.embedding == first.encoder.embedding
+    kept = second.encoder.embedding
+    other = "projected" if kept == "pooled" else "pooled"
+    with pytest.raises(ConfigError, match=f"embedding: {kept} -> {other}"):
+        train(settings(num_epochs=3, embedding=other), resume=second.checkpoint)
+
+
 def test_weights_of_another_shape_are_refused(settings: Settings, photos: Path) -> None:
     result = train(settings())
     content = load(result.checkpoint)

@@ -21,6 +21,7 @@ from lookalike.files import shown
 from lookalike.model.preprocessing import check_whole_patches, share_of_side
 from lookalike.model.pretrained import (
     Pretrained,
+    chosen_embedding,
     from_checkpoint,
     has_tokenizer,
     is_checkpoint,
@@ -57,7 +58,8 @@ class CLIPEncoder(nn.Module):
     Args:
         model_name: a hub id, a local Transformers folder, or a checkpoint of ours.
         embedding: "projected", the space shared with text, where the model has one (otherwise
-            the same as "pooled"); or "pooled", what the vision tower gives before projection.
+            the same as "pooled"); "pooled", what the vision tower gives before projection; or
+            "auto", the one that a checkpoint of ours was trained for, else "projected".
         gradient_checkpointing: recompute activations in the backward pass, to save memory.
         checkpoint: the content of the checkpoint `model_name`, where it was read already.
 
@@ -73,17 +75,18 @@ class CLIPEncoder(nn.Module):
         self,
         model_name: str = DEFAULT_MODEL,
         *,
-        embedding: Literal["projected", "pooled"] = "projected",
+        embedding: Literal["auto", "projected", "pooled"] = "auto",
         gradient_checkpointing: bool = False,
         checkpoint: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.model_name, self.embedding = model_name, embedding
+        self.model_name = model_name
         self.epoch = 0  # of the checkpoint it was loaded from
         self.trained_on: frozenset[str] = frozenset()  # classes, where a checkpoint tells
         self.frozen_parts: list[nn.Module] = []  # that training leaves in evaluation mode
         if checkpoint is None and is_checkpoint(model_name):
             checkpoint = read_checkpoint(Path(model_name))
+        self.embedding = chosen_embedding(embedding, checkpoint)
         if checkpoint is None:
             self._adopt(load_pretrained(model_name))
         else:
