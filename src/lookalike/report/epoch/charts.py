@@ -123,7 +123,7 @@ def trade_off_figure(trade_off: TradeOff) -> Figure:
         x=[x for x, _ in places],
         y=[y for _, y in places],
         text=[f"{one.alpha:g}" for one in trade_off.mixtures],
-        name="mixtures, with their alpha",
+        name="mixtures",
         mode="lines+markers+text" if by_text else "lines+markers",
         textposition="top right",
         cliponaxis=False,
@@ -132,7 +132,7 @@ def trade_off_figure(trade_off: TradeOff) -> Figure:
         hovertemplate="alpha %{text}<extra></extra>",
     )
     marked = (
-        (trade_off.original, "before training", "var(--muted)", "square"),
+        (trade_off.original, "before training", "var(--warn)", "square"),
         (trade_off.end, "after training", "var(--accent)", "diamond"),
         (trade_off.chosen, "chosen", "var(--right)", "circle-open"),
     )
@@ -144,7 +144,12 @@ def trade_off_figure(trade_off: TradeOff) -> Figure:
             name=name,
             mode="markers",
             cliponaxis=False,
-            marker={"color": colour, "symbol": symbol, "size": 12, "line": {"width": 3}},
+            marker={
+                "color": colour,
+                "symbol": symbol,
+                "size": 18 if symbol == "circle-open" else 11,  # around either of the others
+                "line": {"color": colour, "width": 3 if symbol == "circle-open" else 0},
+            },
             hoverinfo="skip",
         )
     is_rank = trade_off.metric == MEDIAN_RANK  # of which a small one is better, so it is above
