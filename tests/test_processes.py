@@ -24,8 +24,8 @@ from two_processes import CASES
 from lookalike.errors import ConfigError
 from lookalike.processes import ALONE, Processes
 from lookalike.runtime import make_runtime
-from lookalike.training.parallel import share_of_batch
 from lookalike.training.saving.folder import find_checkpoints
+from lookalike.training.stepping.parallel import share_of_batch
 
 __all__ = ["without_dropout"]  # a fixture
 
@@ -69,7 +69,7 @@ def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         assert torch.allclose(found[name], tensor, rtol=1e-4, atol=1e-6), name
 
 
-@pytest.mark.parametrize("case", [*CASES, "arcface"])
+@pytest.mark.parametrize("case", [*CASES, "arcface", "held"])
 def test_two_processes_step_as_one_does(found: list[dict[str, Any]], case: str) -> None:
     alone, *both = (one[case] for one in found)
     for one in both:

@@ -131,6 +131,20 @@ def test_mixtures_of_the_run_are_shown_once_they_are_there(tmp_path: Path) -> No
         written(tmp_path, 2, made)
 
 
+def test_a_run_that_mixes_weights_shows_what_they_came_to(settings: Settings, photos: Path) -> None:
+    result = train(settings(report=True, interpolation=2))
+    out = photos / "out"
+    page = (out / "results" / "report.html").read_text(encoding="utf-8")
+    line = traces(part(page, "figures")["trade"])["mixtures"]
+    assert line["text"] == ["0", "0.5", "1"]
+    first, last = result.history[0], result.history[-1]
+    assert first.metrics is not None
+    assert last.text_metrics is not None
+    assert line["y"][0] == first.metrics["mAP@R"]
+    assert line["x"][-1] == last.text_metrics["mAP"]
+    assert " chosen " in section(page, "mixtures")
+
+
 def test_the_curve_goes_right_by_text_and_up_by_pictures_with_three_points_marked() -> None:
     found = traces(trade_off_figure(TRADED))
     line = found["mixtures"]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lookalike.data.sources import Unreadable
 from lookalike.evaluation.drift import Drift
+from lookalike.evaluation.interpolation import TradeOff
 from lookalike.evaluation.protocol import Protocol
 from lookalike.evaluation.results import result_files
 from lookalike.evaluation.retrieval import Retrieval
@@ -55,7 +56,8 @@ class TrainResult:
     """What a run came to.
 
     `retrieval` is that of the last evaluation, if there was one; `best` is None where nothing
-    was measured.
+    was measured. With `interpolation` the encoder, and the last evaluation, is that of the
+    mixture that `trade_off` tells about; otherwise it is the last epoch's.
     """
 
     history: list[EpochSummary]
@@ -65,6 +67,7 @@ class TrainResult:
     files: list[Path]
     unreadable: list[Unreadable]
     encoder: CLIPEncoder
+    trade_off: TradeOff | None = None
 
 
 def best_epoch(history: Sequence[EpochSummary], metric: str) -> Best | None:
