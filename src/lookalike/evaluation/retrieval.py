@@ -23,7 +23,7 @@ from lookalike.evaluation.scores import QueryScores, joined, score_ranks
 from lookalike.files import shown
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.processes import ALONE, Processes
-from lookalike.progress import Progress
+from lookalike.progress import Progress, counted
 from lookalike.runtime import Runtime
 
 _ROWS_AT_A_TIME = 2**14
@@ -226,8 +226,8 @@ def _check_embeddings(embeddings: Float32[Tensor, "n dim"], images: ImageSet) ->
         if rows:
             names = ", ".join(shown(images.names[i]) for i in rows[:3])
             raise DataError(
-                f"the embeddings of {len(rows):,} pictures are {what}, such as {names}; leave "
-                "these pictures out, or look at the model"
+                f"the embeddings of {counted(len(rows), 'picture')} are {what}, such as {names}; "
+                "leave them out, or look at the model"
             )
 
 
