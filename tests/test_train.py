@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,8 @@ from test_evaluate import Told
 from torch import Tensor
 
 import lookalike
-from lookalike.config import EvaluateConfig, TrainConfig
+from lookalike.cli.main import main
+from lookalike.config import EvaluateConfig, ExportConfig, TrainConfig
 from lookalike.errors import (
     CheckpointError,
     ConfigError,
@@ -320,6 +322,63 @@ def test_a_resumed_run_has_the_embedding_it_began_with_however_that_is_said(
     other = "projected" if kept == "pooled" else "pooled"
     with pytest.raises(ConfigError, match=f"embedding: {kept} -> {other}"):
         train(settings(num_epochs=3, embedding=other), resume=second.checkpoint)
+
+
+# What a checkpoint of the first format has in any case.
+FIRST_FORMAT = (
+    "epoch", "loss", "model_state_dict", "optimizer_state_dict", "scaler_state_dict",
+    "sampler_state_dict", "schedule_state_dict", "state", "model", "config", "train_fingerprint",
+    "versions",
+)  # fmt: skip
+
+
+@pytest.fixture
+def earlier(settings: Settings, photos: Path) -> Path:
+    """A checkpoint as an earlier version of Lookalike wrote it."""
+    content = load(train(settings(out=str(photos / "earlier"), embedding="pooled")).checkpoint)
+    content = {key: content[key] for key in FIRST_FORMAT} | {
+        "format": "lookalike-checkpoint-1",
+        "random_state": torch.get_rng_state(),
+    }
+    content["config"]["forgotten_knob"] = 1
+    del content["model"]["hub_id"], content["config"]["embedding"], content["config"]["objective"]
+    path = photos / "earlier" / "weights" / "encoder_epoch_01.pth"
+    torch.save(content, path)
+    return path
+
+
+def test_a_checkpoint_of_an_earlier_version_is_a_model_everywhere(
+    settings: Settings, photos: Path, earlier: Path
+) -> None:
+    known = {k: v for k, v in settings().items() if k not in ("train", "learning_rate")}
+    evaluated = lookalike.evaluate(
+        config_from(EvaluateConfig, known, {"model_name": str(earlier)}), progress=Watch()
+    )
+    measured = json.loads((photos / "earlier/results/metrics_epoch_01.json").read_text())
+    assert evaluated.metrics == measured["metrics"]
+    again = train(settings(model_name=str(earlier), out=str(photos / "again"), num_epochs=0))
+    assert again.history[0].metrics == measured["metrics"]
+    exported = lookalike.export(
+        ExportConfig(model_name=str(earlier), out=str(photos / "exported")), progress=Watch()
+    )
+    assert (exported.kind, exported.dim) == ("pooled", 32)
+
+
+def test_a_run_of_an_earlier_version_is_not_gone_on_with_and_says_what_to_do(
+    settings: Settings, photos: Path, earlier: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = r"encoder_epoch_01\.pth was written by an earlier version.*--model-name \S*earlier/"
+    with pytest.raises(CheckpointError, match=expected):
+        train(settings(num_epochs=2), resume=earlier)
+    assert main(["train", "--resume", str(earlier)]) == 2
+    assert re.search(expected, capsys.readouterr().err)
+    assert not (photos / "out").exists()
+
+
+def test_a_checkpoint_of_a_format_to_come_is_refused(earlier: Path) -> None:
+    torch.save(load(earlier) | {"format": "lookalike-checkpoint-99"}, earlier)
+    with pytest.raises(CheckpointError, match=r"format 'lookalike-checkpoint-99', expected"):
+        lookalike.CLIPEncoder(str(earlier))
 
 
 def test_weights_of_another_shape_are_refused(settings: Settings, photos: Path) -> None:

@@ -92,7 +92,7 @@ def _results_of(
     except DataError:
         files = mixture_files(out) if mixture else result_files(out, encoder.epoch)
         name = files[1].relative_to(out).as_posix()
-        return None, f"its run left no {name} beside it"
+        return None, f"its run left no {name} beside it that can be read"
     if history.current.get("run") != checkpoint["state"]["run"]:
         return None, "the results beside it are those of another run"
     if not history.measured:

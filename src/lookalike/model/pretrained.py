@@ -29,7 +29,9 @@ from lookalike.errors import CheckpointError, ModelError
 from lookalike.files import shown
 from lookalike.model.preprocessing import preprocessing_from
 
-CHECKPOINT_FORMAT = "lookalike-checkpoint-1"
+CHECKPOINT_FORMAT = "lookalike-checkpoint-2"
+# They hold a whole model, but not all that training needs to go on exactly.
+_EARLIER_FORMATS = ("lookalike-checkpoint-1",)
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 # Small files that make a checkpoint whole: with them it can be exported, and its text
 # tower used, where the model it came from is out of reach.
@@ -163,6 +165,8 @@ def from_checkpoint(checkpoint: dict[str, Any], path: str) -> Pretrained:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The content of a checkpoint of ours, on the CPU. No pickled code is ever run.
 
+    Those that earlier versions of Lookalike wrote are read as well; their `format` tells them.
+
     Raises:
         CheckpointError: not ours, not whole, or not there.
     """
@@ -178,7 +182,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             "expected a weights/encoder_epoch_XX.pth that lookalike train wrote"
         ) from error
     found = checkpoint.get("format") if isinstance(checkpoint, dict) else None
-    if not isinstance(checkpoint, dict) or found != CHECKPOINT_FORMAT:
+    if not isinstance(checkpoint, dict) or found not in (CHECKPOINT_FORMAT, *_EARLIER_FORMATS):
         raise CheckpointError(
             f"{shown(path)} is not a checkpoint of ours (format {found!r}, expected "
             f"{CHECKPOINT_FORMAT!r}); give a weights/encoder_epoch_XX.pth that lookalike train "

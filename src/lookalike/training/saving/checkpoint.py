@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -167,7 +168,7 @@ def restore_checkpoint(
         restore_weights(learner, checkpoint)
         saved = sharded_like(checkpoint["optimizer_state_dict"], learner.optimizer)
         learner.optimizer.load_state_dict(saved)
-        learner.objective.load_state_dict(checkpoint.get("objective_state_dict", {}))
+        learner.objective.load_state_dict(checkpoint["objective_state_dict"])
     except (ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"the state of training in {shown(path)} does not fit: {error}"
@@ -179,11 +180,17 @@ def restore_checkpoint(
 
 
 def check_can_go_on(checkpoint: dict[str, Any], path: Path) -> None:
-    """Refuses a model without a state of training.
+    """Refuses a model without a state of training that can be taken up.
 
     Raises:
-        CheckpointError: it is a mixture of weights.
+        CheckpointError: an earlier version of Lookalike wrote it, or it is a mixture of weights.
     """
+    if checkpoint["format"] != CHECKPOINT_FORMAT:
+        raise CheckpointError(
+            f"{shown(path)} was written by an earlier version of Lookalike, and lacks what this "
+            "one needs to go on exactly where it was. To train on from its weights start a new "
+            f"run with --model-name {shown(shlex.quote(str(path)))}, without --resume"
+        )
     if "interpolation" in checkpoint:
         last = path.with_name(f"encoder_epoch_{checkpoint['epoch']:02}.pth")
         raise CheckpointError(
