@@ -117,7 +117,7 @@ def make_learner(
             part_size,
             encoder,
             runtime,
-            saved=saved.get("chunk_size") if saved else None,
+            saved=saved["chunk_size"] if saved else None,
             side=side,
         ),
         max_grad_norm=config.max_grad_norm,
