@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from lookalike.evaluation.text import search_by_text, text_document, text_metric
 from lookalike.evaluation.trec import score_trec, write_trec
 from lookalike.files import shown, writable_folder, write_json
 from lookalike.model.encoder import CLIPEncoder
-from lookalike.model.pretrained import is_checkpoint, read_checkpoint
+from lookalike.model.pretrained import chosen_embedding, is_checkpoint, read_checkpoint
 from lookalike.processes import ALONE, Processes, joined
 from lookalike.progress import Progress, SilentProgress, default_progress
 from lookalike.report.epoch.write import write_report
@@ -98,9 +98,12 @@ def _evaluate(config: EvaluateConfig, progress: Progress, processes: Processes) 
         require_pyarrow()  # before anything is embedded
     given = config.test_embeddings or config.query_embeddings
     checkpoint: dict[str, Any] | None = None
-    if not given and is_checkpoint(config.model_name):
-        checkpoint = read_checkpoint(Path(config.model_name))
-        checkpoint.pop("optimizer_state_dict", None)  # twice the size of the model
+    if not given:
+        if is_checkpoint(config.model_name):
+            checkpoint = read_checkpoint(Path(config.model_name))
+            checkpoint.pop("optimizer_state_dict", None)  # twice the size of the model
+        # The results say which one was measured.
+        config = replace(config, embedding=chosen_embedding(config.embedding, checkpoint))
     protocol = load_protocol(config, progress, _holdout_of(checkpoint, config, progress))
     if protocol is None:
         raise ConfigError("there is nothing to evaluate on: give --test, or --query and --gallery; "

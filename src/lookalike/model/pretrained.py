@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -117,6 +117,15 @@ def has_tokenizer(side_files: Mapping[str, str | bytes]) -> bool:
 def is_checkpoint(model_name: str) -> bool:
     """Whether a model name means a checkpoint file, which need not exist, rather than a model."""
     return Path(model_name).is_file() or model_name.endswith(".pth")
+
+
+def chosen_embedding(
+    asked: Literal["auto", "projected", "pooled"], checkpoint: Mapping[str, Any] | None
+) -> Literal["projected", "pooled"]:
+    """Which embedding is meant: "auto" is the one that a checkpoint was trained for."""
+    if asked != "auto":
+        return asked
+    return checkpoint["model"]["embedding"] if checkpoint else "projected"
 
 
 def from_checkpoint(checkpoint: dict[str, Any], path: str) -> Pretrained:

@@ -54,7 +54,7 @@ def _facts(run: Run) -> list[str]:
     protocol, chunk_size = run.measurements.protocol, run.learner.chunk_size
     count = run.processes.count
     part = run.batch_size // count
-    trained_at = f", trained at {config.train_size}" if config.train_size else ""
+    trained_at = f", trained at {run.train_side}" if run.train_side else ""
     with run.runtime.autocast():
         dim = run.encoder.dim
     trained = sum(p.numel() for p in run.learner.parameters)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +198,9 @@ def check_same_settings(checkpoint: dict[str, Any], path: Path, config: TrainCon
     Raises:
         ConfigError: a setting that changes what is learned differs; names each.
     """
-    changed = changed_on_resume(checkpoint["config"], config)
+    trained = checkpoint["model"]["embedding"]  # which "auto" is, then and now
+    now = config if config.embedding != "auto" else replace(config, embedding=trained)
+    changed = changed_on_resume(checkpoint["config"] | {"embedding": trained}, now)
     if changed:
         raise ConfigError(
             f"{shown(path)} belongs to a run with other settings ({'; '.join(changed)}). Leave "
