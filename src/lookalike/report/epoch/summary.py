@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lookalike.evaluation.interpolation import Mixture, TradeOff
-from lookalike.evaluation.scores import HEADLINE, MEDIAN_RANK
-from lookalike.evaluation.statistics import PairedTest, paired_tests
+from lookalike.evaluation.original.interpolation import Mixture, TradeOff
+from lookalike.evaluation.scoring.scores import HEADLINE, MEDIAN_RANK
+from lookalike.evaluation.scoring.statistics import PairedTest, paired_tests
 from lookalike.evaluation.text import TEXT_HEADLINE
 from lookalike.report.epoch.history import Document, History, query_column
 from lookalike.report.epoch.queries import Confusion
