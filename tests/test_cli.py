@@ -27,7 +27,7 @@ from conftest import draw, write_tree
 from lookalike.cli import tables
 from lookalike.cli.main import main
 from lookalike.config import CheckConfig, EvaluateConfig, ExportConfig, TrainConfig
-from lookalike.evaluation.scores import HEADLINE
+from lookalike.evaluation.scoring.scores import HEADLINE
 from lookalike.progress import SilentProgress, Task
 from lookalike.recipes import config_from, read_recipe
 from lookalike.training.outcome import Best, EpochSummary

@@ -15,7 +15,7 @@ from test_report import part, text, train
 import lookalike
 from lookalike.config import EvaluateConfig
 from lookalike.errors import DataError
-from lookalike.evaluation.interpolation import write_trade_off
+from lookalike.evaluation.original.interpolation import write_trade_off
 from lookalike.evaluation.results import interpolation_file, result_files
 from lookalike.report.epoch import summary
 from lookalike.report.epoch.charts import trade_off_figure
@@ -176,11 +176,13 @@ def test_a_median_rank_is_a_number_and_the_best_is_on_top() -> None:
     assert "(median rank 4)" in summary.trade_in_words(ranks)
 
 
-def test_words_say_so_where_nothing_was_lost_and_where_nothing_is_worth_it() -> None:
+def test_words_say_so_where_a_mixture_beats_both_ends_and_where_none_is_worth_it() -> None:
     gained = mixtures((0.0, 0.2, 0.5), (0.5, 0.5, 0.6), (1.0, 0.6, 0.4))
     assert summary.trade_in_words(gained) == (
-        "Alpha 0.5 keeps 75% of what training gained on pictures (mAP@R 50.0%), and loses nothing "
-        "on text (mAP 60.0%)."
+        "Alpha 0.5 weighs best: on pictures mAP@R 50.0% (before training 20.0%, after it 60.0%), "
+        "on text mAP 60.0% (before 50.0%, after 40.0%)."
     )
+    more = mixtures((0.0, 0.2, 0.5), (0.5, 0.7, 0.45), (1.0, 0.6, 0.4))
+    assert summary.trade_in_words(more).startswith("Alpha 0.5 weighs best: on pictures mAP@R 70.0%")
     nothing = mixtures((0.0, 0.2, 0.5), (0.5, 0.3, 0.2), (1.0, 0.6, 0.1))
     assert summary.trade_in_words(nothing).startswith("No mixture keeps a larger share")

@@ -6,16 +6,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lookalike.evaluation.scores import HEADLINE
+from lookalike.evaluation.scoring.scores import HEADLINE
 from lookalike.evaluation.text import TEXT_HEADLINE
 from lookalike.files import shown
 from lookalike.progress import counted
 
 if TYPE_CHECKING:
     from lookalike.data.sources import Unreadable
-    from lookalike.evaluation.interpolation import TradeOff
+    from lookalike.evaluation.original.interpolation import TradeOff
     from lookalike.evaluation.retrieval import Retrieval
-    from lookalike.evaluation.scores import QueryScores
+    from lookalike.evaluation.scoring.scores import QueryScores
     from lookalike.exporting.run import ExportResult
     from lookalike.measure.compare import Comparison
     from lookalike.progress import Progress

@@ -25,7 +25,7 @@ from lookalike.recipes import (
 )
 
 if TYPE_CHECKING:
-    from lookalike.evaluation.interpolation import TradeOff
+    from lookalike.evaluation.original.interpolation import TradeOff
     from lookalike.training.outcome import Best
 
 MUST_MEND = 1

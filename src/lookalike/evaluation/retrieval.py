@@ -19,7 +19,7 @@ from lookalike.embedding.ranks import QUERIES_AT_A_TIME, Ranked, ranks_of_releva
 from lookalike.embedding.topk import MEMORY_BYTES, top_k
 from lookalike.errors import DataError
 from lookalike.evaluation.protocol import Protocol
-from lookalike.evaluation.scores import QueryScores, joined, score_ranks
+from lookalike.evaluation.scoring.scores import QueryScores, joined, score_ranks
 from lookalike.files import shown
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.processes import ALONE, Processes

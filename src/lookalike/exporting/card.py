@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lookalike.config import ExportConfig, TrainConfig
 from lookalike.evaluation.results import library_versions
-from lookalike.evaluation.scores import HEADLINE
+from lookalike.evaluation.scoring.scores import HEADLINE
 from lookalike.evaluation.text import TEXT_HEADLINE
 from lookalike.exporting.agreement import Agreement
 from lookalike.exporting.source import Source

@@ -29,7 +29,7 @@ from lookalike.evaluation.retrieval import (
     refuse_learned_classes,
     retrieve,
 )
-from lookalike.evaluation.scores import QueryScores
+from lookalike.evaluation.scoring.scores import QueryScores
 from lookalike.evaluation.text import search_by_text, text_document, text_metrics, text_queries
 from lookalike.evaluation.trec import score_trec, write_trec
 from lookalike.files import shown, writable_folder, write_json

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lookalike.evaluation.health import BINS
-from lookalike.evaluation.interpolation import TradeOff
-from lookalike.evaluation.scores import HEADLINE, MEDIAN_RANK
+from lookalike.evaluation.original.interpolation import TradeOff
+from lookalike.evaluation.scoring.health import BINS
+from lookalike.evaluation.scoring.scores import HEADLINE, MEDIAN_RANK
 from lookalike.evaluation.text import TEXT_HEADLINE
 from lookalike.report.epoch.embedding_map import EmbeddingMap
 from lookalike.report.epoch.history import Document

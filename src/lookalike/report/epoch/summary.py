@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lookalike.evaluation.interpolation import Mixture, TradeOff
-from lookalike.evaluation.scores import HEADLINE, MEDIAN_RANK
-from lookalike.evaluation.statistics import PairedTest, paired_tests
+from lookalike.evaluation.original.interpolation import Mixture, TradeOff
+from lookalike.evaluation.scoring.scores import HEADLINE, MEDIAN_RANK
+from lookalike.evaluation.scoring.statistics import PairedTest, paired_tests
 from lookalike.evaluation.text import TEXT_HEADLINE
 from lookalike.report.epoch.history import Document, History, query_column
 from lookalike.report.epoch.queries import Confusion
@@ -306,11 +306,18 @@ def trade_in_words(trade_off: TradeOff) -> str:
             "lost on text."
         )
     text = f"{trade_off.text_metric} {_text(trade_off, chosen)}"
-    lost = trade_off.loss_kept(chosen)
-    cost = f"for {lost:.0%} of what it lost on text" if lost > 0 else "and loses nothing on text"
+    kept, lost = trade_off.gain_kept(chosen), trade_off.loss_kept(chosen)
+    if 0 <= kept <= 1 and 0 <= lost <= 1:
+        return (
+            f"{alpha} keeps {kept:.0%} of what training gained on pictures ({pictures}), for "
+            f"{lost:.0%} of what it lost on text ({text})."
+        )
+    ends = (trade_off.original, trade_off.end)  # shares of more than there is say little
+    before, after = (_pictures(trade_off, one) for one in ends)
+    text_before, text_after = (_text(trade_off, one) for one in ends)
     return (
-        f"{alpha} keeps {trade_off.gain_kept(chosen):.0%} of what training gained on pictures "
-        f"({pictures}), {cost} ({text})."
+        f"{alpha} weighs best: on pictures {pictures} (before training {before}, after it "
+        f"{after}), on text {text} (before {text_before}, after {text_after})."
     )
 
 

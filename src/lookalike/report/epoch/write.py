@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from lookalike.evaluation.interpolation import TradeOff, read_trade_off
+from lookalike.evaluation.original.interpolation import TradeOff, read_trade_off
 from lookalike.evaluation.protocol import Protocol
 from lookalike.evaluation.results import interpolation_file, report_file
 from lookalike.evaluation.retrieval import Retrieval
-from lookalike.evaluation.scores import HEADLINE
+from lookalike.evaluation.scoring.scores import HEADLINE
 from lookalike.evaluation.text import TEXT_HEADLINE
 from lookalike.files import write_text
 from lookalike.progress import Progress

@@ -12,7 +12,7 @@ import torch
 from lookalike.config import TrainConfig
 from lookalike.data.sampler import BalancedBatchSampler
 from lookalike.errors import CheckpointError, ConfigError, OutputError
-from lookalike.evaluation.interpolation import TradeOff
+from lookalike.evaluation.original.interpolation import TradeOff
 from lookalike.evaluation.results import library_versions
 from lookalike.files import shown, write_whole
 from lookalike.model.pretrained import CHECKPOINT_FORMAT
