@@ -273,6 +273,9 @@ def test_training_tells_its_tracker_what_it_measures_and_learns_the_same(
         document = photos / "tracked" / "results" / f"metrics_epoch_{epoch.epoch:02}.json"
         for name, value in json.loads(document.read_text())["metrics"].items():
             assert dict(kept.points[f"test/{name}"])[epoch.epoch] == pytest.approx(value), name
+        assert epoch.text_metrics is not None
+        of_text = dict(kept.points["test/text-mAP"])
+        assert of_text[epoch.epoch] == pytest.approx(epoch.text_metrics["mAP"])
     steps = [step for step, _ in kept.points["train/loss"]]
     assert steps == list(range(1, 11))
     assert [rate for _, rate in kept.points["train/learning_rate"]] == pytest.approx([1e-3] * 10)
