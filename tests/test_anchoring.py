@@ -7,9 +7,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+import export_cases
 import pytest
 import torch
-from conftest import write_tree
+from conftest import draw, write_tree
 from test_step import LABELS, PIXELS, seed, without_dropout
 from test_train import Settings, Watch, assert_same_bits, load, press_ctrl_c, train
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ import lookalike
 from lookalike.config import EvaluateConfig, ExportConfig, TrainConfig
 from lookalike.data.sources import ImageSet
 from lookalike.errors import CheckpointError, ConfigError, Interrupted
+from lookalike.evaluation.results import find_results
 from lookalike.exporting.run import export
 from lookalike.model.adapters import add_lora, merged, plain_state_dict
 from lookalike.model.encoder import CLIPEncoder
@@ -29,8 +31,9 @@ from lookalike.training.anchoring.anchors import NO_ANCHORS, UNLABELLED, Anchors
 from lookalike.training.anchoring.captions import CaptionLoss, make_caption_loss
 from lookalike.training.anchoring.mixing import MixedWeights, alphas, plain_originals
 from lookalike.training.anchoring.original import OriginalWeights
-from lookalike.training.anchoring.others import OtherPictures
+from lookalike.training.anchoring.others import OtherPictures, read_other_pictures
 from lookalike.training.objectives.supcon import SupConLoss
+from lookalike.training.optimization.averaging import WeightAverage
 from lookalike.training.stepping.learner import Learner
 
 __all__ = ["seed", "without_dropout"]  # fixtures
@@ -415,7 +418,147 @@ def test_the_card_of_a_mixture_has_its_own_numbers(
     assert f"**{chosen.text_metrics['mAP']:.4f} (" in card
 
 
+def test_mixtures_are_of_the_model_a_run_began_with_or_refused(
+    photos: Path, settings: Settings, tiny_clip: Path
+) -> None:
+    """A run that kept no original has none to mix with; one that kept it may mix, or not."""
+    without = settings(out=str(photos / "without"))
+    saved = train(without).checkpoint
+    with pytest.raises(ConfigError, match=r"has not kept, for it began without; set interpolation"):
+        train({**without, "interpolation": 2}, resume=saved)
+    shared = settings(interpolation=2)
+    first = train(shared)
+    between = train({**shared, "interpolation": 0, "num_epochs": 2}, resume=first.checkpoint)
+    last = train({**shared, "num_epochs": 2}, resume=between.checkpoint)
+    assert last.trade_off is not None
+    assert last.trade_off.epoch == 2
+    fresh = CLIPEncoder(str(tiny_clip)).state_dict()
+    for name, weight in load(between.checkpoint)["original_state_dict"].items():
+        assert torch.equal(weight, fresh[name]), name
+
+
+def test_another_test_makes_another_trade_off(
+    photos: Path, mixed: tuple[dict[str, Any], Any]
+) -> None:
+    shared, result = mixed
+    other = {**shared, "test": str(photos / "gallery")}
+    again = train(other, resume=result.checkpoint).trade_off
+    assert again is not None
+    assert again.fingerprint != result.trade_off.fingerprint
+    found = [
+        json.loads((photos / "out/results" / name).read_text())["protocol"]["fingerprint"]
+        for name in ("metrics_epoch_02.json", "metrics_interpolated.json")
+    ]
+    assert found == [again.fingerprint] * 2
+
+
+def test_no_numbers_lie_beside_the_weights_of_another_mixture(
+    photos: Path, mixed: tuple[dict[str, Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever ends a run right after it has saved the mixture."""
+    shared, result = mixed
+
+    def killed(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("lookalike.training.measuring.Measurements.measure_mixture", killed)
+    with pytest.raises(MemoryError):
+        train({**shared, "interpolation": 3}, resume=result.checkpoint)
+    left = {path.name for path in (photos / "out").rglob("*interpol*")}
+    assert left == {"encoder_interpolated.pth"}
+    monkeypatch.undo()
+    assert train(shared, resume=result.checkpoint).trade_off == result.trade_off
+
+
+def test_export_does_not_take_the_numbers_of_another_mixture(
+    photos: Path, mixed: tuple[dict[str, Any], Any]
+) -> None:
+    path = photos / "out/results/metrics_interpolated.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"alpha": 0.123}))
+    mixture = str(photos / "out/weights/encoder_interpolated.pth")
+    result = export(
+        ExportConfig(model_name=mixture, out=str(photos / "exported")), progress=SilentProgress()
+    )
+    assert result.unmeasured == "the results beside it are those of another mixture"
+
+
+def test_a_mixture_is_evaluated_under_its_own_name(
+    photos: Path, mixed: tuple[dict[str, Any], Any]
+) -> None:
+    result = lookalike.evaluate(
+        EvaluateConfig(model_name=str(photos / "out/weights/encoder_interpolated.pth"),
+                       test=str(photos / "test"), out=str(photos / "again"), num_workers=0),
+        progress=SilentProgress(),
+    )  # fmt: skip
+    assert sorted(path.name for path in result.files) == [
+        "metrics_interpolated.json", "report.html", "retrieval_results_interpolated.json"
+    ]  # fmt: skip
+    document = json.loads((photos / "again/results/metrics_interpolated.json").read_text())
+    assert document["alpha"] == mixed[1].trade_off.chosen.alpha
+
+
+def test_epochs_come_before_the_mixture_of_the_last(
+    photos: Path, mixed: tuple[dict[str, Any], Any]
+) -> None:
+    names = [path.name for path in find_results(photos / "out") if "metrics" in path.name]
+    assert names == [f"metrics_{which}.json"
+                     for which in ("epoch_00", "epoch_01", "epoch_02", "interpolated")]  # fmt: skip
+
+
 # Bad input
+
+
+@pytest.mark.parametrize("knob", ["distillation_weight", "interpolation"])
+def test_running_statistics_are_a_part_of_the_original_that_is_not_kept(
+    tmp_path: Path, settings: Settings, knob: str
+) -> None:
+    model = export_cases.resnet(tmp_path / "resnet")
+    with pytest.raises(ConfigError, match=rf"statistics as well \(BatchNorm\); set {knob} to 0"):
+        train(settings(model_name=model, **{knob: 2}))
+
+
+def other_pictures(settings: Settings, source: Path) -> ImageSet:
+    config = TrainConfig(**settings(distillation_weight=1.0, distillation_pictures=str(source)))
+    others = read_other_pictures(config, SilentProgress())
+    assert others is not None
+    return others.images
+
+
+def test_other_pictures_lie_as_they_like_but_not_in_the_test(
+    photos: Path, settings: Settings
+) -> None:
+    tree = write_tree(photos / "mixed", {"c": 2}, first=60)
+    write_tree(tree / "a", {"b": 2}, first=60)
+    draw(9, 9).save(tree / "loose.png")
+    images = other_pictures(settings, tree)
+    assert (len(images), images.labels) == (5, None)
+    table = photos / "table.csv"
+    rows = [
+        f"{path.relative_to(photos).as_posix()},{split},x"
+        for split in ("train", "test")
+        for path in sorted((photos / split).rglob("*.png"))
+    ]
+    table.write_text("\n".join(["path,split,label", *rows]))
+    images = other_pictures(settings, table)
+    assert images.labels is None
+    assert {name.partition("/")[0] for name in images.names} == {"train"}
+
+
+def test_steps_that_gradient_scaling_skips_move_nothing(without_dropout: Path) -> None:
+    encoder = CLIPEncoder(str(without_dropout))
+    original = OriginalWeights(changed(encoder))
+    changed(encoder)
+    average = WeightAverage(encoder.trainable_parameters(), 0.5)
+    optimizer = torch.optim.AdamW([p for _, p in encoder.trainable_parameters()], lr=1e-3)
+    learner = Learner(
+        encoder, SupConLoss(), optimizer, make_runtime("cpu", "fp16", 0), chunk_size=12,
+        max_grad_norm=None, average=average, anchors=Anchors(original, l2_sp=500.0),
+    )  # fmt: skip
+    learner.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    before = named(learner)
+    assert not math.isfinite(learner.step(PIXELS, LABELS).grad_norm)
+    assert_same_bits(named(learner), before)
+    assert average.num_updates == 0
 
 
 @pytest.mark.parametrize(("names", "warned"), [(["001", "002", "mug"], 1), (["a1", "2", "b"], 0)])
@@ -447,7 +590,8 @@ def test_mixtures_need_something_to_choose_by(settings: Settings) -> None:
 
 
 def test_captions_need_texts_that_differ(tiny_clip: Path, settings: Settings) -> None:
-    with pytest.raises(ConfigError, match="caption_weight needs texts, and pooled embeddings"):
+    message = r"caption_weight needs texts, and pooled embeddings.*set caption_weight to 0"
+    with pytest.raises(ConfigError, match=message):
         train(settings(caption_weight=1.0, embedding="pooled"))
     with pytest.raises(ConfigError, match="all classes have the caption 'a b'"):
         make_caption_loss(CLIPEncoder(str(tiny_clip)), ["b", "b"], "a {}", SilentProgress())

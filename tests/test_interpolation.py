@@ -39,9 +39,13 @@ def test_most_of_the_gain_for_least_of_the_loss_is_chosen() -> None:
 
 
 def test_shares_count_and_not_points() -> None:
-    # Pictures gain 60 points and text loses 2: halfway, 30 for 1.9, are 50% for 95%.
-    table: Table = [(0.0, 0.2, 0.80), (0.5, 0.5, 0.781), (1.0, 0.8, 0.78)]
-    assert trade_off(table).chosen.alpha == 0.0
+    # Pictures gain 60 points and text loses 2: 30 for 1.6 are 50% for 80%, 15 for 0.2 25% for 10%.
+    table: Table = [(0.0, 0.2, 0.80), (0.2, 0.35, 0.798), (0.5, 0.5, 0.784), (1.0, 0.8, 0.78)]
+    assert trade_off(table).chosen.alpha == 0.2
+
+
+def test_where_no_mixture_is_worth_it_what_was_trained_is_kept() -> None:
+    assert trade_off([(0.0, 0.2, 0.8), (0.5, 0.5, 0.4), (1.0, 0.8, 0.4)]).chosen.alpha == 1.0
 
 
 def test_a_mixture_that_finds_more_by_text_than_the_original_has_gained() -> None:
@@ -71,11 +75,11 @@ def test_of_equals_on_pictures_the_one_nearer_to_the_original_is_chosen(text: fl
     assert trade_off(table).chosen.alpha == 0.25
 
 
-def test_of_equal_trades_the_one_nearer_to_the_original_is_chosen() -> None:
+def test_of_equal_trades_the_one_nearer_to_the_end_is_chosen() -> None:
     # 25% kept for 0%, 50% for 25% and 75% for 50%; in numbers that binary fractions hold exactly.
     table: Table = [(0.0, 0.0, 1.0), (0.3, 0.25, 1.0), (0.5, 0.5, 0.75), (0.7, 0.75, 0.5),
                     (1.0, 1.0, 0.0)]  # fmt: skip
-    assert trade_off(table).chosen.alpha == 0.3
+    assert trade_off(table).chosen.alpha == 0.7
 
 
 def test_a_smaller_median_rank_is_a_gain() -> None:

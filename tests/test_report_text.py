@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from test_report import part, text, train
 import lookalike
 from lookalike.config import EvaluateConfig
 from lookalike.errors import DataError
-from lookalike.evaluation.original.interpolation import write_trade_off
+from lookalike.evaluation.original.interpolation import TradeOff, write_trade_off
+from lookalike.evaluation.protocol import Protocol
 from lookalike.evaluation.results import interpolation_file, result_files
+from lookalike.evaluation.retrieval import Retrieval
 from lookalike.report.epoch import summary
 from lookalike.report.epoch.charts import trade_off_figure
 
@@ -113,11 +116,16 @@ def test_evaluate_shows_text_search_without_curves(settings: Settings, photos: P
 TRADED = mixtures((0.0, 0.2, 0.8), (0.25, 0.4, 0.75), (0.5, 0.56, 0.6), (1.0, 0.6, 0.3))
 
 
+def of_test(trade_off: TradeOff, made: tuple[Retrieval, Protocol]) -> TradeOff:
+    """The same, measured on these pictures."""
+    return replace(trade_off, fingerprint=made[1].facts()["fingerprint"])
+
+
 def test_mixtures_of_the_run_are_shown_once_they_are_there(tmp_path: Path) -> None:
     made = synthetic(40, 4)
     assert section(written(tmp_path, 0, made), "mixtures") == ""
     path = interpolation_file(tmp_path)
-    write_trade_off(path, TRADED)
+    write_trade_off(path, of_test(TRADED, made))
     assert section(written(tmp_path, 0, made), "mixtures") == ""  # it is of epoch 1
     words = section(written(tmp_path, 1, made), "mixtures")
     kept = "Alpha 0.5 keeps 90% of what training gained on pictures (mAP@R 56.0%), for 40% of"
@@ -126,6 +134,7 @@ def test_mixtures_of_the_run_are_shown_once_they_are_there(tmp_path: Path) -> No
     assert "1 60.0% 30.0% after training" in words
     assert section(written(tmp_path, 2, made), "mixtures") == words  # still of epoch 1
     assert section(written(tmp_path, 3, made, {"run": "another"}), "mixtures") == ""
+    assert section(written(tmp_path, 3, synthetic(44, 4)), "mixtures") == ""  # another test
     path.write_text("{}")
     with pytest.raises(DataError, match=r"interpolation\.json"):
         written(tmp_path, 2, made)
@@ -162,8 +171,9 @@ def test_without_texts_the_curve_goes_by_alpha(tmp_path: Path) -> None:
     found = traces(trade_off_figure(alone))
     assert found["mixtures"]["x"] == [0.0, 0.5, 1.0]
     assert (found["chosen"]["x"], found["chosen"]["y"]) == ([0.5], [0.7])
-    write_trade_off(interpolation_file(tmp_path), alone)
-    words = section(written(tmp_path, 1, synthetic(40, 4)), "mixtures")
+    made = synthetic(40, 4)
+    write_trade_off(interpolation_file(tmp_path), of_test(alone, made))
+    words = section(written(tmp_path, 1, made), "mixtures")
     assert "Alpha 0.5 finds pictures best: mAP@R 70.0%." in words
     assert "text" not in words
     assert "0.5 70.0% chosen 1 60.0% after training" in words

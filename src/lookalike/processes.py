@@ -117,6 +117,16 @@ class Processes:
         result: _T = outcome[0]
         return result
 
+    def kept_by_first(self, work: Callable[[], _T]) -> _T | None:
+        """What `work` returns, in the first process, which alone does it; None in the others.
+
+        Raises:
+            LookalikeError: `work` did, and now all processes do.
+        """
+        kept: list[_T] = []
+        self.by_first(lambda: kept.append(work()))
+        return kept[0] if kept else None
+
     def is_first_to_say(self, message: str) -> bool:
         """Whether no other process has said the same; need not be called by all of them."""
         if self.count == 1:
@@ -189,7 +199,7 @@ def _naming_the_lost() -> Iterator[None]:
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and not _LOST.search(str(error)):
             raise
-        first_line = str(error).partition("\n")[0]
+        first_line = str(error).partition("\n")[0].partition(". ")[0]
         raise LostProcessError(
             "another process of this command ended, or cannot be reached (as "
             f"{_LOST_PLACE.sub('', first_line)} shows). What was saved before is whole: start the "

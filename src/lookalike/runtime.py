@@ -20,6 +20,7 @@ from lookalike.processes import ALONE, Processes
 from lookalike.progress import counted
 
 Precision = Literal["bf16", "fp16", "fp32"]
+_FIRST_SCALE = 2.0**16  # of the gradient of a whole batch
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -39,8 +40,16 @@ class Runtime:
         return torch.autocast(self.device.type, dtype=_DTYPES[self.precision])
 
     def grad_scaler(self) -> torch.amp.GradScaler:
-        """Scales the loss so that fp16 gradients do not underflow; idle in other precisions."""
-        return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        """Scales the loss so that fp16 gradients do not underflow; idle in other precisions.
+
+        Of several processes each goes backward with its part of the gradient times their count,
+        of which then the mean is taken: a smaller scale makes up for it.
+        """
+        return torch.amp.GradScaler(
+            self.device.type,
+            init_scale=_FIRST_SCALE / self.processes.count,
+            enabled=self.precision == "fp16",
+        )
 
     def describe(self) -> str:
         """One line for the start of a run: `cuda (NVIDIA H100) · bf16 · 8 workers`."""

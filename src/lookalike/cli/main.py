@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # and from whatever else runs: training small models went twice as fast without.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = sys.argv[1:] if arguments is None else arguments
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # of torchrun
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:  # of torchrun
         from lookalike.cli.together import run_together
 
         return run_together(lambda: _parse(words), _run)

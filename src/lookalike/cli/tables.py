@@ -81,7 +81,7 @@ def _print_text_history(history: Sequence[EpochSummary]) -> None:
 
 def print_trade_off(trade_off: TradeOff) -> None:
     """One row a mixture of two models' weights, the chosen one marked."""
-    names = TEXT_HEADLINE if trade_off.end.text_metrics else ()
+    names = ("recall@1", trade_off.text_metric) if trade_off.end.text_metrics else ()
     what = ", and pictures found by texts" if names else ""
     print("Mixtures of the weights that came (alpha 0) with those of the last epoch (alpha 1):")
     print(f"{trade_off.metric} of picture search{what}.")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 
 from lookalike.cli.verbs import run_evaluate, run_train
-from lookalike.errors import ConfigError
+from lookalike.errors import ConfigError, LookalikeError
 from lookalike.processes import joined
 
 Run = Callable[[argparse.Namespace, Callable[[str], None]], int]
@@ -28,7 +28,10 @@ def run_together(parse: Callable[[], argparse.Namespace], run: Run) -> int:
             quiet.enter_context(redirect_stdout(nowhere))
             quiet.enter_context(redirect_stderr(nowhere))
         given = parse()
-        processes = quiet.enter_context(joined())
+        try:
+            processes = quiet.enter_context(joined())
+        except LookalikeError as error:
+            return run(_failing(error), lambda message: print(message, file=stderr))
 
         def tell(message: str) -> None:
             if processes.is_first_to_say(message):
@@ -41,11 +44,18 @@ def _refuse_alone(given: argparse.Namespace) -> argparse.Namespace:
     """Puts an error in the place of verbs that have work for one process only."""
     if given.verb in (run_train, run_evaluate):
         return given
-
-    def refuse(_given: argparse.Namespace) -> None:
-        raise ConfigError(
+    return _failing(
+        ConfigError(
             "only lookalike train and lookalike evaluate run in several processes; start the "
             "others without torchrun"
         )
+    )
 
-    return argparse.Namespace(verb=refuse)
+
+def _failing(error: LookalikeError) -> argparse.Namespace:
+    """A command that ends with an error."""
+
+    def fail(_given: argparse.Namespace) -> None:
+        raise error
+
+    return argparse.Namespace(verb=fail)

@@ -153,6 +153,23 @@ def load_images(source: str | Path, progress: Progress | None = None) -> ImageSe
     )
 
 
+def load_unlabelled(source: str | Path, progress: Progress | None = None) -> ImageSet:
+    """Lists the pictures of a source whose labels do not matter: in a folder, however deep, or in
+    a table.
+
+    Raises:
+        DataError: the source is missing, empty, or a table that `load_images` would not take.
+        MissingExtraError: a Parquet table without `pyarrow` installed.
+    """
+    path = Path(source)
+    if not path.is_dir():
+        return replace(load_images(path, progress), labels=None)
+    names, _, _ = _walk(path)
+    if not names:
+        raise DataError(f"there are no files in {shown(path)}; expected pictures in it")
+    return ImageSet(path, names)
+
+
 def keep_readable(
     images: ImageSet,
     max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,

@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
@@ -150,6 +151,12 @@ def mixture_files(out: Path) -> tuple[Path, Path]:
     return folder / "retrieval_results_interpolated.json", folder / "metrics_interpolated.json"
 
 
+def remove_mixture_results(out: Path) -> None:
+    """Removes what was measured of mixtures of weights."""
+    for path in (interpolation_file(out), *mixture_files(out)):
+        path.unlink(missing_ok=True)
+
+
 def interpolation_file(out: Path) -> Path:
     """Where a run keeps what mixtures of its weights with the original ones come to."""
     return out / "results" / "interpolation.json"
@@ -167,7 +174,9 @@ def find_results(out: Path) -> list[Path]:
 
 def _by_epoch(found: tuple[re.Match[str] | None, Path]) -> tuple[int, str]:
     match, path = found
-    return (int(match[1] or -1) if match else -1, path.name)
+    if match is None or path in mixture_files(path.parent.parent):
+        return (sys.maxsize, path.name)  # made of the last epoch
+    return (int(match[1] or -1), path.name)
 
 
 def library_versions() -> dict[str, str]:

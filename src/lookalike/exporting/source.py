@@ -93,6 +93,9 @@ def _results_of(
         files = mixture_files(out) if mixture else result_files(out, encoder.epoch)
         name = files[1].relative_to(out).as_posix()
         return None, f"its run left no {name} beside it that can be read"
+    alpha = checkpoint["interpolation"]["alpha"] if mixture else None
+    if (history.current["epoch"], history.current.get("alpha")) != (encoder.epoch, alpha):
+        return None, "the results beside it are those of another mixture"
     if history.current.get("run") != checkpoint["state"]["run"]:
         return None, "the results beside it are those of another run"
     if not history.measured:

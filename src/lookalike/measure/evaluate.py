@@ -19,6 +19,7 @@ from lookalike.errors import ConfigError, OutputError
 from lookalike.evaluation.protocol import Holdout, Protocol, load_protocol
 from lookalike.evaluation.results import (
     metrics_document,
+    mixture_files,
     result_files,
     write_results,
 )
@@ -117,8 +118,9 @@ def _evaluate(config: EvaluateConfig, progress: Progress, processes: Processes) 
         epoch, retrieval, text_scores = _retrieve_with_model(
             config, checkpoint, protocol, out, progress, processes
         )
+    alpha = _alpha_of(checkpoint)
     files = processes.by_first(
-        lambda: _write(config, out, epoch, retrieval, protocol, text_scores, progress)
+        lambda: _write(config, out, epoch, alpha, retrieval, protocol, text_scores, progress)
     )
     return EvaluateResult(
         epoch, retrieval.scores, retrieval, files, retrieval.unreadable, text_scores
@@ -129,6 +131,7 @@ def _write(
     config: EvaluateConfig,
     out: Path,
     epoch: int,
+    alpha: float | None,
     retrieval: Retrieval,
     protocol: Protocol,
     text_scores: QueryScores | None,
@@ -137,12 +140,22 @@ def _write(
     """Writes what was measured, and says where."""
     given = config.test_embeddings or config.query_embeddings
     about = {"embeddings_of": given or config.model_name, "config": asdict(config)}
-    write_results(out, epoch, retrieval, protocol, about=about | text_document(text_scores))
+    about |= text_document(text_scores) | ({} if alpha is None else {"alpha": alpha})
+    mixture = alpha is not None
+    write_results(out, epoch, retrieval, protocol, about=about, of_mixture=mixture)
     _write_interchange(config, out, epoch, retrieval, protocol)
-    files = _files_of(out, epoch, config, protocol)
+    files = _files_of(out, epoch, config, protocol, of_mixture=mixture)
     if config.report:
-        files.append(write_report(out, epoch, retrieval, protocol, progress=progress))
+        files.append(
+            write_report(out, epoch, retrieval, protocol, progress=progress, of_mixture=mixture)
+        )
     return files
+
+
+def _alpha_of(checkpoint: dict[str, Any] | None) -> float | None:
+    """The share of trained weights in a mixture; None of any other model."""
+    mixture = (checkpoint or {}).get("interpolation")
+    return mixture["alpha"] if mixture else None
 
 
 def _retrieve_with_model(
@@ -157,7 +170,10 @@ def _retrieve_with_model(
     encoder = CLIPEncoder(config.model_name, embedding=config.embedding, checkpoint=checkpoint).to(
         runtime.device
     )
-    _refuse_to_replace(_files_of(out, encoder.epoch, config, protocol), config)
+    files = _files_of(
+        out, encoder.epoch, config, protocol, of_mixture=_alpha_of(checkpoint) is not None
+    )
+    _refuse_to_replace(files, config)
     refuse_learned_classes(encoder, protocol)
     with runtime.autocast():
         dim = encoder.dim
@@ -221,9 +237,16 @@ def _write_interchange(
         save_embeddings(path, embeddings, images)
 
 
-def _files_of(out: Path, epoch: int, config: EvaluateConfig, protocol: Protocol) -> list[Path]:
+def _files_of(
+    out: Path,
+    epoch: int,
+    config: EvaluateConfig,
+    protocol: Protocol,
+    *,
+    of_mixture: bool = False,
+) -> list[Path]:
     """What an evaluation is going to write, but for the report, which is always the newest."""
-    files = [*result_files(out, epoch)]
+    files = [*(mixture_files(out) if of_mixture else result_files(out, epoch))]
     if config.trec:
         run, qrels = _trec_files(out, epoch)
         files += [run, qrels] if protocol.labelled else [run]

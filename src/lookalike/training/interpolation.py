@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from lookalike.evaluation.original.interpolation import Mixture, TradeOff, read_trade_off
-from lookalike.evaluation.results import interpolation_file
+from lookalike.evaluation.results import interpolation_file, remove_mixture_results
 from lookalike.evaluation.retrieval import Retrieval
 from lookalike.evaluation.scoring.scores import METRICS
 from lookalike.training.anchoring.mixing import MixedWeights, alphas, plain_originals
@@ -47,9 +47,16 @@ def _known(run: Run) -> TradeOff | None:
     found = read_trade_off(interpolation_file(run.folder.path), run.state.run)
     if found is None or not run.folder.mixture.is_file():
         return None
-    same = found.epoch == run.state.epoch and found.metric == _image_metric(run)
+    same = _facts(run) == (found.epoch, found.metric, found.fingerprint)
     measured = [one.alpha for one in found.mixtures]
     return found if same and measured == alphas(run.config.interpolation) else None
+
+
+def _facts(run: Run) -> tuple[int, str, str]:
+    """What must be the same for two trade-offs of a run to be of the same models and test."""
+    protocol = run.measurements.protocol
+    assert protocol is not None, "a run without one has nothing to choose by"
+    return run.state.epoch, _image_metric(run), protocol.facts()["fingerprint"]
 
 
 def _measure(run: Run, weights: MixedWeights) -> tuple[TradeOff, Retrieval]:
@@ -69,13 +76,17 @@ def _measure(run: Run, weights: MixedWeights) -> tuple[TradeOff, Retrieval]:
             found = measured.evaluate(f"evaluating mixtures of weights, alpha {alpha:g}")
             mixtures.append(Mixture(alpha, found.retrieval.metrics or {}, found.text_metrics))
             end = found.retrieval
-    state = run.state
-    trade_off = TradeOff(state.run, state.epoch, _image_metric(run), TEXT_METRIC, tuple(mixtures))
+    epoch, metric, fingerprint = _facts(run)
+    trade_off = TradeOff(run.state.run, epoch, metric, TEXT_METRIC, tuple(mixtures), fingerprint)
     return trade_off, end
 
 
 def _keep(run: Run, trade_off: TradeOff, end: Retrieval) -> None:
-    """Saves the encoder, which has the best mixture now, and writes down what was measured."""
+    """Saves the encoder, which has the best mixture now, and writes down what was measured.
+
+    What was measured of an earlier one goes first, so that no numbers lie beside other weights.
+    """
+    run.processes.by_first(lambda: remove_mixture_results(run.folder.path))
     save_mixture(
         run.folder.mixture,
         run.state,

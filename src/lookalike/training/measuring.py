@@ -238,7 +238,10 @@ class Measurements:
         if self._text_queries is None:  # the text tower is frozen, so once is enough
             template = self._config.caption_template
             self._text_queries = text_queries(self._encoder, labels, template, self._progress)
-        return search_by_text(self._text_queries, retrieval.gallery, retrieval.gallery_embeddings)
+        queries = self._text_queries
+        return self._runtime.processes.by_first(
+            lambda: search_by_text(queries, retrieval.gallery, retrieval.gallery_embeddings)
+        )
 
     def _keep_originals(self, state: TrainingState, retrieval: Retrieval) -> list[Path]:
         """Epoch 0, the model as it came, keeps its embeddings as a file, to measure drift from."""
@@ -284,16 +287,17 @@ def _check_best_metric(
     config: TrainConfig, protocol: Protocol | None, encoder: CLIPEncoder
 ) -> None:
     """Refuses, before anything is trained, what asks for a best model that nothing would tell."""
+    labelled = protocol is not None and protocol.labelled
     measured = _measured(protocol, encoder) if protocol is not None else ()
-    if config.best_metric in measured:
-        return
-    if protocol is None or not protocol.labelled:
-        for name, value in (("patience", config.patience), ("interpolation", config.interpolation)):
-            if value:
-                raise ConfigError(
-                    f"{name} is {value}, and without test pictures with labels no model is known "
-                    f"to be better than another; give --test, or leave {name} out"
-                )
+    tells = config.best_metric in measured
+    needs = {"patience": None if tells else config.patience, "interpolation": config.interpolation}
+    for name, value in needs.items():
+        if value and not labelled:
+            raise ConfigError(
+                f"{name} is {value}, and without test pictures with labels no model is known to be "
+                f"better than another; give --test, or leave {name} out"
+            )
+    if tells or not labelled:
         return
     why = "which is not measured"
     if config.best_metric in TEXT_METRICS:

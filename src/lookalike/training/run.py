@@ -24,6 +24,7 @@ from lookalike.errors import (
     OutputError,
 )
 from lookalike.evaluation.protocol import find_holdout, load_protocol
+from lookalike.evaluation.results import remove_mixture_results
 from lookalike.evaluation.retrieval import refuse_learned_classes
 from lookalike.files import shown, write_json
 from lookalike.progress import Progress
@@ -248,7 +249,13 @@ class Run:
         path = self.folder.epoch_file(self.state.epoch)
         self._save(path)
         self.saved_epochs.append(path)
-        self.processes.by_first(lambda: self.folder.interrupted.unlink(missing_ok=True))
+        self.processes.by_first(self._remove_outdated)
+
+    def _remove_outdated(self) -> None:
+        self.folder.interrupted.unlink(missing_ok=True)
+        if self.config.interpolation:  # there will be a new mixture, of this epoch or a later one
+            self.folder.mixture.unlink(missing_ok=True)
+            remove_mixture_results(self.folder.path)
 
     def autosave(self) -> None:
         """Writes a checkpoint of the middle of the epoch where one is due.

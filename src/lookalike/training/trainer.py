@@ -49,7 +49,7 @@ def train(
         # A resumed run keeps the precision it began with, wherever it goes on.
         kept = saved["precision"] if saved and config.precision == "auto" else config.precision
         runtime = make_runtime(config.device, kept, config.num_workers, processes)
-        tracker = make_tracker(config, progress) if processes.is_first else None
+        tracker = processes.kept_by_first(lambda: make_tracker(config, progress))
         at_the_end.enter_context(seeded(config.seed, runtime.device))
         run = Run(config, runtime, progress, resume=path, saved=saved)
         del saved  # as large as the model and its optimiser

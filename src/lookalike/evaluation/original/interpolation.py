@@ -34,7 +34,7 @@ class TradeOff:
 
     `metric` tells which of them finds pictures best, and `text_metric`, where larger is better,
     which of them finds by text best. `mixtures` are in ascending order of alpha, from 0, the
-    original, to 1, the epoch's own model.
+    original, to 1, the epoch's own model. `fingerprint` is that of the test's protocol.
     """
 
     run: str
@@ -42,6 +42,7 @@ class TradeOff:
     metric: str
     text_metric: str
     mixtures: tuple[Mixture, ...]
+    fingerprint: str = ""
 
     @property
     def original(self) -> Mixture:
@@ -55,12 +56,15 @@ class TradeOff:
 
     @property
     def chosen(self) -> Mixture:
-        """The mixture to take; of equals the one that is nearer to the original.
+        """The mixture to take.
 
         Where fine-tuning gained on pictures and lost on text, it is the one with the largest
         difference of shares: how much of the gain on pictures it keeps, less how much of the loss
-        on text it has. Where there is nothing to be traded, for text lost nothing, pictures gained
-        nothing or there is no text tower, it is the best on pictures.
+        on text it has. Both ends have 0, so where no mixture does better, and of equals, it is the
+        one nearer to the end: what was trained is not thrown away for nothing.
+
+        Where there is nothing to be traded, for text lost nothing, pictures gained nothing or there
+        is no text tower, it is the best on pictures, of equals the one nearer to the original.
 
         >>> table = [(0.0, 0.2, 0.8), (0.5, 0.6, 0.7), (1.0, 0.7, 0.3)]
         >>> mixtures = tuple(Mixture(a, {"mAP": m}, {"mAP": t}) for a, m, t in table)
@@ -68,8 +72,8 @@ class TradeOff:
         0.5
         """
         if self.loses_text:
-            # Of equals `max` finds the first.
-            return max(self.mixtures, key=lambda one: self.gain_kept(one) - self.loss_kept(one))
+            from_the_end = reversed(self.mixtures)  # of equals `max` finds the first
+            return max(from_the_end, key=lambda one: self.gain_kept(one) - self.loss_kept(one))
         best = self.original
         for one in self.mixtures[1:]:
             if self._finds_more(one, best):
@@ -133,5 +137,5 @@ def read_trade_off(path: Path, run: str) -> TradeOff | None:
 
 def _trade_off_of(document: dict[str, Any]) -> TradeOff:
     mixtures = tuple(Mixture(**one) for one in document["mixtures"])
-    facts = {key: document[key] for key in ("run", "epoch", "metric", "text_metric")}
+    facts = {key: document[key] for key in ("run", "epoch", "metric", "text_metric", "fingerprint")}
     return TradeOff(**facts, mixtures=mixtures)

@@ -300,10 +300,10 @@ def trade_in_words(trade_off: TradeOff) -> str:
     pictures = f"{trade_off.metric} {_pictures(trade_off, chosen)}"
     if not trade_off.loses_text:
         return f"{alpha} finds pictures best: {pictures}."
-    if chosen is trade_off.original:
+    if chosen is trade_off.end:
         return (
             "No mixture keeps a larger share of what training gained on pictures than of what it "
-            "lost on text."
+            f"lost on text, so the trained model is kept as it is: {pictures}."
         )
     text = f"{trade_off.text_metric} {_text(trade_off, chosen)}"
     kept, lost = trade_off.gain_kept(chosen), trade_off.loss_kept(chosen)

@@ -69,12 +69,19 @@ class _Shown:
 
 
 def write_report(
-    out: Path, epoch: int, retrieval: Retrieval, protocol: Protocol, *, progress: Progress
+    out: Path,
+    epoch: int,
+    retrieval: Retrieval,
+    protocol: Protocol,
+    *,
+    progress: Progress,
+    of_mixture: bool = False,
 ) -> Path:
     """Writes `results/report.html`: one file that opens from disk, without network.
 
     Reads the epoch's metrics file, which must be there, and those of the epochs before it that
-    are of the same run and protocol. Shows what mixtures of weights came to, where the run has
+    are of the same run and protocol; with `of_mixture` that of a mixture with the epoch's weights.
+    Shows what mixtures of weights came to, where the run has
     tried some by then.
 
     Returns:
@@ -84,7 +91,7 @@ def write_report(
         DataError: a metrics file is missing or broken, or the file of mixtures is.
         OutputError: the report cannot be written.
     """
-    history = read_history(out, epoch)
+    history = read_history(out, epoch, of_mixture=of_mixture)
     outcome = outcome_of(retrieval, _previous_recall(history))
     confusions = find_confusions(retrieval, outcome)
     shown = _choose_pictures(retrieval, outcome, confusions, progress)
@@ -183,7 +190,8 @@ def _trade_off_by(out: Path, now: Document) -> TradeOff | None:
     if now.get("run") is None:
         return None
     found = read_trade_off(interpolation_file(out), now["run"])
-    return found if found and found.epoch <= now["epoch"] else None
+    same_test = found is not None and found.fingerprint == now["protocol"]["fingerprint"]
+    return found if found and same_test and found.epoch <= now["epoch"] else None
 
 
 def _text_facts(

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lookalike.config import TrainConfig
+from lookalike.errors import ConfigError
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.progress import Progress
 from lookalike.runtime import Runtime
@@ -116,12 +118,20 @@ def make_anchors(
         saved: the checkpoint of a resumed run.
 
     Raises:
-        ConfigError: captions are asked for, and there are no texts.
+        ConfigError: captions are asked for, and there are no texts; or the original is, and it
+            is not known any more, or not weights alone.
     """
     original, captions = None, None
-    if needs_original(config):
-        values = saved["original_state_dict"] if saved else None
-        original = OriginalWeights(encoder, values)
+    began = saved["original_state_dict"] if saved else None
+    if _needs_original(config):
+        _check_original(encoder, config)
+        if saved is not None and began is None:
+            raise ConfigError(
+                "interpolation needs the weights that the run began with, which this one has not "
+                "kept, for it began without; set interpolation to 0, or start a new run"
+            )
+    if _needs_original(config) or began is not None:  # it may be needed again later
+        original = OriginalWeights(encoder, began)
     if config.caption_weight:
         captions = make_caption_loss(encoder, classes, config.caption_template, progress)
     return Anchors(
@@ -134,6 +144,17 @@ def make_anchors(
     )
 
 
-def needs_original(config: TrainConfig) -> bool:
+def _needs_original(config: TrainConfig) -> bool:
     """Whether a run has to remember the weights it began with."""
     return bool(config.distillation_weight or config.l2_sp or config.interpolation)
+
+
+def _check_original(encoder: CLIPEncoder, config: TrainConfig) -> None:
+    """Statistics of batches (BatchNorm) are a part of the model that is no weight."""
+    knob = "distillation_weight" if config.distillation_weight else "interpolation"
+    if getattr(config, knob) and any(isinstance(part, _BatchNorm) for part in encoder.modules()):
+        raise ConfigError(
+            f"{knob} needs the model as it came, of which weights are kept, and "
+            f"{encoder.model_name} has running statistics as well (BatchNorm); set {knob} to 0, or "
+            "hold it with l2_sp"
+        )

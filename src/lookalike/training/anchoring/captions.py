@@ -68,17 +68,20 @@ def make_caption_loss(
     Raises:
         ConfigError: the encoder embeds no texts, or all classes have one caption.
     """
-    if encoder.why_no_text is not None:
+    reason = encoder.why_no_text
+    if reason is None and not hasattr(encoder.backbone, "logit_scale"):
+        reason = f"{encoder.model_name} does not tell the scale that its towers were trained with"
+    if reason is not None:
         raise ConfigError(
-            f"caption_weight needs texts, and {encoder.why_no_text}; leave caption_weight out, or "
-            "take a model with a text tower (CLIP, SigLIP)"
+            f"caption_weight needs texts, and {reason}; set caption_weight to 0, or take a model "
+            "with a text tower (CLIP, SigLIP)"
         )
     captions = [caption_of(name, template) for name in classes]
     different = list(dict.fromkeys(captions))
     if len(different) < 2:
         raise ConfigError(
-            f"all classes have the caption {different[0]!r}, which tells nothing apart; leave "
-            "caption_weight out"
+            f"all classes have the caption {different[0]!r}, which tells nothing apart; set "
+            "caption_weight to 0"
         )
     without_words = [name for name in classes if not any(letter.isalpha() for letter in name)]
     if len(without_words) > len(classes) / 2:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from lookalike.config import TrainConfig
 from lookalike.data.loader import Request
-from lookalike.data.sources import ImageSet, Unreadable, keep_readable, load_images
+from lookalike.data.sources import ImageSet, Unreadable, keep_readable, load_unlabelled
 from lookalike.progress import Progress
 
 
@@ -45,7 +46,13 @@ class OtherPictures:
         return [int(orders[one][place]) for one, place in zip(passes, within, strict=True)]
 
     def _order(self, number: int) -> np.ndarray:
-        return np.random.default_rng((self.seed, int(number))).permutation(len(self.images))
+        return _order(len(self.images), self.seed, int(number))
+
+
+@lru_cache(maxsize=2)  # a step has pictures of two passes at most, if there are enough of them
+def _order(count: int, seed: int, number: int) -> np.ndarray:
+    """The order of the pictures in a pass through them."""
+    return np.random.default_rng((seed, number)).permutation(count)
 
 
 def read_other_pictures(config: TrainConfig, progress: Progress) -> OtherPictures | None:
@@ -57,9 +64,8 @@ def read_other_pictures(config: TrainConfig, progress: Progress) -> OtherPicture
     """
     if config.distillation_pictures is None:
         return None
-    images, unreadable = keep_readable(
-        load_images(config.distillation_pictures, progress), config.max_megapixels, progress
-    )
+    listed = load_unlabelled(config.distillation_pictures, progress).of_split("train")
+    images, unreadable = keep_readable(listed, config.max_megapixels, progress)
     return OtherPictures(
         images, unreadable, config.n_classes_per_batch * config.n_samples_per_class, config.seed
     )

@@ -235,6 +235,11 @@ def check_same_pictures(
         ("training pictures", checkpoint["train_fingerprint"], pictures.fingerprint),
         ("distillation_pictures", checkpoint["distillation_fingerprint"], distilled),
     ):
+        if (saved is None) != (found is None):
+            raise CheckpointError(
+                f"{shown(path)} belongs to a run {'without' if saved is None else 'with'} {what}, "
+                "which must stay so; start a new run without --resume"
+            )
         if saved != found:
             raise CheckpointError(
                 f"the {what} are not those of {shown(path)}: files were added, removed or renamed "

@@ -109,14 +109,17 @@ class Learner:
         # With gradient scaling an overflow is expected now and then, and the scaler skips it.
         if not self.scaler.is_enabled():
             _check_finite("gradient", norm)
+        moves = bool(norm.isfinite())
         self.between_steps = False
-        self.anchors.pull(self.optimizer)
+        if moves:
+            self.anchors.pull(self.optimizer)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self.average is not None:
+        if moves and self.average is not None:
             self.average.update()
         self.between_steps = True
-        if self.scaler.is_enabled() and self.scaler.get_scale() < 1:  # 17 overflows in a row
+        least = 1 / self.runtime.processes.count  # after 17 overflows in a row
+        if self.scaler.is_enabled() and self.scaler.get_scale() < least:
             _check_finite("gradient", norm)
         return Stepped(loss.item(), norm.item())
 
