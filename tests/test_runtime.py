@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lookalike.errors import ConfigError
+from lookalike.processes import ALONE, Processes
 from lookalike.runtime import (
     Runtime,
     make_runtime,
@@ -157,3 +158,12 @@ def test_a_saved_state_of_another_kind_of_device_is_passed_over_and_said_so() ->
         assert torch.equal(torch.rand(5), expected)
         assert restore_random_state(state, torch.device("cuda")) is False
         assert torch.equal(torch.rand(5), expected)
+
+
+def test_several_processes_scale_gradients_by_what_one_does_together() -> None:
+    """Each goes backward with its part times their count: fp16 overflows where one's would."""
+    alone, one_of_four = (
+        Runtime(torch.device("cpu"), "fp16", 0, processes).grad_scaler().get_scale()
+        for processes in (ALONE, Processes(1, 4))
+    )
+    assert alone == 4 * one_of_four == 2**16
