@@ -75,12 +75,12 @@ def _run(given: argparse.Namespace) -> dict[str, Any]:
     """One run, from here to the end of this process."""
     import lookalike
     from lookalike.config import TrainConfig
-    from lookalike.recipes import config_from, read_recipe
+    from lookalike.recipes import config_from, find_recipe
 
     (recipe,), (protocol,), (seed,) = given.recipes, given.protocols, given.seeds
     data = Path(os.environ["LOOKALIKE_REAL_DATA"])
     settings = {
-        **(PLAIN if recipe == "plain" else read_recipe(recipe)),
+        **(PLAIN if recipe == "plain" else find_recipe(recipe)),
         **dict(one.split("=", 1) for one in given.set),
         **PROTOCOLS[protocol],
         "train": str(data / "data" / "grocery" / "train"),

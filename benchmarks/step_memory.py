@@ -88,7 +88,7 @@ def _step(given: argparse.Namespace) -> dict[str, Any]:
     from lookalike.runtime import make_runtime
     from lookalike.training.objectives.supcon import SupConLoss
     from lookalike.training.optimization.optimizer import make_optimizer
-    from lookalike.training.step import Learner
+    from lookalike.training.stepping.learner import Learner
 
     torch.set_num_threads(given.threads)
     chunk_size = given.chunks[0]

@@ -18,13 +18,15 @@ from hypothesis import strategies as st
 
 from lookalike.config import TrainConfig
 from lookalike.data.sampler import BalancedBatchSampler
+from lookalike.data.sources import ImageSet
 from lookalike.errors import LookalikeError, OutputError
 from lookalike.files import shown, writable_folder, write_folder_whole, write_json, write_whole
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.runtime import make_runtime
 from lookalike.training.objectives.supcon import SupConLoss
+from lookalike.training.pictures import TrainingPictures
 from lookalike.training.saving.checkpoint import TrainingState, save_checkpoint
-from lookalike.training.step import Learner
+from lookalike.training.stepping.learner import Learner
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="a limit that POSIX systems have")
 
@@ -234,9 +236,9 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, tiny_clip: 
             config=TrainConfig(),
             learner=learner,
             sampler=BalancedBatchSampler([0, 0, 1, 1], 2, 2),
-            train_classes=[],
+            pictures=TrainingPictures(ImageSet(tmp_path, [], []), [], torch.tensor([]), [], "f"),
+            others=None,
             holdout=None,
-            train_fingerprint="f",
         )
 
     save()

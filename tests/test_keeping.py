@@ -16,6 +16,7 @@ from lookalike.errors import ConfigError, Interrupted, OutputError
 from lookalike.evaluation import retrieval as retrieval_module
 from lookalike.evaluation.metrics import first_rank
 from lookalike.evaluation.scores import METRICS, QueryScores, is_better, score_ranks
+from lookalike.evaluation.text import TEXT_METRICS
 from lookalike.recipes import config_from
 from lookalike.training import measuring, run
 from lookalike.training.outcome import Best, EpochSummary, best_epoch
@@ -142,6 +143,43 @@ def test_a_metric_that_is_not_measured_is_refused_before_training(
 ) -> None:
     with pytest.raises(ConfigError, match=r"best_metric is 'mAP@5'.*recall@1, .*mAP@R, .*MRR"):
         train(settings(best_metric="mAP@5"))
+    assert not (photos / "out" / "results").exists()
+
+
+def test_text_search_may_tell_the_best_epoch_and_end_a_run(
+    settings: Settings, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = iter([0.2, 0.9, 0.4, 0.3, 0.95])
+
+    def text_document(scores: QueryScores | None) -> dict[str, Any]:
+        return {"text_metrics": {"recall@1": 0.5, "mAP": next(measured)}}
+
+    monkeypatch.setattr(measuring, "text_document", text_document)
+    result = train(settings(num_epochs=4, best_metric="text-mAP", patience=2))
+    assert [one.epoch for one in result.history] == [0, 1, 2, 3]
+    saved = photos / "out/weights/encoder_epoch_01.pth"
+    assert result.best == Best(1, "text-mAP", 0.9, saved)
+
+
+def test_all_metrics_hold_those_of_text_search_apart_and_every_name_can_be_asked_for(
+    settings: Settings,
+) -> None:
+    last = train(settings(num_epochs=0)).history[-1]
+    assert last.metrics is not None
+    assert last.text_metrics is not None
+    assert tuple(last.all_metrics) == METRICS + TEXT_METRICS
+    assert last.all_metrics["mAP"] == last.metrics["mAP"]
+    assert last.all_metrics["text-mAP"] == last.text_metrics["mAP"]
+    assert EpochSummary(0, None, None).all_metrics == {}
+
+
+def test_text_search_cannot_tell_the_best_epoch_of_a_model_that_embeds_no_texts(
+    settings: Settings, photos: Path
+) -> None:
+    with pytest.raises(
+        ConfigError, match=r"best_metric is 'text-mAP', and .*pooled.*; there are .*mAP@R"
+    ):
+        train(settings(best_metric="text-mAP", embedding="pooled"))
     assert not (photos / "out" / "results").exists()
 
 

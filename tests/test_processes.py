@@ -24,8 +24,8 @@ from two_processes import CASES
 from lookalike.errors import ConfigError
 from lookalike.processes import ALONE, Processes
 from lookalike.runtime import make_runtime
-from lookalike.training.parallel import share_of_batch
 from lookalike.training.saving.folder import find_checkpoints
+from lookalike.training.stepping.parallel import share_of_batch
 
 __all__ = ["without_dropout"]  # a fixture
 

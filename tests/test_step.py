@@ -15,10 +15,10 @@ from transformers import CLIPModel
 from lookalike.errors import ConfigError, NonFiniteError, TrainingError
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.runtime import Runtime, make_runtime
-from lookalike.training import batch_memory
-from lookalike.training.batch_memory import bytes_per_picture, find_chunk_size
 from lookalike.training.objectives.supcon import SupConLoss
-from lookalike.training.step import Learner
+from lookalike.training.stepping import batch_memory
+from lookalike.training.stepping.batch_memory import bytes_per_picture, find_chunk_size
+from lookalike.training.stepping.learner import Learner
 
 LABELS = torch.arange(4).repeat_interleave(3)
 PIXELS = torch.randint(0, 256, (12, 3, 32, 32), dtype=torch.uint8)

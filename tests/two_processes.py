@@ -23,8 +23,8 @@ from lookalike.progress import SilentProgress
 from lookalike.runtime import Runtime, make_runtime
 from lookalike.training.objectives.arcface import ArcFaceLoss
 from lookalike.training.objectives.supcon import SupConLoss
-from lookalike.training.parallel import shard, whole_tensors
-from lookalike.training.step import Learner
+from lookalike.training.stepping.learner import Learner
+from lookalike.training.stepping.parallel import shard, whole_tensors
 
 LABELS = torch.arange(4).repeat_interleave(3)
 PIXELS = torch.randint(
@@ -95,7 +95,7 @@ def stepped(
     )
     steps, gradients = [], list[dict[str, Tensor]]()
     for _ in range(2):
-        steps.append(learner.step(PIXELS[own], LABELS))
+        steps.append(learner.step(PIXELS[own], LABELS[own]))
         named = [*encoder.trainable_parameters(), *objective.named_parameters()]
         of_step = {name: p.grad.clone() for name, p in named if p.grad is not None}
         gradients.append(whole_tensors(of_step, processes))

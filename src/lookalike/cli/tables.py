@@ -12,6 +12,7 @@ from lookalike.files import shown
 
 if TYPE_CHECKING:
     from lookalike.data.sources import Unreadable
+    from lookalike.evaluation.interpolation import TradeOff
     from lookalike.evaluation.retrieval import Retrieval
     from lookalike.evaluation.scores import QueryScores
     from lookalike.exporting.run import ExportResult
@@ -75,6 +76,23 @@ def _print_text_history(history: Sequence[EpochSummary]) -> None:
     else:
         print("How alike embeddings are to those of the model before training:")
     _print_table(["", *names, "mean cosine"], rows)
+
+
+def print_trade_off(trade_off: TradeOff) -> None:
+    """One row a mixture of two models' weights, the chosen one marked."""
+    names = TEXT_HEADLINE if trade_off.end.text_metrics else ()
+    what = ", and pictures found by texts" if names else ""
+    print("Mixtures of the weights that came (alpha 0) with those of the last epoch (alpha 1):")
+    print(f"{trade_off.metric} of picture search{what}.")
+    rows = [
+        [
+            f"alpha {one.alpha:.3g}{' chosen' if one == trade_off.chosen else ''}",
+            _number(one.metrics[trade_off.metric]),
+            *_numbers(one.text_metrics, names),
+        ]
+        for one in trade_off.mixtures
+    ]
+    _print_table(["", trade_off.metric, *(f"text {name}" for name in names)], rows)
 
 
 def print_scores(scores: QueryScores) -> None:

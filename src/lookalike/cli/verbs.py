@@ -25,6 +25,7 @@ from lookalike.recipes import (
 )
 
 if TYPE_CHECKING:
+    from lookalike.evaluation.interpolation import TradeOff
     from lookalike.training.outcome import Best
 
 MUST_MEND = 1
@@ -61,12 +62,15 @@ def run_train(given: argparse.Namespace) -> None:
             {
                 "history": [asdict(one) for one in result.history],
                 "best": _best(result.best),
+                "interpolation": _mixtures(result.trade_off),
                 "files": [shown(path) for path in result.files],
                 "unreadable": [asdict(one) for one in result.unreadable],
             }
         )
     else:
         tables.print_history(result.history, result.best)
+        if result.trade_off is not None:
+            tables.print_trade_off(result.trade_off)
         if result.retrieval is not None:
             if result.retrieval.scores:
                 tables.print_unanswered(result.retrieval.scores)
@@ -241,6 +245,11 @@ def _finite(metrics: dict[str, float] | None) -> dict[str, float | None] | None:
     if metrics is None:
         return None
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+
+
+def _mixtures(trade_off: TradeOff | None) -> dict[str, Any] | None:
+    """The trade-off as JSON has it, with the mixture that was chosen."""
+    return asdict(trade_off) | {"chosen": trade_off.chosen.alpha} if trade_off else None
 
 
 def _best(best: Best | None) -> dict[str, Any] | None:

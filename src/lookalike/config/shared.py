@@ -80,7 +80,8 @@ class Shared:
 
     def __post_init__(self) -> None:
         settle(self)
-        for name in ("train", "data", "test", "query", "gallery", "out", "model_name"):
+        for name in ("train", "data", "test", "query", "gallery", "out", "model_name",
+                     "distillation_pictures"):  # fmt: skip
             if getattr(self, name, None) == "":
                 raise ConfigError(f"{name} is empty; name something, or leave it out")
 

@@ -167,8 +167,47 @@ class TrainConfig(BatchShape, Common):
     )
     seed: int = knob(0, "of everything random", group="Training", at_least=0, at_most=2**63 - 1)
 
+    caption_weight: float = knob(
+        0.0,
+        "weight of a second loss, beside the objective, that holds pictures near the text of "
+        "their class; 0: off",
+        group="Text search",
+        at_least=0,
+    )
+    distillation_weight: float = knob(
+        0.0,
+        "weight of a loss that holds embeddings near those of the model as it came; 0: off",
+        group="Text search",
+        at_least=0,
+    )
+    distillation_pictures: str | None = knob(
+        None,
+        "pictures of any kind, without labels, to do that on, as many a step as the batch has; "
+        "none: the batch itself",
+        group="Text search",
+        metavar="PICTURES",
+    )
+    l2_sp: float = knob(
+        0.0,
+        "pull of each weight towards where it began, as weight decay pulls towards zero: few get "
+        "further than 1 / l2_sp, so 100 is light and 10000 strong; 0: off",
+        group="Text search",
+        at_least=0,
+    )
+    interpolation: int = knob(
+        0,
+        "in the end, measure mixtures of the original and the trained weights (WiSE-FT) in so many "
+        "even steps, and save the best one; 0: off",
+        group="Text search",
+        at_least=0,
+        at_most=100,
+    )
+
     best_metric: str = knob(
-        "mAP@R", "what tells the best epoch", group="Checkpoints", metavar="METRIC"
+        "mAP@R",
+        "what tells the best epoch; text-mAP, text-recall@1, ... are of text search by class name",
+        group="Checkpoints",
+        metavar="METRIC",
     )
     patience: int | None = knob(
         None,
@@ -223,10 +262,34 @@ class TrainConfig(BatchShape, Common):
             raise ConfigError(
                 f"lora_targets is {self.lora_targets!r}, and LoRA is off; set lora_rank, such as 8"
             )
+        self._check_anchors()
         size = self.n_classes_per_batch * self.n_samples_per_class
         if isinstance(self.batch_memory, int) and self.batch_memory > size:
             raise ConfigError(
                 f"batch_memory is {self.batch_memory}, and a batch has {size} pictures "
                 f"({self.n_classes_per_batch} classes x {self.n_samples_per_class}); set it to "
                 f"{size} or less, or to auto"
+            )
+
+    def _check_anchors(self) -> None:
+        if self.distillation_pictures is not None and not self.distillation_weight:
+            raise ConfigError(
+                "distillation_pictures are given, and distillation is off; set "
+                "distillation_weight, such as 1"
+            )
+        if self.l2_sp * self.learning_rate > 1:
+            raise ConfigError(
+                f"l2_sp is {self.l2_sp:g} and learning_rate {self.learning_rate:g}, so that a step "
+                f"would pull weights beyond where they began; set l2_sp to "
+                f"{1 / self.learning_rate:g} or less"
+            )
+        if self.interpolation and (self.test or self.query or self.holdout_classes) is None:
+            raise ConfigError(
+                "interpolation chooses by what is measured, and there are no test pictures; give "
+                "--test, or leave interpolation out"
+            )
+        if self.sharding == "full" and self.distillation_weight:
+            raise ConfigError(
+                "sharding is full, and distillation needs the original model beside the one in "
+                "training, whole; set --sharding none, or hold with l2_sp"
             )

@@ -38,12 +38,14 @@ class Batch(NamedTuple):
     """A batch that was read. `indices` says which pictures it really holds.
 
     `lost` are positions that were asked for and have no readable picture to stand in for them.
+    Where several processes have read it together, `pixels` are of `indices[own]` only.
     """
 
     pixels: UInt8[Tensor, "batch 3 height width"]
     indices: list[int]
     unreadable: list[Unreadable]
     lost: list[int]
+    own: slice = slice(None)
 
 
 class ImageLoader:

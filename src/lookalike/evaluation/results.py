@@ -27,8 +27,10 @@ def write_results(
     protocol: Protocol,
     *,
     about: Mapping[str, Any],
+    of_mixture: bool = False,
 ) -> tuple[Path, Path]:
-    """Writes `retrieval_results_epoch_XX.json` and `metrics_epoch_XX.json` under `out/results`.
+    """Writes `retrieval_results_epoch_XX.json` and `metrics_epoch_XX.json` under `out/results`;
+    of a mixture of this epoch's weights with the original's, with `interpolated` for `epoch_XX`.
 
     The first maps each query's file name to the names of its top k, best first. The second
     holds metrics, the protocol they were measured under, the health of the embeddings, the
@@ -49,7 +51,7 @@ def write_results(
             query_names, retrieval.similarities.tolist(), rows, strict=True
         )
     }
-    paths = result_files(out, epoch)
+    paths = mixture_files(out) if of_mixture else result_files(out, epoch)
     write_json(paths[0], retrieved)
     facts = protocol.facts() | {
         "searched_fingerprint": retrieval.fingerprint(),
@@ -142,11 +144,22 @@ def originals_file(out: Path) -> Path:
     return out / "results" / "original_embeddings.safetensors"
 
 
+def mixture_files(out: Path) -> tuple[Path, Path]:
+    """Where retrievals and metrics of the mixture that a run chose lie."""
+    folder = out / "results"
+    return folder / "retrieval_results_interpolated.json", folder / "metrics_interpolated.json"
+
+
+def interpolation_file(out: Path) -> Path:
+    """Where a run keeps what mixtures of its weights with the original ones come to."""
+    return out / "results" / "interpolation.json"
+
+
 def find_results(out: Path) -> list[Path]:
     """The result files of earlier epochs below a folder, by epoch, and nobody else's files."""
     names = re.compile(
-        r"(?:retrieval_results|metrics)_epoch_(\d+)\.json|report\.html"
-        r"|original_embeddings\.safetensors"
+        r"(?:retrieval_results|metrics)_(?:epoch_(\d+)|interpolated)\.json|report\.html"
+        r"|original_embeddings\.safetensors|interpolation\.json"
     )
     found = [(names.fullmatch(path.name), path) for path in (out / "results").glob("*.*")]
     return [path for match, path in sorted(found, key=_by_epoch) if match]

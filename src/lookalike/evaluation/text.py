@@ -6,7 +6,7 @@ and by the same definitions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,8 @@ from lookalike.progress import Progress
 
 TEXT_HEADLINE = (*(f"recall@{k}" for k in RECALL_KS), "mAP")
 """The metrics of text search that are reported."""
+TEXT_METRICS = tuple(f"text-{name}" for name in TEXT_HEADLINE)
+"""What they are called beside those of a retrieval of pictures by pictures."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,15 @@ def text_metrics(scores: QueryScores) -> dict[str, float]:
     """The means over classes that are reported."""
     means = scores.micro()
     return {name: means[name] for name in TEXT_HEADLINE}
+
+
+def named_apart(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics of text search by the names they have beside those of picture search.
+
+    >>> named_apart({"mAP": 0.25})
+    {'text-mAP': 0.25}
+    """
+    return {f"text-{name}": value for name, value in metrics.items()}
 
 
 def text_document(scores: QueryScores | None) -> dict[str, Any]:

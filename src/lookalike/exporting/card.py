@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lookalike.config import ExportConfig, TrainConfig
 from lookalike.evaluation.results import library_versions
 from lookalike.evaluation.scores import HEADLINE
+from lookalike.evaluation.text import TEXT_HEADLINE
 from lookalike.exporting.agreement import Agreement
 from lookalike.exporting.source import Source
 from lookalike.files import write_text
@@ -107,24 +108,34 @@ class Results:
 def results_in_words(history: History, source: Source) -> Results:
     """The numbers of this epoch beside those before training, and the protocol of both."""
     before, now = history.before, history.current
-    heading = ["", f"this model (epoch {now['epoch']})"]
+    mixed = f", mixed with the original, alpha {now['alpha']:g}" if "alpha" in now else ""
+    heading = ["", f"this model (epoch {now['epoch']}{mixed})"]
     if before is not None:
         # An epoch 0 is the model as it came; a run may have begun to be measured later.
         word = "before training" if before["epoch"] == 0 else "earlier"
         heading = ["", f"{word} (epoch {before['epoch']})", heading[1], "change"]
-    rows = []
-    for name in HEADLINE:
-        row = [name, _with_interval(now, name)]
-        if before is not None:
-            change = now["metrics"][name] - before["metrics"][name]
-            row = [name, _with_interval(before, name), f"**{row[1]}**", f"{change:+.4f}"]
-        rows.append(row)
+    rows = [_row(name, before, now, name) for name in HEADLINE]
+    if now.get("text_metrics"):
+        rows += [_row(f"text {name}", before, now, name, "text_") for name in TEXT_HEADLINE]
     return Results(heading, rows, protocol_in_words(now, source.encoder.trained_on))
 
 
-def _with_interval(document: Document, name: str) -> str:
-    low, high = document["intervals"][name]
-    return f"{document['metrics'][name]:.4f} ({low:.3f} to {high:.3f})"
+def _row(
+    title: str, before: Document | None, now: Document, name: str, kind: str = ""
+) -> list[str]:
+    """One metric: of picture search, or, as `kind` "text_" says, of text search."""
+    value = _with_interval(now, name, kind)
+    if before is None:
+        return [title, value]
+    if not before.get(f"{kind}metrics"):
+        return [title, "", f"**{value}**", ""]
+    change = now[f"{kind}metrics"][name] - before[f"{kind}metrics"][name]
+    return [title, _with_interval(before, name, kind), f"**{value}**", f"{change:+.4f}"]
+
+
+def _with_interval(document: Document, name: str, kind: str) -> str:
+    low, high = document[f"{kind}intervals"][name]
+    return f"{document[f'{kind}metrics'][name]:.4f} ({low:.3f} to {high:.3f})"
 
 
 def protocol_in_words(document: Document, trained_on: frozenset[str]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lookalike.config import ExportConfig
 from lookalike.errors import ConfigError, DataError
-from lookalike.evaluation.results import result_files
+from lookalike.evaluation.results import mixture_files, result_files
 from lookalike.files import shown
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.pretrained import is_checkpoint, read_checkpoint
@@ -92,10 +92,12 @@ def _results_of(
     if encoder.embedding != measured:
         return None, f"its run measured the {measured} embedding, not the {encoder.embedding} one"
     out = path.resolve().parent.parent  # of a run's weights/encoder_epoch_XX.pth
+    mixture = "interpolation" in checkpoint
     try:
-        history = read_history(out, encoder.epoch)
+        history = read_history(out, encoder.epoch, of_mixture=mixture)
     except DataError:
-        name = result_files(out, encoder.epoch)[1].relative_to(out).as_posix()
+        files = mixture_files(out) if mixture else result_files(out, encoder.epoch)
+        name = files[1].relative_to(out).as_posix()
         return None, f"its run left no {name} beside it"
     if history.current.get("run") != checkpoint["state"]["run"]:
         return None, "the results beside it are those of another run"

@@ -18,7 +18,8 @@ ConfigT = TypeVar("ConfigT", TrainConfig, EvaluateConfig, CheckConfig, ExportCon
 FREE_ON_RESUME = frozenset(
     {"train", "num_epochs", "out", "overwrite", "query", "gallery", "test", "top_k",
      "group_pattern", "eval_batch_size", "device", "num_workers", "gradient_checkpointing",
-     "batch_memory", "sharding", "best_metric", "patience", "keep",
+     "batch_memory", "sharding", "distillation_pictures", "interpolation", "best_metric",
+     "patience", "keep",
      "autosave_minutes", "track", "track_project", "track_optional", "report"}
 )  # fmt: skip
 

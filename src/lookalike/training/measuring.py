@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,17 @@ from lookalike.data.loader import ImageLoader
 from lookalike.data.sources import Unreadable
 from lookalike.errors import ConfigError, LookalikeError
 from lookalike.evaluation.drift import (
+    Drift,
     Originals,
     measure_drift,
     originals_of,
     read_originals,
     write_originals,
 )
+from lookalike.evaluation.interpolation import TradeOff, write_trade_off
 from lookalike.evaluation.protocol import Protocol
 from lookalike.evaluation.results import (
+    interpolation_file,
     originals_file,
     report_file,
     result_files,
@@ -27,7 +29,13 @@ from lookalike.evaluation.results import (
 )
 from lookalike.evaluation.retrieval import Retrieval, evaluate_encoder
 from lookalike.evaluation.scores import METRICS, QueryScores
-from lookalike.evaluation.text import TextQueries, search_by_text, text_document, text_queries
+from lookalike.evaluation.text import (
+    TEXT_METRICS,
+    TextQueries,
+    search_by_text,
+    text_document,
+    text_queries,
+)
 from lookalike.files import shown
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.progress import Progress
@@ -36,6 +44,20 @@ from lookalike.runtime import Runtime
 from lookalike.training.outcome import Best, EpochSummary, best_epoch, earlier_epochs
 from lookalike.training.saving.checkpoint import TrainingState
 from lookalike.training.saving.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one evaluation came to; `text` is what its metrics file says of text search."""
+
+    retrieval: Retrieval
+    text: dict[str, Any]
+
+    @property
+    def text_metrics(self) -> dict[str, float] | None:
+        """Of text search by class name, where there is such."""
+        metrics: dict[str, float] | None = self.text["text_metrics"]
+        return metrics
 
 
 class Measurements:
@@ -56,7 +78,7 @@ class Measurements:
         progress: Progress,
         folder: RunFolder,
     ) -> None:
-        _check_best_metric(config, protocol, METRICS)
+        _check_best_metric(config, protocol, encoder)
         self.protocol, self.history = protocol, list[EpochSummary]()
         self.retrieval: Retrieval | None = None
         self.files: list[Path] = []
@@ -100,46 +122,96 @@ class Measurements:
         if self.protocol is None or self._loader is None:
             self.history.append(EpochSummary(state.epoch, state.loss, None))
             return
+        measured = self.evaluate(f"evaluating epoch {state.epoch}")
+        summary, written = processes.by_first(lambda: self._write(state, measured))
+        self._count_in(measured.retrieval, written)
+        self.history.append(summary)
+
+    def measure_mixture(self, state: TrainingState, trade_off: TradeOff, end: Retrieval) -> None:
+        """Measures the mixture of weights that was chosen, and writes its files and what all
+        mixtures came to; and anew the report of the last epoch, whose retrieval is `end`.
+        """
+        measured = self.evaluate(f"evaluating the chosen mixture, alpha {trade_off.chosen.alpha:g}")
+        written = self._runtime.processes.by_first(
+            lambda: self._write_mixture(state, measured, trade_off, end)
+        )
+        self._count_in(measured.retrieval, written)
+
+    def evaluate(self, title: str) -> Measured:
+        """Measures the encoder as it is now, and writes nothing."""
+        protocol, loader = self.protocol, self._loader
+        assert protocol is not None, "there is nothing to measure on"
+        assert loader is not None, "made with the protocol"
         retrieval = evaluate_encoder(
             self._encoder,
-            self.protocol,
-            self._loader,
+            protocol,
+            loader,
             self._runtime,
             top_k_wanted=self._config.top_k,
             batch_size=self._config.eval_batch_size,
             progress=self._progress,
-            title=f"evaluating epoch {state.epoch}",
+            title=title,
         )
-        protocol = self.protocol
-        text_scores = self._search_by_text(retrieval, protocol)
-        summary, written = processes.by_first(
-            lambda: self._write(state, retrieval, protocol, text_document(text_scores))
-        )
+        return Measured(retrieval, text_document(self._search_by_text(retrieval, protocol)))
+
+    def _count_in(self, retrieval: Retrieval, written: list[Path]) -> None:
         self.files = [file for file in self.files if file not in written] + written
         self.retrieval, self.unreadable = retrieval, retrieval.unreadable
-        self.history.append(summary)
 
-    def _write(
-        self, state: TrainingState, retrieval: Retrieval, protocol: Protocol, text: dict[str, Any]
-    ) -> tuple[EpochSummary, list[Path]]:
-        """Writes what was measured."""
-        out = self._folder.path
+    def _write(self, state: TrainingState, measured: Measured) -> tuple[EpochSummary, list[Path]]:
+        """Writes what was measured of an epoch."""
         self._folder.make_room()
-        files = self._keep_originals(state, retrieval, protocol)
-        drift = measure_drift(self._originals, retrieval) if self._originals else None
-        about = text | {
+        files = self._keep_originals(state, measured.retrieval)
+        files += self._write_results(state, measured)
+        if self._config.report:
+            files += self._report(state.epoch, measured.retrieval)
+        summary = EpochSummary(
+            state.epoch,
+            state.loss,
+            measured.retrieval.metrics,
+            measured.text_metrics,
+            self._drift_of(measured),
+        )
+        return summary, files
+
+    def _write_mixture(
+        self, state: TrainingState, measured: Measured, trade_off: TradeOff, end: Retrieval
+    ) -> list[Path]:
+        files = self._write_results(state, measured, alpha=trade_off.chosen.alpha)
+        path = interpolation_file(self._folder.path)
+        write_trade_off(path, trade_off)
+        files.append(path)
+        if self._config.report:
+            files += self._report(state.epoch, end)
+        return files
+
+    def _write_results(
+        self, state: TrainingState, measured: Measured, *, alpha: float | None = None
+    ) -> list[Path]:
+        """The two files of an epoch, or of a mixture of its weights with the original's."""
+        assert self.protocol is not None, "it was measured by one"
+        drift = self._drift_of(measured)
+        about = measured.text | {
             "run": state.run,
             "loss": state.loss,
             "config": asdict(self._config),
             "drift": asdict(drift) if drift else None,
         }
-        files += write_results(out, state.epoch, retrieval, protocol, about=about)
-        if self._config.report:
-            files += self._report(state.epoch, retrieval, protocol)
-        summary = EpochSummary(
-            state.epoch, state.loss, retrieval.metrics, text["text_metrics"], drift
+        if alpha is not None:
+            about["alpha"] = alpha
+        return list(
+            write_results(
+                self._folder.path,
+                state.epoch,
+                measured.retrieval,
+                self.protocol,
+                about=about,
+                of_mixture=alpha is not None,
+            )
         )
-        return summary, files
+
+    def _drift_of(self, measured: Measured) -> Drift | None:
+        return measure_drift(self._originals, measured.retrieval) if self._originals else None
 
     @property
     def best(self) -> Best | None:
@@ -168,22 +240,22 @@ class Measurements:
             self._text_queries = text_queries(self._encoder, labels, template, self._progress)
         return search_by_text(self._text_queries, retrieval.gallery, retrieval.gallery_embeddings)
 
-    def _keep_originals(
-        self, state: TrainingState, retrieval: Retrieval, protocol: Protocol
-    ) -> list[Path]:
+    def _keep_originals(self, state: TrainingState, retrieval: Retrieval) -> list[Path]:
         """Epoch 0, the model as it came, keeps its embeddings as a file, to measure drift from."""
-        if state.epoch > 0:
+        if state.epoch > 0 or self.protocol is None:
             return []
-        self._originals = originals_of(retrieval, state.run, protocol.facts()["fingerprint"])
+        fingerprint = self.protocol.facts()["fingerprint"]
+        self._originals = originals_of(retrieval, state.run, fingerprint)
         path = originals_file(self._folder.path)
         write_originals(path, self._originals)
         return [path]
 
-    def _report(self, epoch: int, retrieval: Retrieval, protocol: Protocol) -> list[Path]:
+    def _report(self, epoch: int, retrieval: Retrieval) -> list[Path]:
         """Writes the page to look at. Where that fails the run goes on: its results are safe."""
         out = self._folder.path
+        assert self.protocol is not None, "it was measured by one"
         try:
-            path = write_report(out, epoch, retrieval, protocol, progress=self._progress)
+            path = write_report(out, epoch, retrieval, self.protocol, progress=self._progress)
         except LookalikeError as error:
             self._progress.warn(f"no report of epoch {epoch}: {error}")
         # Whatever else a page can fail of, such as a plot library: training must not end with it.
@@ -202,18 +274,29 @@ class Measurements:
         return report.is_file() and report.stat().st_mtime_ns >= metrics.stat().st_mtime_ns
 
 
+def _measured(protocol: Protocol, encoder: CLIPEncoder) -> tuple[str, ...]:
+    """The metrics that every epoch will have."""
+    texts = TEXT_METRICS if protocol.gallery.labels is not None and encoder.has_text else ()
+    return (*(METRICS if protocol.labelled else ()), *texts)
+
+
 def _check_best_metric(
-    config: TrainConfig, protocol: Protocol | None, metrics: Sequence[str]
+    config: TrainConfig, protocol: Protocol | None, encoder: CLIPEncoder
 ) -> None:
     """Refuses, before anything is trained, what asks for a best epoch that nothing would tell."""
-    if protocol is None or protocol.query.labels is None or protocol.gallery.labels is None:
+    measured = _measured(protocol, encoder) if protocol is not None else ()
+    if config.best_metric in measured:
+        return
+    if protocol is None or not protocol.labelled:
         if config.patience is not None:
             raise ConfigError(
                 f"patience is {config.patience}, and without test pictures with labels no epoch is "
                 "known to be better than another; give --test, or leave patience out"
             )
-    elif config.best_metric not in metrics:
-        raise ConfigError(
-            f"best_metric is {config.best_metric!r}, which is not measured; there are "
-            f"{', '.join(metrics)}"
-        )
+        return
+    why = "which is not measured"
+    if config.best_metric in TEXT_METRICS:
+        why = f"and {encoder.why_no_text}"
+    raise ConfigError(
+        f"best_metric is {config.best_metric!r}, {why}; there are {', '.join(measured)}"
+    )

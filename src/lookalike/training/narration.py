@@ -12,6 +12,8 @@ from lookalike.errors import DataError
 from lookalike.evaluation.protocol import Protocol
 from lookalike.files import shown
 from lookalike.progress import Progress
+from lookalike.training.anchoring.others import OtherPictures
+from lookalike.training.pictures import TrainingPictures
 
 if TYPE_CHECKING:
     from lookalike.training.run import Run
@@ -67,8 +69,24 @@ def _facts(run: Run) -> list[str]:
         + (f", {chunk_size} in memory at a time" if chunk_size < part else "")
         + f"; {len(run.sampler):,} an epoch, "
         f"{config.num_epochs} epoch{'' if config.num_epochs == 1 else 's'}",
+        *_anchors(run),
         f"device   {run.runtime.describe()}",
     ]
+
+
+def _anchors(run: Run) -> list[str]:
+    """What holds the encoder to the model it came from, in a line; none where nothing does."""
+    config, parts = run.config, []
+    if config.caption_weight:
+        parts.append(f"captions x {config.caption_weight:g}")
+    if config.distillation_weight:
+        on = f" on {len(run.others.images):,} other pictures" if run.others else ""
+        parts.append(f"distillation x {config.distillation_weight:g}{on}")
+    if config.l2_sp:
+        parts.append(f"L2-SP {config.l2_sp:g}")
+    if config.interpolation:
+        parts.append(f"mixed in {config.interpolation} steps in the end")
+    return [f"held by  {', '.join(parts)}"] if parts else []
 
 
 def _warn_of_pictures(run: Run) -> None:
@@ -76,7 +94,7 @@ def _warn_of_pictures(run: Run) -> None:
     if run.measurements.protocol is None:
         warn("no test pictures, so nothing is measured; give --test, or --query and --gallery")
     else:
-        _warn_of_overlap(run.images, run.measurements.protocol, run.progress)
+        _warn_of_overlap(run.pictures.images, run.measurements.protocol, run.progress)
     if report.excluded_singletons:
         warn(
             f"{report.excluded_singletons:,} classes have a single picture and are left out; "
@@ -110,8 +128,11 @@ class UnreadableTraining:
     `pictures` are all that are known so far.
     """
 
-    def __init__(self, pictures: list[Unreadable], images: ImageSet, progress: Progress) -> None:
-        self.pictures, self._images, self._progress = pictures, images, progress
+    def __init__(
+        self, pictures: TrainingPictures, others: OtherPictures | None, progress: Progress
+    ) -> None:
+        self.pictures = pictures.unreadable + (others.unreadable if others else [])
+        self._labels, self._progress = pictures.images.labels or [], progress
         self._lost_classes: set[str] = set()
 
     def tell(self, batch: Batch) -> None:
@@ -120,14 +141,8 @@ class UnreadableTraining:
         Raises:
             DataError: hardly anything of the batch is left.
         """
-        for one in batch.unreadable:
-            if one not in self.pictures:
-                self._progress.warn(
-                    f"{shown(one.path)}: {one.reason}; another picture takes its place"
-                )
-                self.pictures.append(one)
-        labels = self._images.labels or []
-        for label in sorted({labels[i] for i in batch.lost} - self._lost_classes):
+        self._name(batch.unreadable, "another picture takes its place")
+        for label in sorted({self._labels[i] for i in batch.lost} - self._lost_classes):
             self._lost_classes.add(label)
             self._progress.warn(
                 f"no picture of class {shown(label)} can be decoded; batches do without it"
@@ -136,3 +151,13 @@ class UnreadableTraining:
             raise DataError(
                 f"hardly a picture of a batch can be decoded: {list_unreadable(batch.unreadable)}"
             )
+
+    def tell_of_others(self, others: Batch) -> None:
+        """Names what is new among pictures without labels, of which any may be missing."""
+        self._name(others.unreadable, "left out")
+
+    def _name(self, unreadable: list[Unreadable], what_now: str) -> None:
+        for one in unreadable:
+            if one not in self.pictures:
+                self._progress.warn(f"{shown(one.path)}: {one.reason}; {what_now}")
+                self.pictures.append(one)

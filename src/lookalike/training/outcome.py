@@ -10,10 +10,12 @@ from pathlib import Path
 
 from lookalike.data.sources import Unreadable
 from lookalike.evaluation.drift import Drift
+from lookalike.evaluation.interpolation import TradeOff
 from lookalike.evaluation.protocol import Protocol
 from lookalike.evaluation.results import result_files
 from lookalike.evaluation.retrieval import Retrieval
 from lookalike.evaluation.scores import is_better
+from lookalike.evaluation.text import named_apart
 from lookalike.model.encoder import CLIPEncoder
 
 
@@ -29,6 +31,11 @@ class EpochSummary:
     metrics: dict[str, float] | None
     text_metrics: dict[str, float] | None = None
     drift: Drift | None = None
+
+    @property
+    def all_metrics(self) -> dict[str, float]:
+        """Metrics of picture search and of text search beside each other."""
+        return (self.metrics or {}) | named_apart(self.text_metrics or {})
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,8 @@ class TrainResult:
     """What a run came to.
 
     `retrieval` is that of the last evaluation, if there was one; `best` is None where nothing
-    was measured.
+    was measured. With `interpolation` the encoder, and the last evaluation, is that of the
+    mixture that `trade_off` tells about; otherwise it is the last epoch's.
     """
 
     history: list[EpochSummary]
@@ -59,13 +67,14 @@ class TrainResult:
     files: list[Path]
     unreadable: list[Unreadable]
     encoder: CLIPEncoder
+    trade_off: TradeOff | None = None
 
 
 def best_epoch(history: Sequence[EpochSummary], metric: str) -> Best | None:
     """The best of the epochs so far; None where none has a number for the metric."""
     best: Best | None = None
     for one in history:
-        value = (one.metrics or {}).get(metric)
+        value = one.all_metrics.get(metric)
         if value is None or math.isnan(value):
             continue
         if best is None or is_better(metric, value, best.value):

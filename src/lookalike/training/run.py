@@ -14,38 +14,32 @@ from typing import Any, NoReturn
 import torch
 
 from lookalike.config import TrainConfig
-from lookalike.data.loader import Batch, ImageLoader, Request
+from lookalike.data.loader import Batch, Request
 from lookalike.data.sampler import BalancedBatchSampler
-from lookalike.data.sources import ImageSet, keep_readable, load_images
-from lookalike.data.transforms import Augmentation
 from lookalike.errors import (
-    ConfigError,
     DataError,
     Interrupted,
     NonFiniteError,
     NoPositivesError,
     OutputError,
 )
-from lookalike.evaluation.protocol import Holdout, find_holdout, load_protocol
+from lookalike.evaluation.protocol import find_holdout, load_protocol
 from lookalike.evaluation.retrieval import refuse_learned_classes
 from lookalike.files import shown, write_json
-from lookalike.model.adapters import add_lora
-from lookalike.model.encoder import CLIPEncoder
-from lookalike.model.layers import freeze_layers
 from lookalike.progress import Progress
 from lookalike.runtime import Runtime, restore_random_state
-from lookalike.training.batch_memory import find_chunk_size
+from lookalike.training.anchoring.anchors import UNLABELLED
+from lookalike.training.anchoring.others import read_other_pictures
+from lookalike.training.interpolation import finish_with_mixture
+from lookalike.training.making import make_encoder, make_learner, make_loader
 from lookalike.training.measuring import Measurements
 from lookalike.training.narration import UnreadableTraining, introduce, tell_early_stop
-from lookalike.training.objectives.choose import make_objective
-from lookalike.training.optimization.averaging import WeightAverage
 from lookalike.training.optimization.optimizer import (
     learning_rate_at,
-    make_optimizer,
     set_learning_rate,
 )
 from lookalike.training.outcome import TrainResult
-from lookalike.training.parallel import check_trainable, read_together, shard, share_of_batch
+from lookalike.training.pictures import read_training_pictures
 from lookalike.training.saving.autosave import Autosave
 from lookalike.training.saving.checkpoint import (
     TrainingState,
@@ -56,7 +50,8 @@ from lookalike.training.saving.checkpoint import (
 )
 from lookalike.training.saving.folder import RunFolder
 from lookalike.training.saving.interrupt import Interrupt
-from lookalike.training.step import Learner, Stepped
+from lookalike.training.stepping.learner import Stepped
+from lookalike.training.stepping.parallel import read_together, share_of_batch
 
 # Of several processes all find these at the same point of the same step.
 _MET_BY_ALL = (DataError, NoPositivesError, NonFiniteError, OutputError)
@@ -105,82 +100,40 @@ class Run:
 
     def _read_pictures(self, resume: Path | None, saved: dict[str, Any] | None) -> None:
         """Lists what is learned from, in which batches, and what is tested on."""
-        config = self.config
+        config, progress = self.config, self.progress
         self.holdout = find_holdout(config)
-        images = _listed_training_images(config, self.holdout, self.progress)
-        self.images, unreadable = keep_readable(images, config.max_megapixels, self.progress)
-        self.unreadable = UnreadableTraining(unreadable, self.images, self.progress)
-        self.fingerprint = self.images.fingerprint()
+        self.pictures = read_training_pictures(config, self.holdout, progress)
+        self.others = read_other_pictures(config, progress)
+        self.unreadable = UnreadableTraining(self.pictures, self.others, progress)
         if saved is not None and resume is not None:
-            check_same_pictures(saved, resume, self.fingerprint)
+            check_same_pictures(saved, resume, self.pictures, self.others)
         self.sampler = BalancedBatchSampler(
-            self.images.labels or [],
+            self.pictures.images.labels or [],
             config.n_classes_per_batch,
             config.n_samples_per_class,
             singletons=config.singletons,
             class_balance=config.class_balance,
             seed=config.seed,
         )
-        numbers = {label: i for i, label in enumerate(sorted(set(self.images.labels or ())))}
-        self.num_classes = len(numbers)
-        self.labels = torch.tensor([numbers[label] for label in self.images.labels or ()])
         self.batch_size = config.n_classes_per_batch * config.n_samples_per_class
         self.images_per_epoch = len(self.sampler) * self.batch_size
-        self.protocol = load_protocol(config, self.progress, self.holdout)
+        self.protocol = load_protocol(config, progress, self.holdout)
 
     def _make_learner(self, resume: Path | None, saved: dict[str, Any] | None) -> None:
         """Loads the encoder, and makes what trains it."""
         config, runtime = self.config, self.runtime
-        # A resumed run's architecture and files come from its checkpoint: the model it started
-        # from may be out of reach by now.
-        self.encoder = CLIPEncoder(
-            str(resume) if resume else config.model_name,
-            embedding=config.embedding,
-            gradient_checkpointing=config.gradient_checkpointing,
-            checkpoint=saved,
-        )
-        check_trainable(self.encoder, runtime, config)
-        self._choose_weights()
-        if config.sharding == "full":
-            shard(self.encoder, runtime)
-        self.encoder.to(runtime.device)
+        self.encoder = make_encoder(config, runtime, resume, saved)
         if self.protocol is not None and resume is None:
             refuse_learned_classes(self.encoder, self.protocol)
-        side = config.train_size
-        how = self.encoder.preprocessing_at(side) if side else self.encoder.preprocessing
-        self.loader = ImageLoader(
-            self.images.paths,
-            how,
-            runtime,
-            max_megapixels=config.max_megapixels,
-            augmentation=Augmentation(
-                config.augmentation, config.min_crop_area, config.color_jitter
-            ),
-            labels=self.images.labels,
-        )
-        average: WeightAverage | None = None
-        if config.ema_decay is not None:
-            average = WeightAverage(self.encoder.trainable_parameters(), config.ema_decay)
-        with runtime.autocast():
-            dim = self.encoder.dim
-        objective = make_objective(config, num_classes=self.num_classes, dim=dim)
-        objective.to(runtime.device)
-        self.learner = Learner(
-            self.encoder,
-            objective,
-            make_optimizer(self.encoder, config, objective.parameters()),
-            runtime,
-            chunk_size=find_chunk_size(
-                config.batch_memory,
-                self.batch_size // self.processes.count,
-                self.encoder,
-                runtime,
-                saved=saved.get("chunk_size") if saved else None,
-                side=config.train_size,
-            ),
-            max_grad_norm=config.max_grad_norm,
-            average=average,
-        )
+        self.loader = make_loader(config, runtime, self.encoder, self.pictures.images)
+        part_size = self.batch_size // self.processes.count
+        if self.others is not None:
+            self.other_loader = make_loader(config, runtime, self.encoder, self.others.images)
+            part_size *= 2
+        self.learner = make_learner(
+            config, runtime, self.encoder, self.pictures.classes, self.progress,
+            part_size=part_size, saved=saved,
+        )  # fmt: skip
 
     def _set_random_numbers(self, saved: dict[str, Any] | None) -> None:
         """Those of dropout: taken up where they were saved, and others in each process."""
@@ -199,16 +152,10 @@ class Run:
                 "on with others"
             )
 
-    def _choose_weights(self) -> None:
-        """Leaves trainable what is to be trained."""
-        config = self.config
-        if config.frozen_layers:
-            freeze_layers(self.encoder, config.frozen_layers)
-        if config.lora_rank is not None:
-            add_lora(self.encoder, rank=config.lora_rank, targets=config.lora_targets)
-
-    def batches(self) -> Iterator[Batch]:
-        """The batches of the running epoch that are not done yet: this process's part of each."""
+    def batches(self) -> Iterator[tuple[Batch, Batch | None]]:
+        """The batches of the running epoch that are not done yet, this process's part of each;
+        beside each the other pictures of the step, where distillation has such.
+        """
         epoch, done = self.state.epoch, self.state.step
         if done == 0:
             self.sampler.set_epoch(epoch)
@@ -217,23 +164,35 @@ class Run:
             Request(whole[own], (self.config.seed, epoch, done + number), own.start, whole)
             for number, whole in enumerate(self.sampler)
         )
-        return read_together(self.loader.read(requests), self.processes)
+        batches = read_together(self.loader.read(requests), self.processes)
+        if self.others is None:
+            return ((batch, None) for batch in batches)
+        more = self.others.requests(self.steps_done, len(self.sampler) - done, own)
+        return zip(
+            batches, read_together(self.other_loader.read(more), self.processes), strict=True
+        )
 
-    def step(self, batch: Batch) -> tuple[Stepped, float]:
+    def step(self, batch: Batch, others: Batch | None) -> tuple[Stepped, float]:
         """One step of the optimiser; what it came to, and the learning rate."""
         self.unreadable.tell(batch)
         learning_rate = self._set_learning_rate()
+        pixels, labels = batch.pixels, self.pictures.labels[batch.indices[batch.own]]
+        if others is not None:
+            self.unreadable.tell_of_others(others)
+            pixels = torch.cat([pixels, others.pixels])
+            labels = torch.cat([labels, labels.new_full((len(others.pixels),), UNLABELLED)])
         device = self.runtime.device
-        labels = self.labels[batch.indices].to(device, non_blocking=True)
-        pixels = batch.pixels.to(device, non_blocking=True)
         try:
-            return self.learner.step(pixels, labels), learning_rate
+            stepped = self.learner.step(
+                pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+            )
         except NonFiniteError as error:
-            names = ", ".join(shown(self.images.names[i]) for i in batch.indices)
+            names = ", ".join(shown(self.pictures.images.names[i]) for i in batch.indices)
             raise NonFiniteError(
                 f"{error} in step {self.state.step + 1} of epoch {self.state.epoch + 1}, with the "
                 f"batch: {names}. Lower --learning-rate, or try --precision fp32"
             ) from error
+        return stepped, learning_rate
 
     @property
     def steps_done(self) -> int:
@@ -351,6 +310,10 @@ class Run:
     def result(self) -> TrainResult:
         """What the finished run came to."""
         measured = self.measurements
+        try:
+            trade_off = finish_with_mixture(self)
+        except KeyboardInterrupt:
+            self.save_and_stop()
         files = self._files_in_order()
         unreadable = list(dict.fromkeys(self.unreadable.pictures + measured.unreadable))
         if unreadable and files:  # a finished run that is resumed has nothing to add
@@ -364,7 +327,8 @@ class Run:
             checkpoint=self.last_saved,
             files=files,
             unreadable=unreadable,
-            encoder=self.learner.finish(),
+            encoder=self.encoder,
+            trade_off=trade_off,
         )
 
     def _files_in_order(self) -> list[Path]:
@@ -374,8 +338,7 @@ class Run:
         self.processes.by_first(self.folder.make_room)
         save_checkpoint(
             path, self.state, config=self.config, learner=self.learner, sampler=self.sampler,
-            train_fingerprint=self.fingerprint,
-            train_classes=sorted(self.encoder.trained_on.union(self.images.labels or ())),
+            pictures=self.pictures, others=self.others,
             holdout=asdict(self.holdout) if self.holdout else None,
         )  # fmt: skip
         self.last_saved = path
@@ -386,21 +349,3 @@ class Run:
         if self.processes.count > 1:
             command = f"torchrun --nproc-per-node {self.processes.local_count} -m {command}"
         return f"{shown(path)}. Go on with: {command} --resume {shown(shlex.quote(path))}"
-
-
-def _listed_training_images(
-    config: TrainConfig, holdout: Holdout | None, progress: Progress
-) -> ImageSet:
-    """The files to learn from, none of them opened yet."""
-    if config.train is None:
-        raise ConfigError("there is nothing to train on: name a folder or a table of pictures, "
-                          "as in lookalike train photos/train")  # fmt: skip
-    images = load_images(config.train, progress).of_split("train")
-    if holdout is not None:
-        images = images.of_classes(set(images.labels or ()) - set(holdout.classes))
-    if images.labels is None:
-        raise DataError(
-            f"{shown(config.train)} has no labels to learn from; give one folder per class "
-            "in it, or a table with a column 'label'"
-        )
-    return images

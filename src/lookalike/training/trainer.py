@@ -14,6 +14,7 @@ from lookalike.runtime import make_runtime, seeded
 from lookalike.tracking.course import Tracking, make_tracker
 from lookalike.training.outcome import TrainResult
 from lookalike.training.run import Run
+from lookalike.training.saving.checkpoint import check_can_go_on
 from lookalike.training.saving.interrupt import deferred_interrupt
 
 
@@ -43,6 +44,8 @@ def train(
     with joined() as processes, ExitStack() as at_the_end:
         progress = (progress or default_progress()) if processes.is_first else SilentProgress()
         saved = read_checkpoint(path) if path else None
+        if saved is not None and path is not None:
+            check_can_go_on(saved, path)
         # A resumed run keeps the precision it began with, wherever it goes on.
         kept = saved["precision"] if saved and config.precision == "auto" else config.precision
         runtime = make_runtime(config.device, kept, config.num_workers, processes)
@@ -72,8 +75,8 @@ def _to_the_end(run: Run, tracking: Tracking) -> TrainResult:
             run.saving_on_failure(interrupt),
             run.progress.task(title, run.images_per_epoch, done=done) as task,
         ):
-            for batch in run.batches():
-                stepped, learning_rate = run.step(batch)
+            for batch, others in run.batches():
+                stepped, learning_rate = run.step(batch, others)
                 state.finish_step(stepped.loss)
                 task.advance(run.batch_size, loss=state.mean_loss, lr=learning_rate)
                 numbers = {**asdict(stepped), "learning_rate": learning_rate}

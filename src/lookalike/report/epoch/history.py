@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lookalike.errors import DataError
-from lookalike.evaluation.results import result_files
+from lookalike.evaluation.results import mixture_files, result_files
 from lookalike.files import shown
 
 Document = dict[str, Any]
@@ -40,16 +40,19 @@ class History:
         return self.current["metrics"] is not None
 
 
-def read_history(out: Path, epoch: int) -> History:
+def read_history(out: Path, epoch: int, *, of_mixture: bool = False) -> History:
     """The epochs below `out/results` that belong with this one: of its run and its protocol.
+
+    With `of_mixture` the last of them is the mixture that was chosen of the epoch's weights and
+    the original's.
 
     Raises:
         DataError: the epoch's own metrics file is missing, or is not ours.
     """
-    current = _read(result_files(out, epoch)[1])
+    current = _read((mixture_files(out) if of_mixture else result_files(out, epoch))[1])
     earlier: list[Path] = []
     epochs: list[Document] = []
-    for number in range(epoch):
+    for number in range(epoch + 1 if of_mixture else epoch):
         path = result_files(out, number)[1]
         if current.get("run") is None or not path.is_file():
             continue

@@ -11,14 +11,17 @@ import torch
 from lookalike.config import TrainConfig
 from lookalike.data.sampler import BalancedBatchSampler
 from lookalike.errors import CheckpointError, ConfigError, OutputError
+from lookalike.evaluation.interpolation import TradeOff
 from lookalike.evaluation.results import library_versions
 from lookalike.files import shown, write_whole
 from lookalike.model.pretrained import CHECKPOINT_FORMAT
 from lookalike.recipes import changed_on_resume, free_on_resume
 from lookalike.runtime import random_state
-from lookalike.training.parallel import sharded_like, whole_tensors
+from lookalike.training.anchoring.others import OtherPictures
+from lookalike.training.pictures import TrainingPictures
 from lookalike.training.saving.weights import restore_weights, saved_weights
-from lookalike.training.step import Learner
+from lookalike.training.stepping.learner import Learner
+from lookalike.training.stepping.parallel import sharded_like, whole_tensors
 
 
 @dataclass
@@ -54,8 +57,8 @@ def save_checkpoint(
     config: TrainConfig,
     learner: Learner,
     sampler: BalancedBatchSampler,
-    train_fingerprint: str,
-    train_classes: list[str],
+    pictures: TrainingPictures,
+    others: OtherPictures | None,
     holdout: dict[str, Any] | None,
 ) -> None:
     """Writes all that evaluation, search and an exact resume need, as one file.
@@ -66,12 +69,12 @@ def save_checkpoint(
         OutputError: the file cannot be written; a file of that name from before is untouched.
     """
     processes = learner.runtime.processes
-    checkpoint = {
-        "format": CHECKPOINT_FORMAT,
-        "epoch": state.epoch,
+    original = learner.anchors.original
+    checkpoint = _about_model(state, config, learner, pictures, holdout) | {
         "loss": state.mean_loss if state.step else state.loss,
         "objective_state_dict": learner.objective.state_dict(),
         "optimizer_state_dict": whole_tensors(learner.optimizer.state_dict(), processes),
+        "original_state_dict": whole_tensors(original.values, processes) if original else None,
         "scaler_state_dict": learner.scaler.state_dict(),
         "chunk_size": learner.chunk_size,
         # The loader reads ahead of training: batches done are those that were trained on.
@@ -83,17 +86,58 @@ def save_checkpoint(
         },
         "random_states": processes.gather_objects(random_state(learner.runtime.device)),
         "precision": learner.runtime.precision,
-        "state": asdict(state),
-        "model": learner.encoder.description(),
-        "config": asdict(config),
-        "train_fingerprint": train_fingerprint,
-        "train_classes": train_classes,
-        "holdout": holdout,
-        "versions": library_versions(),
+        "distillation_fingerprint": others.images.fingerprint() if others else None,
     }
     with saved_weights(learner) as weights:
         checkpoint |= whole_tensors(weights, processes)
         processes.by_first(lambda: _write(path, checkpoint))
+
+
+def save_mixture(
+    path: Path,
+    state: TrainingState,
+    trade_off: TradeOff,
+    *,
+    config: TrainConfig,
+    learner: Learner,
+    pictures: TrainingPictures,
+    holdout: dict[str, Any] | None,
+) -> None:
+    """Writes the encoder with the weights it has now, which no training goes on from.
+
+    Of several processes each must call it; the first one writes.
+
+    Raises:
+        OutputError: the file cannot be written; a file of that name from before is untouched.
+    """
+    processes = learner.runtime.processes
+    checkpoint = _about_model(state, config, learner, pictures, holdout) | {
+        "loss": state.loss,
+        "interpolation": asdict(trade_off.chosen),
+        "model_state_dict": whole_tensors(learner.encoder.state_dict(), processes),
+    }
+    processes.by_first(lambda: _write(path, checkpoint))
+
+
+def _about_model(
+    state: TrainingState,
+    config: TrainConfig,
+    learner: Learner,
+    pictures: TrainingPictures,
+    holdout: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """What is needed to use the encoder, and to know what it is."""
+    return {
+        "format": CHECKPOINT_FORMAT,
+        "epoch": state.epoch,
+        "state": asdict(state),
+        "model": learner.encoder.description(),
+        "config": asdict(config),
+        "train_fingerprint": pictures.fingerprint,
+        "train_classes": sorted(learner.encoder.trained_on.union(pictures.classes)),
+        "holdout": holdout,
+        "versions": library_versions(),
+    }
 
 
 def _write(path: Path, checkpoint: dict[str, Any]) -> None:
@@ -134,6 +178,20 @@ def restore_checkpoint(
     return TrainingState(**checkpoint["state"])
 
 
+def check_can_go_on(checkpoint: dict[str, Any], path: Path) -> None:
+    """Refuses a model without a state of training.
+
+    Raises:
+        CheckpointError: it is a mixture of weights.
+    """
+    if "interpolation" in checkpoint:
+        last = path.with_name(f"encoder_epoch_{checkpoint['epoch']:02}.pth")
+        raise CheckpointError(
+            f"{shown(path)} is a mixture of weights, which no training led to; go on from "
+            f"{shown(last)}, or start a new run from it with --model-name"
+        )
+
+
 def check_same_settings(checkpoint: dict[str, Any], path: Path, config: TrainConfig) -> None:
     """Refuses to go on with other settings than a run began with.
 
@@ -155,14 +213,21 @@ def check_same_settings(checkpoint: dict[str, Any], path: Path, config: TrainCon
         )
 
 
-def check_same_pictures(checkpoint: dict[str, Any], path: Path, train_fingerprint: str) -> None:
+def check_same_pictures(
+    checkpoint: dict[str, Any], path: Path, pictures: TrainingPictures, others: OtherPictures | None
+) -> None:
     """Refuses to go on with other pictures than a run began with, wherever they lie now.
 
     Raises:
-        CheckpointError: the training pictures are others.
+        CheckpointError: the training pictures are others, or those of distillation.
     """
-    if checkpoint["train_fingerprint"] != train_fingerprint:
-        raise CheckpointError(
-            f"the training pictures are not those of {shown(path)}: files were added, removed or "
-            "renamed since. Put them back, or start a new run without --resume"
-        )
+    distilled = others.images.fingerprint() if others else None
+    for what, saved, found in (
+        ("training pictures", checkpoint["train_fingerprint"], pictures.fingerprint),
+        ("distillation_pictures", checkpoint["distillation_fingerprint"], distilled),
+    ):
+        if saved != found:
+            raise CheckpointError(
+                f"the {what} are not those of {shown(path)}: files were added, removed or renamed "
+                "since. Put them back, or start a new run without --resume"
+            )

@@ -11,7 +11,7 @@ from lookalike.errors import CheckpointError, OutputError
 from lookalike.evaluation.results import find_results
 from lookalike.files import shown, writable_folder
 
-_INTERRUPTED = "interrupted.pth"
+_INTERRUPTED, _MIXTURE = "interrupted.pth", "encoder_interpolated.pth"
 _EPOCH_FILE = re.compile(r"encoder_epoch_(\d+)\.pth")
 
 
@@ -34,6 +34,11 @@ class RunFolder:
     def interrupted(self) -> Path:
         """The checkpoint of the middle of an epoch."""
         return self.path / "weights" / _INTERRUPTED
+
+    @property
+    def mixture(self) -> Path:
+        """The model that was chosen of mixtures with the original one."""
+        return self.path / "weights" / _MIXTURE
 
     def epoch_file(self, epoch: int) -> Path:
         """The checkpoint of a whole epoch."""
@@ -63,7 +68,7 @@ class RunFolder:
 
     def make_room(self) -> None:
         """Removes what this run replaces, and what a killed one left half-written."""
-        for pattern in (".encoder_epoch_*.pth.*.tmp", f".{_INTERRUPTED}.*.tmp"):
+        for pattern in (".encoder_*.pth.*.tmp", f".{_INTERRUPTED}.*.tmp"):
             for path in (self.path / "weights").glob(pattern):
                 path.unlink(missing_ok=True)  # each may be gigabytes
         while self._to_replace:
@@ -108,7 +113,8 @@ def _epoch_files(out: Path) -> list[tuple[int, Path]]:
 
 def _files_to_replace(config: TrainConfig, out: Path, resume: Path | None) -> list[Path]:
     """Files of another run that this one is told to replace: it never writes among them."""
-    earlier = [path.resolve() for path in find_checkpoints(out) + find_results(out)]
+    mixture = [path for path in (out / "weights" / _MIXTURE,) if path.is_file()]
+    earlier = [path.resolve() for path in mixture + find_checkpoints(out) + find_results(out)]
     if not earlier or (resume is not None and resume.resolve() in earlier):
         return []
     if not config.overwrite:

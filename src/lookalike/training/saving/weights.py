@@ -8,8 +8,8 @@ from typing import Any
 
 from lookalike.errors import CheckpointError
 from lookalike.model.adapters import layers_under_lora, lora_matrices, plain_state_dict
-from lookalike.training.parallel import part_of
-from lookalike.training.step import Learner
+from lookalike.training.stepping.learner import Learner
+from lookalike.training.stepping.parallel import part_of
 
 
 @contextmanager

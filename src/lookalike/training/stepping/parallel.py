@@ -57,18 +57,20 @@ def read_together(batches: Iterator[Batch], processes: Processes) -> Iterator[Ba
             batch = next(batches, None)
         except LookalikeError as error:
             failure = error
-        parts = processes.gather_objects((failure, batch and batch[1:]))
+        parts = processes.gather_objects((failure, batch and batch[1:4]))
         for one, _ in parts:
             if one is not None:
                 raise one
         if batch is None:
             return
         indices, unreadable, lost = zip(*(told for _, told in parts if told), strict=True)
+        start = sum(len(of_one) for of_one in indices[: processes.rank])
         yield Batch(
             batch.pixels,
             list(chain(*indices)),
             list(dict.fromkeys(chain(*unreadable))),
             list(chain(*lost)),
+            slice(start, start + len(batch.indices)),
         )
 
 

@@ -1,26 +1,24 @@
-"""One step of training: a batch of any size, in the memory of a part of it."""
+"""An encoder in training: what changes its weights, once a step."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.nn.functional import pad
 
 from lookalike.errors import NonFiniteError, TrainingError
 from lookalike.model.adapters import merge_for_good, merged
 from lookalike.model.encoder import CLIPEncoder
-from lookalike.processes import ALONE, Processes
-from lookalike.runtime import Runtime, random_state, restore_random_state
+from lookalike.runtime import Runtime
+from lookalike.training.anchoring.anchors import NO_ANCHORS, Anchors
 from lookalike.training.optimization.averaging import WeightAverage
-from lookalike.training.parallel import Spread
+from lookalike.training.stepping.gradient_cache import backward_in_chunks
+from lookalike.training.stepping.parallel import Spread
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,7 @@ class Learner:
         chunk_size: pictures that go through the encoder at a time, in each process.
         max_grad_norm: the encoder's gradient is shortened to it; None: never.
         average: takes in the weights after each step, and is what is measured; None: off.
+        anchors: what holds the encoder to the model it came from.
     """
 
     def __init__(
@@ -54,12 +53,13 @@ class Learner:
         chunk_size: int,
         max_grad_norm: float | None,
         average: WeightAverage | None = None,
+        anchors: Anchors = NO_ANCHORS,
     ) -> None:
         self.encoder, self.objective, self.optimizer = encoder, objective, optimizer
         self.runtime, self.scaler = runtime, runtime.grad_scaler()
         self.chunk_size = chunk_size
         self.max_grad_norm = max_grad_norm
-        self.average = average
+        self.average, self.anchors = average, anchors
         self.parameters = [p for _, p in encoder.trainable_parameters()]
         self._spread = Spread(encoder, runtime.processes)
         self.between_steps = True  # False while weights and optimiser are being changed
@@ -67,13 +67,13 @@ class Learner:
     def step(
         self,
         pixels: UInt8[Tensor, "part 3 height width"],
-        labels: Int64[Tensor, " batch"],
+        labels: Int64[Tensor, " part"],
     ) -> Stepped:
         """Changes the weights once; the gradient is that of the whole batch.
 
         Args:
             pixels: the batch, or this process's part of it.
-            labels: of the whole batch.
+            labels: of the same pictures; `UNLABELLED` where only distillation looks at one.
 
         Raises:
             NonFiniteError: loss or gradient is; no weight was changed.
@@ -81,11 +81,15 @@ class Learner:
         """
         self.encoder.train()
         self.optimizer.zero_grad(set_to_none=True)
+        all_labels, _ = self.runtime.processes.gather_rows(labels)
         try:
+            before = self.anchors.embed_before(
+                pixels, labels, self.runtime, chunk_size=self.chunk_size
+            )
             loss = backward_in_chunks(
                 self._embed,
                 pixels,
-                lambda embeddings: self._loss(embeddings, labels),
+                lambda embeddings: self._loss(embeddings, all_labels, before),
                 chunk_size=self.chunk_size,
                 scale=self.scaler.scale,
                 processes=self.runtime.processes,
@@ -106,6 +110,7 @@ class Learner:
         if not self.scaler.is_enabled():
             _check_finite("gradient", norm)
         self.between_steps = False
+        self.anchors.pull(self.optimizer)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:
@@ -135,88 +140,16 @@ class Learner:
             return self._spread(pixels)
 
     def _loss(
-        self, embeddings: Float[Tensor, "batch dim"], labels: Int64[Tensor, " batch"]
+        self,
+        embeddings: Float[Tensor, "batch dim"],
+        labels: Int64[Tensor, " batch"],
+        before: Float32[Tensor, "held dim"] | None,
     ) -> Float[Tensor, ""]:
-        loss: Tensor = self.objective(embeddings, labels)
+        rows = self.anchors.labelled(labels)
+        loss: Tensor = self.objective(embeddings[rows], labels[rows])
+        loss = loss + self.anchors.loss(embeddings, labels, before)
         _check_finite("loss", loss)
         return loss
-
-
-def backward_in_chunks(
-    embed: Callable[[Tensor], Tensor],
-    pixels: Tensor,
-    loss_of: Callable[[Tensor], Tensor],
-    *,
-    chunk_size: int,
-    scale: Callable[[Tensor], Tensor] = lambda loss: loss,
-    processes: Processes = ALONE,
-    keeping_gradients: Callable[[], AbstractContextManager[Any]] = nullcontext,
-) -> Float[Tensor, ""]:
-    """Adds the gradient of `scale(loss_of(embed(pixels)))`, with one chunk's activations at a time.
-
-    Gradient caching (Gao et al., RepL4NLP 2021): all chunks are embedded, the loss of all
-    embeddings is computed and derived by them, and each chunk is embedded once more, now for the
-    backward pass, from the random state it had the first time, so that dropout drops the same.
-    The last chunk need not be: its activations are still there. With a single chunk this is the
-    plain step.
-
-    Of several processes each embeds its part of the batch, computes the loss of the embeddings of
-    all, and derives it by its own; the mean of what they add is the gradient.
-
-    Args:
-        embed: pictures to embeddings, each picture for itself; called with gradients on or off.
-        pixels: the whole batch, or this process's part of it.
-        loss_of: the loss of the whole batch's embeddings; called once.
-        chunk_size: pictures at a time.
-        scale: applied to the loss before it is derived.
-        processes: that share the batch.
-        keeping_gradients: all backward passes but the last one are done inside of it.
-
-    Returns:
-        The loss before scaling.
-    """
-    *chunks, last_chunk = _chunks(pixels, chunk_size, processes)
-    states, embeddings = [], []
-    for chunk in chunks:
-        states.append(random_state(pixels.device))
-        with torch.no_grad():
-            embeddings.append(embed(chunk))
-    kept = keeping_gradients if chunks else nullcontext
-    with kept():
-        last = embed(last_chunk)
-    after = random_state(pixels.device)
-
-    mine = torch.cat([*embeddings, last.detach()])[: len(pixels)]
-    leaf, own = processes.gather_rows(mine)
-    leaf.requires_grad_()
-    loss = loss_of(leaf)
-    scale(loss).backward()
-    assert leaf.grad is not None, "the loss does not depend on the embeddings"
-    # Means over the processes are what they will make of it.
-    gradient = leaf.grad[own] * processes.count
-    sizes = [len(chunk) for chunk in (*chunks, last_chunk)]
-    filled = pad(gradient, (0, 0, 0, sum(sizes) - len(gradient)))
-    *gradients, last_gradient = filled.split(sizes)
-    with kept():
-        last.backward(last_gradient)
-    for chunk, state, part in zip(chunks, states, gradients, strict=True):
-        restore_random_state(state, pixels.device)
-        with nullcontext() if chunk is chunks[-1] else keeping_gradients():
-            embed(chunk).backward(part)
-    restore_random_state(after, pixels.device)
-    return loss.detach()
-
-
-def _chunks(pixels: Tensor, chunk_size: int, processes: Processes) -> tuple[Tensor, ...]:
-    """The pictures in chunks of one size, the last one smaller; or, of several processes, in as
-    many chunks in each, because all compute at a time. Black pictures fill up what would be empty.
-    """
-    if processes.count == 1:
-        return tuple(pixels.split(chunk_size))
-    num_chunks = max(processes.gather_objects(math.ceil(len(pixels) / chunk_size)))
-    black = pixels.new_zeros(max(0, num_chunks - len(pixels)), *pixels.shape[1:])
-    chunks: tuple[Tensor, ...] = torch.cat([pixels, black]).tensor_split(num_chunks)
-    return chunks
 
 
 def _check_finite(what: str, value: Tensor) -> None:

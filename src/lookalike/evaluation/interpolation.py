@@ -1,0 +1,133 @@
+"""The trade-off between finding pictures and finding by text, over mixtures of two models' weights.
+
+Source: Wortsman et al., "Robust fine-tuning of zero-shot models" (CVPR 2022), WiSE-FT: weights that
+lie between those of the original model and those it was fine-tuned to.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lookalike.errors import DataError
+from lookalike.evaluation.scores import is_better
+from lookalike.files import shown, write_json
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A model whose weights are `alpha` of the fine-tuned one's, the rest the original's.
+
+    `text_metrics` are those of text search by class name, None without a text tower.
+    """
+
+    alpha: float
+    metrics: dict[str, float]
+    text_metrics: dict[str, float] | None
+
+
+@dataclass(frozen=True)
+class TradeOff:
+    """What mixtures of the original with an epoch's model come to, all measured on one test.
+
+    `metric` tells which of them finds pictures best, and `text_metric`, where larger is better,
+    which of them finds by text best. `mixtures` are in ascending order of alpha, from 0, the
+    original, to 1, the epoch's own model.
+    """
+
+    run: str
+    epoch: int
+    metric: str
+    text_metric: str
+    mixtures: tuple[Mixture, ...]
+
+    @property
+    def original(self) -> Mixture:
+        """The model as it came."""
+        return self.mixtures[0]
+
+    @property
+    def end(self) -> Mixture:
+        """The fine-tuned model, with nothing of the original mixed in."""
+        return self.mixtures[-1]
+
+    @property
+    def chosen(self) -> Mixture:
+        """The mixture to take; of equals the one that is nearer to the original.
+
+        Where fine-tuning gained on pictures and lost on text, it is the one with the largest
+        difference of shares: how much of the gain on pictures it keeps, less how much of the loss
+        on text it has. Where there is nothing to be traded, for text lost nothing, pictures gained
+        nothing or there is no text tower, it is the best on pictures.
+
+        >>> table = [(0.0, 0.2, 0.8), (0.5, 0.6, 0.7), (1.0, 0.7, 0.3)]
+        >>> mixtures = tuple(Mixture(a, {"mAP": m}, {"mAP": t}) for a, m, t in table)
+        >>> TradeOff("run", 1, "mAP", "mAP", mixtures).chosen.alpha  # 80% gained for 20% lost
+        0.5
+        """
+        if self.loses_text:
+            return max(self.mixtures, key=self._balance)  # of equals the first
+        best = self.original
+        for one in self.mixtures[1:]:
+            if self._finds_more(one, best):
+                best = one
+        return best
+
+    @property
+    def loses_text(self) -> bool:
+        """Whether fine-tuning gained on pictures what it lost on text."""
+        if not self.original.text_metrics or not self.end.text_metrics:
+            return False
+        return self._finds_more(self.end, self.original) and (
+            self._text(self.end) < self._text(self.original)
+        )
+
+    def _finds_more(self, one: Mixture, than: Mixture) -> bool:
+        return is_better(self.metric, one.metrics[self.metric], than.metrics[self.metric])
+
+    def _balance(self, one: Mixture) -> float:
+        """The share of the gain on pictures that a mixture keeps, less its share of text's loss."""
+        before, now, after = (m.metrics[self.metric] for m in (self.original, one, self.end))
+        gained = (now - before) / (after - before)
+        before, now, after = map(self._text, (self.original, one, self.end))
+        return gained - (before - now) / (before - after)
+
+    def _text(self, one: Mixture) -> float:
+        assert one.text_metrics is not None, "a model with a text tower has it in every mixture"
+        return one.text_metrics[self.text_metric]
+
+
+def write_trade_off(path: Path, trade_off: TradeOff) -> None:
+    """Writes it whole, and beside the mixtures which one is chosen.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    write_json(path, asdict(trade_off) | {"chosen": trade_off.chosen.alpha})
+
+
+def read_trade_off(path: Path, run: str) -> TradeOff | None:
+    """The trade-off of a run; None where it has none.
+
+    Raises:
+        DataError: the file is not one of ours.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        found = _trade_off_of(document)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"cannot read {shown(path)} as what mixtures of weights came to: "
+            f"{type(error).__name__}: {error}; remove it, or train anew"
+        ) from error
+    return found if found.run == run else None
+
+
+def _trade_off_of(document: dict[str, Any]) -> TradeOff:
+    mixtures = tuple(Mixture(**one) for one in document["mixtures"])
+    facts = {key: document[key] for key in ("run", "epoch", "metric", "text_metric")}
+    return TradeOff(**facts, mixtures=mixtures)

@@ -1,0 +1,119 @@
+"""What a run is made of, from its configuration: the encoder, its reader, and what trains it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lookalike.config import TrainConfig
+from lookalike.data.loader import ImageLoader
+from lookalike.data.sources import ImageSet
+from lookalike.data.transforms import Augmentation
+from lookalike.model.adapters import add_lora
+from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.layers import freeze_layers
+from lookalike.progress import Progress
+from lookalike.runtime import Runtime
+from lookalike.training.anchoring.anchors import make_anchors
+from lookalike.training.objectives.choose import make_objective
+from lookalike.training.optimization.averaging import WeightAverage
+from lookalike.training.optimization.optimizer import make_optimizer
+from lookalike.training.stepping.batch_memory import find_chunk_size
+from lookalike.training.stepping.learner import Learner
+from lookalike.training.stepping.parallel import check_trainable, shard
+
+
+def make_encoder(
+    config: TrainConfig, runtime: Runtime, resume: Path | None, saved: dict[str, Any] | None
+) -> CLIPEncoder:
+    """The encoder on its device, with those of its weights trainable that are to be trained.
+
+    Raises:
+        LookalikeError: it cannot be loaded, or not be trained in this way.
+    """
+    # A resumed run's architecture and files come from its checkpoint: the model it started
+    # from may be out of reach by now.
+    encoder = CLIPEncoder(
+        str(resume) if resume else config.model_name,
+        embedding=config.embedding,
+        gradient_checkpointing=config.gradient_checkpointing,
+        checkpoint=saved,
+    )
+    check_trainable(encoder, runtime, config)
+    if config.frozen_layers:
+        freeze_layers(encoder, config.frozen_layers)
+    if config.lora_rank is not None:
+        add_lora(encoder, rank=config.lora_rank, targets=config.lora_targets)
+    if config.sharding == "full":
+        shard(encoder, runtime)
+    return encoder.to(runtime.device)
+
+
+def make_loader(
+    config: TrainConfig, runtime: Runtime, encoder: CLIPEncoder, images: ImageSet
+) -> ImageLoader:
+    """Reads pictures as training sees them: at its own size, and changed at random.
+
+    Raises:
+        LookalikeError: the encoder cannot take pictures of that size.
+    """
+    side = config.train_size
+    return ImageLoader(
+        images.paths,
+        encoder.preprocessing_at(side) if side else encoder.preprocessing,
+        runtime,
+        max_megapixels=config.max_megapixels,
+        augmentation=Augmentation(config.augmentation, config.min_crop_area, config.color_jitter),
+        labels=images.labels,
+    )
+
+
+def make_learner(
+    config: TrainConfig,
+    runtime: Runtime,
+    encoder: CLIPEncoder,
+    classes: Sequence[str],
+    progress: Progress,
+    *,
+    part_size: int,
+    saved: dict[str, Any] | None,
+) -> Learner:
+    """What trains the encoder.
+
+    Args:
+        config: objective, rates, and what holds the encoder to the model it came from.
+        runtime: device, precision and processes.
+        encoder: made by `make_encoder`.
+        classes: class i is called `classes[i]`.
+        progress: where embedding captions is shown.
+        part_size: pictures of a step in each process.
+        saved: the checkpoint of a resumed run, whose state is put back elsewhere.
+
+    Raises:
+        LookalikeError: the configuration does not fit the encoder, or the memory.
+    """
+    average: WeightAverage | None = None
+    if config.ema_decay is not None:
+        average = WeightAverage(encoder.trainable_parameters(), config.ema_decay)
+    anchors = make_anchors(config, encoder, classes, progress, saved=saved)
+    with runtime.autocast():
+        dim = encoder.dim
+    objective = make_objective(config, num_classes=len(classes), dim=dim).to(runtime.device)
+    return Learner(
+        encoder,
+        objective,
+        make_optimizer(encoder, config, objective.parameters()),
+        runtime,
+        chunk_size=find_chunk_size(
+            config.batch_memory,
+            part_size,
+            encoder,
+            runtime,
+            saved=saved.get("chunk_size") if saved else None,
+            side=config.train_size,
+        ),
+        max_grad_norm=config.max_grad_norm,
+        average=average,
+        anchors=anchors,
+    )
