@@ -423,7 +423,6 @@ def test_the_card_of_a_mixture_has_its_own_numbers(
     [
         ({"distillation_pictures": "x"}, "distillation is off; set distillation_weight"),
         ({"l2_sp": 1e9}, r"set l2_sp to 1000 or less"),
-        ({"interpolation": 4, "test": None}, "no test pictures; give --test"),
         ({"sharding": "full", "distillation_weight": 1.0}, "set --sharding none"),
     ],
 )
@@ -432,6 +431,11 @@ def test_what_cannot_hold_is_refused_at_once(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         TrainConfig(**{**settings(), **given})
+
+
+def test_mixtures_need_something_to_choose_by(settings: Settings) -> None:
+    with pytest.raises(ConfigError, match="interpolation is 4, and without test pictures"):
+        train(settings(interpolation=4, test=None))
 
 
 def test_captions_need_texts_that_differ(tiny_clip: Path, settings: Settings) -> None:

@@ -69,7 +69,7 @@ def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         assert torch.allclose(found[name], tensor, rtol=1e-4, atol=1e-6), name
 
 
-@pytest.mark.parametrize("case", [*CASES, "arcface"])
+@pytest.mark.parametrize("case", [*CASES, "arcface", "held"])
 def test_two_processes_step_as_one_does(found: list[dict[str, Any]], case: str) -> None:
     alone, *both = (one[case] for one in found)
     for one in both:

@@ -111,7 +111,7 @@ def test_a_name_like_no_recipe_lists_all_there_are(capsys: pytest.CaptureFixture
         assert main(words) == 2
         assert capsys.readouterr().err == (
             f"lookalike: {what} Those that ship with Lookalike: default, quick, strong, "
-            "large-batch, low-memory\n"
+            "keep-text, large-batch, low-memory\n"
         )
 
 

@@ -7,6 +7,7 @@ single process to compare with.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from lookalike.model.text import embed_texts
 from lookalike.processes import Processes, joined
 from lookalike.progress import SilentProgress
 from lookalike.runtime import Runtime, make_runtime
+from lookalike.training.anchoring.anchors import Anchors
+from lookalike.training.anchoring.captions import CaptionLoss
+from lookalike.training.anchoring.original import OriginalWeights
 from lookalike.training.objectives.arcface import ArcFaceLoss
 from lookalike.training.objectives.supcon import SupConLoss
 from lookalike.training.stepping.learner import Learner
@@ -45,7 +49,8 @@ def main(model: str, pictures: str, out: Path) -> None:
             "embedded": embedded(model, pictures, runtime),
             **{name: stepped(model, runtime, *case) for name, case in CASES.items()},
             "arcface": stepped(model, runtime, 6, 4, arcface=True),
-            "sharded": stepped(model, runtime, 7, 2, sharded=processes.count > 1),
+            "sharded": stepped(model, runtime, 7, 2, sharded=processes.count > 1, l2_sp=5.0),
+            "held": stepped(model, runtime, 7, 2, others=True, l2_sp=5.0),
         }
         if processes.count > 1:
             found["gathered"] = gathered(processes)
@@ -73,8 +78,13 @@ def stepped(
     *,
     arcface: bool = False,
     sharded: bool = False,
+    others: bool = False,
+    l2_sp: float = 0.0,
 ) -> dict[str, Any]:
-    """Two steps on the same twelve pictures; before the second one, weights have changed."""
+    """Two steps on the same twelve pictures; before the second one, weights have changed.
+
+    With `others` four of them have no label, and are for distillation alone.
+    """
     processes = runtime.processes
     encoder = CLIPEncoder(model)
     if sharded:
@@ -90,12 +100,21 @@ def stepped(
     optimizer = torch.optim.AdamW(
         [{"params": parameters}, {"params": list(objective.parameters())}][: 1 + arcface], lr=1e-3
     )
+    anchors = Anchors(OriginalWeights(encoder), l2_sp=l2_sp)
+    labels = LABELS
+    if others:
+        texts = torch.nn.functional.normalize(torch.randn(4, dim), dim=1)
+        captions = CaptionLoss(texts, [0, 1, 2, 3], 10.0)
+        anchors = replace(anchors, captions=captions, caption_weight=0.5, distillation_weight=2.0,
+                          on_others=True)  # fmt: skip
+        labels = torch.tensor([0, 0, 1, -1, -1, 1, 2, 2, -1, 3, -1, 3])
     learner = Learner(
-        encoder, objective, optimizer, runtime, chunk_size=chunk_size, max_grad_norm=0.5
-    )
+        encoder, objective, optimizer, runtime, chunk_size=chunk_size, max_grad_norm=0.5,
+        anchors=anchors,
+    )  # fmt: skip
     steps, gradients = [], list[dict[str, Tensor]]()
     for _ in range(2):
-        steps.append(learner.step(PIXELS[own], LABELS[own]))
+        steps.append(learner.step(PIXELS[own], labels[own]))
         named = [*encoder.trainable_parameters(), *objective.named_parameters()]
         of_step = {name: p.grad.clone() for name, p in named if p.grad is not None}
         gradients.append(whole_tensors(of_step, processes))

@@ -283,11 +283,6 @@ class TrainConfig(BatchShape, Common):
                 f"would pull weights beyond where they began; set l2_sp to "
                 f"{1 / self.learning_rate:g} or less"
             )
-        if self.interpolation and (self.test or self.query or self.holdout_classes) is None:
-            raise ConfigError(
-                "interpolation chooses by what is measured, and there are no test pictures; give "
-                "--test, or leave interpolation out"
-            )
         if self.sharding == "full" and self.distillation_weight:
             raise ConfigError(
                 "sharding is full, and distillation needs the original model beside the one in "

@@ -11,7 +11,7 @@ from typing import Any
 from lookalike.errors import ConfigError, DataError
 
 # In the order in which people meet them.
-SHIPPED = ("default", "quick", "strong", "large-batch", "low-memory")
+SHIPPED = ("default", "quick", "strong", "keep-text", "large-batch", "low-memory")
 
 
 def find_recipe(name: str) -> dict[str, Any]:

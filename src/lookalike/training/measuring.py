@@ -283,16 +283,17 @@ def _measured(protocol: Protocol, encoder: CLIPEncoder) -> tuple[str, ...]:
 def _check_best_metric(
     config: TrainConfig, protocol: Protocol | None, encoder: CLIPEncoder
 ) -> None:
-    """Refuses, before anything is trained, what asks for a best epoch that nothing would tell."""
+    """Refuses, before anything is trained, what asks for a best model that nothing would tell."""
     measured = _measured(protocol, encoder) if protocol is not None else ()
     if config.best_metric in measured:
         return
     if protocol is None or not protocol.labelled:
-        if config.patience is not None:
-            raise ConfigError(
-                f"patience is {config.patience}, and without test pictures with labels no epoch is "
-                "known to be better than another; give --test, or leave patience out"
-            )
+        for name, value in (("patience", config.patience), ("interpolation", config.interpolation)):
+            if value:
+                raise ConfigError(
+                    f"{name} is {value}, and without test pictures with labels no model is known "
+                    f"to be better than another; give --test, or leave {name} out"
+                )
         return
     why = "which is not measured"
     if config.best_metric in TEXT_METRICS:
