@@ -46,7 +46,7 @@ DIMENSIONS = 64
 class Schedule:
     """How the CLIP is trained: AdamW, warm-up over a tenth of all steps, then cosine."""
 
-    epochs: int = 20
+    epochs: int = 40
     captions_per_batch: int = 64
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
@@ -54,31 +54,41 @@ class Schedule:
 
 
 def make_small_clip(data: Path, folder: Path, schedule: Schedule) -> None:
-    """Writes `pictures` (the splits of `data`, small) and `clip` (the model) where they are not."""
-    for split in ("train", "test"):
-        if not (folder / "pictures" / split).is_dir():
-            _shrink(data / split, folder / "pictures" / split)
+    """Writes `pictures` (the splits of `data`, small) and `clip` (the model), where they are not.
+
+    Of each class the model sees the first third of the training pictures: by name, so that most
+    pictures of one shelf are on one side.
+    """
+    if not (folder / "pictures").is_dir():
+        for split in ("train", "val", "test"):
+            _shrink(data / split, folder / "unfinished-pictures" / split)
+        (folder / "unfinished-pictures").rename(folder / "pictures")
     if not (folder / "clip").is_dir():
-        pictures = load_images(folder / "pictures" / "train")
-        unfinished = folder / "unfinished"
-        _untrained(pictures, unfinished, schedule.seed)
-        _train(pictures, unfinished, schedule)
-        unfinished.rename(folder / "clip")
+        pictures = _first_third(load_images(folder / "pictures" / "train"))
+        _untrained(pictures, folder / "unfinished-clip", schedule.seed)
+        _train(pictures, folder / "unfinished-clip", schedule)
+        (folder / "unfinished-clip").rename(folder / "clip")
+
+
+def _first_third(pictures: ImageSet) -> ImageSet:
+    """The first third of each class, rounded up."""
+    places: dict[str, list[int]] = {}
+    for i, label in enumerate(pictures.labels or ()):
+        places.setdefault(label, []).append(i)
+    return pictures.subset(i for some in places.values() for i in some[: math.ceil(len(some) / 3)])
 
 
 def _shrink(source: Path, target: Path) -> None:
     """The same tree with pictures whose shorter side is STORED_PX, as PNG."""
-    unfinished = target.with_name(target.name + ".unfinished")
     for path in sorted(source.rglob("*.jpg")):
         with Image.open(path) as image:
             scale = STORED_PX / min(image.size)
             image.draft("RGB", (2 * STORED_PX, 2 * STORED_PX))
             size = [round(side * scale) for side in image.size]
             small = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
-        file = unfinished / path.relative_to(source).with_suffix(".png")
+        file = target / path.relative_to(source).with_suffix(".png")
         file.parent.mkdir(parents=True, exist_ok=True)
         small.save(file)
-    unfinished.rename(target)
 
 
 def _untrained(pictures: ImageSet, folder: Path, seed: int) -> None:
@@ -114,7 +124,7 @@ def _tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
     (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
     merges = "\n".join(" ".join(pair) for pair in model["merges"])
     (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}\n")
-    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return tokenizer
 
