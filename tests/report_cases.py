@@ -9,10 +9,11 @@ import torch
 
 from lookalike.data.sources import ImageSet
 from lookalike.evaluation.metrics import ranks_of
+from lookalike.evaluation.original.interpolation import Mixture, TradeOff
 from lookalike.evaluation.protocol import Protocol
 from lookalike.evaluation.results import write_results
 from lookalike.evaluation.retrieval import Retrieval, exclusions, retrieve
-from lookalike.evaluation.scores import score_ranks
+from lookalike.evaluation.scoring.scores import score_ranks
 from lookalike.progress import SilentProgress
 from lookalike.report.epoch.write import write_report
 
@@ -77,6 +78,38 @@ def written(
     write_results(out, epoch, retrieval, protocol, about=facts)
     path = write_report(out, epoch, retrieval, protocol, progress=SilentProgress())
     return path.read_text(encoding="utf-8")
+
+
+def told_of_text(mean: float) -> dict[str, Any]:
+    """What a metrics file says of text search, made up around one mean average precision."""
+    means = {
+        "recall@1": 0.8 * mean,
+        "recall@5": 0.5 + 0.5 * mean,
+        "recall@10": 0.6 + 0.4 * mean,
+        "mAP": mean,
+    }
+    return {
+        "text_metrics": means,
+        "text_intervals": {
+            name: (max(value - 0.09, 0.0), min(value + 0.07, 1.0)) for name, value in means.items()
+        },
+    }
+
+
+def told_of_drift(mean: float, low: float) -> dict[str, Any]:
+    """What a metrics file says of drift."""
+    return {"drift": {"mean_cosine": mean, "low_cosine": low, "num_pictures": 72}}
+
+
+def mixtures(
+    *rows: tuple[float, float, float | None], metric: str = "mAP@R", epoch: int = 1
+) -> TradeOff:
+    """Of rows (alpha, the metric of pictures, mAP of text search) the trade-off of run "one"."""
+    made = tuple(
+        Mixture(alpha, {metric: value}, None if text is None else {"mAP": text})
+        for alpha, value, text in rows
+    )
+    return TradeOff("one", epoch, metric, "mAP", made)
 
 
 def _generator(seed: int) -> torch.Generator:

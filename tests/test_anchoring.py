@@ -418,6 +418,14 @@ def test_the_card_of_a_mixture_has_its_own_numbers(
 # Bad input
 
 
+@pytest.mark.parametrize(("names", "warned"), [(["001", "002", "mug"], 1), (["a1", "2", "b"], 0)])
+def test_captions_of_numbers_are_warned_of(tiny_clip: Path, names: list[str], warned: int) -> None:
+    watch = Watch()
+    make_caption_loss(CLIPEncoder(str(tiny_clip)), names, "a {}", watch)
+    assert len(watch.warnings) == warned
+    assert all("'001'" in warning for warning in watch.warnings)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -13,7 +13,7 @@ from conftest import write_tree
 import lookalike
 from lookalike.config import EvaluateConfig
 from lookalike.errors import ConfigError, DataError
-from lookalike.evaluation.scores import HEADLINE
+from lookalike.evaluation.scoring.scores import HEADLINE
 from lookalike.measure.compare import compare
 from lookalike.progress import SilentProgress
 from lookalike.recipes import config_from

@@ -68,7 +68,7 @@ def train_configs() -> st.SearchStrategy[TrainConfig]:
             "train": texts_or_none,
             "top_k": st.integers(1),
             "model_name": texts(),
-            "embedding": st.sampled_from(["projected", "pooled"]),
+            "embedding": st.sampled_from(["auto", "projected", "pooled"]),
             "max_megapixels": numbers(0, 178),
             "eval_batch_size": st.integers(1),
             "device": texts(),
@@ -81,6 +81,7 @@ def train_configs() -> st.SearchStrategy[TrainConfig]:
             "singletons": st.sampled_from(["exclude", "repeat"]),
             "augmentation": st.sampled_from(["crop-flip", "none"]),
             "min_crop_area": numbers(0, 1),
+            "train_size": st.none() | numbers(0, 1) | st.integers(8, 10_000),
             "num_epochs": st.integers(0),
             "learning_rate": numbers(0, 1e300),
             "temperature": numbers(0, 1e300),
@@ -248,6 +249,8 @@ def test_a_value_of_the_wrong_type_says_what_was_expected(
         ("warmup_steps", 0, -1),
         ("min_crop_area", 1.0, 1.01),
         ("min_crop_area", 0.01, 0.0),
+        ("train_size", 0.01, 0.0),
+        ("train_size", 8, -8.0),
         ("max_megapixels", 178.0, 178.1),
         ("max_megapixels", 0.1, 0.0),
         ("eval_batch_size", 1, 0),
@@ -266,11 +269,24 @@ def test_every_number_has_its_range(name: str, allowed: float, refused: float) -
 @pytest.mark.parametrize(
     "name",
     ["learning_rate", "temperature", "weight_decay", "max_grad_norm", "min_crop_area",
-     "max_megapixels"],
+     "max_megapixels", "train_size"],
 )  # fmt: skip
 def test_no_number_is_infinite_or_not_a_number(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"{name} is -?(nan|inf); it must be"):
         config_from(TrainConfig, {name: value})
+
+
+@pytest.mark.parametrize("given", ["112", 112, 112.0, "0.5", 0.5, 1, "off", 8])
+def test_a_size_for_training_is_a_share_or_whole_px(given: Any) -> None:
+    size = config_from(TrainConfig, {"train_size": given}).train_size
+    assert size == (None if given == "off" else float(given))
+    assert size is None or isinstance(size, int) is (size > 1)
+
+
+@pytest.mark.parametrize("refused", [1.5, "1.5", 100.5, 7, 2])
+def test_a_size_for_training_between_share_and_px_is_refused(refused: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"train_size is {refused}; expected .*, 8 or more"):
+        config_from(TrainConfig, {"train_size": refused})
 
 
 @pytest.mark.parametrize("make", [TrainConfig, EvaluateConfig])

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,6 +44,7 @@ from transformers import (
 from lookalike.data.transforms import preprocess
 from lookalike.errors import CheckpointError, ConfigError, ModelError
 from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.preprocessing import share_of_side
 
 TOWER: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 VISION: dict[str, Any] = {**TOWER, "image_size": SIZE_PX, "patch_size": 8}
@@ -254,6 +256,42 @@ def test_a_model_for_pictures_that_are_not_square_is_refused_square_ones(tmp_pat
 
 def test_a_convolutional_model_takes_any_size(tmp_path: Path) -> None:
     assert CLIPEncoder(convnext(tmp_path / "model")).preprocessing_at(45).width == 45
+
+
+@pytest.mark.parametrize(
+    ("side", "patch", "share", "px"),
+    [
+        (224, 14, 0.5, 112),
+        (224, 16, 0.5, 112),
+        (224, 32, 0.5, 128),  # halfway between 3 and 4 patches
+        (336, 14, 0.5, 168),
+        (336, 14, 0.33, 112),  # 7.9 patches
+        (224, 14, 0.72, 168),  # 11.5 patches
+        (384, 14, 1.0, 384),  # which leaves part of a patch, as the model itself does
+        (224, 16, 0.001, 16),
+        (224, None, 0.5, 128),  # 3.5 times 32 px
+        (288, None, 0.75, 224),
+        (32, None, 0.1, 32),
+    ],
+)
+def test_a_share_of_the_models_side_becomes_whole_patches(
+    side: int, patch: int | None, share: float, px: int
+) -> None:
+    attention = {} if patch is None else {"patch_size": patch, "num_attention_heads": 2}
+    assert share_of_side(SimpleNamespace(**attention), side, share) == px
+    two_towers = SimpleNamespace(vision_config=SimpleNamespace(**attention))
+    assert share_of_side(two_towers, side, share) == px
+
+
+@pytest.mark.parametrize("make", [clip, siglip, dinov2, vit, convnext])
+def test_an_encoder_knows_what_a_size_for_training_means_to_it(
+    make: Callable[[Path], str], tmp_path: Path
+) -> None:
+    encoder = CLIPEncoder(make(tmp_path / "model"))
+    half = 32 if make is convnext else 16
+    assert [encoder.train_side(size) for size in (None, 0.5, 1, 24)] == [None, half, SIZE_PX, 24]
+    assert encoder.preprocessing_at(half).width == half
+    assert encoder.preprocessing_at(SIZE_PX) == encoder.preprocessing
 
 
 def test_a_model_for_one_size_only_is_refused_another(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from lookalike.evaluation.health import (
+from lookalike.evaluation.scoring.health import (
     BINS,
     alignment,
     effective_rank,

@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 from lookalike.errors import DataError
-from lookalike.evaluation.interpolation import Mixture, TradeOff, read_trade_off, write_trade_off
+from lookalike.evaluation.original.interpolation import (
+    Mixture,
+    TradeOff,
+    read_trade_off,
+    write_trade_off,
+)
 from lookalike.evaluation.results import find_results, interpolation_file
 
 Table = list[tuple[float, float, float | None]]

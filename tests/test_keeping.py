@@ -15,7 +15,7 @@ from lookalike.config import TrainConfig
 from lookalike.errors import ConfigError, Interrupted, OutputError
 from lookalike.evaluation import retrieval as retrieval_module
 from lookalike.evaluation.metrics import first_rank
-from lookalike.evaluation.scores import METRICS, QueryScores, is_better, score_ranks
+from lookalike.evaluation.scoring.scores import METRICS, QueryScores, is_better, score_ranks
 from lookalike.evaluation.text import TEXT_METRICS
 from lookalike.recipes import config_from
 from lookalike.training import measuring, run

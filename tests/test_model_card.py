@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, SiglipModel
 import lookalike
 from lookalike.config import ExportConfig
 from lookalike.data.transforms import preprocess
-from lookalike.evaluation.scores import HEADLINE
+from lookalike.evaluation.scoring.scores import HEADLINE
 from lookalike.exporting.run import ExportResult
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.pretrained import load_pretrained, read_checkpoint
@@ -163,6 +163,9 @@ def test_the_settings_that_shaped_the_training_are_listed_and_paths_are_not(
         assert str(tmp_path).encode() not in path.read_bytes(), path
 
 
+UNREADABLE = "its run left no results/metrics_epoch_01.json beside it that can be read"
+
+
 def _without_results(out: Path) -> None:
     shutil.rmtree(out / "results")
 
@@ -181,6 +184,13 @@ def _damaged_results(out: Path) -> None:
     (out / "results" / "metrics_epoch_01.json").write_text('{"epoch": 1')
 
 
+def _results_of_an_earlier_version(out: Path) -> None:
+    path = out / "results" / "metrics_epoch_01.json"
+    document = json.loads(path.read_text())
+    del document["health"], document["protocol"]["fingerprint"]
+    path.write_text(json.dumps(document))
+
+
 def _in_the_middle(out: Path) -> None:
     checkpoint = read_checkpoint(epoch_file(out, 1))
     checkpoint["state"]["step"] = 1
@@ -190,8 +200,9 @@ def _in_the_middle(out: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
-        (_without_results, "its run left no results/metrics_epoch_01.json beside it"),
-        (_damaged_results, "its run left no results/metrics_epoch_01.json beside it"),
+        (_without_results, UNREADABLE),
+        (_damaged_results, UNREADABLE),
+        (_results_of_an_earlier_version, UNREADABLE),
         (_results_of_another_run, "the results beside it are those of another run"),
         (_results_without_labels, "the pictures it was tested on have no labels"),
         (_in_the_middle, "it was saved in the middle of an epoch, and never measured"),

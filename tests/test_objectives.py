@@ -13,9 +13,11 @@ from test_train import Settings, assert_same_bits, load, train
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from lookalike.config import TrainConfig
 from lookalike.errors import ConfigError, Interrupted, NoPositivesError
 from lookalike.training.objectives import smooth_ap, supcon
 from lookalike.training.objectives.arcface import ArcFaceLoss
+from lookalike.training.objectives.choose import make_objective
 from lookalike.training.objectives.memory import CrossBatchMemory
 from lookalike.training.objectives.smooth_ap import SmoothAPLoss
 from lookalike.training.objectives.supcon import SupConLoss
@@ -90,6 +92,14 @@ def naive_of_last(
             total = math.log(sum(math.exp(similarity[i][a]) for a in range(n) if a != i))
             losses.append(sum(total - similarity[i][p] for p in positives) / len(positives))
     return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize(("warmup", "of_head"), [(2, 5), (5, 2)])
+def test_nothing_is_remembered_of_either_warm_up(warmup: int, of_head: int) -> None:
+    config = TrainConfig(cross_batch_memory=8, warmup_steps=warmup, head_warmup_steps=of_head)
+    objective = make_objective(config, num_classes=2, dim=8)
+    assert isinstance(objective, CrossBatchMemory)
+    assert objective.warmup_batches == 5
 
 
 def test_what_is_remembered_gets_no_gradient_and_is_begun_after_the_warm_up() -> None:

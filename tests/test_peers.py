@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lookalike.embedding.ranks import ranks_of_relevant
 from lookalike.evaluation import metrics as m
-from lookalike.evaluation.scores import QueryScores, score_ranks
+from lookalike.evaluation.scoring.scores import QueryScores, score_ranks
 
 # Their dependencies warn about numba's casts, faiss' clusters and SciPy's deprecations.
 pytestmark = pytest.mark.filterwarnings("ignore")

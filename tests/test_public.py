@@ -13,15 +13,18 @@ import pytest
 import lookalike
 
 PUBLIC = [
+    "ArcFaceLoss",
     "BalancedBatchSampler",
     "CLIPEncoder",
     "CheckConfig",
     "CheckResult",
+    "CrossBatchMemory",
     "EvaluateConfig",
     "EvaluateResult",
     "ExportConfig",
     "ExportResult",
     "LookalikeError",
+    "SmoothAPLoss",
     "SupConLoss",
     "TrainConfig",
     "TrainResult",

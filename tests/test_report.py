@@ -20,7 +20,7 @@ from lookalike.config import EvaluateConfig, TrainConfig
 from lookalike.errors import DataError, OutputError
 from lookalike.evaluation.results import report_file, result_files, write_results
 from lookalike.evaluation.retrieval import Retrieval
-from lookalike.evaluation.statistics import PairedTest
+from lookalike.evaluation.scoring.statistics import PairedTest
 from lookalike.progress import SilentProgress
 from lookalike.recipes import config_from
 from lookalike.report.epoch import embedding_map, queries, summary, write

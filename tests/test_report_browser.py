@@ -11,7 +11,20 @@ import pytest
 import torch
 from conftest import draw
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from report_cases import embeddings, images, large, leave_one_out, synthetic, written
+from report_cases import (
+    embeddings,
+    images,
+    large,
+    leave_one_out,
+    mixtures,
+    synthetic,
+    told_of_drift,
+    told_of_text,
+    written,
+)
+
+from lookalike.evaluation.original.interpolation import write_trade_off
+from lookalike.evaluation.results import interpolation_file
 
 pytestmark = pytest.mark.browser
 
@@ -304,3 +317,51 @@ def test_few_classes_have_a_colour_each_whatever_they_are_called(
     for page in opened(browser, tmp_path / "results" / "report.html", DESKTOP):
         texts = page.locator("[data-figure=map] .legendtext").all_text_contents()
         assert texts == [EVIL, "b"]
+
+
+@pytest.fixture(scope="module")
+def text_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that lost text search, with mixtures of its weights."""
+    root = tmp_path_factory.mktemp("text")
+    table = [(i / 10, 0.3 + 0.4 * i / 10, 0.8 - 0.5 * (i / 10) ** 2) for i in range(11)]
+    write_trade_off(interpolation_file(root), mixtures(*table))
+    for epoch, (mean, cosine) in enumerate(((0.8, 1.0), (0.3, 0.85))):
+        about = told_of_text(mean) | told_of_drift(cosine, cosine)
+        written(root, epoch, synthetic(40, 4), about)
+    return root / "results" / "report.html"
+
+
+def test_text_search_drift_and_mixtures_are_drawn_with_a_mark_and_a_number_at_each(
+    browser: Browser, text_report: Path
+) -> None:
+    for page in opened(browser, text_report, DESKTOP):
+        expect(page.locator(".plot .main-svg:first-child")).to_have_count(6)
+        expect(page.locator("[data-figure=text] .scatterlayer .js-line")).to_have_count(4)
+        expect(page.locator("[data-figure=drift] .scatterlayer .js-line")).to_have_count(2)
+        expect(page.locator("[data-figure=trade] .scatterlayer .point")).to_have_count(11 + 3)
+        numbers = page.locator("[data-figure=trade] .scatterlayer .textpoint").all_text_contents()
+        assert numbers == [f"{i / 10:g}" for i in range(11)]
+        legend = page.locator("[data-figure=trade] .legendtext").all_text_contents()
+        assert legend == ["mixtures", "before training", "after training", "chosen"]
+        expect(page.locator("#mixtures tr.chosen")).to_have_count(1)
+        page.locator(".tile[href='#text']").click()
+        expect(page.locator("#text-title")).to_be_in_viewport()
+
+
+def test_a_chosen_mixture_has_the_colour_of_what_is_right_in_the_dark(
+    browser: Browser, text_report: Path
+) -> None:
+    for page in opened(browser, text_report, DESKTOP, scheme="dark"):
+        ring = page.locator("[data-figure=trade] .scatterlayer .trace").last.locator(".point")
+        assert ring.evaluate("one => getComputedStyle(one).stroke") == "rgb(76, 196, 134)"
+
+
+def test_a_phone_has_room_for_text_search_and_mixtures(browser: Browser, text_report: Path) -> None:
+    for page in opened(browser, text_report, PHONE, phone=True):
+        assert page.evaluate("document.documentElement.scrollWidth") == PHONE[0]
+        cards = page.locator("#text .card").evaluate_all(
+            "all => all.map(one => one.getBoundingClientRect().top)"
+        )
+        assert len(set(cards)) == 2  # two rows of two
+        wide = page.locator("#mixtures table").evaluate("one => one.scrollWidth")
+        assert wide <= PHONE[0] - 2 * 14

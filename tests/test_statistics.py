@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lookalike.evaluation.statistics import bootstrap_intervals, paired_test, paired_tests
+from lookalike.evaluation.scoring.statistics import bootstrap_intervals, paired_test, paired_tests
 
 
 def interval(scores: np.ndarray, **options: int) -> tuple[float, float]:

@@ -16,8 +16,13 @@ from torch.nn.functional import normalize
 import lookalike
 from lookalike.cli.main import main
 from lookalike.config import EvaluateConfig, TrainConfig
-from lookalike.evaluation import drift
-from lookalike.evaluation.drift import measure_drift, originals_of, read_originals, write_originals
+from lookalike.evaluation.original import drift
+from lookalike.evaluation.original.drift import (
+    measure_drift,
+    originals_of,
+    read_originals,
+    write_originals,
+)
 from lookalike.evaluation.results import originals_file, result_files
 from lookalike.evaluation.text import TextQueries, search_by_text, text_metrics, text_queries
 from lookalike.model.encoder import CLIPEncoder

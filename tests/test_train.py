@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,8 @@ from test_evaluate import Told
 from torch import Tensor
 
 import lookalike
-from lookalike.config import EvaluateConfig, TrainConfig
+from lookalike.cli.main import main
+from lookalike.config import EvaluateConfig, ExportConfig, TrainConfig
 from lookalike.errors import (
     CheckpointError,
     ConfigError,
@@ -41,12 +43,16 @@ class Watch(SilentProgress):
 
     def __init__(self, at_step: int | None = None, act: Callable[[], None] | None = None) -> None:
         self.warnings: list[str] = []
+        self.notes: list[str] = []
         self.rates: list[float] = []
         self.losses: list[float] = []
         self._at_step, self._act = at_step, act
 
     def warn(self, message: str) -> None:
         self.warnings.append(message)
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
 
     @contextmanager
     def task(self, title: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Task]:
@@ -184,8 +190,9 @@ def test_a_knob_of_the_data_changes_what_is_learned_and_survives_an_interruption
     )
 
 
+@pytest.mark.parametrize("train_size", [24, 0.7])
 def test_only_training_pictures_have_the_size_for_training(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, train_size: float
 ) -> None:
     sizes: dict[bool, set[tuple[int, ...]]] = {False: set(), True: set()}
     forward = lookalike.CLIPEncoder.forward
@@ -196,9 +203,11 @@ def test_only_training_pictures_have_the_size_for_training(
         return forward(encoder, pixels)
 
     monkeypatch.setattr(lookalike.CLIPEncoder, "forward", noting)
-    result = train(settings(train_size=24))
+    told = Watch()
+    result = train(settings(train_size=train_size), watch=told)
     assert sizes == {False: {(32, 32)}, True: {(24, 24)}}
     assert result.encoder.preprocessing.height == 32
+    assert "32x32 px, trained at 24 ·" in told.notes[0]
 
 
 def test_a_size_for_training_that_does_not_fit_is_refused_before_anything_is_written(
@@ -279,6 +288,97 @@ def test_a_checkpoint_is_a_model_everywhere(settings: Settings, photos: Path) ->
     assert evaluated.metrics == result.history[-1].metrics
     again = train(settings(model_name=str(result.checkpoint), out=str(photos / "again")))
     assert again.history[0].metrics == result.history[-1].metrics
+
+
+def test_a_checkpoint_is_measured_and_trained_on_with_the_embedding_it_was_trained_for(
+    settings: Settings, photos: Path
+) -> None:
+    result = train(settings(embedding="pooled"))
+    known = {k: v for k, v in settings().items() if k not in ("train", "learning_rate")}
+    known |= {"model_name": str(result.checkpoint), "overwrite": True}
+    evaluated = lookalike.evaluate(config_from(EvaluateConfig, known), progress=Watch())
+    assert evaluated.retrieval is not None
+    assert evaluated.retrieval.query_embeddings.shape[1] == 32  # not the 24 of the projection
+    assert evaluated.metrics == result.history[-1].metrics
+    written = json.loads((photos / "out/results/metrics_epoch_01.json").read_text())
+    assert written["config"]["embedding"] == "pooled"
+    told = config_from(EvaluateConfig, known, {"embedding": "projected"})
+    other = lookalike.evaluate(told, progress=Watch()).retrieval
+    assert other is not None
+    assert other.query_embeddings.shape[1] == 24
+    on = train(settings(model_name=str(result.checkpoint), out=str(photos / "on")))
+    assert on.encoder.embedding == "pooled"
+    assert on.history[0].metrics == result.history[-1].metrics
+
+
+@pytest.mark.parametrize(("begun", "goes_on"), [("pooled", "auto"), ("auto", "projected")])
+def test_a_resumed_run_has_the_embedding_it_began_with_however_that_is_said(
+    settings: Settings, photos: Path, begun: str, goes_on: str
+) -> None:
+    first = train(settings(embedding=begun))
+    second = train(settings(num_epochs=2, embedding=goes_on), resume=first.checkpoint)
+    assert second.encoder.embedding == first.encoder.embedding
+    kept = second.encoder.embedding
+    other = "projected" if kept == "pooled" else "pooled"
+    with pytest.raises(ConfigError, match=f"embedding: {kept} -> {other}"):
+        train(settings(num_epochs=3, embedding=other), resume=second.checkpoint)
+
+
+# What a checkpoint of the first format has in any case.
+FIRST_FORMAT = (
+    "epoch", "loss", "model_state_dict", "optimizer_state_dict", "scaler_state_dict",
+    "sampler_state_dict", "schedule_state_dict", "state", "model", "config", "train_fingerprint",
+    "versions",
+)  # fmt: skip
+
+
+@pytest.fixture
+def earlier(settings: Settings, photos: Path) -> Path:
+    """A checkpoint as an earlier version of Lookalike wrote it."""
+    content = load(train(settings(out=str(photos / "earlier"), embedding="pooled")).checkpoint)
+    content = {key: content[key] for key in FIRST_FORMAT} | {
+        "format": "lookalike-checkpoint-1",
+        "random_state": torch.get_rng_state(),
+    }
+    content["config"]["forgotten_knob"] = 1
+    del content["model"]["hub_id"], content["config"]["embedding"], content["config"]["objective"]
+    path = photos / "earlier" / "weights" / "encoder_epoch_01.pth"
+    torch.save(content, path)
+    return path
+
+
+def test_a_checkpoint_of_an_earlier_version_is_a_model_everywhere(
+    settings: Settings, photos: Path, earlier: Path
+) -> None:
+    known = {k: v for k, v in settings().items() if k not in ("train", "learning_rate")}
+    evaluated = lookalike.evaluate(
+        config_from(EvaluateConfig, known, {"model_name": str(earlier)}), progress=Watch()
+    )
+    measured = json.loads((photos / "earlier/results/metrics_epoch_01.json").read_text())
+    assert evaluated.metrics == measured["metrics"]
+    again = train(settings(model_name=str(earlier), out=str(photos / "again"), num_epochs=0))
+    assert again.history[0].metrics == measured["metrics"]
+    exported = lookalike.export(
+        ExportConfig(model_name=str(earlier), out=str(photos / "exported")), progress=Watch()
+    )
+    assert (exported.kind, exported.dim) == ("pooled", 32)
+
+
+def test_a_run_of_an_earlier_version_is_not_gone_on_with_and_says_what_to_do(
+    settings: Settings, photos: Path, earlier: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = r"encoder_epoch_01\.pth was written by an earlier version.*--model-name \S*earlier/"
+    with pytest.raises(CheckpointError, match=expected):
+        train(settings(num_epochs=2), resume=earlier)
+    assert main(["train", "--resume", str(earlier)]) == 2
+    assert re.search(expected, capsys.readouterr().err)
+    assert not (photos / "out").exists()
+
+
+def test_a_checkpoint_of_a_format_to_come_is_refused(earlier: Path) -> None:
+    torch.save(load(earlier) | {"format": "lookalike-checkpoint-99"}, earlier)
+    with pytest.raises(CheckpointError, match=r"format 'lookalike-checkpoint-99', expected"):
+        lookalike.CLIPEncoder(str(earlier))
 
 
 def test_weights_of_another_shape_are_refused(settings: Settings, photos: Path) -> None:

@@ -82,8 +82,8 @@ def test_the_command_scores_a_run(files: tuple[Path, Path], tmp_path: Path) -> N
     )
     assert done.code == 0, done.err
     assert json.loads(done.out)["metrics"]["mAP"] == pytest.approx((1 / 2 + 2 / 3) / 2 / 3)
-    assert "2 queries of the qrels are not in the run" in done.err
-    assert "1 queries of the run are not in the qrels" in done.err
+    assert "not in the run: 2 queries of the qrels" in done.err
+    assert "not in the qrels, and left out: 1 query of the run" in done.err
     found = json.loads((tmp_path / "o" / "results" / "metrics_other.json").read_text())
     assert found["protocol"]["kind"] == "run-qrels"
 

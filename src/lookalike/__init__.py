@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from lookalike.exporting.run import ExportResult, export
     from lookalike.measure.evaluate import EvaluateResult, evaluate
     from lookalike.model.encoder import CLIPEncoder
+    from lookalike.training.objectives.arcface import ArcFaceLoss
+    from lookalike.training.objectives.memory import CrossBatchMemory
+    from lookalike.training.objectives.smooth_ap import SmoothAPLoss
     from lookalike.training.objectives.supcon import SupConLoss
     from lookalike.training.outcome import TrainResult
     from lookalike.training.trainer import train
@@ -34,15 +37,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "ArcFaceLoss": "lookalike.training.objectives.arcface",
     "BalancedBatchSampler": "lookalike.data.sampler",
     "CLIPEncoder": "lookalike.model.encoder",
     "CheckConfig": "lookalike.config",
     "CheckResult": "lookalike.checkup.findings",
+    "CrossBatchMemory": "lookalike.training.objectives.memory",
     "EvaluateConfig": "lookalike.config",
     "EvaluateResult": "lookalike.measure.evaluate",
     "ExportConfig": "lookalike.config",
     "ExportResult": "lookalike.exporting.run",
     "LookalikeError": "lookalike.errors",
+    "SmoothAPLoss": "lookalike.training.objectives.smooth_ap",
     "SupConLoss": "lookalike.training.objectives.supcon",
     "TrainConfig": "lookalike.config",
     "TrainResult": "lookalike.training.outcome",
@@ -53,15 +59,18 @@ _HOMES = {
 }
 
 __all__ = [
+    "ArcFaceLoss",
     "BalancedBatchSampler",
     "CLIPEncoder",
     "CheckConfig",
     "CheckResult",
+    "CrossBatchMemory",
     "EvaluateConfig",
     "EvaluateResult",
     "ExportConfig",
     "ExportResult",
     "LookalikeError",
+    "SmoothAPLoss",
     "SupConLoss",
     "TrainConfig",
     "TrainResult",

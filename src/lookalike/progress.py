@@ -20,6 +20,15 @@ _WIDE = 112  # columns from which a bar has room for all it can say
 WORTH_A_LINE_S = 0.5  # what took less needs no line to say that it is done
 
 
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number with what it counts, which is `many` (`one` with an s) unless there is one.
+
+    >>> counted(1, "query", "queries"), counted(2485, "picture")
+    ('1 query', '2,485 pictures')
+    """
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
 class Task(Protocol):
     """One piece of long work under way."""
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lookalike.errors import ConfigError
 from lookalike.processes import ALONE, Processes
+from lookalike.progress import counted
 
 Precision = Literal["bf16", "fp16", "fp32"]
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -47,9 +48,8 @@ class Runtime:
         if self.device.type == "cuda":
             name += f" ({torch.cuda.get_device_name(self.device)})"
         elif self.device.type == "cpu":
-            count = torch.get_num_threads()
-            name += f" ({count} thread{'' if count == 1 else 's'})"
-        readers = "1 worker" if self.num_workers == 1 else f"{self.num_workers} workers"
+            name += f" ({counted(torch.get_num_threads(), 'thread')})"
+        readers = counted(self.num_workers, "worker")
         several = f"{self.processes.count} processes · " if self.processes.count > 1 else ""
         return f"{several}{name} · {self.precision} · {readers}"
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from lookalike.checkup.reading.picture import PictureFacts
 from lookalike.files import shown
+from lookalike.progress import counted
 
 Severity = Literal["must mend", "look at", "note"]
 SEVERITIES: tuple[Severity, ...] = ("must mend", "look at", "note")
@@ -138,7 +139,7 @@ class Bar:
     def describe(self) -> str:
         """The range in words."""
         if self.smallest == self.largest:
-            return f"{self.smallest:,} picture{'' if self.smallest == 1 else 's'}"
+            return counted(self.smallest, "picture")
         return f"{self.smallest:,} to {self.largest:,} pictures"
 
 

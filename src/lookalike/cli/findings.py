@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lookalike.cli.tables import print_files
 from lookalike.files import shown
+from lookalike.progress import counted
 
 if TYPE_CHECKING:
     from lookalike.checkup.findings import CheckResult, ClassSizes, Finding, Kind
@@ -21,10 +22,11 @@ _BAR = 30
 def print_findings(result: CheckResult) -> None:
     """The verdict, what was found, and where all of it lies."""
     for split in result.splits:
-        classes = f"{split.num_classes:,} classes" if split.num_classes else "no labels"
+        found = counted(split.num_classes or 0, "class", "classes")
+        classes = found if split.num_classes else "no labels"
         bad = split.num_files - split.num_readable
         unreadable = f", {bad:,} not readable" if bad else ""
-        print(f"{shown(split.name)}: {split.num_files:,} files{unreadable}; {classes}")
+        print(f"{shown(split.name)}: {counted(split.num_files, 'file')}{unreadable}; {classes}")
     if result.classes is not None:
         _print_sizes(result.classes)
     print()

@@ -6,15 +6,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lookalike.evaluation.scores import HEADLINE
+from lookalike.evaluation.scoring.scores import HEADLINE
 from lookalike.evaluation.text import TEXT_HEADLINE
 from lookalike.files import shown
+from lookalike.progress import counted
 
 if TYPE_CHECKING:
     from lookalike.data.sources import Unreadable
-    from lookalike.evaluation.interpolation import TradeOff
+    from lookalike.evaluation.original.interpolation import TradeOff
     from lookalike.evaluation.retrieval import Retrieval
-    from lookalike.evaluation.scores import QueryScores
+    from lookalike.evaluation.scoring.scores import QueryScores
     from lookalike.exporting.run import ExportResult
     from lookalike.measure.compare import Comparison
     from lookalike.progress import Progress
@@ -156,7 +157,7 @@ def print_preview(retrieval: Retrieval) -> None:
     total = len(retrieval.query)
     chosen = sorted({total // 6, total // 2, total * 5 // 6})
     query_labels, gallery_labels = retrieval.query.labels, retrieval.gallery.labels
-    print(f"Retrieved for {len(chosen)} of {total:,} queries:")
+    print(f"Retrieved for {len(chosen)} of {counted(total, 'query', 'queries')}:")
     for i in chosen:
         print(f"\n  {shown(retrieval.query.names[i])}")
         row = zip(retrieval.positions[i].tolist(), retrieval.similarities[i].tolist(), strict=True)
@@ -196,8 +197,7 @@ def tell_unreadable(unreadable: Sequence[Unreadable], progress: Progress) -> Non
     """The files that could not be read, at the very end, where they are seen."""
     if not unreadable:
         return
-    count = f"{len(unreadable):,} files" if len(unreadable) > 1 else "1 file"
-    progress.warn(f"{count} could not be read and took no part:")
+    progress.warn(f"{counted(len(unreadable), 'file')} could not be read and took no part:")
     for one in unreadable[:UNREADABLE_SHOWN]:
         progress.note(f"  {shown(one.path)}: {one.reason}")
     if len(unreadable) > UNREADABLE_SHOWN:

@@ -25,7 +25,7 @@ from lookalike.recipes import (
 )
 
 if TYPE_CHECKING:
-    from lookalike.evaluation.interpolation import TradeOff
+    from lookalike.evaluation.original.interpolation import TradeOff
     from lookalike.training.outcome import Best
 
 MUST_MEND = 1
@@ -39,13 +39,16 @@ def run_train(given: argparse.Namespace) -> None:
     resume: Path | None = None
     if given.resume is not None:
         from lookalike.model.pretrained import read_checkpoint
+        from lookalike.training.saving.checkpoint import check_can_go_on
         from lookalike.training.saving.folder import newest_checkpoint
 
         out = Path(knobs.get("out", recipe.get("out", ".")))
         resume = Path(given.resume or out)
         if resume.is_dir():
             resume = newest_checkpoint(resume)
-        saved = read_checkpoint(resume)["config"]
+        checkpoint = read_checkpoint(resume)
+        check_can_go_on(checkpoint, resume)  # before its settings, which may be those of its time
+        saved = checkpoint["config"]
     config = config_from(TrainConfig, saved, recipe, knobs)
     if given.print_config:
         _print_utf8(format_recipe(config))

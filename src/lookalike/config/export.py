@@ -30,14 +30,7 @@ class ExportConfig:
         help="what to export: a checkpoint of ours (.pth), a local Transformers folder, or a hub "
         "id",
     )
-    embedding: Literal["auto", "projected", "pooled"] = same_knob(
-        Shared,
-        "embedding",
-        default="auto",
-        help="auto: the one that the checkpoint was trained for, else projected; projected: the "
-        "space shared with text, where the model has one (else pooled); pooled: what the vision "
-        "tower gives before that projection",
-    )
+    embedding: Literal["auto", "projected", "pooled"] = same_knob(Shared, "embedding")
     to: Literal["transformers", "sentence-transformers", "onnx"] = knob(
         "transformers",
         "a folder that from_pretrained loads, one that SentenceTransformer loads, or a graph from "

@@ -42,10 +42,11 @@ class Shared:
         group="Model",
         metavar="NAME",
     )
-    embedding: Literal["projected", "pooled"] = knob(
-        "projected",
-        "projected: the space shared with text, where the model has one (else pooled); "
-        "pooled: what the vision tower gives before that projection",
+    embedding: Literal["auto", "projected", "pooled"] = knob(
+        "auto",
+        "auto: the one that a checkpoint was trained for, else projected; projected: the space "
+        "shared with text, where the model has one (else pooled); pooled: what the vision tower "
+        "gives before that projection",
         group="Model",
     )
     max_megapixels: float = knob(

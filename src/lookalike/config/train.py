@@ -9,6 +9,8 @@ from lookalike.config.shared import BatchShape, Common
 from lookalike.errors import ConfigError
 from lookalike.knobs import knob
 
+_LEAST_PX = 8  # of a training picture's side
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(BatchShape, Common):
@@ -64,12 +66,14 @@ class TrainConfig(BatchShape, Common):
         at_least=0,
         at_most=1,
     )
-    train_size: int | None = knob(
+    train_size: float | None = knob(
         None,
-        "side of training pictures in px, a multiple of the model's patch; smaller ones than the "
-        "model's own train faster; none: the model's own, which evaluation always uses",
+        "side of training pictures: up to 1 a share of the model's own, in whole patches, such as "
+        "0.5; above that px, a multiple of the model's patch, such as 112; smaller pictures train "
+        "faster; none: the model's own, which evaluation always uses",
         group="Augmentation",
-        at_least=8,
+        metavar="SIDE",
+        above=0,
     )
 
     objective: Literal["supcon", "arcface", "smooth-ap"] = knob(
@@ -253,6 +257,8 @@ class TrainConfig(BatchShape, Common):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.train_size is not None and self.train_size > 1:
+            object.__setattr__(self, "train_size", _whole_px(self.train_size))
         if self.cross_batch_memory and self.objective != "supcon":
             raise ConfigError(
                 f"cross_batch_memory works with the objective supcon, not {self.objective}; leave "
@@ -288,3 +294,12 @@ class TrainConfig(BatchShape, Common):
                 "sharding is full, and distillation needs the original model beside the one in "
                 "training, whole; set --sharding none, or hold with l2_sp"
             )
+
+
+def _whole_px(side: float) -> int:
+    if not side.is_integer() or side < _LEAST_PX:
+        raise ConfigError(
+            f"train_size is {side:g}; expected a share of the model's own side, above 0 and at "
+            f"most 1, such as 0.5, or a whole number of px, {_LEAST_PX} or more, such as 112"
+        )
+    return int(side)

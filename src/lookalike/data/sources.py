@@ -18,7 +18,7 @@ from lookalike.config import DEFAULT_MAX_MEGAPIXELS
 from lookalike.data.decode import probe_image
 from lookalike.errors import DataError, ImageError, MissingExtraError
 from lookalike.files import shown
-from lookalike.progress import Progress, SilentProgress
+from lookalike.progress import Progress, SilentProgress, counted
 
 TABLE_ENDINGS = (".csv", ".tsv", ".parquet")
 _PROBED_AT_A_TIME = 4096
@@ -215,8 +215,8 @@ def _load_folder(root: Path, progress: Progress) -> ImageSet:
         pictures = [name for name in loose if _is_picture(root / name)]
         if pictures:
             raise DataError(
-                f"{shown(root)} holds class folders and also {len(pictures):,} pictures beside "
-                f"them ({_some(pictures)}); move these into a class folder, or out of it"
+                f"{shown(root)} holds class folders and also {counted(len(pictures), 'picture')} "
+                f"beside them ({_some(pictures)}); move these into a class folder, or out of it"
             )
         progress.warn(
             f"passed over files that cannot be read as pictures in {shown(root)}: {_some(loose)}"

@@ -17,6 +17,7 @@ from torch import Tensor
 from lookalike.data.sources import ImageSet, read_names
 from lookalike.errors import DataError, MissingExtraError
 from lookalike.files import shown, write_whole
+from lookalike.progress import counted
 
 _ROWS_AT_A_TIME = 2**16
 
@@ -91,8 +92,10 @@ def load_embeddings(path: Path, images: ImageSet) -> Float32[Tensor, "n dim"]:
     bad = (~result.isfinite().all(dim=1)).nonzero()[:, 0].tolist()
     if bad:
         named = _some([images.names[i] for i in bad])
-        raise DataError(f"embeddings of {len(bad):,} pictures in {shown(path)} are zero or not "
-                        f"finite: {named}")  # fmt: skip
+        raise DataError(
+            f"embeddings of {counted(len(bad), 'picture')} in {shown(path)} are zero or not "
+            f"finite: {named}"
+        )
     return result
 
 

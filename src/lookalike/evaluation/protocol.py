@@ -21,7 +21,7 @@ from lookalike.data.sources import (
 )
 from lookalike.errors import DataError
 from lookalike.files import shown
-from lookalike.progress import Progress
+from lookalike.progress import Progress, counted
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,12 @@ class Protocol:
         """One line for the start of a run."""
         unseen = ", none of them learned from" if self.holdout else ""
         if self.kind == "leave-one-out":
-            classes = len(set(self.query.labels or ()))
-            word = "class" if classes == 1 else "classes"
-            return f"{len(self.query):,} pictures, {classes:,} {word}, leave-one-out{unseen}"
+            classes = counted(len(set(self.query.labels or ())), "class", "classes")
+            return f"{counted(len(self.query), 'picture')}, {classes}, leave-one-out{unseen}"
         sides = {"queries": self.query.labels, "gallery": self.gallery.labels}
         bare = " and ".join(side for side, labels in sides.items() if labels is None)
-        return f"{len(self.query):,} queries in a gallery of {len(self.gallery):,}{unseen}" + (
+        queries = counted(len(self.query), "query", "queries")
+        return f"{queries} in a gallery of {len(self.gallery):,}{unseen}" + (
             f"; no labels for {bare}, so no metrics" if bare else ""
         )
 

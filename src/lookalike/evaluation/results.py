@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from lookalike import __version__
-from lookalike.evaluation.health import measure_health
 from lookalike.evaluation.protocol import Protocol
 from lookalike.evaluation.retrieval import Retrieval, label_numbers
-from lookalike.evaluation.scores import QueryScores
+from lookalike.evaluation.scoring.health import measure_health
+from lookalike.evaluation.scoring.scores import QueryScores
 from lookalike.files import write_json
 
 

@@ -19,11 +19,11 @@ from lookalike.embedding.ranks import QUERIES_AT_A_TIME, Ranked, ranks_of_releva
 from lookalike.embedding.topk import MEMORY_BYTES, top_k
 from lookalike.errors import DataError
 from lookalike.evaluation.protocol import Protocol
-from lookalike.evaluation.scores import QueryScores, joined, score_ranks
+from lookalike.evaluation.scoring.scores import QueryScores, joined, score_ranks
 from lookalike.files import shown
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.processes import ALONE, Processes
-from lookalike.progress import Progress
+from lookalike.progress import Progress, counted
 from lookalike.runtime import Runtime
 
 _ROWS_AT_A_TIME = 2**14
@@ -226,8 +226,8 @@ def _check_embeddings(embeddings: Float32[Tensor, "n dim"], images: ImageSet) ->
         if rows:
             names = ", ".join(shown(images.names[i]) for i in rows[:3])
             raise DataError(
-                f"the embeddings of {len(rows):,} pictures are {what}, such as {names}; leave "
-                "these pictures out, or look at the model"
+                f"the embeddings of {counted(len(rows), 'picture')} are {what}, such as {names}; "
+                "leave them out, or look at the model"
             )
 
 

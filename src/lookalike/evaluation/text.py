@@ -17,7 +17,7 @@ from torch import Tensor
 from lookalike.data.sources import ImageSet
 from lookalike.embedding.ranks import ranks_of_relevant
 from lookalike.errors import DataError
-from lookalike.evaluation.scores import RECALL_KS, QueryScores, joined, score_ranks
+from lookalike.evaluation.scoring.scores import RECALL_KS, QueryScores, joined, score_ranks
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.text import caption_of, embed_texts
 from lookalike.progress import Progress

@@ -24,7 +24,7 @@ from lookalike.embedding.exclusions import any_equal, equal_pairs
 from lookalike.errors import DataError
 from lookalike.evaluation.metrics import ranks_of
 from lookalike.evaluation.retrieval import Retrieval, label_numbers
-from lookalike.evaluation.scores import QueryScores, score_ranks
+from lookalike.evaluation.scoring.scores import QueryScores, score_ranks
 from lookalike.files import shown, write_whole
 
 Value = TypeVar("Value")

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from lookalike.config import ExportConfig, TrainConfig
 from lookalike.evaluation.results import library_versions
-from lookalike.evaluation.scores import HEADLINE
+from lookalike.evaluation.scoring.scores import HEADLINE
 from lookalike.evaluation.text import TEXT_HEADLINE
 from lookalike.exporting.agreement import Agreement
 from lookalike.exporting.source import Source
 from lookalike.files import write_text
+from lookalike.progress import counted
 from lookalike.recipes import FREE_ON_RESUME
 from lookalike.report.epoch.history import Document, History
 
@@ -141,18 +142,18 @@ def _with_interval(document: Document, name: str, kind: str) -> str:
 def protocol_in_words(document: Document, trained_on: frozenset[str]) -> list[str]:
     """What was searched in what, a sentence each."""
     facts = document["protocol"]
-    queries, classes = f"{facts['num_queries']:,}", f"{facts['num_query_classes']:,}"
+    classes = counted(facts["num_query_classes"], "class", "classes")
     if facts["kind"] == "leave-one-out":
-        told = [f"Each of {queries} test pictures, of {classes} classes, searched in all the "
-                "others."]  # fmt: skip
+        told = [f"Each of {facts['num_queries']:,} test pictures, of {classes}, searched in all "
+                "the others."]  # fmt: skip
     else:
-        told = [f"{queries} queries, of {classes} classes, searched in a gallery of "
-                f"{facts['num_gallery']:,} pictures."]  # fmt: skip
+        told = [f"{counted(facts['num_queries'], 'query', 'queries')}, of {classes}, searched in "
+                f"a gallery of {counted(facts['num_gallery'], 'picture')}."]  # fmt: skip
     told.append("No picture finds itself, nor one of its own group where groups were given.")
     without = facts.get("num_queries_without_answer")
     if without:
-        told.append(f"{without:,} queries have no picture of their class to find, and are left out "
-                    "of the numbers.")  # fmt: skip
+        told.append(f"Left out of the numbers: {counted(without, 'query', 'queries')} without a "
+                    "picture of the same class to find.")  # fmt: skip
     tested = set(document["per_class"])
     known = len(tested & trained_on)
     if known == 0:

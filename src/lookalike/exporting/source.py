@@ -62,8 +62,7 @@ def read_source(config: ExportConfig) -> Source:
         )
     if is_checkpoint(config.model_name):
         return _read_checkpoint(config, Path(config.model_name))
-    asked = "projected" if config.embedding == "auto" else config.embedding
-    encoder = CLIPEncoder(config.model_name, embedding=asked)
+    encoder = CLIPEncoder(config.model_name, embedding=config.embedding)
     folder = Path(config.model_name)
     name = folder.resolve().name if folder.is_dir() else config.model_name
     return Source(name, encoder, None, None, "it was not trained with Lookalike")
@@ -71,12 +70,7 @@ def read_source(config: ExportConfig) -> Source:
 
 def _read_checkpoint(config: ExportConfig, path: Path) -> Source:
     checkpoint = read_checkpoint(path)
-    trained = checkpoint["model"]["embedding"]
-    encoder = CLIPEncoder(
-        str(path),
-        embedding=trained if config.embedding == "auto" else config.embedding,
-        checkpoint=checkpoint,
-    )
+    encoder = CLIPEncoder(str(path), embedding=config.embedding, checkpoint=checkpoint)
     light = {key: value for key, value in checkpoint.items() if not key.endswith("_state_dict")}
     history, unmeasured = _results_of(path, light, encoder)
     return Source(shown(path.name), encoder, light, history, unmeasured)
@@ -98,7 +92,7 @@ def _results_of(
     except DataError:
         files = mixture_files(out) if mixture else result_files(out, encoder.epoch)
         name = files[1].relative_to(out).as_posix()
-        return None, f"its run left no {name} beside it"
+        return None, f"its run left no {name} beside it that can be read"
     if history.current.get("run") != checkpoint["state"]["run"]:
         return None, "the results beside it are those of another run"
     if not history.measured:

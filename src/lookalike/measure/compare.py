@@ -14,8 +14,8 @@ import numpy as np
 from lookalike.errors import ConfigError, DataError
 from lookalike.evaluation.protocol import hash_of
 from lookalike.evaluation.results import find_results
-from lookalike.evaluation.scores import HEADLINE
-from lookalike.evaluation.statistics import PairedTest, paired_tests
+from lookalike.evaluation.scoring.scores import HEADLINE
+from lookalike.evaluation.scoring.statistics import PairedTest, paired_tests
 from lookalike.files import shown
 
 _FOLLOWS = ("fingerprint", "searched_fingerprint", "num_queries_scored", "holdout",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,14 @@ from lookalike.evaluation.retrieval import (
     refuse_learned_classes,
     retrieve,
 )
-from lookalike.evaluation.scores import QueryScores
+from lookalike.evaluation.scoring.scores import QueryScores
 from lookalike.evaluation.text import search_by_text, text_document, text_metrics, text_queries
 from lookalike.evaluation.trec import score_trec, write_trec
 from lookalike.files import shown, writable_folder, write_json
 from lookalike.model.encoder import CLIPEncoder
-from lookalike.model.pretrained import is_checkpoint, read_checkpoint
+from lookalike.model.pretrained import chosen_embedding, is_checkpoint, read_checkpoint
 from lookalike.processes import ALONE, Processes, joined
-from lookalike.progress import Progress, SilentProgress, default_progress
+from lookalike.progress import Progress, SilentProgress, counted, default_progress
 from lookalike.report.epoch.write import write_report
 from lookalike.runtime import make_runtime
 
@@ -98,9 +98,12 @@ def _evaluate(config: EvaluateConfig, progress: Progress, processes: Processes) 
         require_pyarrow()  # before anything is embedded
     given = config.test_embeddings or config.query_embeddings
     checkpoint: dict[str, Any] | None = None
-    if not given and is_checkpoint(config.model_name):
-        checkpoint = read_checkpoint(Path(config.model_name))
-        checkpoint.pop("optimizer_state_dict", None)  # twice the size of the model
+    if not given:
+        if is_checkpoint(config.model_name):
+            checkpoint = read_checkpoint(Path(config.model_name))
+            checkpoint.pop("optimizer_state_dict", None)  # twice the size of the model
+        # The results say which one was measured.
+        config = replace(config, embedding=chosen_embedding(config.embedding, checkpoint))
     protocol = load_protocol(config, progress, _holdout_of(checkpoint, config, progress))
     if protocol is None:
         raise ConfigError("there is nothing to evaluate on: give --test, or --query and --gallery; "
@@ -253,16 +256,17 @@ def _evaluate_run(
     _refuse_to_replace([path], config)
     scored = score_trec(run, qrels)
     progress.note(f"run      {shown(run)}: {scored.num_retrieved:,} retrieved")
-    progress.note(f"qrels    {shown(qrels)}: {len(scored.names):,} queries")
+    progress.note(f"qrels    {shown(qrels)}: {counted(len(scored.names), 'query', 'queries')}")
     if scored.not_in_run:
         progress.warn(
-            f"{len(scored.not_in_run):,} queries of the qrels are not in the run, and score as "
-            f"queries that retrieved nothing, such as {shown(scored.not_in_run[0])}"
+            f"not in the run: {counted(len(scored.not_in_run), 'query', 'queries')} of the qrels, "
+            f"which will score as if nothing was retrieved, such as {shown(scored.not_in_run[0])}"
         )
     if scored.not_in_qrels:
         progress.warn(
-            f"{len(scored.not_in_qrels):,} queries of the run are not in the qrels, and are left "
-            f"out, such as {shown(scored.not_in_qrels[0])}"
+            "not in the qrels, and left out: "
+            f"{counted(len(scored.not_in_qrels), 'query', 'queries')} of the run, such as "
+            f"{shown(scored.not_in_qrels[0])}"
         )
     protocol = {
         "kind": "run-qrels",

@@ -18,9 +18,10 @@ from lookalike.config import DEFAULT_MODEL
 from lookalike.data.transforms import Preprocessing
 from lookalike.errors import CheckpointError, ModelError
 from lookalike.files import shown
-from lookalike.model.preprocessing import check_whole_patches
+from lookalike.model.preprocessing import check_whole_patches, share_of_side
 from lookalike.model.pretrained import (
     Pretrained,
+    chosen_embedding,
     from_checkpoint,
     has_tokenizer,
     is_checkpoint,
@@ -57,7 +58,8 @@ class CLIPEncoder(nn.Module):
     Args:
         model_name: a hub id, a local Transformers folder, or a checkpoint of ours.
         embedding: "projected", the space shared with text, where the model has one (otherwise
-            the same as "pooled"); or "pooled", what the vision tower gives before projection.
+            the same as "pooled"); "pooled", what the vision tower gives before projection; or
+            "auto", the one that a checkpoint of ours was trained for, else "projected".
         gradient_checkpointing: recompute activations in the backward pass, to save memory.
         checkpoint: the content of the checkpoint `model_name`, where it was read already.
 
@@ -73,17 +75,18 @@ class CLIPEncoder(nn.Module):
         self,
         model_name: str = DEFAULT_MODEL,
         *,
-        embedding: Literal["projected", "pooled"] = "projected",
+        embedding: Literal["auto", "projected", "pooled"] = "auto",
         gradient_checkpointing: bool = False,
         checkpoint: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.model_name, self.embedding = model_name, embedding
+        self.model_name = model_name
         self.epoch = 0  # of the checkpoint it was loaded from
         self.trained_on: frozenset[str] = frozenset()  # classes, where a checkpoint tells
         self.frozen_parts: list[nn.Module] = []  # that training leaves in evaluation mode
         if checkpoint is None and is_checkpoint(model_name):
             checkpoint = read_checkpoint(Path(model_name))
+        self.embedding = chosen_embedding(embedding, checkpoint)
         if checkpoint is None:
             self._adopt(load_pretrained(model_name))
         else:
@@ -131,6 +134,20 @@ class CLIPEncoder(nn.Module):
     def preprocessing(self) -> Preprocessing:
         """How pictures are cut and scaled for this model."""
         return self._source.preprocessing
+
+    def train_side(self, train_size: float | None) -> int | None:
+        """The side in px that a `train_size` means for this model.
+
+        Args:
+            train_size: a share of the model's own side, at most 1, which becomes a whole number
+                of patches (of 32 px where the model has none); or, above 1, px already; or None,
+                which stays None: the model's own.
+        """
+        if train_size is None:
+            return None
+        if train_size > 1:
+            return int(train_size)
+        return share_of_side(self.backbone.config, self.preprocessing.height, train_size)
 
     def preprocessing_at(self, side: int) -> Preprocessing:
         """How pictures are cut for this model where they shall be squares of `side` px.

@@ -10,6 +10,7 @@ from lookalike.errors import ConfigError, ModelError
 
 _BICUBIC = 3  # Pillow's number, which processor configurations use
 _CONVNEXT_WARPS_FROM_PX = 384
+_STEP_WITHOUT_PATCHES_PX = 32  # by which convolutional models shrink a picture, as a rule
 
 
 def preprocessing_from(processor: Mapping[str, Any], model_name: str) -> Preprocessing:
@@ -70,9 +71,8 @@ def check_whole_patches(config: Any, side: int) -> None:
     Raises:
         ConfigError: something is left over; names the sizes nearby.
     """
-    vision = getattr(config, "vision_config", config)
-    patch = getattr(vision, "patch_size", None)
-    if not isinstance(patch, int) or not hasattr(vision, "num_attention_heads"):
+    patch = _patch_px(config)
+    if patch is None:
         return
     below = side // patch * patch
     if side != below:
@@ -81,6 +81,30 @@ def check_whole_patches(config: Any, side: int) -> None:
             f"train_size is {side} px, and the model cuts pictures into patches of {patch} px; "
             f"set it to {nearest}"
         )
+
+
+def share_of_side(config: Any, side: int, share: float) -> int:
+    """The side in px nearest to a share of a model's own that is cut into whole patches.
+
+    Halfway between two the larger one is taken, and one patch is the least. A model without
+    patches gets a multiple of 32 px.
+
+    Args:
+        config: of a Transformers model.
+        side: the model's own, in px.
+        share: above 0, at most 1, which is `side` itself.
+    """
+    if share == 1:
+        return side
+    step = _patch_px(config) or _STEP_WITHOUT_PATCHES_PX
+    return max(1, int(side * share / step + 0.5)) * step
+
+
+def _patch_px(config: Any) -> int | None:
+    """Side of the patches that attention sees; None for a model without."""
+    vision = getattr(config, "vision_config", config)
+    patch = getattr(vision, "patch_size", None)
+    return patch if isinstance(patch, int) and hasattr(vision, "num_attention_heads") else None
 
 
 def _convnext(shortest: int, crop_pct: float) -> tuple[int | None, tuple[int, int]]:

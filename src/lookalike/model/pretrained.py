@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -29,7 +29,9 @@ from lookalike.errors import CheckpointError, ModelError
 from lookalike.files import shown
 from lookalike.model.preprocessing import preprocessing_from
 
-CHECKPOINT_FORMAT = "lookalike-checkpoint-1"
+CHECKPOINT_FORMAT = "lookalike-checkpoint-2"
+# They hold a whole model, but not all that training needs to go on exactly.
+_EARLIER_FORMATS = ("lookalike-checkpoint-1",)
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 # Small files that make a checkpoint whole: with them it can be exported, and its text
 # tower used, where the model it came from is out of reach.
@@ -119,6 +121,15 @@ def is_checkpoint(model_name: str) -> bool:
     return Path(model_name).is_file() or model_name.endswith(".pth")
 
 
+def chosen_embedding(
+    asked: Literal["auto", "projected", "pooled"], checkpoint: Mapping[str, Any] | None
+) -> Literal["projected", "pooled"]:
+    """Which embedding is meant: "auto" is the one that a checkpoint was trained for."""
+    if asked != "auto":
+        return asked
+    return checkpoint["model"]["embedding"] if checkpoint else "projected"
+
+
 def from_checkpoint(checkpoint: dict[str, Any], path: str) -> Pretrained:
     """The backbone a checkpoint of ours holds; its weights are loaded by the caller.
 
@@ -154,6 +165,8 @@ def from_checkpoint(checkpoint: dict[str, Any], path: str) -> Pretrained:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The content of a checkpoint of ours, on the CPU. No pickled code is ever run.
 
+    Those that earlier versions of Lookalike wrote are read as well; their `format` tells them.
+
     Raises:
         CheckpointError: not ours, not whole, or not there.
     """
@@ -169,7 +182,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             "expected a weights/encoder_epoch_XX.pth that lookalike train wrote"
         ) from error
     found = checkpoint.get("format") if isinstance(checkpoint, dict) else None
-    if not isinstance(checkpoint, dict) or found != CHECKPOINT_FORMAT:
+    if not isinstance(checkpoint, dict) or found not in (CHECKPOINT_FORMAT, *_EARLIER_FORMATS):
         raise CheckpointError(
             f"{shown(path)} is not a checkpoint of ours (format {found!r}, expected "
             f"{CHECKPOINT_FORMAT!r}); give a weights/encoder_epoch_XX.pth that lookalike train "

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from lookalike.evaluation.interpolation import Mixture, TradeOff, read_trade_off
+from lookalike.evaluation.original.interpolation import Mixture, TradeOff, read_trade_off
 from lookalike.evaluation.results import interpolation_file
 from lookalike.evaluation.retrieval import Retrieval
-from lookalike.evaluation.scores import METRICS
+from lookalike.evaluation.scoring.scores import METRICS
 from lookalike.training.anchoring.mixing import MixedWeights, alphas, plain_originals
 from lookalike.training.saving.checkpoint import save_mixture
 

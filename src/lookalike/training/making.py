@@ -51,14 +51,19 @@ def make_encoder(
 
 
 def make_loader(
-    config: TrainConfig, runtime: Runtime, encoder: CLIPEncoder, images: ImageSet
+    config: TrainConfig,
+    runtime: Runtime,
+    encoder: CLIPEncoder,
+    images: ImageSet,
+    side: int | None,
 ) -> ImageLoader:
     """Reads pictures as training sees them: at its own size, and changed at random.
+
+    `side` is that size in px; None: the encoder's own.
 
     Raises:
         LookalikeError: the encoder cannot take pictures of that size.
     """
-    side = config.train_size
     return ImageLoader(
         images.paths,
         encoder.preprocessing_at(side) if side else encoder.preprocessing,
@@ -77,6 +82,7 @@ def make_learner(
     progress: Progress,
     *,
     part_size: int,
+    side: int | None,
     saved: dict[str, Any] | None,
 ) -> Learner:
     """What trains the encoder.
@@ -88,6 +94,7 @@ def make_learner(
         classes: class i is called `classes[i]`.
         progress: where embedding captions is shown.
         part_size: pictures of a step in each process.
+        side: of these pictures, in px; None: the encoder's own.
         saved: the checkpoint of a resumed run, whose state is put back elsewhere.
 
     Raises:
@@ -110,8 +117,8 @@ def make_learner(
             part_size,
             encoder,
             runtime,
-            saved=saved.get("chunk_size") if saved else None,
-            side=config.train_size,
+            saved=saved["chunk_size"] if saved else None,
+            side=side,
         ),
         max_grad_norm=config.max_grad_norm,
         average=average,

@@ -10,7 +10,7 @@ from lookalike.config import TrainConfig
 from lookalike.data.loader import ImageLoader
 from lookalike.data.sources import Unreadable
 from lookalike.errors import ConfigError, LookalikeError
-from lookalike.evaluation.drift import (
+from lookalike.evaluation.original.drift import (
     Drift,
     Originals,
     measure_drift,
@@ -18,7 +18,7 @@ from lookalike.evaluation.drift import (
     read_originals,
     write_originals,
 )
-from lookalike.evaluation.interpolation import TradeOff, write_trade_off
+from lookalike.evaluation.original.interpolation import TradeOff, write_trade_off
 from lookalike.evaluation.protocol import Protocol
 from lookalike.evaluation.results import (
     interpolation_file,
@@ -28,7 +28,7 @@ from lookalike.evaluation.results import (
     write_results,
 )
 from lookalike.evaluation.retrieval import Retrieval, evaluate_encoder
-from lookalike.evaluation.scores import METRICS, QueryScores
+from lookalike.evaluation.scoring.scores import METRICS, QueryScores
 from lookalike.evaluation.text import (
     TEXT_METRICS,
     TextQueries,

@@ -11,7 +11,7 @@ from lookalike.data.sources import ImageSet, Unreadable, list_unreadable
 from lookalike.errors import DataError
 from lookalike.evaluation.protocol import Protocol
 from lookalike.files import shown
-from lookalike.progress import Progress
+from lookalike.progress import Progress, counted
 from lookalike.training.anchoring.others import OtherPictures
 from lookalike.training.pictures import TrainingPictures
 
@@ -42,8 +42,8 @@ def tell_early_stop(run: Run) -> None:
     assert best is not None, "patience counts from the best epoch"
     since = epoch - best.epoch
     run.progress.note(
-        f"stopped after epoch {epoch} of {run.config.num_epochs}: {since} "
-        f"epoch{'' if since == 1 else 's'} in a row not better than epoch {best.epoch} "
+        f"stopped after epoch {epoch} of {run.config.num_epochs}: "
+        f"{counted(since, 'epoch')} in a row not better than epoch {best.epoch} "
         f"({best.metric} {best.value:.4f}); to train on: --resume with --patience {since + 1} or "
         "more"
     )
@@ -54,21 +54,22 @@ def _facts(run: Run) -> list[str]:
     protocol, chunk_size = run.measurements.protocol, run.learner.chunk_size
     count = run.processes.count
     part = run.batch_size // count
-    trained_at = f", trained at {config.train_size}" if config.train_size else ""
+    trained_at = f", trained at {run.train_side}" if run.train_side else ""
     with run.runtime.autocast():
         dim = run.encoder.dim
     trained = sum(p.numel() for p in run.learner.parameters)
     return [
         f"model    {config.model_name} · {run.encoder.kind} {dim}-d · "
         f"{how.width}x{how.height} px{trained_at} · {trained:,} parameters trained",
-        f"train    {report.num_images:,} pictures, {report.num_classes:,} classes",
+        f"train    {counted(report.num_images, 'picture')}, "
+        f"{counted(report.num_classes, 'class', 'classes')}",
         f"test     {protocol.describe() if protocol else 'none'}",
         f"batches  {config.n_classes_per_batch} classes x {config.n_samples_per_class} "
         f"pictures = {run.batch_size}"
         + (f", {part} in each of {count} processes" if count > 1 else "")
         + (f", {chunk_size} in memory at a time" if chunk_size < part else "")
         + f"; {len(run.sampler):,} an epoch, "
-        f"{config.num_epochs} epoch{'' if config.num_epochs == 1 else 's'}",
+        f"{counted(config.num_epochs, 'epoch')}",
         *_anchors(run),
         f"device   {run.runtime.describe()}",
     ]
@@ -97,17 +98,19 @@ def _warn_of_pictures(run: Run) -> None:
         _warn_of_overlap(run.pictures.images, run.measurements.protocol, run.progress)
     if report.excluded_singletons:
         warn(
-            f"{report.excluded_singletons:,} classes have a single picture and are left out; "
-            "--singletons repeat takes them in"
+            f"left out: {counted(report.excluded_singletons, 'class', 'classes')} with a single "
+            "picture; --singletons repeat takes such classes in"
         )
     if report.small_classes:
         warn(
-            f"{report.small_classes:,} classes have fewer than {run.config.n_samples_per_class} "
-            f"pictures; {report.repeated_images:,} places are filled with repeats"
+            f"{counted(report.small_classes, 'class', 'classes')} with fewer than "
+            f"{run.config.n_samples_per_class} pictures; repeats fill "
+            f"{counted(report.repeated_images, 'place')}"
         )
     if run.unreadable.pictures:
         warn(
-            f"{len(run.unreadable.pictures):,} files cannot be read as pictures; listed at the end"
+            f"{counted(len(run.unreadable.pictures), 'file')} cannot be read as a picture; listed "
+            "at the end"
         )
 
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lookalike.data.sources import Unreadable
-from lookalike.evaluation.drift import Drift
-from lookalike.evaluation.interpolation import TradeOff
+from lookalike.evaluation.original.drift import Drift
+from lookalike.evaluation.original.interpolation import TradeOff
 from lookalike.evaluation.protocol import Protocol
 from lookalike.evaluation.results import result_files
 from lookalike.evaluation.retrieval import Retrieval
-from lookalike.evaluation.scores import is_better
+from lookalike.evaluation.scoring.scores import is_better
 from lookalike.evaluation.text import named_apart
 from lookalike.model.encoder import CLIPEncoder
 

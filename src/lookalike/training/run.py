@@ -125,14 +125,15 @@ class Run:
         self.encoder = make_encoder(config, runtime, resume, saved)
         if self.protocol is not None and resume is None:
             refuse_learned_classes(self.encoder, self.protocol)
-        self.loader = make_loader(config, runtime, self.encoder, self.pictures.images)
+        self.train_side = side = self.encoder.train_side(config.train_size)
+        self.loader = make_loader(config, runtime, self.encoder, self.pictures.images, side)
         part_size = self.batch_size // self.processes.count
         if self.others is not None:
-            self.other_loader = make_loader(config, runtime, self.encoder, self.others.images)
+            self.other_loader = make_loader(config, runtime, self.encoder, self.others.images, side)
             part_size *= 2
         self.learner = make_learner(
             config, runtime, self.encoder, self.pictures.classes, self.progress,
-            part_size=part_size, saved=saved,
+            part_size=part_size, side=side, saved=saved,
         )  # fmt: skip
 
     def _set_random_numbers(self, saved: dict[str, Any] | None) -> None:

@@ -65,7 +65,7 @@ def _to_the_end(run: Run, tracking: Tracking) -> TrainResult:
     while True:
         if state.step == 0:
             run.evaluate()
-            tracking.epoch(state.epoch, state.loss, run.measurements.history[-1].metrics)
+            tracking.epoch(state.epoch, state.loss, run.measurements.history[-1].all_metrics)
         if run.is_finished():
             return run.result()
         title = f"epoch {state.epoch + 1}/{config.num_epochs}"

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lookalike.evaluation.health import BINS
-from lookalike.evaluation.scores import HEADLINE
+from lookalike.evaluation.original.interpolation import TradeOff
+from lookalike.evaluation.scoring.health import BINS
+from lookalike.evaluation.scoring.scores import HEADLINE, MEDIAN_RANK
+from lookalike.evaluation.text import TEXT_HEADLINE
 from lookalike.report.epoch.embedding_map import EmbeddingMap
 from lookalike.report.epoch.history import Document
 from lookalike.report.epoch.queries import Outcome, Pictures
@@ -34,16 +36,28 @@ class _Group(NamedTuple):
 
 def metric_curves(epochs: Sequence[Document]) -> Figure | None:
     """The headline metrics over epochs with their intervals; None of a single epoch."""
+    return _curves(epochs, HEADLINE, "metrics", "intervals")
+
+
+def text_curves(epochs: Sequence[Document]) -> Figure | None:
+    """The same of text search; None where it was not measured twice."""
+    return _curves(epochs, TEXT_HEADLINE, "text_metrics", "text_intervals")
+
+
+def _curves(
+    epochs: Sequence[Document], names: Sequence[str], means: str, intervals: str
+) -> Figure | None:
+    """Metrics over epochs, which a metrics file has under these keys."""
     import plotly.graph_objects as go
 
-    measured = [one for one in epochs if one["metrics"] is not None]
+    measured = [one for one in epochs if one.get(means) is not None]
     if len(measured) < 2:
         return None
     figure = go.Figure(layout=_EMPTY)
     numbers = [one["epoch"] for one in measured]
-    for series, metric in enumerate(HEADLINE, start=1):
-        values = [one["metrics"][metric] for one in measured]
-        ends = [one["intervals"][metric] for one in measured]
+    for series, metric in enumerate(names, start=1):
+        values = [one[means][metric] for one in measured]
+        ends = [one[intervals][metric] for one in measured]
         colour = f"var(--series{series})"
         figure.add_scatter(
             x=numbers,
@@ -62,6 +76,92 @@ def metric_curves(epochs: Sequence[Document]) -> Figure | None:
     figure.update_xaxes(title="epoch", dtick=1 if len(measured) <= 12 else None)
     # Where all is right, or all is wrong, a range of its own would end above 100%.
     figure.update_yaxes(tickformat=".0%", maxallowed=1.02, minallowed=-0.02)
+    return _plain(figure)
+
+
+def drift_curve(epochs: Sequence[Document]) -> Figure | None:
+    """How alike embeddings are to the first epoch's, over epochs; None where that is not known."""
+    import plotly.graph_objects as go
+
+    measured = [one for one in epochs if one.get("drift") is not None]
+    if len(measured) < 2:
+        return None
+    figure = go.Figure(layout=_EMPTY)
+    numbers = [one["epoch"] for one in measured]
+    for key, name, dash in (
+        ("mean_cosine", "mean", None),
+        ("low_cosine", "1% of pictures lie below", "dot"),
+    ):
+        figure.add_scatter(
+            x=numbers,
+            y=[one["drift"][key] for one in measured],
+            name=name,
+            mode="lines+markers",
+            line={"color": "var(--accent)", "width": 2, "dash": dash},
+            hovertemplate=f"epoch %{{x}}<br>{name} %{{y:.3f}}<extra></extra>",
+        )
+    figure.update_xaxes(title="epoch", dtick=1 if len(measured) <= 12 else None)
+    figure.update_yaxes(title="cosine", maxallowed=1.02)
+    return _plain(figure)
+
+
+def trade_off_figure(trade_off: TradeOff) -> Figure:
+    """What mixtures find by text, to the right, and by pictures, upwards.
+
+    Without a text tower alpha is what is to the right.
+    """
+    import plotly.graph_objects as go
+
+    figure = go.Figure(layout=_EMPTY | {"hovermode": "closest"})
+    by_text = trade_off.original.text_metrics is not None
+    places = [
+        (one.text_metrics[trade_off.text_metric] if one.text_metrics else one.alpha,
+         one.metrics[trade_off.metric])
+        for one in trade_off.mixtures
+    ]  # fmt: skip
+    figure.add_scatter(
+        x=[x for x, _ in places],
+        y=[y for _, y in places],
+        text=[f"{one.alpha:g}" for one in trade_off.mixtures],
+        name="mixtures",
+        mode="lines+markers+text" if by_text else "lines+markers",
+        textposition="top right",
+        cliponaxis=False,
+        line={"color": "var(--muted)", "width": 1.5},
+        marker={"size": 6},
+        hovertemplate="alpha %{text}<extra></extra>",
+    )
+    marked = (
+        (trade_off.original, "before training", "var(--warn)", "square"),
+        (trade_off.end, "after training", "var(--accent)", "diamond"),
+        (trade_off.chosen, "chosen", "var(--right)", "circle-open"),
+    )
+    for one, name, colour, symbol in marked:
+        x, y = places[trade_off.mixtures.index(one)]
+        figure.add_scatter(
+            x=[x],
+            y=[y],
+            name=name,
+            mode="markers",
+            cliponaxis=False,
+            marker={
+                "color": colour,
+                "symbol": symbol,
+                "size": 18 if symbol == "circle-open" else 11,  # around either of the others
+                "line": {"color": colour, "width": 3 if symbol == "circle-open" else 0},
+            },
+            hoverinfo="skip",
+        )
+    is_rank = trade_off.metric == MEDIAN_RANK  # of which a small one is better, so it is above
+    figure.update_xaxes(
+        title=f"text search: {trade_off.text_metric}" if by_text else "alpha",
+        tickformat=".0%" if by_text else None,
+    )
+    figure.update_yaxes(
+        title=f"pictures: {trade_off.metric}",
+        tickformat=None if is_rank else ".0%",
+        autorange="reversed" if is_rank else None,
+    )
     return _plain(figure)
 
 

@@ -47,9 +47,12 @@ def read_history(out: Path, epoch: int, *, of_mixture: bool = False) -> History:
     the original's.
 
     Raises:
-        DataError: the epoch's own metrics file is missing, or is not ours.
+        DataError: the epoch's own metrics file is missing, is not ours, or is an earlier version's.
     """
-    current = _read((mixture_files(out) if of_mixture else result_files(out, epoch))[1])
+    path = (mixture_files(out) if of_mixture else result_files(out, epoch))[1]
+    current = _read(path)
+    if "health" not in current or "fingerprint" not in current["protocol"]:
+        raise DataError(f"{shown(path)} is of an earlier version of Lookalike; evaluate anew")
     earlier: list[Path] = []
     epochs: list[Document] = []
     for number in range(epoch + 1 if of_mixture else epoch):

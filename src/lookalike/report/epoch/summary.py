@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lookalike.evaluation.scores import HEADLINE
-from lookalike.evaluation.statistics import PairedTest, paired_tests
+from lookalike.evaluation.original.interpolation import Mixture, TradeOff
+from lookalike.evaluation.scoring.scores import HEADLINE, MEDIAN_RANK
+from lookalike.evaluation.scoring.statistics import PairedTest, paired_tests
+from lookalike.evaluation.text import TEXT_HEADLINE
 from lookalike.report.epoch.history import Document, History, query_column
 from lookalike.report.epoch.queries import Confusion
 
@@ -25,6 +27,13 @@ MEANINGS = {
     "mAP@R": "how nearly they all come before any wrong one",
 }
 """Each headline metric in half a sentence."""
+TEXT_MEANINGS = {
+    "recall@1": "the first picture is of the class",
+    "recall@5": "one of the first 5 is",
+    "recall@10": "one of the first 10 is",
+    "mAP": "how far up all its pictures stand",
+}
+"""The same of text search."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,17 @@ class ClassRow:
     mean_precision: float | None
     taken_for: str | None
     taken_count: int
+
+
+@dataclass(frozen=True)
+class MixtureRow:
+    """One mixture of weights as the table shows it; `what` says which one it is, if any."""
+
+    alpha: float
+    what: str
+    is_chosen: bool
+    pictures: str
+    text: str | None
 
 
 @dataclass(frozen=True)
@@ -109,6 +129,26 @@ def cards_of(history: History) -> list[Card]:
             tests.get(metric),
         )
         for metric in HEADLINE
+    ]
+
+
+def text_cards_of(history: History) -> list[Card]:
+    """The metrics of text search beside the first epoch's; nothing where there is none."""
+    now, before = history.current, history.before or {}
+    if now.get("text_metrics") is None:
+        return []
+    earlier, earlier_ends = before.get("text_metrics") or {}, before.get("text_intervals") or {}
+    return [
+        Card(
+            metric,
+            TEXT_MEANINGS[metric],
+            now["text_metrics"][metric],
+            now["text_intervals"][metric],
+            earlier.get(metric),
+            earlier_ends.get(metric),
+            None,
+        )
+        for metric in TEXT_HEADLINE
     ]
 
 
@@ -237,3 +277,54 @@ def health_rows(history: History) -> list[HealthRow]:
         ),
     ]
     return [row for row in rows if row.now is not None]
+
+
+def mixture_rows(trade_off: TradeOff) -> list[MixtureRow]:
+    """All mixtures, from the original to the fine-tuned model."""
+    names = {0.0: "before training", 1.0: "after training"}
+    return [
+        MixtureRow(
+            one.alpha,
+            names.get(one.alpha, ""),
+            one is trade_off.chosen,
+            _pictures(trade_off, one),
+            _text(trade_off, one) if one.text_metrics else None,
+        )
+        for one in trade_off.mixtures
+    ]
+
+
+def trade_in_words(trade_off: TradeOff) -> str:
+    """What the chosen mixture keeps, and what it costs."""
+    chosen, alpha = trade_off.chosen, f"Alpha {trade_off.chosen.alpha:g}"
+    pictures = f"{trade_off.metric} {_pictures(trade_off, chosen)}"
+    if not trade_off.loses_text:
+        return f"{alpha} finds pictures best: {pictures}."
+    if chosen is trade_off.original:
+        return (
+            "No mixture keeps a larger share of what training gained on pictures than of what it "
+            "lost on text."
+        )
+    text = f"{trade_off.text_metric} {_text(trade_off, chosen)}"
+    kept, lost = trade_off.gain_kept(chosen), trade_off.loss_kept(chosen)
+    if 0 <= kept <= 1 and 0 <= lost <= 1:
+        return (
+            f"{alpha} keeps {kept:.0%} of what training gained on pictures ({pictures}), for "
+            f"{lost:.0%} of what it lost on text ({text})."
+        )
+    ends = (trade_off.original, trade_off.end)  # shares of more than there is say little
+    before, after = (_pictures(trade_off, one) for one in ends)
+    text_before, text_after = (_text(trade_off, one) for one in ends)
+    return (
+        f"{alpha} weighs best: on pictures {pictures} (before training {before}, after it "
+        f"{after}), on text {text} (before {text_before}, after {text_after})."
+    )
+
+
+def _pictures(trade_off: TradeOff, one: Mixture) -> str:
+    value = one.metrics[trade_off.metric]
+    return f"{value:g}" if trade_off.metric == MEDIAN_RANK else percent(value)
+
+
+def _text(trade_off: TradeOff, one: Mixture) -> str:
+    return percent((one.text_metrics or {})[trade_off.text_metric])

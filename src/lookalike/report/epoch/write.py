@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from lookalike.evaluation.original.interpolation import TradeOff, read_trade_off
 from lookalike.evaluation.protocol import Protocol
-from lookalike.evaluation.results import report_file
+from lookalike.evaluation.results import interpolation_file, report_file
 from lookalike.evaluation.retrieval import Retrieval
-from lookalike.evaluation.scores import HEADLINE
+from lookalike.evaluation.scoring.scores import HEADLINE
+from lookalike.evaluation.text import TEXT_HEADLINE
 from lookalike.files import write_text
 from lookalike.progress import Progress
 from lookalike.report.epoch import charts
@@ -40,8 +42,11 @@ from lookalike.report.epoch.summary import (
     cards_of,
     class_rows,
     health_rows,
+    mixture_rows,
     percent,
     points,
+    text_cards_of,
+    trade_in_words,
     verdict_on,
 )
 from lookalike.report.page import count, human_bytes, render_page
@@ -69,13 +74,14 @@ def write_report(
     """Writes `results/report.html`: one file that opens from disk, without network.
 
     Reads the epoch's metrics file, which must be there, and those of the epochs before it that
-    are of the same run and protocol.
+    are of the same run and protocol. Shows what mixtures of weights came to, where the run has
+    tried some by then.
 
     Returns:
         The path.
 
     Raises:
-        DataError: a metrics file is missing or broken.
+        DataError: a metrics file is missing or broken, or the file of mixtures is.
         OutputError: the report cannot be written.
     """
     history = read_history(out, epoch)
@@ -83,6 +89,9 @@ def write_report(
     confusions = find_confusions(retrieval, outcome)
     shown = _choose_pictures(retrieval, outcome, confusions, progress)
     facts = _facts(history, retrieval, protocol, outcome, confusions, shown)
+    trade_off = _trade_off_by(out, history.current)
+    facts |= _text_facts(history, retrieval, trade_off)
+    facts["figures"] = _figures(history, shown, trade_off)
     path = report_file(out)
     page = render_page("report.html.j2", facts)
     # Everything from outside is escaped, so this comment can only be the template's own.
@@ -122,11 +131,6 @@ def _facts(
     now, cards, totals = history.current, cards_of(history), _totals(outcome)
     classes = class_rows(now, history.before, confusions)
     listed = {shown.pictures.class_number(row.label): row for row in classes[:MAX_CLASSES]}
-    figures = {
-        "curves": charts.metric_curves(history.epochs),
-        "similarity": charts.similarity_histogram(now, history.before),
-        "map": shown.figure,
-    }
     return {
         "epoch": now["epoch"],
         "which": _which(now),
@@ -153,7 +157,6 @@ def _facts(
         "clearer_map": not has_tsne(),
         "num_mapped": len(shown.flat.points),
         "num_mappable": num_mappable(retrieval),
-        "figures": figures,
         "plotly": get_plotlyjs(),
         "data": _data(shown, confusions, history)
         | {
@@ -172,6 +175,43 @@ def _facts(
         "percent": percent,
         "points": points,
         "in_a_cell": _in_a_cell,
+    }
+
+
+def _trade_off_by(out: Path, now: Document) -> TradeOff | None:
+    """The run's mixtures of weights, unless they are of a later epoch than the report."""
+    if now.get("run") is None:
+        return None
+    found = read_trade_off(interpolation_file(out), now["run"])
+    return found if found and found.epoch <= now["epoch"] else None
+
+
+def _text_facts(
+    history: History, retrieval: Retrieval, trade_off: TradeOff | None
+) -> dict[str, Any]:
+    """What the template needs of text search, drift, and mixtures of weights."""
+    return {
+        "text_headline": TEXT_HEADLINE,
+        "text_cards": text_cards_of(history),
+        "num_captions": len(set(retrieval.gallery.labels or ())),
+        "drift": history.current.get("drift"),
+        "trade_off": trade_off,
+        "mixtures": mixture_rows(trade_off) if trade_off else [],
+        "trade": trade_in_words(trade_off) if trade_off else None,
+    }
+
+
+def _figures(
+    history: History, shown: _Shown, trade_off: TradeOff | None
+) -> dict[str, charts.Figure | None]:
+    """The plots by the names that the template has for their places."""
+    return {
+        "curves": charts.metric_curves(history.epochs),
+        "similarity": charts.similarity_histogram(history.current, history.before),
+        "map": shown.figure,
+        "text": charts.text_curves(history.epochs),
+        "drift": charts.drift_curve(history.epochs),
+        "trade": charts.trade_off_figure(trade_off) if trade_off else None,
     }
 
 

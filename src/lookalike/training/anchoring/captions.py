@@ -80,6 +80,12 @@ def make_caption_loss(
             f"all classes have the caption {different[0]!r}, which tells nothing apart; leave "
             "caption_weight out"
         )
+    without_words = [name for name in classes if not any(letter.isalpha() for letter in name)]
+    if len(without_words) > len(classes) / 2:
+        progress.warn(
+            f"{len(without_words):,} of {len(classes):,} classes have no words for a name "
+            f"({without_words[0]!r}), and captions of them teach nothing; set caption_weight to 0"
+        )
     texts = embed_texts(encoder, different, progress=progress)
     number = {caption: i for i, caption in enumerate(different)}
     scale = float(encoder.backbone.logit_scale.detach().exp())

@@ -25,6 +25,14 @@ class ArcFaceLoss(nn.Module):
     Computed in float32 (float64 for float64 input) whatever autocast does.
 
     The centres are parameters, normalised when they are used; they begin as random directions.
+    An optimiser must be given them.
+
+    >>> embeddings = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    >>> loss = ArcFaceLoss(num_classes=2, dim=2, temperature=0.5, margin=0.0)
+    >>> with torch.no_grad():
+    ...     _ = loss.centers.copy_(embeddings)
+    >>> round(loss(embeddings, torch.tensor([0, 1])).item(), 4)  # log(1 + 1 / e^2)
+    0.1269
 
     Args:
         num_classes: labels are 0 to num_classes - 1.

@@ -30,6 +30,7 @@ def make_objective(config: TrainConfig, *, num_classes: int, dim: int) -> nn.Mod
             config.cross_batch_memory,
             dim,
             config.temperature,
-            warmup_batches=config.warmup_steps,
+            # Embeddings move most when the encoder, or what comes after its head, begins to.
+            warmup_batches=max(config.warmup_steps, config.head_warmup_steps),
         )
     return SupConLoss(config.temperature)

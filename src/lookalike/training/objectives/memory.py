@@ -19,6 +19,13 @@ class CrossBatchMemory(nn.Module):
     first `warmup_batches` are remembered by nobody. The queue is in the state_dict: what is
     loaded goes on as it was.
 
+    >>> loss = CrossBatchMemory(size=1024, dim=2, temperature=0.5)
+    >>> embeddings = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    >>> loss(embeddings, torch.tensor([0, 0])).item()  # nothing to confuse them with
+    0.0
+    >>> round(loss(-embeddings, torch.tensor([1, 1])).item(), 4)  # log(1 + 2 / e^4)
+    0.036
+
     Args:
         size: embeddings that are remembered, at least 1.
         dim: numbers in an embedding.

@@ -32,6 +32,12 @@ class SmoothAPLoss(nn.Module):
     whatever autocast does, in blocks of anchors that are computed anew in the backward pass.
     Time grows with batch^2 x positives.
 
+    >>> embeddings = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    >>> round(SmoothAPLoss()(embeddings, torch.tensor([0, 0, 1, 1])).item(), 4)
+    0.0
+    >>> round(SmoothAPLoss()(embeddings, torch.tensor([0, 1, 0, 1])).item(), 4)  # a tie: rank 2.5
+    0.6
+
     Args:
         temperature: T above 0; the paper's is 0.01.
     """

@@ -37,6 +37,13 @@ class SupConLoss(nn.Module):
     negatives. It is computed in float32 (float64 for float64 input) whatever autocast does, and
     no matrix of batch x batch is ever held (`TILE_BYTES`). It can be derived once, not twice.
 
+    >>> embeddings = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    >>> loss = SupConLoss(temperature=0.5)
+    >>> round(loss(embeddings, torch.tensor([0, 0, 1, 1])).item(), 4)  # log(1 + 2 / e^2)
+    0.2395
+    >>> round(loss(embeddings, torch.tensor([0, 1, 0, 1])).item(), 4)  # classes torn apart
+    2.2395
+
     Args:
         temperature: T above 0; the smaller, the more the hardest negatives count.
     """

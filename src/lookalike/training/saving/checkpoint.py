@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import shlex
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from lookalike.config import TrainConfig
 from lookalike.data.sampler import BalancedBatchSampler
 from lookalike.errors import CheckpointError, ConfigError, OutputError
-from lookalike.evaluation.interpolation import TradeOff
+from lookalike.evaluation.original.interpolation import TradeOff
 from lookalike.evaluation.results import library_versions
 from lookalike.files import shown, write_whole
 from lookalike.model.pretrained import CHECKPOINT_FORMAT
@@ -167,7 +168,7 @@ def restore_checkpoint(
         restore_weights(learner, checkpoint)
         saved = sharded_like(checkpoint["optimizer_state_dict"], learner.optimizer)
         learner.optimizer.load_state_dict(saved)
-        learner.objective.load_state_dict(checkpoint.get("objective_state_dict", {}))
+        learner.objective.load_state_dict(checkpoint["objective_state_dict"])
     except (ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"the state of training in {shown(path)} does not fit: {error}"
@@ -179,11 +180,17 @@ def restore_checkpoint(
 
 
 def check_can_go_on(checkpoint: dict[str, Any], path: Path) -> None:
-    """Refuses a model without a state of training.
+    """Refuses a model without a state of training that can be taken up.
 
     Raises:
-        CheckpointError: it is a mixture of weights.
+        CheckpointError: an earlier version of Lookalike wrote it, or it is a mixture of weights.
     """
+    if checkpoint["format"] != CHECKPOINT_FORMAT:
+        raise CheckpointError(
+            f"{shown(path)} was written by an earlier version of Lookalike, and lacks what this "
+            "one needs to go on exactly where it was. To train on from its weights start a new "
+            f"run with --model-name {shown(shlex.quote(str(path)))}, without --resume"
+        )
     if "interpolation" in checkpoint:
         last = path.with_name(f"encoder_epoch_{checkpoint['epoch']:02}.pth")
         raise CheckpointError(
@@ -198,7 +205,9 @@ def check_same_settings(checkpoint: dict[str, Any], path: Path, config: TrainCon
     Raises:
         ConfigError: a setting that changes what is learned differs; names each.
     """
-    changed = changed_on_resume(checkpoint["config"], config)
+    trained = checkpoint["model"]["embedding"]  # which "auto" is, then and now
+    now = config if config.embedding != "auto" else replace(config, embedding=trained)
+    changed = changed_on_resume(checkpoint["config"] | {"embedding": trained}, now)
     if changed:
         raise ConfigError(
             f"{shown(path)} belongs to a run with other settings ({'; '.join(changed)}). Leave "

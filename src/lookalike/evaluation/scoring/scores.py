@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float64, Int64
 
 from lookalike.evaluation import metrics as m
-from lookalike.evaluation.statistics import bootstrap_intervals
+from lookalike.evaluation.scoring.statistics import bootstrap_intervals
 
 RECALL_KS = (1, 5, 10)
 HEADLINE = (*(f"recall@{k}" for k in RECALL_KS), "mAP", "mAP@R")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.errors import DataError
-from lookalike.evaluation.scores import is_better
+from lookalike.evaluation.scoring.scores import is_better
 from lookalike.files import shown, write_json
 
 
@@ -68,7 +68,8 @@ class TradeOff:
         0.5
         """
         if self.loses_text:
-            return max(self.mixtures, key=self._balance)  # of equals the first
+            # Of equals `max` finds the first.
+            return max(self.mixtures, key=lambda one: self.gain_kept(one) - self.loss_kept(one))
         best = self.original
         for one in self.mixtures[1:]:
             if self._finds_more(one, best):
@@ -84,15 +85,18 @@ class TradeOff:
             self._text(self.end) < self._text(self.original)
         )
 
+    def gain_kept(self, one: Mixture) -> float:
+        """The share of fine-tuning's gain on pictures that a mixture has."""
+        before, now, after = (m.metrics[self.metric] for m in (self.original, one, self.end))
+        return (now - before) / (after - before)
+
+    def loss_kept(self, one: Mixture) -> float:
+        """The share of fine-tuning's loss on text that a mixture has; negative where it gained."""
+        before, now, after = map(self._text, (self.original, one, self.end))
+        return (before - now) / (before - after)
+
     def _finds_more(self, one: Mixture, than: Mixture) -> bool:
         return is_better(self.metric, one.metrics[self.metric], than.metrics[self.metric])
-
-    def _balance(self, one: Mixture) -> float:
-        """The share of the gain on pictures that a mixture keeps, less its share of text's loss."""
-        before, now, after = (m.metrics[self.metric] for m in (self.original, one, self.end))
-        gained = (now - before) / (after - before)
-        before, now, after = map(self._text, (self.original, one, self.end))
-        return gained - (before - now) / (before - after)
 
     def _text(self, one: Mixture) -> float:
         assert one.text_metrics is not None, "a model with a text tower has it in every mixture"

@@ -1,0 +1,1 @@
+"""A fine-tuned model beside the one it came from."""

@@ -1,0 +1,1 @@
+"""Numbers on ranks and embeddings, and how sure they are."""
