@@ -8,8 +8,8 @@ The CLIP is trained from scratch by `small_clip.py`, into FOLDER unless it is th
 the training pictures of all 81 classes, with class names as captions. `lookalike.train` then
 trains its vision side on all training pictures of every second class, with what `_holds` says
 beside the objective, as someone would who has pictures of some goods and searches for all of them
-by words. A mixture of weights is chosen by val pictures searched in the even test pictures; last
-model and mixture are measured on the odd test pictures of all classes, leave-one-out.
+by words. A mixture of weights is chosen on the even test pictures; the last model and the mixture
+are measured on the odd ones, leave-one-out.
 
 Writes Markdown to stdout, and each run as a line of JSON to FOLDER/runs.jsonl; what stands there
 already is not done again, so seeds may be run side by side.
@@ -34,6 +34,7 @@ import torch
 from small_clip import Schedule, make_small_clip
 
 import lookalike
+from lookalike import EvaluateResult
 from lookalike.config import EvaluateConfig, TrainConfig
 from lookalike.evaluation.scoring.scores import QueryScores
 from lookalike.progress import SilentProgress
@@ -41,6 +42,7 @@ from lookalike.recipes import config_from, find_recipe
 
 COLUMNS = {
     "image": ("recall@1", "mAP@R"),
+    "image among all": ("recall@1", "mAP@R"),
     "text": ("recall@1", "recall@5", "recall@10", "mAP"),
     "text of learned classes": ("mAP",),
     "text of other classes": ("mAP",),
@@ -101,8 +103,7 @@ def _run(folder: Path, what: dict[str, Any]) -> dict[str, Any]:
     settings = {
         **what["settings"],
         "train": str(folder / "learned.csv"),
-        "query": str(folder / "choosing.csv"),
-        "gallery": str(folder / "even.csv"),
+        "test": str(folder / "even.csv"),
         "model_name": str(folder / "clip"),
         "seed": what["seed"],
         "num_workers": 0,
@@ -127,22 +128,19 @@ def _run(folder: Path, what: dict[str, Any]) -> dict[str, Any]:
 
 
 def _measure(folder: Path, model: Path) -> dict[str, dict[str, float]]:
-    """What a model finds: pictures of the learned classes among all, and texts of all classes."""
-    with tempfile.TemporaryDirectory() as out:
-        config = EvaluateConfig(
-            model_name=str(model), test=str(folder / "odd.csv"), out=out, report=False,
-            num_workers=0, precision="fp32", device="cpu",
-        )  # fmt: skip
-        result = lookalike.evaluate(config, progress=SilentProgress())
-    assert result.scores is not None
-    assert result.text_scores is not None
+    """What a model finds: by pictures of the learned classes, and by the names of all classes."""
+    everything = _evaluated(model, folder / "odd.csv")
+    among_learned = _evaluated(model, folder / "odd_learned.csv")
+    assert everything.text_scores is not None
+    names = everything.text_scores
     learned = set(_learned_classes(folder))
-    others = set(result.text_scores.labels) - learned
+    others = set(names.labels) - learned
     parts = {
-        "image": (result.scores, learned),
-        "text": (result.text_scores, learned | others),
-        "text of learned classes": (result.text_scores, learned),
-        "text of other classes": (result.text_scores, others),
+        "image": (among_learned.scores, learned),
+        "image among all": (everything.scores, learned),
+        "text": (names, learned | others),
+        "text of learned classes": (names, learned),
+        "text of other classes": (names, others),
     }
     return {
         part: {name: _mean(scores, classes, name) for name in COLUMNS[part]}
@@ -150,8 +148,18 @@ def _measure(folder: Path, model: Path) -> dict[str, dict[str, float]]:
     }
 
 
-def _mean(scores: QueryScores, classes: set[str], metric: str) -> float:
+def _evaluated(model: Path, test: Path) -> EvaluateResult:
+    with tempfile.TemporaryDirectory() as out:
+        config = EvaluateConfig(
+            model_name=str(model), test=str(test), out=out, report=False,
+            num_workers=0, precision="fp32", device="cpu",
+        )  # fmt: skip
+        return lookalike.evaluate(config, progress=SilentProgress())
+
+
+def _mean(scores: QueryScores | None, classes: set[str], metric: str) -> float:
     """Over the queries of some classes."""
+    assert scores is not None
     wanted = np.array([label in classes for label in scores.labels]) & scores.answerable
     return round(float(scores.columns[metric][wanted].mean()), 4)
 
@@ -161,18 +169,31 @@ def _learned_classes(folder: Path) -> list[str]:
 
 
 def _write_tables(folder: Path) -> None:
-    """Which pictures are learned from, which choose a mixture, which measure it."""
+    """Which pictures are learned from, which choose a mixture, which measure it.
+
+    Mixtures are chosen as they are measured: pictures of learned classes search among all.
+    """
     learned = set(_learned_classes(folder))
-    tables: dict[str, list[tuple[str, str]]] = {}
-    for split in ("train", "val", "test"):
+    tables: dict[str, list[tuple[str, str, bool]]] = {
+        "learned": [], "even": [], "odd": [], "odd_learned": []
+    }  # fmt: skip
+    for split in ("train", "test"):
         for i, path in enumerate(sorted((folder / "pictures" / split).rglob("*.png"))):
-            row = (path.relative_to(folder).as_posix(), path.parent.name)
-            table = {"train": "learned", "val": "choosing", "test": ("even", "odd")[i % 2]}[split]
-            if split == "test" or path.parent.name in learned:
-                tables.setdefault(table, []).append(row)
+            label, is_learned = path.parent.name, path.parent.name in learned
+            row = (path.relative_to(folder).as_posix(), label)
+            if split == "train" and is_learned:
+                tables["learned"].append((*row, False))
+            elif split == "test" and i % 2 == 0:
+                tables["even"].append((*row, is_learned and i % 4 == 0))
+            elif split == "test":
+                tables["odd"].append((*row, False))
+                if is_learned:
+                    tables["odd_learned"].append((*row, False))
     for name, rows in tables.items():
+        columns = 3 if name == "even" else 2
         with (folder / f"{name}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([("path", "label"), *rows])
+            writer = csv.writer(file)
+            writer.writerows(row[:columns] for row in [("path", "label", "is_query"), *rows])
 
 
 def _table(before: dict[str, Any], runs: list[dict[str, Any]]) -> str:

@@ -46,7 +46,7 @@ DIMENSIONS = 64
 class Schedule:
     """How the CLIP is trained: AdamW, warm-up over a tenth of all steps, then cosine."""
 
-    epochs: int = 40
+    epochs: int = 12
     captions_per_batch: int = 64
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
@@ -60,7 +60,7 @@ def make_small_clip(data: Path, folder: Path, schedule: Schedule) -> None:
     pictures of one shelf are on one side.
     """
     if not (folder / "pictures").is_dir():
-        for split in ("train", "val", "test"):
+        for split in ("train", "test"):
             _shrink(data / split, folder / "unfinished-pictures" / split)
         (folder / "unfinished-pictures").rename(folder / "pictures")
     if not (folder / "clip").is_dir():
