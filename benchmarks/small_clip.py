@@ -115,10 +115,12 @@ def _tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
     learned = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learned.normalizer = normalizers.Lowercase()
     learned.pre_tokenizer = pre_tokenizers.Whitespace()
-    special = ["<|startoftext|>", "<|endoftext|>"]
-    letters = list("abcdefghijklmnopqrstuvwxyz.")
-    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=special, initial_alphabet=letters,
-                                  end_of_word_suffix="</w>", show_progress=False)  # fmt: skip
+    letters = "abcdefghijklmnopqrstuvwxyz."
+    # The trainer numbers letters anew each time, but not what it is given as special.
+    first = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{one}</w>" for one in letters)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=first, end_of_word_suffix="</w>", show_progress=False
+    )
     learned.train_from_iterator(captions, trainer)
     model = json.loads(learned.to_str())["model"]
     (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
