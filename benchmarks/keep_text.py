@@ -88,7 +88,7 @@ def main() -> None:
         for hold in given.holds:
             what = {"hold": hold, "seed": seed, "settings": {**COMMON, **holds[hold], **changes}}
             runs.append(_known(given.folder, what) or _run(given.folder, what))
-    print(_table(before, runs))
+    print(_tables(before, runs))
 
 
 def _known(folder: Path, what: dict[str, Any]) -> dict[str, Any] | None:
@@ -196,31 +196,32 @@ def _write_tables(folder: Path) -> None:
             writer.writerows(row[:columns] for row in [("path", "label", "is_query"), *rows])
 
 
-def _table(before: dict[str, Any], runs: list[dict[str, Any]]) -> str:
-    """Means over seeds; the last columns compare with what naive training gains and loses."""
-    seeds = sorted({run["seed"] for run in runs})
-    header = [f"{part} {name}" for part, names in COLUMNS.items() for name in names]
-    header += [f"{part}: share of naive's change" for part in HEADLINES]
-    lines = [
-        f"{date.today()}, {os.cpu_count()} cores of {platform.processor() or platform.machine()}, "
-        f"torch {version('torch')}, transformers {version('transformers')}; seeds "
-        f"{', '.join(map(str, seeds))}; mean and standard deviation.",
-        "",
-        f"| held by | seeds | alpha | {' | '.join(header)} |",
-        f"|---|---|---|{'---|' * len(header)}",
-        f"| as it came | | 0 | {_cells([before])} |{' |' * len(HEADLINES)}",
-    ]
+def _tables(before: dict[str, Any], runs: list[dict[str, Any]]) -> str:
+    """Means over seeds; and beside it how much of what naive training changes is changed."""
+    columns = [f"{part} {name}" for part, names in COLUMNS.items() for name in names]
+    numbers = [*_header("held by", "seeds", "alpha", *columns)]
+    numbers.append(f"| as it came | | 0 | {_cells([before])} |")
+    shares = [*_header("held by", "alpha", *(f"{part} {HEADLINES[part]}" for part in HEADLINES))]
     naive = [run["end"] for run in runs if run["hold"] == NAIVE]
     for hold in dict.fromkeys(run["hold"] for run in runs):
         some = [run for run in runs if run["hold"] == hold]
         for which in ("end", "mixture"):
             models = [run[which] for run in some]
             alphas = ", ".join(f"{run['alpha']:g}" for run in some) if which == "mixture" else "1"
-            shares = [_share(part, before, naive, models) for part in HEADLINES]
-            lines.append(
-                f"| {hold} | {len(some)} | {alphas} | {_cells(models)} | {' | '.join(shares)} |"
-            )
-    return "\n".join(lines)
+            numbers.append(f"| {hold} | {len(some)} | {alphas} | {_cells(models)} |")
+            cells = " | ".join(_share(part, before, naive, models) for part in HEADLINES)
+            shares.append(f"| {hold} | {alphas} | {cells} |")
+    about = (
+        f"{date.today()}, {os.cpu_count()} cores of {platform.processor() or platform.machine()}, "
+        f"torch {version('torch')}, transformers {version('transformers')}; mean and standard "
+        "deviation over seeds."
+    )
+    share = "What changed, as a share of what changed without any hold:"
+    return "\n".join([about, "", *numbers, "", share, "", *shares])
+
+
+def _header(*names: str) -> tuple[str, str]:
+    return f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"
 
 
 def _cells(models: list[dict[str, Any]]) -> str:
