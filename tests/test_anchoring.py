@@ -1,8 +1,7 @@
-"""What holds an encoder to the model it came from: in a step, over a run, and at its end."""
+"""What holds an encoder to the model it came from: in a step, and over a run."""
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,15 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import AutoTokenizer, CLIPModel
 
-import lookalike
-from lookalike.config import EvaluateConfig, ExportConfig, TrainConfig
+from lookalike.config import TrainConfig
 from lookalike.data.sources import ImageSet
 from lookalike.errors import CheckpointError, ConfigError, Interrupted
-from lookalike.evaluation.results import find_results
-from lookalike.exporting.run import export
-from lookalike.model.adapters import add_lora, merged, plain_state_dict
+from lookalike.model.adapters import add_lora
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.progress import SilentProgress
 from lookalike.runtime import make_runtime
 from lookalike.training.anchoring.anchors import NO_ANCHORS, UNLABELLED, Anchors
 from lookalike.training.anchoring.captions import CaptionLoss, make_caption_loss
-from lookalike.training.anchoring.mixing import MixedWeights, alphas, plain_originals
 from lookalike.training.anchoring.original import OriginalWeights
 from lookalike.training.anchoring.others import OtherPictures, read_other_pictures
 from lookalike.training.objectives.supcon import SupConLoss
@@ -297,214 +292,6 @@ def test_an_unreadable_other_picture_is_named_and_left_out(
     assert [Path(one.path) for one in result.unreadable] == [bad]
 
 
-# Mixtures of weights
-
-
-def test_mixtures_lie_on_the_line_between_two_models(tiny_clip: Path, seed: None) -> None:
-    encoder, fresh = CLIPEncoder(str(tiny_clip)), CLIPEncoder(str(tiny_clip))
-    original = OriginalWeights(encoder)
-    ended = {n: p.detach().clone() for n, p in changed(encoder).named_parameters()}
-    weights = MixedWeights(encoder, plain_originals(encoder, original))
-    for alpha in (0.5, 1.0, 0.0, 0.25):
-        weights.set(alpha)
-        for name, parameter in encoder.named_parameters():
-            began = dict(fresh.named_parameters())[name]
-            expected = (1 - alpha) * began + alpha * ended[name]
-            assert torch.allclose(parameter, expected, atol=1e-6), name
-            if alpha in (0, 1):
-                assert torch.equal(parameter, expected), name
-
-
-def test_with_lora_the_merged_weights_are_mixed(tiny_clip: Path, seed: None) -> None:
-    encoder, fresh = CLIPEncoder(str(tiny_clip)), CLIPEncoder(str(tiny_clip))
-    add_lora(encoder, rank=2, targets="auto")
-    original = OriginalWeights(encoder)
-    learner = learner_of(changed(encoder))
-    with merged(encoder):
-        ended = {name: t.clone() for name, t in plain_state_dict(encoder).items()}
-    began = plain_originals(encoder, original)
-    weights = MixedWeights(learner.finish(), began)
-    weights.set(0.5)
-    state, start = encoder.state_dict(), fresh.state_dict()
-    assert state.keys() == start.keys()
-    for name, weight in state.items():
-        assert torch.allclose(weight, (start[name] + ended[name]) / 2, atol=1e-6), name
-    assert sum(not torch.equal(state[n], start[n]) for n in state) == len(began) / 2 == 8
-
-
-@pytest.fixture
-def mixed(photos: Path, settings: Settings) -> tuple[dict[str, Any], Any]:
-    shared = settings(num_epochs=2, interpolation=4, out=str(photos / "out"))
-    return shared, train(shared)
-
-
-def test_a_run_ends_with_the_best_mixture(
-    photos: Path, mixed: tuple[dict[str, Any], Any], tiny_clip: Path
-) -> None:
-    _, result = mixed
-    out, trade_off = photos / "out", result.trade_off
-    assert [one.alpha for one in trade_off.mixtures] == alphas(4)
-    ends = [(one.metrics, one.text_metrics) for one in (trade_off.original, trade_off.end)]
-    assert ends == [
-        (one.metrics, one.text_metrics) for one in (result.history[0], result.history[-1])
-    ]
-    written = json.loads((out / "results/interpolation.json").read_text())
-    assert written["chosen"] == trade_off.chosen.alpha
-    assert {"interpolation.json", "metrics_interpolated.json",
-            "retrieval_results_interpolated.json"} <= {p.name for p in result.files}  # fmt: skip
-
-    saved = load(out / "weights/encoder_interpolated.pth")
-    last, first = load(result.checkpoint), CLIPEncoder(str(tiny_clip)).state_dict()
-    alpha = trade_off.chosen.alpha
-    for name, weight in saved["model_state_dict"].items():
-        expected = (1 - alpha) * first[name] + alpha * last["model_state_dict"][name]
-        assert torch.allclose(weight, expected, atol=1e-6), name
-    assert_same_bits(dict(result.encoder.state_dict()), saved["model_state_dict"])
-
-    measured = lookalike.evaluate(
-        EvaluateConfig(model_name=str(out / "weights/encoder_interpolated.pth"), num_workers=0,
-                       test=str(photos / "test"), out=str(photos / "again"), device="cpu",
-                       precision="fp32"),
-        progress=SilentProgress(),
-    )  # fmt: skip
-    assert measured.scores is not None
-    assert measured.scores.micro() == pytest.approx(trade_off.chosen.metrics)
-    document = json.loads((out / "results/metrics_interpolated.json").read_text())
-    assert document["alpha"] == alpha
-    assert document["metrics"] == pytest.approx(trade_off.chosen.metrics)
-
-
-def test_a_mixture_is_no_state_of_training(photos: Path, mixed: tuple[dict[str, Any], Any]) -> None:
-    message = r"mixture of weights.*go on from .*encoder_epoch_02\.pth.*--model-name"
-    with pytest.raises(CheckpointError, match=message):
-        train(mixed[0], resume=photos / "out/weights/encoder_interpolated.pth")
-
-
-def test_a_finished_run_does_not_measure_its_mixtures_again(
-    photos: Path, mixed: tuple[dict[str, Any], Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shared, result = mixed
-    path = photos / "out/results/interpolation.json"
-    before = path.read_bytes(), path.stat().st_mtime_ns
-    again = train(shared, resume=result.checkpoint)
-    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
-    assert again.trade_off == result.trade_off
-    assert_same_bits(dict(again.encoder.state_dict()), dict(result.encoder.state_dict()))
-    finer = train({**shared, "interpolation": 2}, resume=result.checkpoint).trade_off
-    assert finer is not None
-    assert finer.mixtures == result.trade_off.mixtures[::2]
-
-
-def test_a_new_run_replaces_the_mixture_of_an_earlier_one(
-    photos: Path, mixed: tuple[dict[str, Any], Any]
-) -> None:
-    train({**mixed[0], "interpolation": 0, "overwrite": True})
-    left = {path.name for path in (photos / "out").rglob("*interpol*")}
-    assert left == set()
-
-
-def test_the_card_of_a_mixture_has_its_own_numbers(
-    photos: Path, mixed: tuple[dict[str, Any], Any]
-) -> None:
-    chosen = mixed[1].trade_off.chosen
-    export(
-        ExportConfig(model_name=str(photos / "out/weights/encoder_interpolated.pth"),
-                     out=str(photos / "exported")),
-        progress=SilentProgress(),
-    )  # fmt: skip
-    card = (photos / "exported/README.md").read_text()
-    assert f"epoch 2, mixed with the original, alpha {chosen.alpha:g}" in card
-    assert f"**{chosen.metrics['mAP@R']:.4f} (" in card
-    assert f"**{chosen.text_metrics['mAP']:.4f} (" in card
-
-
-def test_mixtures_are_of_the_model_a_run_began_with_or_refused(
-    photos: Path, settings: Settings, tiny_clip: Path
-) -> None:
-    """A run that kept no original has none to mix with; one that kept it may mix, or not."""
-    without = settings(out=str(photos / "without"))
-    saved = train(without).checkpoint
-    with pytest.raises(ConfigError, match=r"has not kept, for it began without; set interpolation"):
-        train({**without, "interpolation": 2}, resume=saved)
-    shared = settings(interpolation=2)
-    first = train(shared)
-    between = train({**shared, "interpolation": 0, "num_epochs": 2}, resume=first.checkpoint)
-    last = train({**shared, "num_epochs": 2}, resume=between.checkpoint)
-    assert last.trade_off is not None
-    assert last.trade_off.epoch == 2
-    fresh = CLIPEncoder(str(tiny_clip)).state_dict()
-    for name, weight in load(between.checkpoint)["original_state_dict"].items():
-        assert torch.equal(weight, fresh[name]), name
-
-
-def test_another_test_makes_another_trade_off(
-    photos: Path, mixed: tuple[dict[str, Any], Any]
-) -> None:
-    shared, result = mixed
-    other = {**shared, "test": str(photos / "gallery")}
-    again = train(other, resume=result.checkpoint).trade_off
-    assert again is not None
-    assert again.fingerprint != result.trade_off.fingerprint
-    found = [
-        json.loads((photos / "out/results" / name).read_text())["protocol"]["fingerprint"]
-        for name in ("metrics_epoch_02.json", "metrics_interpolated.json")
-    ]
-    assert found == [again.fingerprint] * 2
-
-
-def test_no_numbers_lie_beside_the_weights_of_another_mixture(
-    photos: Path, mixed: tuple[dict[str, Any], Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever ends a run right after it has saved the mixture."""
-    shared, result = mixed
-
-    def killed(*_: Any) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr("lookalike.training.measuring.Measurements.measure_mixture", killed)
-    with pytest.raises(MemoryError):
-        train({**shared, "interpolation": 3}, resume=result.checkpoint)
-    left = {path.name for path in (photos / "out").rglob("*interpol*")}
-    assert left == {"encoder_interpolated.pth"}
-    monkeypatch.undo()
-    assert train(shared, resume=result.checkpoint).trade_off == result.trade_off
-
-
-def test_export_does_not_take_the_numbers_of_another_mixture(
-    photos: Path, mixed: tuple[dict[str, Any], Any]
-) -> None:
-    path = photos / "out/results/metrics_interpolated.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"alpha": 0.123}))
-    mixture = str(photos / "out/weights/encoder_interpolated.pth")
-    result = export(
-        ExportConfig(model_name=mixture, out=str(photos / "exported")), progress=SilentProgress()
-    )
-    assert result.unmeasured == "the results beside it are those of another mixture"
-
-
-def test_a_mixture_is_evaluated_under_its_own_name(
-    photos: Path, mixed: tuple[dict[str, Any], Any]
-) -> None:
-    result = lookalike.evaluate(
-        EvaluateConfig(model_name=str(photos / "out/weights/encoder_interpolated.pth"),
-                       test=str(photos / "test"), out=str(photos / "again"), num_workers=0),
-        progress=SilentProgress(),
-    )  # fmt: skip
-    assert sorted(path.name for path in result.files) == [
-        "metrics_interpolated.json", "report.html", "retrieval_results_interpolated.json"
-    ]  # fmt: skip
-    document = json.loads((photos / "again/results/metrics_interpolated.json").read_text())
-    assert document["alpha"] == mixed[1].trade_off.chosen.alpha
-
-
-def test_epochs_come_before_the_mixture_of_the_last(
-    photos: Path, mixed: tuple[dict[str, Any], Any]
-) -> None:
-    names = [path.name for path in find_results(photos / "out") if "metrics" in path.name]
-    assert names == [f"metrics_{which}.json"
-                     for which in ("epoch_00", "epoch_01", "epoch_02", "interpolated")]  # fmt: skip
-
-
 # Bad input
 
 
@@ -582,11 +369,6 @@ def test_what_cannot_hold_is_refused_at_once(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         TrainConfig(**{**settings(), **given})
-
-
-def test_mixtures_need_something_to_choose_by(settings: Settings) -> None:
-    with pytest.raises(ConfigError, match="interpolation is 4, and without test pictures"):
-        train(settings(interpolation=4, test=None))
 
 
 def test_captions_need_texts_that_differ(tiny_clip: Path, settings: Settings) -> None:
