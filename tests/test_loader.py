@@ -6,6 +6,7 @@ import multiprocessing
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -350,6 +351,23 @@ def test_workers_tell_of_a_lost_class_and_go_on(
     assert [batch.indices for batch in batches] == [[0], [1], [2]]
     assert [batch.lost for batch in batches] == [[], [8], []]
     assert [one.path for one in batches[1].unreadable] == [shared[8], shared[9]]
+
+
+@pytest.mark.timeout(60)
+def test_a_worker_that_dies_with_a_lock_in_its_hands_leaves_nobody_waiting(
+    shared: list[str],
+) -> None:
+    reader = loader(shared, num_workers=1)
+    batches = reader.read(Request([number % 4], (number,)) for number in range(1000))
+    before = {process.pid for process in multiprocessing.active_children()}
+    next(batches)
+    iterator: Any = reader._loader._iterator
+    iterator._workers_done_event._cond._lock.acquire()  # as the worker does, now and then
+    (worker,) = [p for p in multiprocessing.active_children() if p.pid not in before]
+    worker.kill()
+    with pytest.raises(DataError, match="died"):
+        list(batches)
+    iterator._shutdown_workers()  # as Python does when nobody needs it any more
 
 
 def test_a_worker_that_dies_is_an_error_that_says_what_to_try(shared: list[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -108,10 +108,24 @@ class ImageLoader:
             # A dead worker shows as torch's own message, or as the pipe to it that broke.
             if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
+            _free_what_the_dead_hold(self._loader)
             raise DataError(
                 f"a process that reads pictures died ({str(error).partition(chr(10))[0]}); often "
                 "memory or shared memory ran out. Try --num-workers 0"
             ) from error
+
+
+def _free_what_the_dead_hold(loader: DataLoader[Batch]) -> None:
+    """Takes from a killed worker the lock that it may have died with.
+
+    Torch asks for that lock, without end, when it is done with a loader (pytorch/pytorch#39570).
+    The living hold it for no longer than a look at a flag.
+    """
+    iterator: Any = loader._iterator  # there is no public way to it
+    done: Any = getattr(iterator, "_workers_done_event", None)
+    if done is not None:
+        done._cond.acquire(timeout=1)
+        done._cond.release()
 
 
 def chunks(num_images: int, batch_size: int) -> list[Request]:
