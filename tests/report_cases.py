@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,11 @@ def mixtures(
         for alpha, value, text in rows
     )
     return TradeOff("one", epoch, metric, "mAP", made)
+
+
+def of_test(trade_off: TradeOff, made: tuple[Retrieval, Protocol]) -> TradeOff:
+    """The same, measured on these pictures."""
+    return replace(trade_off, fingerprint=made[1].facts()["fingerprint"])
 
 
 def _generator(seed: int) -> torch.Generator:

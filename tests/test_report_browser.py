@@ -17,6 +17,7 @@ from report_cases import (
     large,
     leave_one_out,
     mixtures,
+    of_test,
     synthetic,
     told_of_drift,
     told_of_text,
@@ -324,10 +325,11 @@ def text_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that lost text search, with mixtures of its weights."""
     root = tmp_path_factory.mktemp("text")
     table = [(i / 10, 0.3 + 0.4 * i / 10, 0.8 - 0.5 * (i / 10) ** 2) for i in range(11)]
-    write_trade_off(interpolation_file(root), mixtures(*table))
+    made = synthetic(40, 4)
+    write_trade_off(interpolation_file(root), of_test(mixtures(*table), made))
     for epoch, (mean, cosine) in enumerate(((0.8, 1.0), (0.3, 0.85))):
         about = told_of_text(mean) | told_of_drift(cosine, cosine)
-        written(root, epoch, synthetic(40, 4), about)
+        written(root, epoch, made, about)
     return root / "results" / "report.html"
 
 

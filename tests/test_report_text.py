@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from report_cases import mixtures, synthetic, told_of_drift, told_of_text, written
+from report_cases import mixtures, of_test, synthetic, told_of_drift, told_of_text, written
 from test_evaluate import Settings, Told
 from test_report import part, text, train
 
 import lookalike
 from lookalike.config import EvaluateConfig
 from lookalike.errors import DataError
-from lookalike.evaluation.original.interpolation import TradeOff, write_trade_off
-from lookalike.evaluation.protocol import Protocol
+from lookalike.evaluation.original.interpolation import write_trade_off
 from lookalike.evaluation.results import interpolation_file, result_files
-from lookalike.evaluation.retrieval import Retrieval
 from lookalike.report.epoch import summary
 from lookalike.report.epoch.charts import trade_off_figure
 
@@ -114,11 +111,6 @@ def test_evaluate_shows_text_search_without_curves(settings: Settings, photos: P
 # --- Mixtures --------------------------------------------------------------------------------
 
 TRADED = mixtures((0.0, 0.2, 0.8), (0.25, 0.4, 0.75), (0.5, 0.56, 0.6), (1.0, 0.6, 0.3))
-
-
-def of_test(trade_off: TradeOff, made: tuple[Retrieval, Protocol]) -> TradeOff:
-    """The same, measured on these pictures."""
-    return replace(trade_off, fingerprint=made[1].facts()["fingerprint"])
 
 
 def test_mixtures_of_the_run_are_shown_once_they_are_there(tmp_path: Path) -> None:
