@@ -377,6 +377,6 @@ def test_a_worker_that_dies_is_an_error_that_says_what_to_try(shared: list[str])
     next(batches)
     (worker,) = [p for p in multiprocessing.active_children() if p.pid not in before]
     worker.kill()
-    with pytest.raises(DataError, match=r"died .* --num-workers 0") as caught:
+    with pytest.raises(DataError, match=r"died .* --num-workers 0.* __main__") as caught:
         list(batches)
     assert len(str(caught.value).splitlines()) == 1

@@ -111,7 +111,8 @@ class ImageLoader:
             _free_what_the_dead_hold(self._loader)
             raise DataError(
                 f"a process that reads pictures died ({str(error).partition(chr(10))[0]}); often "
-                "memory or shared memory ran out. Try --num-workers 0"
+                "memory or shared memory ran out: try --num-workers 0. A script of your own has to "
+                'do its work below `if __name__ == "__main__":`, since these processes import it'
             ) from error
 
 
