@@ -103,30 +103,43 @@ class ImageLoader:
         """
         self._requests.pending = requests
         try:
-            yield from self._loader
+            batches: Any = iter(self._loader)  # the same workers each time
+            done = getattr(batches, "_workers_done_event", None)  # there is no public way to it
+            if done is not None and not isinstance(done, _DoneEvent):
+                batches._workers_done_event = _DoneEvent(done)
+            yield from batches
         except (RuntimeError, ConnectionError, EOFError) as error:
             # A dead worker shows as torch's own message, or as the pipe to it that broke.
             if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
-            _free_what_the_dead_hold(self._loader)
+            reason = str(error).partition("\n")[0] or type(error).__name__
             raise DataError(
-                f"a process that reads pictures died ({str(error).partition(chr(10))[0]}); often "
+                f"a process that reads pictures died ({reason}); often "
                 "memory or shared memory ran out: try --num-workers 0. A script of your own has to "
                 'do its work below `if __name__ == "__main__":`, since these processes import it'
             ) from error
 
 
-def _free_what_the_dead_hold(loader: DataLoader[Batch]) -> None:
-    """Takes from a killed worker the lock that it may have died with.
+class _DoneEvent:
+    """Torch's word to its workers that they are done, which never waits for the dead.
 
-    Torch asks for that lock, without end, when it is done with a loader (pytorch/pytorch#39570).
-    The living hold it for no longer than a look at a flag.
+    A worker that is killed while it looks at the event takes the event's lock with it, and torch
+    would ask for that lock without end: when it sees the death, and when it is done with the loader
+    (pytorch/pytorch#39570). This process set the event or did not, and so knows; and where the lock
+    is not to be had, torch ends the workers that live by a signal, some seconds later.
     """
-    iterator: Any = loader._iterator  # there is no public way to it
-    done: Any = getattr(iterator, "_workers_done_event", None)
-    if done is not None:
-        done._cond.acquire(timeout=1)
-        done._cond.release()
+
+    def __init__(self, event: Any) -> None:
+        self._event, self._is_set = event, False
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        self._is_set = True
+        if self._event._cond.acquire(timeout=1):  # the living hold it for the length of a look
+            self._event._cond.release()
+            self._event.set()
 
 
 def chunks(num_images: int, batch_size: int) -> list[Request]:
