@@ -11,9 +11,13 @@ from conftest import SIZE_PX
 from test_encoder import SQUARE, TOWER, VISION, dinov2, save, siglip_vision, vit
 from torch import nn
 from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
     ConvNextConfig,
     ConvNextImageProcessorPil,
     ConvNextModel,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
     PoolFormerConfig,
     PoolFormerModel,
     ResNetConfig,
@@ -21,12 +25,14 @@ from transformers import (
     SiglipConfig,
     SiglipImageProcessorPil,
     SiglipModel,
+    SwinConfig,
+    SwinModel,
     ViTImageProcessorPil,
 )
 
 from lookalike.errors import ConfigError, ModelError
 from lookalike.model.encoder import CLIPEncoder
-from lookalike.model.layers import find_layers, freeze_layers
+from lookalike.model.layers import drop_patches, find_layers, freeze_layers
 
 Make = Callable[[Path], str]
 
@@ -163,3 +169,96 @@ def test_a_structure_that_tells_no_layers_is_refused_by_the_knob_that_needs_them
     encoder.backbone = nn.Linear(2, 2)
     with pytest.raises(ModelError, match="no list of blocks"):
         find_layers(encoder, "layer_decay")
+
+
+# --- Patches left out ------------------------------------------------------------------------
+
+NUM_PATCHES = (SIZE_PX // 8) ** 2
+
+
+def clip_vision(folder: Path) -> str:
+    config = CLIPVisionConfig(**VISION, intermediate_size=64)
+    return save(folder, CLIPVisionModel(config), ViTImageProcessorPil(size=SQUARE))
+
+
+def swin(folder: Path) -> str:
+    config = SwinConfig(image_size=SIZE_PX, patch_size=4, embed_dim=8, depths=[1, 1, 1],
+                        num_heads=[1, 1, 1], window_size=2)  # fmt: skip
+    return save(folder, SwinModel(config), ViTImageProcessorPil(size=SQUARE))
+
+
+def dinov3(folder: Path) -> str:
+    """Its layers are told the position of each patch once more."""
+    config = DINOv3ViTConfig(**VISION, intermediate_size=64, num_register_tokens=2)
+    return save(folder, DINOv3ViTModel(config), ViTImageProcessorPil(size=SQUARE))
+
+
+def tokens_before(encoder: CLIPEncoder, pixels: torch.Tensor) -> torch.Tensor:
+    """What enters the first layer, all of the hooks before it done."""
+    first = next(m for m in encoder.modules() if isinstance(m, nn.ModuleList) and len(m) == 2)[0]
+    entered: list[torch.Tensor] = []
+    noting = first.register_forward_pre_hook(
+        lambda _, given, named: entered.append(given[0] if given else named["hidden_states"]),
+        with_kwargs=True,
+    )
+    with noting, torch.no_grad():
+        encoder(pixels)
+    return entered[0]
+
+
+@pytest.mark.parametrize(
+    ("make", "num_others"), [(siglip_vision, 0), (clip_vision, 1), (dinov2, 1), (vit, 1)]
+)
+@pytest.mark.parametrize("share", [0.5, 0.75, 0.9])
+def test_training_sees_some_patches_of_each_picture_and_evaluation_all(
+    make: Make, num_others: int, share: float, tmp_path: Path, pixels: torch.Tensor
+) -> None:
+    encoder = CLIPEncoder(make(tmp_path / "model"))
+    embedded, whole = encoder(pixels), tokens_before(encoder, pixels)
+    drop_patches(encoder, share)
+    assert torch.equal(encoder(pixels), embedded)
+    encoder.train()
+    draws = [tokens_before(encoder, pixels) for _ in range(2)]
+    num_kept = max(1, round(NUM_PATCHES * (1 - share)))
+    assert draws[0].shape == (len(pixels), num_others + num_kept, whole.shape[2])
+    assert not torch.equal(draws[0], draws[1])
+    where = [
+        [(row == of).all(dim=1).nonzero().flatten().tolist() for row in rows]
+        for rows, of in zip(draws[0], whole, strict=True)
+    ]
+    kept = [[places[0] for places in rows] for rows in where]  # found, and where they were
+    assert all(rows[:num_others] == list(range(num_others)) for rows in kept)
+    assert all(rows == sorted(set(rows)) for rows in kept)
+    assert len(set(map(tuple, kept))) > 1  # others of each picture
+
+
+def test_each_patch_is_left_out_equally_often(tmp_path: Path) -> None:
+    encoder = CLIPEncoder(dinov2(tmp_path / "model"))
+    pixels = torch.randint(0, 256, (1, 3, SIZE_PX, SIZE_PX), dtype=torch.uint8)
+    whole = tokens_before(encoder, pixels)[0]
+    drop_patches(encoder, 0.5)
+    kept = tokens_before(encoder.train(), pixels.expand(2000, -1, -1, -1))
+    often = (kept[:, :, None] == whole).all(dim=3).float().sum(dim=(0, 1)) / len(kept)
+    expected = torch.tensor([1.0] + [0.5] * NUM_PATCHES)
+    assert torch.allclose(often, expected, atol=0.06)
+
+
+@pytest.mark.parametrize("make", [convnext, resnet, swin, dinov3])
+def test_layers_that_need_all_patches_are_refused(make: Make, tmp_path: Path) -> None:
+    encoder = CLIPEncoder(make(tmp_path / "model"))
+    with pytest.raises(ModelError, match=r"needs all patches .* leave patch_dropout out"):
+        drop_patches(encoder, 0.5)
+
+
+def test_checkpointed_activations_are_those_of_the_same_patches(
+    tmp_path: Path, pixels: torch.Tensor
+) -> None:
+    name, gradients = dinov2(tmp_path / "model"), []
+    for checkpointing in (False, True):
+        encoder = CLIPEncoder(name, gradient_checkpointing=checkpointing)
+        drop_patches(encoder, 0.5)
+        torch.manual_seed(0)
+        encoder.train()(pixels)[:, 0].sum().backward()
+        parameters = encoder.trainable_parameters()
+        gradients.append(torch.cat([p.grad.flatten() for _, p in parameters if p.grad is not None]))
+    assert torch.allclose(gradients[0], gradients[1], rtol=1e-5, atol=1e-7)

@@ -14,6 +14,7 @@ from transformers import CLIPModel
 
 from lookalike.errors import ConfigError, NonFiniteError, TrainingError
 from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.layers import drop_patches
 from lookalike.runtime import Runtime, make_runtime
 from lookalike.training.objectives.supcon import SupConLoss
 from lookalike.training.stepping import batch_memory
@@ -105,6 +106,19 @@ def test_dropout_drops_the_same_in_both_passes(
     for name, gradient in gradients_of(learner).items():
         assert torch.allclose(gradient, expected[name], rtol=1e-4, atol=1e-6), name
     assert torch.equal(torch.get_rng_state(), after)  # the next step draws what it would have
+
+
+@pytest.mark.usefixtures("seed")
+def test_the_same_patches_are_left_out_in_both_passes(tiny_clip: Path) -> None:
+    plain, learner = learner_of(tiny_clip, 5), learner_of(tiny_clip, 5)
+    for one in (plain, learner):
+        drop_patches(one.encoder, 0.5)
+    state = torch.get_rng_state()
+    expected = plainly(plain)
+    torch.set_rng_state(state)
+    learner.step(PIXELS, LABELS)
+    for name, gradient in gradients_of(learner).items():
+        assert torch.allclose(gradient, expected[name], rtol=1e-4, atol=1e-6), name
 
 
 def test_one_chunk_is_the_plain_step_to_the_last_bit(tiny_clip: Path) -> None:

@@ -75,6 +75,14 @@ class TrainConfig(BatchShape, Common):
         metavar="SIDE",
         above=0,
     )
+    patch_dropout: float = knob(
+        0.0,
+        "share of a picture's patches, drawn anew each time, that training leaves out, which makes "
+        "it faster by about as much; 0: off",
+        group="Augmentation",
+        at_least=0,
+        at_most=0.9,
+    )
 
     objective: Literal["supcon", "arcface", "smooth-ap"] = knob(
         "supcon",

@@ -1,14 +1,19 @@
-"""Which layer of an encoder each parameter is of, found from the module tree; freezing layers."""
+"""The layers of an encoder, found from its module tree: which one each parameter is of, freezing
+the first ones, and leaving out patches before them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from lookalike.errors import ConfigError, ModelError
 from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.preprocessing import patch_px
 
 
 @dataclass(frozen=True)
@@ -46,14 +51,8 @@ def find_layers(encoder: CLIPEncoder, knob: str) -> Layers:
     Raises:
         ModelError: no one list is the longest.
     """
-    lists = sorted(_outermost_lists(encoder), key=lambda found: len(found[1]), reverse=True)
-    if not lists or (len(lists) > 1 and len(lists[0][1]) == len(lists[1][1])):
-        among = ", ".join(name for name, _ in lists) or "no list of blocks"
-        raise ModelError(
-            f"{knob} needs to know the layers of {encoder.model_name}, and its structure does not "
-            f"tell them ({among}); leave {knob} out, or take another model"
-        )
-    prefix, count = f"{lists[0][0]}.", len(lists[0][1])
+    name, blocks = _blocks(encoder, knob)
+    prefix, count = f"{name}.", len(blocks)
     of_module, number = {}, 0
     for name, _ in encoder.named_modules():
         if name.startswith(prefix):
@@ -92,6 +91,93 @@ def freeze_layers(encoder: CLIPEncoder, number: int) -> None:
         holds_trained = any(one.startswith(f"{name}.") or not name for one in trained)
         if layers.of_module[name] <= number and not holds_trained:
             encoder.frozen_parts.append(module)
+
+
+def drop_patches(encoder: CLIPEncoder, share: float) -> None:
+    """Makes training leave out patches (Liu et al., PatchDropout, WACV 2023).
+
+    That share of the patches of each picture, drawn anew each time it is embedded in training mode,
+    stops before the first layer. Positions are added before that, so the others stay where they
+    are; the class token and registers always go on. Evaluation has all of them.
+
+    Args:
+        encoder: a transformer in which each patch is one token from the first layer to the last.
+        share: of a picture's patches, from 0 to below 1; one patch at least is left.
+
+    Raises:
+        ModelError: the layers cannot be found, or need all patches.
+    """
+    first = _blocks(encoder, "patch_dropout")[1][0]
+    num_others = _tokens_beside_patches(encoder, first)
+
+    def drop(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        if not encoder.training:
+            return None
+        if given:
+            return (_some(given[0], num_others, share), *given[1:]), named
+        return given, named | {"hidden_states": _some(named["hidden_states"], num_others, share)}
+
+    first.register_forward_pre_hook(drop, with_kwargs=True)
+    how = encoder.preprocessing
+    black = torch.zeros(1, 3, how.height, how.width, dtype=torch.uint8, device=encoder.device)
+    try:
+        encoder.train()(black)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise _needs_all_patches(encoder) from error
+    finally:
+        encoder.eval()
+
+
+def _some(tokens: Tensor, num_others: int, share: float) -> Tensor:
+    """The tokens (batch, tokens, dim) that are no patch, and some patches, in their order."""
+    batch, num_tokens, dim = tokens.shape
+    num_patches = num_tokens - num_others
+    num_kept = max(1, round(num_patches * (1 - share)))
+    order = torch.rand(batch, num_patches, device=tokens.device).argsort(dim=1)
+    kept = num_others + order[:, :num_kept].sort(dim=1).values
+    patches = tokens.gather(1, kept.unsqueeze(2).expand(-1, -1, dim))
+    return torch.cat([tokens[:, :num_others], patches], dim=1)
+
+
+@torch.no_grad()
+def _tokens_beside_patches(encoder: CLIPEncoder, first: nn.Module) -> int:
+    """How many tokens come before the patches where they enter the first layer."""
+    how = encoder.preprocessing
+    patch = patch_px(encoder.backbone.config)
+    entered: list[Any] = []
+    noting = first.register_forward_pre_hook(
+        lambda _, given, named: entered.append(given[0] if given else named.get("hidden_states")),
+        with_kwargs=True,
+    )
+    with noting:
+        black = torch.zeros(1, 3, how.height, how.width, dtype=torch.uint8, device=encoder.device)
+        encoder(black)
+    tokens = entered[0]
+    if patch is None or not isinstance(tokens, Tensor) or tokens.ndim != 3:
+        raise _needs_all_patches(encoder)
+    num_others = tokens.shape[1] - (how.height // patch) * (how.width // patch)
+    if num_others < 0:
+        raise _needs_all_patches(encoder)
+    return num_others
+
+
+def _needs_all_patches(encoder: CLIPEncoder) -> ModelError:
+    return ModelError(
+        f"{encoder.model_name} needs all patches of a picture in its layers; leave patch_dropout "
+        "out, or take a plain vision transformer such as CLIP's or DINOv2"
+    )
+
+
+def _blocks(encoder: CLIPEncoder, knob: str) -> tuple[str, nn.ModuleList]:
+    """The list of blocks that pictures pass through, and its name."""
+    lists = sorted(_outermost_lists(encoder), key=lambda found: len(found[1]), reverse=True)
+    if not lists or (len(lists) > 1 and len(lists[0][1]) == len(lists[1][1])):
+        among = ", ".join(name for name, _ in lists) or "no list of blocks"
+        raise ModelError(
+            f"{knob} needs to know the layers of {encoder.model_name}, and its structure does not "
+            f"tell them ({among}); leave {knob} out, or take another model"
+        )
+    return lists[0]
 
 
 def _outermost_lists(encoder: CLIPEncoder) -> Iterator[tuple[str, nn.ModuleList]]:

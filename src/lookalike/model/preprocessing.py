@@ -71,7 +71,7 @@ def check_whole_patches(config: Any, side: int) -> None:
     Raises:
         ConfigError: something is left over; names the sizes nearby.
     """
-    patch = _patch_px(config)
+    patch = patch_px(config)
     if patch is None:
         return
     below = side // patch * patch
@@ -96,11 +96,11 @@ def share_of_side(config: Any, side: int, share: float) -> int:
     """
     if share == 1:
         return side
-    step = _patch_px(config) or _STEP_WITHOUT_PATCHES_PX
+    step = patch_px(config) or _STEP_WITHOUT_PATCHES_PX
     return max(1, int(side * share / step + 0.5)) * step
 
 
-def _patch_px(config: Any) -> int | None:
+def patch_px(config: Any) -> int | None:
     """Side of the patches that attention sees; None for a model without."""
     vision = getattr(config, "vision_config", config)
     patch = getattr(vision, "patch_size", None)

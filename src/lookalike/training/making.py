@@ -12,7 +12,7 @@ from lookalike.data.sources import ImageSet
 from lookalike.data.transforms import Augmentation
 from lookalike.model.adapters import add_lora
 from lookalike.model.encoder import CLIPEncoder
-from lookalike.model.layers import freeze_layers
+from lookalike.model.layers import drop_patches, freeze_layers
 from lookalike.progress import Progress
 from lookalike.runtime import Runtime
 from lookalike.training.anchoring.anchors import make_anchors
@@ -43,6 +43,8 @@ def make_encoder(
     check_trainable(encoder, runtime, config)
     if config.frozen_layers:
         freeze_layers(encoder, config.frozen_layers)
+    if config.patch_dropout:
+        drop_patches(encoder, config.patch_dropout)
     if config.lora_rank is not None:
         add_lora(encoder, rank=config.lora_rank, targets=config.lora_targets)
     if config.sharding == "full":
