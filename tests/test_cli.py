@@ -27,6 +27,7 @@ from conftest import draw, write_tree
 from lookalike.cli import tables
 from lookalike.cli.main import main
 from lookalike.config import CheckConfig, EvaluateConfig, ExportConfig, TrainConfig
+from lookalike.evaluation.original.drift import Drift
 from lookalike.evaluation.scoring.scores import HEADLINE
 from lookalike.progress import SilentProgress, Task
 from lookalike.recipes import config_from, read_recipe
@@ -410,11 +411,17 @@ def test_the_best_epoch_is_marked_and_its_checkpoint_named(
     for one, end in [
         (Best(2, "MRR", 0.2, Path("weights/encoder_epoch_02.pth")),
          "Best by MRR: epoch 2 (0.2000), weights/encoder_epoch_02.pth"),
-        (Best(1, "MRR", 0.1), "epoch 1 (0.1000); its checkpoint is not there any more."),
+        (Best(1, "MRR", 0.1), "epoch 1 (0.1000); its checkpoint is not in the run's folder."),
         (Best(0, "MRR", 0.3), "epoch 0 (0.3000), the model as it came: training did not help"),
     ]:  # fmt: skip
         tables.print_history(history, one)
-        assert end in capsys.readouterr().out
+        shown = capsys.readouterr().out
+        assert end in shown
+        assert ("change to last" in shown) is (one.epoch == 1)
+        assert "hardly" not in shown
+    history[-1] = EpochSummary(2, 0.5, history[-1].metrics, drift=Drift(1.0, 1.0, 9))
+    tables.print_history(history, Best(0, "MRR", 0.3))
+    assert "hardly moved embeddings (mean cosine 1.0000): raise" in capsys.readouterr().out
     tables.print_history(history, None)
     assert "best" not in capsys.readouterr().out.lower()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 from test_loss import random_batch
 from test_train import Settings, assert_same_bits, load, train
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from lookalike.config import TrainConfig
@@ -97,7 +98,7 @@ def naive_of_last(
 @pytest.mark.parametrize(("warmup", "of_head"), [(2, 5), (5, 2)])
 def test_nothing_is_remembered_of_either_warm_up(warmup: int, of_head: int) -> None:
     config = TrainConfig(cross_batch_memory=8, warmup_steps=warmup, head_warmup_steps=of_head)
-    objective = make_objective(config, num_classes=2, dim=8)
+    objective = make_objective(config, num_classes=2, dim=8, total_steps=10)
     assert isinstance(objective, CrossBatchMemory)
     assert objective.warmup_batches == 5
 
@@ -295,3 +296,16 @@ def test_a_run_with_it_learns_and_is_resumed_bit_for_bit(
 def test_a_memory_without_supcon_is_refused(settings: Settings) -> None:
     with pytest.raises(ConfigError, match="cross_batch_memory works with the objective supcon"):
         train(settings(objective="arcface", cross_batch_memory=10))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.int16])
+@pytest.mark.parametrize(
+    "objective",
+    [SupConLoss(), SmoothAPLoss(), CrossBatchMemory(20, 8), ArcFaceLoss(3, 8)],
+    ids=lambda one: type(one).__name__,
+)
+def test_labels_may_be_any_whole_numbers(objective: nn.Module, dtype: torch.dtype) -> None:
+    embeddings, labels = random_batch(6), torch.tensor([0, 0, 1, 1, 2, 2])
+    alike = copy.deepcopy(objective)
+    for _ in range(2):
+        assert torch.equal(objective(embeddings, labels.to(dtype)), alike(embeddings, labels))

@@ -17,7 +17,11 @@ from lookalike.config import TrainConfig
 from lookalike.errors import ConfigError
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.training.optimization.averaging import WeightAverage
-from lookalike.training.optimization.optimizer import make_optimizer, set_learning_rate
+from lookalike.training.optimization.optimizer import (
+    learning_rate_at,
+    make_optimizer,
+    set_learning_rate,
+)
 
 # Of a tiny CLIP of two layers, by hand: how often layer_decay is multiplied in.
 POWERS = {"embeddings": 3, "pre_layrnorm": 3, "encoder.layers.0": 2, "encoder.layers.1": 1,
@@ -55,7 +59,8 @@ def test_each_parameter_moves_as_adamw_moves_it_alone_with_its_layers_rate(
             assert parameter.grad is not None
             gradient = parameter.grad.double()
             lr = rate * 0.5 ** power_of(name)
-            decay = 0.3 if name.endswith("weight") and parameter.ndim >= 2 else 0.0
+            is_matrix = name.endswith("weight") and parameter.ndim >= 2
+            decay = 0.3 if is_matrix and "position" not in name else 0.0
             means[name] = 0.9 * means[name] + 0.1 * gradient
             squares[name] = 0.999 * squares[name] + 0.001 * gradient**2
             denominator = (squares[name] / (1 - 0.999**step)).sqrt() + 1e-8
@@ -66,12 +71,44 @@ def test_each_parameter_moves_as_adamw_moves_it_alone_with_its_layers_rate(
         torch.testing.assert_close(parameter.double(), alone[name], atol=1e-6, rtol=1e-5)
 
 
-def test_only_weight_matrices_are_decayed_not_tokens_and_positions(tmp_path: Path) -> None:
-    encoder = CLIPEncoder(dinov2(tmp_path / "model"))
+@pytest.mark.parametrize(("share", "steps"), [(0.1, 4), (0.12, 5), (0.0, 0), (0.999, 44), (7, 7)])
+def test_a_warm_up_may_be_a_share_of_the_run(share: float, steps: int) -> None:
+    def rates(warmup_steps: float) -> list[float]:
+        return [
+            learning_rate_at(
+                step, peak=1.0, schedule="cosine", warmup_steps=warmup_steps, total_steps=44
+            )
+            for step in range(44)
+        ]
+
+    assert rates(share) == rates(steps)
+    assert rates(share)[: steps + 1] == [(step + 1) / steps for step in range(steps)] + (
+        [1.0] if steps < 44 else []
+    )
+
+
+def decayed(encoder: CLIPEncoder) -> set[str]:
+    """The names of the parameters that weight decay shrinks."""
     optimizer = make_optimizer(encoder, TrainConfig(weight_decay=0.3))
-    decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] == 0.3
-               for p in group["params"]}  # fmt: skip
-    names = {name for name, p in encoder.trainable_parameters() if id(p) in decayed}
+    found = {id(p) for group in optimizer.param_groups if group["weight_decay"] == 0.3
+             for p in group["params"]}  # fmt: skip
+    return {name for name, p in encoder.trainable_parameters() if id(p) in found}
+
+
+def test_positions_of_clip_are_no_matrix_to_decay(tiny_clip: Path) -> None:
+    tower = "backbone.vision_model"
+    blocks = {
+        f"{tower}.encoder.layers.{i}.{part}.weight"
+        for i in range(2)
+        for part in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+                     "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
+    }  # fmt: skip
+    others = {f"{tower}.embeddings.patch_embedding.weight", "backbone.visual_projection.weight"}
+    assert decayed(CLIPEncoder(str(tiny_clip))) == blocks | others
+
+
+def test_only_weight_matrices_are_decayed_not_tokens_and_positions(tmp_path: Path) -> None:
+    names = decayed(CLIPEncoder(dinov2(tmp_path / "model")))
     blocks = {
         f"backbone.encoder.layer.{i}.{part}.weight"
         for i in range(2)

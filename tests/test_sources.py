@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from conftest import write_tree
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -78,6 +79,22 @@ def said(source: Path) -> str:
 
 
 # Folders
+
+
+def test_splits_given_as_classes_are_warned_of(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for label in ("a", "b"):
+            (tmp_path / split / label).mkdir(parents=True)
+            (tmp_path / split / label / "one.png").write_bytes(b"")
+    told = Recording()
+    assert set(load_images(tmp_path, told).labels or ()) == {"train", "test"}
+    assert any(
+        "test, train" in one and f"give {tmp_path / 'train'}" in one for one in told.warnings
+    )
+    for own in (tmp_path / "train", write_tree(tmp_path / "flat", {"train": 2, "test": 2})):
+        told = Recording()
+        load_images(own, told)
+        assert told.warnings == []
 
 
 def test_a_tree_gives_each_picture_the_name_of_its_folder(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from lookalike.errors import ConfigError, NonFiniteError, TrainingError
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.layers import drop_patches
 from lookalike.runtime import Runtime, make_runtime
+from lookalike.training.objectives.memory import CrossBatchMemory
 from lookalike.training.objectives.supcon import SupConLoss
 from lookalike.training.stepping import batch_memory
 from lookalike.training.stepping.batch_memory import bytes_per_picture, find_chunk_size
@@ -191,6 +192,32 @@ def test_a_loss_that_is_not_finite_reaches_no_weight(tiny_clip: Path) -> None:
         learner.step(PIXELS, LABELS)
     assert learner.between_steps
     assert gradients_of(learner) == {}
+
+
+@pytest.mark.usefixtures("seed")
+def test_a_step_that_fails_on_the_way_leaves_nothing_of_it_behind(
+    tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third chunk, whose gradient comes after the loss, finds no memory."""
+    learner = learner_of(tiny_clip, 5, objective=CrossBatchMemory(20, 24))
+    learner.step(PIXELS, LABELS)
+    remembered = {name: value.clone() for name, value in learner.objective.state_dict().items()}
+    numbers, embed, calls = torch.get_rng_state(), learner._embed, 0
+
+    def full(pixels: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 5:  # after the loss, on the way back
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return embed(pixels)
+
+    monkeypatch.setattr(learner, "_embed", full)
+    with pytest.raises(TrainingError, match="too little memory"):
+        learner.step(PIXELS, LABELS)
+    assert torch.equal(torch.get_rng_state(), numbers)
+    assert_same_bits(learner.objective.state_dict(), remembered)
+    learner.step(PIXELS, LABELS)
+    assert int(learner.objective.get_buffer("num_batches")) == 2
 
 
 def test_too_little_memory_says_which_chunk_to_try(tiny_clip: Path) -> None:

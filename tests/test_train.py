@@ -170,7 +170,7 @@ def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(
 
 @pytest.mark.parametrize(
     "knob",
-    [{"train_size": 16}, {"color_jitter": 0.3}, {"class_balance": "equal"}],
+    [{"train_size": 16}, {"color_jitter": 0.3}, {"patch_dropout": 0.5}, {"class_balance": "equal"}],
     ids=lambda knob: next(iter(knob)),
 )
 def test_a_knob_of_the_data_changes_what_is_learned_and_survives_an_interruption(
@@ -510,7 +510,8 @@ def test_weight_decay_spares_biases_and_norms(settings: Settings) -> None:
         for i, state in groups["state"].items()
     }  # fmt: skip
     assert all(sizes[i] >= 2 for i in groups["param_groups"][0]["params"])
-    assert all(sizes[i] == 1 for i in groups["param_groups"][1]["params"])
+    others = [sizes[i] for i in groups["param_groups"][1]["params"]]
+    assert sorted(others) == [1] * (len(others) - 1) + [2]  # the positions' embeddings
 
 
 def test_a_truncated_training_picture_is_named_and_the_run_goes_on(
@@ -573,6 +574,60 @@ def test_a_table_brings_its_own_test_rows(settings: Settings, photos: Path) -> N
     from_table = train(settings(train=str(photos / "all.csv"), test=None))
     from_folders = train(settings(out=str(photos / "folders")))
     assert from_table.history == from_folders.history
+
+
+def test_a_run_too_short_for_its_warm_up_is_told_so(settings: Settings) -> None:
+    watch = Watch()
+    train(settings(warmup_steps=5), watch=watch)
+    assert any("warmup_steps is 5 and the whole run has 5 steps" in one for one in watch.warnings)
+    watch = Watch()
+    train(settings(warmup_steps=0.8, overwrite=True), watch=watch)
+    assert not any("warmup_steps" in one for one in watch.warnings)
+
+
+@pytest.mark.parametrize("learning_rate_follows", [{"schedule": "cosine"}, {"warmup_steps": 0.2}])
+def test_the_length_of_a_run_stays_where_its_learning_rate_follows_it(
+    settings: Settings, learning_rate_follows: dict[str, Any]
+) -> None:
+    first = train(settings(**learning_rate_follows))
+    with pytest.raises(ConfigError, match="num_epochs: 1 -> 2"):
+        train(settings(num_epochs=2, **learning_rate_follows), resume=first.checkpoint)
+
+
+def test_a_run_does_not_end_in_the_middle_of_an_epoch(settings: Settings, photos: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(settings(num_epochs=3), watch=Watch(7, press_ctrl_c))
+    saved = photos / "out" / "weights" / "interrupted.pth"
+    with pytest.raises(ConfigError, match=r"1 epoch and 2 steps behind it.* --num-epochs 2 or"):
+        train(settings(num_epochs=1), resume=saved)
+    assert train(settings(num_epochs=2), resume=saved).history[-1].epoch == 2
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"protocol": 3}'])
+def test_a_damaged_metrics_file_of_an_earlier_epoch_is_named(
+    settings: Settings, photos: Path, content: str
+) -> None:
+    first = train(settings())
+    path = photos / "out" / "results" / "metrics_epoch_00.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match=r"metrics_epoch_00\.json is damaged .* remove it"):
+        train(settings(num_epochs=2), resume=first.checkpoint)
+    path.unlink()
+    result = train(settings(num_epochs=2), resume=first.checkpoint)
+    assert [one.epoch for one in result.history] == [1, 2]
+
+
+def test_files_that_a_killed_run_left_half_written_go(settings: Settings, photos: Path) -> None:
+    first = train(settings())
+    left = [
+        photos / "out" / name
+        for name in ("results/.metrics_interpolated.json.ae.tmp", "weights/.interrupted.pth.a.tmp",
+                     "results/.retrieval_results_epoch_01.json.1.tmp")
+    ]  # fmt: skip
+    for path in left:
+        path.touch()
+    train(settings(num_epochs=2), resume=first.checkpoint)
+    assert not any(path.exists() for path in left)
 
 
 def test_flat_training_pictures_are_refused(settings: Settings, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from lookalike.progress import counted
 
 if TYPE_CHECKING:
     from lookalike.data.sources import Unreadable
+    from lookalike.evaluation.original.drift import Drift
     from lookalike.evaluation.original.interpolation import TradeOff
     from lookalike.evaluation.retrieval import Retrieval
     from lookalike.evaluation.scoring.scores import QueryScores
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 PREVIEW_RANKS = 3
 UNREADABLE_SHOWN = 20
+HARDLY_MOVED = 0.999  # mean cosine; what a learning rate far too small leaves
 
 
 def print_history(history: Sequence[EpochSummary], best: Best | None) -> None:
@@ -40,20 +42,28 @@ def print_history(history: Sequence[EpochSummary], best: Best | None) -> None:
         for one in history
     ]
     if len(history) > 1 and history[0].metrics and history[-1].metrics:
-        rows.append(["change", "", *_changes(history[0].metrics, history[-1].metrics, names)])
+        ends = (None, history[0].epoch, history[-1].epoch)
+        what = "change" if marked in ends else "change to last"
+        rows.append([what, "", *_changes(history[0].metrics, history[-1].metrics, names)])
     _print_table(["", "loss", *names], rows)
     if best and marked is not None:
-        _print_best(best)
+        _print_best(best, history[-1].drift)
     _print_text_history(history)
 
 
-def _print_best(best: Best) -> None:
+def _print_best(best: Best, drift: Drift | None = None) -> None:
     """Which epoch to take, and by what; a line's end may be a long path."""
     which = f"Best by {best.metric}: epoch {best.epoch} ({_number(best.value)})"
     if best.epoch == 0:
-        print(f"{which}, the model as it came: training did not help.\n")
+        print(f"{which}, the model as it came: training did not help.")
+        if drift and drift.mean_cosine > HARDLY_MOVED:
+            print(
+                f"It hardly moved embeddings (mean cosine {drift.mean_cosine:.4f}): raise "
+                "--learning-rate, or take a recipe (lookalike recipes)."
+            )
+        print()
     elif best.checkpoint is None:
-        print(f"{which}; its checkpoint is not there any more.\n")
+        print(f"{which}; its checkpoint is not in the run's folder.\n")
     else:
         print(f"{which}, {shown(best.checkpoint)}\n")
 
@@ -214,7 +224,7 @@ def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for name in header:
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*row, style="bold" if row[0] == "change" else None)
+        table.add_row(*row, style="bold" if row[0].startswith("change") else None)
     Console(file=sys.stdout, highlight=False).print(table)
 
 

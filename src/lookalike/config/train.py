@@ -95,7 +95,7 @@ class TrainConfig(BatchShape, Common):
         "of the objective; the smaller, the more the hardest negatives count (in the papers 0.07 "
         "for supcon, 0.016 for arcface, 0.01 for smooth-ap)",
         group="Objective",
-        above=0,
+        at_least=1e-4,
     )
     cross_batch_memory: int = knob(
         0,
@@ -126,8 +126,13 @@ class TrainConfig(BatchShape, Common):
     schedule: Literal["constant", "cosine"] = knob(
         "constant", "of the learning rate after warm-up; cosine ends at zero", group="Training"
     )
-    warmup_steps: int = knob(
-        0, "first steps, over which the learning rate rises from zero", group="Training", at_least=0
+    warmup_steps: float = knob(
+        0.0,
+        "first steps, over which the learning rate rises from zero; below 1 a share of the run's, "
+        "such as 0.1",
+        group="Training",
+        metavar="N",
+        at_least=0,
     )
     head_warmup_steps: int = knob(
         0,
@@ -267,6 +272,8 @@ class TrainConfig(BatchShape, Common):
         super().__post_init__()
         if self.train_size is not None and self.train_size > 1:
             object.__setattr__(self, "train_size", _whole_px(self.train_size))
+        if self.warmup_steps >= 1:
+            object.__setattr__(self, "warmup_steps", _whole_steps(self.warmup_steps))
         if self.cross_batch_memory and self.objective != "supcon":
             raise ConfigError(
                 f"cross_batch_memory works with the objective supcon, not {self.objective}; leave "
@@ -311,3 +318,12 @@ def _whole_px(side: float) -> int:
             f"most 1, such as 0.5, or a whole number of px, {_LEAST_PX} or more, such as 112"
         )
     return int(side)
+
+
+def _whole_steps(steps: float) -> int:
+    if not steps.is_integer():
+        raise ConfigError(
+            f"warmup_steps is {steps:g}; expected a whole number of steps, or, below 1, a share "
+            "of the run's, such as 0.1"
+        )
+    return int(steps)

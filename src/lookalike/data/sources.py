@@ -23,6 +23,7 @@ from lookalike.progress import Progress, SilentProgress, counted
 TABLE_ENDINGS = (".csv", ".tsv", ".parquet")
 _PROBED_AT_A_TIME = 4096
 _NAMES_OF_PATH = ("image", "images", "file", "filename", "file_name", "image_path", "picture")
+_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 _COLUMNS = ("path", "label", "split", "is_query", "group")
 
 
@@ -238,7 +239,15 @@ def _load_folder(root: Path, progress: Progress) -> ImageSet:
         progress.warn(
             f"passed over files that cannot be read as pictures in {shown(root)}: {_some(loose)}"
         )
-    return ImageSet(root, in_folders, labels=[name.partition("/")[0] for name in in_folders])
+    labels = [name.partition("/")[0] for name in in_folders]
+    splits = sorted(set(labels))
+    if _SPLITS.issuperset(splits) and all(name.count("/") > 1 for name in in_folders):
+        progress.warn(
+            f"the classes of {shown(root)} are called {_some(splits)}, as parts of a data set are, "
+            f"and have folders of their own; for these as classes give "
+            f"{shown(root / splits[-1])}"
+        )
+    return ImageSet(root, in_folders, labels=labels)
 
 
 def _walk(root: Path) -> tuple[list[str], list[str], list[str]]:

@@ -92,8 +92,11 @@ def changed_on_resume(saved: Mapping[str, Any], now: TrainConfig) -> list[str]:
 
 
 def free_on_resume(config: TrainConfig) -> frozenset[str]:
-    """The knobs that a resumed run may change; the length of a cosine is what it learns by."""
-    return FREE_ON_RESUME if config.schedule == "constant" else FREE_ON_RESUME - {"num_epochs"}
+    """The knobs that a resumed run may change. Its length is one of them, unless the learning rate
+    follows it.
+    """
+    follows = config.schedule != "constant" or 0 < config.warmup_steps < 1
+    return FREE_ON_RESUME - {"num_epochs"} if follows else FREE_ON_RESUME
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -84,6 +84,7 @@ def make_learner(
     progress: Progress,
     *,
     part_size: int,
+    total_steps: int,
     side: int | None,
     saved: dict[str, Any] | None,
 ) -> Learner:
@@ -96,6 +97,7 @@ def make_learner(
         classes: class i is called `classes[i]`.
         progress: where embedding captions is shown.
         part_size: pictures of a step in each process.
+        total_steps: of the whole run.
         side: of these pictures, in px; None: the encoder's own.
         saved: the checkpoint of a resumed run, whose state is put back elsewhere.
 
@@ -108,7 +110,9 @@ def make_learner(
     anchors = make_anchors(config, encoder, classes, progress, saved=saved)
     with runtime.autocast():
         dim = encoder.dim
-    objective = make_objective(config, num_classes=len(classes), dim=dim).to(runtime.device)
+    objective = make_objective(
+        config, num_classes=len(classes), dim=dim, total_steps=total_steps
+    ).to(runtime.device)
     return Learner(
         encoder,
         objective,

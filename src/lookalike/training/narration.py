@@ -34,6 +34,7 @@ def introduce(run: Run, resume: Path | None) -> None:
                 f"this run is finished; train on with --num-epochs {config.num_epochs + 1} or more"
             )
     _warn_of_pictures(run)
+    _warn_of_warm_up(run)
 
 
 def tell_early_stop(run: Run) -> None:
@@ -112,6 +113,18 @@ def _warn_of_pictures(run: Run) -> None:
             f"{counted(len(run.unreadable.pictures), 'file')} cannot be read as a picture; listed "
             "at the end"
         )
+
+
+def _warn_of_warm_up(run: Run) -> None:
+    """A run that ends before it has warmed up learns next to nothing."""
+    total = run.total_steps
+    for name in ("warmup_steps", "head_warmup_steps"):
+        steps = getattr(run.config, name)
+        if total and steps >= max(total, 1):
+            run.progress.warn(
+                f"{name} is {steps:,} and the whole run has {counted(total, 'step')}, so it ends "
+                f"while it warms up; set --{name.replace('_', '-')} lower, or train longer"
+            )
 
 
 def _warn_of_overlap(images: ImageSet, protocol: Protocol, progress: Progress) -> None:

@@ -7,8 +7,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lookalike.data.sources import Unreadable
+from lookalike.errors import DataError
 from lookalike.evaluation.original.drift import Drift
 from lookalike.evaluation.original.interpolation import TradeOff
 from lookalike.evaluation.protocol import Protocol
@@ -16,6 +18,7 @@ from lookalike.evaluation.results import result_files
 from lookalike.evaluation.retrieval import Retrieval
 from lookalike.evaluation.scoring.scores import is_better
 from lookalike.evaluation.text import named_apart
+from lookalike.files import shown
 from lookalike.model.encoder import CLIPEncoder
 
 
@@ -89,17 +92,30 @@ def earlier_epochs(out: Path, run: str, last: int, protocol: Protocol | None) ->
         path = result_files(out, epoch)[1]
         if protocol is None or not path.is_file():
             continue
-        document = json.loads(path.read_text(encoding="utf-8"))
-        same_test = all(document["protocol"].get(k) == v for k, v in protocol.facts().items())
-        if document.get("run") == run and same_test:
-            drift = document.get("drift")
-            summaries.append(
-                EpochSummary(
-                    epoch,
-                    document["loss"],
-                    document["metrics"],
-                    document.get("text_metrics"),
-                    Drift(**drift) if drift else None,
-                )
-            )
+        try:
+            found = _summary(json.loads(path.read_bytes()), epoch, run, protocol)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{shown(path)} is damaged ({type(error).__name__}: {error}); remove it, and the "
+                "run goes on without the numbers of that epoch"
+            ) from error
+        if found is not None:
+            summaries.append(found)
     return summaries
+
+
+def _summary(
+    document: dict[str, Any], epoch: int, run: str, protocol: Protocol
+) -> EpochSummary | None:
+    """What a metrics file tells; None where it is of another run or another test."""
+    same_test = all(document["protocol"].get(k) == v for k, v in protocol.facts().items())
+    if document.get("run") != run or not same_test:
+        return None
+    drift = document.get("drift")
+    return EpochSummary(
+        epoch,
+        document["loss"],
+        document["metrics"],
+        document.get("text_metrics"),
+        Drift(**drift) if drift else None,
+    )

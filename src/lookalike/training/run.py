@@ -134,7 +134,7 @@ class Run:
             part_size *= 2
         self.learner = make_learner(
             config, runtime, self.encoder, self.pictures.classes, self.progress,
-            part_size=part_size, side=side, saved=saved,
+            part_size=part_size, total_steps=self.total_steps, side=side, saved=saved,
         )  # fmt: skip
 
     def _set_random_numbers(self, saved: dict[str, Any] | None) -> None:
@@ -197,8 +197,13 @@ class Run:
         return stepped, learning_rate
 
     @property
-    def steps_done(self) -> int:
+    def total_steps(self) -> int:
         """Of all epochs together."""
+        return self.config.num_epochs * len(self.sampler)
+
+    @property
+    def steps_done(self) -> int:
+        """Of all epochs so far."""
         return self.state.epoch * len(self.sampler) + self.state.step
 
     def _set_learning_rate(self) -> float:
@@ -210,7 +215,7 @@ class Run:
             peak=config.learning_rate,
             schedule=config.schedule,
             warmup_steps=config.warmup_steps,
-            total_steps=config.num_epochs * len(self.sampler),
+            total_steps=self.total_steps,
         )
         set_learning_rate(
             self.learner.optimizer, learning_rate, only_head=step < config.head_warmup_steps

@@ -68,6 +68,7 @@ class ArcFaceLoss(nn.Module):
             embeddings = in_full_precision(embeddings)
             centers = functional.normalize(self.centers.to(embeddings.dtype), dim=1)
             cosines = embeddings @ centers.T
+            labels = labels.long()
             own = labels[:, None]
             with_margin = self._with_margin(cosines.gather(1, own))
             return functional.cross_entropy(

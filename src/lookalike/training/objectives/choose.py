@@ -9,9 +9,12 @@ from lookalike.training.objectives.arcface import ArcFaceLoss
 from lookalike.training.objectives.memory import CrossBatchMemory
 from lookalike.training.objectives.smooth_ap import SmoothAPLoss
 from lookalike.training.objectives.supcon import SupConLoss
+from lookalike.training.optimization.optimizer import whole_warmup
 
 
-def make_objective(config: TrainConfig, *, num_classes: int, dim: int) -> nn.Module:
+def make_objective(
+    config: TrainConfig, *, num_classes: int, dim: int, total_steps: int
+) -> nn.Module:
     """What training makes small, to be called as `objective(embeddings, labels)` once a step.
 
     Its parameters, if it has any, are trained along; its state_dict belongs in a checkpoint.
@@ -20,6 +23,7 @@ def make_objective(config: TrainConfig, *, num_classes: int, dim: int) -> nn.Mod
         config: objective, temperature, and what goes with them.
         num_classes: labels are 0 to num_classes - 1.
         dim: numbers in an embedding.
+        total_steps: of the whole run.
     """
     if config.objective == "arcface":
         return ArcFaceLoss(num_classes, dim, config.temperature, config.margin)
@@ -31,6 +35,8 @@ def make_objective(config: TrainConfig, *, num_classes: int, dim: int) -> nn.Mod
             dim,
             config.temperature,
             # Embeddings move most when the encoder, or what comes after its head, begins to.
-            warmup_batches=max(config.warmup_steps, config.head_warmup_steps),
+            warmup_batches=max(
+                whole_warmup(config.warmup_steps, total_steps), config.head_warmup_steps
+            ),
         )
     return SupConLoss(config.temperature)

@@ -67,7 +67,7 @@ class CrossBatchMemory(nn.Module):
             self.labels[:filled],
             temperature=self.temperature,
         )
-        if loss.isfinite():  # a batch that ends training must not be in what is saved of it
+        if loss.isfinite():  # what is not would spoil all losses after it
             if int(self.num_batches) >= self.warmup_batches:
                 self._remember(embeddings.detach(), labels)
             self.num_batches += 1
@@ -79,5 +79,5 @@ class CrossBatchMemory(nn.Module):
         first = int(self.num_written) + max(0, len(labels) - size)
         places = torch.arange(first, int(self.num_written) + len(labels), device=labels.device)
         self.embeddings[places % size] = embeddings[-size:].to(self.embeddings.dtype)
-        self.labels[places % size] = labels[-size:]
+        self.labels[places % size] = labels[-size:].long()
         self.num_written += len(labels)

@@ -40,10 +40,14 @@ def make_optimizer(
         ModelError: a knob needs the encoder's layers, and they cannot be found.
     """
     share_of, is_head = _layer_rules(encoder, config)
+    embeddings = {
+        f"{name}.weight" for name, part in encoder.named_modules() if isinstance(part, nn.Embedding)
+    }  # of positions, in CLIP and SigLIP: rows of tokens, no matrix
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in encoder.trainable_parameters():
         is_matrix = name.endswith("weight") and parameter.ndim >= 2
-        key = (share_of(name), config.weight_decay if is_matrix else 0.0, is_head(name))
+        decays = is_matrix and name not in embeddings
+        key = (share_of(name), config.weight_decay if decays else 0.0, is_head(name))
         groups.setdefault(key, []).append(parameter)
     if config.head_warmup_steps and not any(in_head for _, _, in_head in groups):
         raise ConfigError(
@@ -100,22 +104,33 @@ def learning_rate_at(
     *,
     peak: float,
     schedule: Literal["constant", "cosine"],
-    warmup_steps: int,
+    warmup_steps: float,
     total_steps: int,
 ) -> float:
     """The learning rate of a step, counted from 0.
 
     It rises in a straight line over the first `warmup_steps` (already the first step moves),
-    then stays, or falls along half a cosine to zero after the last of `total_steps`.
+    then stays, or falls along half a cosine to zero after the last of `total_steps`. Below 1,
+    `warmup_steps` is a share of all steps.
 
     >>> learning_rate_at(0, peak=1.0, schedule="constant", warmup_steps=4, total_steps=10)
     0.25
     >>> learning_rate_at(5, peak=1.0, schedule="cosine", warmup_steps=0, total_steps=10)
     0.5
     """
+    warmup_steps = whole_warmup(warmup_steps, total_steps)
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     if schedule == "constant":
         return peak
     share = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+
+
+def whole_warmup(warmup_steps: float, total_steps: int) -> int:
+    """The steps of a warm-up that may be a share of all steps.
+
+    >>> whole_warmup(0.1, 44), whole_warmup(20, 44)
+    (4, 20)
+    """
+    return round(warmup_steps * total_steps) if warmup_steps < 1 else int(warmup_steps)

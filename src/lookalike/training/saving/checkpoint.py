@@ -16,6 +16,7 @@ from lookalike.evaluation.original.interpolation import TradeOff
 from lookalike.evaluation.results import library_versions
 from lookalike.files import shown, write_whole
 from lookalike.model.pretrained import CHECKPOINT_FORMAT
+from lookalike.progress import counted
 from lookalike.recipes import changed_on_resume, free_on_resume
 from lookalike.runtime import random_state
 from lookalike.training.anchoring.others import OtherPictures
@@ -211,14 +212,18 @@ def check_same_settings(checkpoint: dict[str, Any], path: Path, config: TrainCon
     if changed:
         raise ConfigError(
             f"{shown(path)} belongs to a run with other settings ({'; '.join(changed)}). Leave "
-            "these flags out to go on with it, or start a new run without --resume. A resumed run "
-            f"may change {', '.join(sorted(free_on_resume(config)))}"
+            "these flags out to go on with it, or start a new run from its weights: --model-name "
+            f"{shown(path)} without --resume. A resumed run may change "
+            f"{', '.join(sorted(free_on_resume(config)))}"
         )
-    done = checkpoint["state"]["epoch"]
-    if config.num_epochs < done:
+    done, steps = checkpoint["state"]["epoch"], checkpoint["state"]["step"]
+    least = done + (steps > 0)  # the end of an epoch is what is measured, and what a run ends with
+    if config.num_epochs < least:
+        more = f" and {counted(steps, 'step')}" if steps else ""
         raise ConfigError(
-            f"{shown(path)} has {done} epochs behind it, and num_epochs is {config.num_epochs}; "
-            "set --num-epochs higher"
+            f"{shown(path)} has {counted(done, 'epoch')}{more} behind it, and num_epochs is "
+            f"{config.num_epochs}; set --num-epochs {least} or higher, or go on from an earlier "
+            "checkpoint: --resume FILE"
         )
 
 

@@ -12,6 +12,12 @@ from lookalike.evaluation.results import find_results
 from lookalike.files import shown, writable_folder
 
 _INTERRUPTED, _MIXTURE = "interrupted.pth", "encoder_interpolated.pth"
+_HALF_WRITTEN = (
+    "weights/.encoder_*.pth.*.tmp",
+    f"weights/.{_INTERRUPTED}.*.tmp",
+    "results/.metrics_*.tmp",
+    "results/.retrieval_results_*.tmp",
+)
 _EPOCH_FILE = re.compile(r"encoder_epoch_(\d+)\.pth")
 
 
@@ -68,8 +74,8 @@ class RunFolder:
 
     def make_room(self) -> None:
         """Removes what this run replaces, and what a killed one left half-written."""
-        for pattern in (".encoder_*.pth.*.tmp", f".{_INTERRUPTED}.*.tmp"):
-            for path in (self.path / "weights").glob(pattern):
+        for pattern in _HALF_WRITTEN:
+            for path in self.path.glob(pattern):
                 path.unlink(missing_ok=True)  # each may be gigabytes
         while self._to_replace:
             self._to_replace.pop().unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from lookalike.errors import NonFiniteError, TrainingError
 from lookalike.model.adapters import merge_for_good, merged
 from lookalike.model.encoder import CLIPEncoder
-from lookalike.runtime import Runtime
+from lookalike.runtime import Runtime, random_state, restore_random_state
 from lookalike.training.anchoring.anchors import NO_ANCHORS, Anchors
 from lookalike.training.optimization.averaging import WeightAverage
 from lookalike.training.stepping.gradient_cache import backward_in_chunks
@@ -79,6 +79,31 @@ class Learner:
             NonFiniteError: loss or gradient is; no weight was changed.
             TrainingError: the device has too little memory; no weight was changed.
         """
+        with self._undone_on_failure():
+            return self._step(pixels, labels)
+
+    @contextmanager
+    def _undone_on_failure(self) -> Iterator[None]:
+        """A step that fails before it changed a weight leaves no trace: the next one draws the
+        random numbers it would have drawn, and its objective remembers no other batches.
+        """
+        device = self.runtime.device
+        numbers = random_state(device)
+        remembered = {name: value.clone() for name, value in self.objective.named_buffers()}
+        try:
+            yield
+        except Exception:
+            if self.between_steps:
+                restore_random_state(numbers, device)
+                for name, value in self.objective.named_buffers():
+                    value.copy_(remembered[name])
+            raise
+
+    def _step(
+        self,
+        pixels: UInt8[Tensor, "part 3 height width"],
+        labels: Int64[Tensor, " part"],
+    ) -> Stepped:
         self.encoder.train()
         self.optimizer.zero_grad(set_to_none=True)
         all_labels, _ = self.runtime.processes.gather_rows(labels)
