@@ -2,6 +2,7 @@
 
     python benchmarks/step_memory.py                       # batch 64, chunks of 4 and 2, bf16
     python benchmarks/step_memory.py --batch 8 --chunks 8 --precision fp32    # the plain step
+    python benchmarks/step_memory.py --chunks 4 --lora-rank 16 --gradient-checkpointing
 
 Each case is a process of its own: model, loss, AdamW and one whole step, as `lookalike train`
 takes it. Memory is the peak of the whole process, libraries and weights of both towers included.
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, nargs="+", default=[4, 2])
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--gradient-checkpointing", action="store_true")
+    parser.add_argument("--lora-rank", type=int, default=0)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--model", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -55,7 +57,7 @@ def _in_own_process(given: argparse.Namespace, chunk_size: int) -> dict[str, Any
     command = [
         sys.executable, __file__, "--model", given.model, "--batch", str(given.batch),
         "--precision", given.precision, "--threads", str(given.threads),
-        "--chunks", str(chunk_size),
+        "--chunks", str(chunk_size), "--lora-rank", str(given.lora_rank),
         *(["--gradient-checkpointing"] if given.gradient_checkpointing else []),
     ]  # fmt: skip
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}  # as the command line sets it
@@ -84,6 +86,7 @@ def _step(given: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from lookalike.config import TrainConfig
+    from lookalike.model.adapters import add_lora
     from lookalike.model.encoder import CLIPEncoder
     from lookalike.runtime import make_runtime
     from lookalike.training.objectives.supcon import SupConLoss
@@ -96,6 +99,8 @@ def _step(given: argparse.Namespace) -> dict[str, Any]:
         _write_model(Path(given.model))
         return {}
     encoder = CLIPEncoder(given.model, gradient_checkpointing=given.gradient_checkpointing)
+    if given.lora_rank:
+        add_lora(encoder, rank=given.lora_rank, targets="auto")
     learner = Learner(
         encoder, SupConLoss(), make_optimizer(encoder, TrainConfig()),
         make_runtime("cpu", given.precision, 0),
@@ -125,6 +130,7 @@ def _peak_bytes() -> int:
 
 def _table(rows: list[dict[str, Any]], given: argparse.Namespace) -> str:
     how = given.precision + (", gradient checkpointing" if given.gradient_checkpointing else "")
+    how += f", LoRA of rank {given.lora_rank}" if given.lora_rank else ""
     lines = [
         f"Batch {given.batch}, {how}; {given.threads} threads of "
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; torch "
