@@ -36,9 +36,9 @@ PLAIN = {"learning_rate": 2e-5, "n_classes_per_batch": 16, "n_samples_per_class"
 PROTOCOLS = ("same-class", "class-disjoint")
 EPOCHS = {
     ("same-class", "plain"): 1,
-    ("same-class", "strong"): 4,
+    ("same-class", "strong"): 3,
     ("class-disjoint", "plain"): 2,
-    ("class-disjoint", "strong"): 7,
+    ("class-disjoint", "strong"): 6,
 }
 
 
