@@ -246,7 +246,7 @@ def test_each_patch_is_left_out_equally_often(tmp_path: Path) -> None:
 @pytest.mark.parametrize("make", [convnext, resnet, swin, dinov3])
 def test_layers_that_need_all_patches_are_refused(make: Make, tmp_path: Path) -> None:
     encoder = CLIPEncoder(make(tmp_path / "model"))
-    with pytest.raises(ModelError, match=r"needs all patches .* leave patch_dropout out"):
+    with pytest.raises(ModelError, match=r"needs all patches .* set patch_dropout to 0"):
         drop_patches(encoder, 0.5)
 
 

@@ -163,8 +163,8 @@ def _tokens_beside_patches(encoder: CLIPEncoder, first: nn.Module) -> int:
 
 def _needs_all_patches(encoder: CLIPEncoder) -> ModelError:
     return ModelError(
-        f"{encoder.model_name} needs all patches of a picture in its layers; leave patch_dropout "
-        "out, or take a plain vision transformer such as CLIP's or DINOv2"
+        f"{encoder.model_name} needs all patches of a picture in its layers; set patch_dropout to "
+        "0, or take a plain vision transformer such as CLIP's or DINOv2"
     )
 
 
