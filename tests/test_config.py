@@ -405,7 +405,8 @@ def test_the_length_of_a_cosine_cannot_change_on_resume() -> None:
     assert changed == ["num_epochs: 1 -> 2"]
 
 
-def test_a_run_saved_before_a_knob_existed_can_go_on() -> None:
+def test_a_run_saved_before_a_knob_existed_goes_on_with_its_default() -> None:
     saved = dataclasses.asdict(TrainConfig())
     del saved["weight_decay"]
-    assert changed_on_resume(saved, TrainConfig(weight_decay=0.5)) == []
+    assert changed_on_resume(saved, TrainConfig()) == []
+    assert changed_on_resume(saved, TrainConfig(weight_decay=0.5)) == ["weight_decay: 0.01 -> 0.5"]

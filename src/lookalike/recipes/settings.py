@@ -82,12 +82,16 @@ def knobs_by_group(cls: type) -> Iterator[tuple[str, list[dataclasses.Field[Any]
 
 
 def changed_on_resume(saved: Mapping[str, Any], now: TrainConfig) -> list[str]:
-    """The knobs that differ from a saved run's and would make it another run, as `name: a -> b`."""
+    """The knobs that differ from a saved run's and would make it another run, as `name: a -> b`.
+
+    A knob that the saved run does not know, since it came later, had its default then.
+    """
     free = free_on_resume(now)
+    before = {knob.name: knob.default for knob in dataclasses.fields(now)} | dict(saved)
     return [
-        f"{name}: {saved[name]} -> {value}"
+        f"{name}: {before[name]} -> {value}"
         for name, value in dataclasses.asdict(now).items()
-        if name in saved and name not in free and saved[name] != value
+        if name not in free and before[name] != value
     ]
 
 
