@@ -394,7 +394,7 @@ def test_settings_that_do_not_touch_learning_are_free_on_resume() -> None:
     now = TrainConfig(
         train="moved", query="q", gallery="g", top_k=3, out="o", overwrite=True, num_epochs=9,
         eval_batch_size=1, device="cpu", num_workers=0, gradient_checkpointing=True,
-        batch_memory=2, keep=1, patience=2, track="tensorboard",
+        batch_memory=2, keep=1, patience=2, precision="bf16", track="tensorboard",
     )  # fmt: skip
     assert changed_on_resume(saved, now) == []
 

@@ -13,14 +13,14 @@ from lookalike.errors import ConfigError
 ConfigT = TypeVar("ConfigT", TrainConfig, EvaluateConfig, CheckConfig, ExportConfig)
 
 
-# What a resumed run may change: none of it alters what is learned. (That `train` still holds
-# the same pictures is checked by their names, wherever they lie now.)
+# What a resumed run may change: none of it alters what is learned, but for rounding. (That `train`
+# still holds the same pictures is checked by their names, wherever they lie now.)
 FREE_ON_RESUME = frozenset(
     {"train", "num_epochs", "out", "overwrite", "query", "gallery", "test", "top_k",
-     "group_pattern", "eval_batch_size", "device", "num_workers", "gradient_checkpointing",
-     "batch_memory", "sharding", "distillation_pictures", "interpolation", "best_metric",
-     "patience", "keep",
-     "autosave_minutes", "track", "track_project", "track_optional", "report"}
+     "group_pattern", "eval_batch_size", "device", "precision", "num_workers",
+     "gradient_checkpointing", "batch_memory", "sharding", "distillation_pictures",
+     "interpolation", "best_metric", "patience", "keep", "autosave_minutes",
+     "track", "track_project", "track_optional", "report"}
 )  # fmt: skip
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lookalike.config import TrainConfig
 from lookalike.data.loader import Batch
 from lookalike.data.sources import ImageSet, Unreadable, list_unreadable
 from lookalike.errors import DataError
 from lookalike.evaluation.protocol import Protocol
 from lookalike.files import shown
 from lookalike.progress import Progress, counted
+from lookalike.recipes import free_on_resume
 from lookalike.training.anchoring.others import OtherPictures
 from lookalike.training.pictures import TrainingPictures
 
@@ -30,11 +33,19 @@ def introduce(run: Run, resume: Path | None) -> None:
             + (f", then {run.state.step} steps" if run.state.step else "")
         )
         if run.state.epoch >= config.num_epochs:
-            progress.note(
-                f"this run is finished; train on with --num-epochs {config.num_epochs + 1} or more"
-            )
+            progress.note(f"this run is finished{_how_to_train_on(config, resume)}")
     _warn_of_pictures(run)
     _warn_of_warm_up(run)
+
+
+def _how_to_train_on(config: TrainConfig, last: Path) -> str:
+    """What a run that has done all of its epochs can be followed by."""
+    if "num_epochs" in free_on_resume(config):
+        return f"; train on with --num-epochs {config.num_epochs + 1} or more"
+    return (
+        ", and its learning rate followed its length; to train on from its weights start a new "
+        f"run: lookalike train ... --model-name {shown(shlex.quote(str(last)))} --out FOLDER"
+    )
 
 
 def tell_early_stop(run: Run) -> None:

@@ -192,9 +192,16 @@ class Run:
             names = ", ".join(shown(self.pictures.images.names[i]) for i in batch.indices)
             raise NonFiniteError(
                 f"{error} in step {self.state.step + 1} of epoch {self.state.epoch + 1}, with the "
-                f"batch: {names}. Lower --learning-rate, or try --precision fp32"
+                f"batch: {names}. {self._what_may_help()}"
             ) from error
         return stepped, learning_rate
+
+    def _what_may_help(self) -> str:
+        """Against numbers that are not finite; the same step again would come to the same."""
+        new_run = "start a new run with a lower --learning-rate"
+        if self.runtime.precision == "fp32":
+            return new_run.capitalize()
+        return f"Resume and try --precision fp32, or {new_run}"
 
     @property
     def total_steps(self) -> int:
@@ -304,21 +311,28 @@ class Run:
             # Whoever asks a process group to stop stops the readers as well, and they fail first.
             if self.processes.any_of(interrupt.requested) and self.learner.between_steps:
                 self.save_and_stop()
-            self._save_after_failure()
+            self._save_after_failure(error)
             raise
 
-    def _save_after_failure(self) -> None:
+    def _save_after_failure(self, error: Exception) -> None:
         if not self.state.step or not self.learner.between_steps:
             return
         try:
             self._save(self.folder.interrupted)
-        except OutputError as error:
-            self.progress.warn(str(error))
+        except OutputError as failed:
+            self.progress.warn(str(failed))
+            return
+        if not isinstance(error, NonFiniteError):
+            how = self._how_to_go_on()
+        elif self.runtime.precision != "fp32":
+            how = f"{self._how_to_go_on()} --precision fp32"
         else:
-            self.progress.warn(
-                f"the {self.state.step} steps done of epoch {self.state.epoch + 1} are saved as "
-                f"{self._how_to_go_on()}"
-            )
+            path = self.folder.interrupted
+            model = shown(shlex.quote(os.fspath(path)))
+            how = f"{shown(path)}. A new run begins there with --model-name {model}"
+        self.progress.warn(
+            f"the {self.state.step} steps done of epoch {self.state.epoch + 1} are saved as {how}"
+        )
 
     def result(self) -> TrainResult:
         """What the finished run came to."""
