@@ -22,12 +22,11 @@ from lookalike.runtime import Runtime, random_state, restore_random_state
 # Kernels need room of their own, allocators lose some to gaps, and others want memory, too.
 _USABLE_SHARE = 0.7
 _BYTES_FP32 = 4
-_CONTAINER = (  # a container's limit and use: of control groups version 2, and of version 1
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    (
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-    ),
+_CONTROL_GROUP = Path("/sys/fs/cgroup")  # of a container
+# Its limit and use, below that folder: of control groups version 2, and of version 1.
+_LIMIT_AND_USE = (
+    ("memory.max", "memory.current"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
 )
 
 
@@ -180,9 +179,24 @@ def free_bytes(device: torch.device) -> int:
 
 def _left_in_container(otherwise: int) -> int:
     """Memory that a container's limit leaves, where there is one."""
-    for limit, used in _CONTAINER:
+    for names in _LIMIT_AND_USE:
+        limit, used = (_CONTROL_GROUP / name for name in names)
         try:
-            return int(Path(limit).read_text()) - int(Path(used).read_text())
+            left = int(limit.read_text()) - int(used.read_text())
         except (OSError, ValueError):  # no such file, or "max"
             continue
+        return left + _cached_files(limit.with_name("memory.stat"))
     return otherwise
+
+
+def _cached_files(stat: Path) -> int:
+    """What a container's use counts of files it has read, which gives way to anything else."""
+    try:
+        sizes = dict(line.split() for line in stat.read_text().splitlines())
+    except (OSError, ValueError):  # no such file, or not of this form
+        return 0
+    # Version 1 has the group's own numbers under the plain names, and all below it as totals.
+    return sum(
+        int(sizes.get(f"total_{name}", sizes.get(name, 0)))
+        for name in ("inactive_file", "active_file")
+    )
