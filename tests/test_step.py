@@ -301,6 +301,24 @@ def test_not_even_one_picture(tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) 
         find_chunk_size("auto", 64, encoder, runtime(), saved=None)
 
 
+@pytest.mark.parametrize("free", [-5.0, 0.0, 1e9])
+def test_too_little_memory_for_a_first_try_says_what_to_do(
+    tiny_clip: Path, monkeypatch: pytest.MonkeyPatch, free: float
+) -> None:
+    encoder, tries = CLIPEncoder(str(tiny_clip)), 0
+
+    def full(pixels: Tensor) -> Tensor:
+        nonlocal tries
+        tries += 1
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(encoder, "forward", full)
+    monkeypatch.setattr(batch_memory, "free_bytes", lambda device: free)
+    with pytest.raises(TrainingError, match=r"not one picture fits .*--gradient-checkpointing"):
+        find_chunk_size("auto", 64, encoder, runtime(), saved=None)
+    assert tries == (free > 0)
+
+
 def test_a_number_or_none_is_taken_as_it_is(tiny_clip: Path) -> None:
     encoder = CLIPEncoder(str(tiny_clip))
     assert find_chunk_size(7, 64, encoder, runtime(), saved=3) == 7

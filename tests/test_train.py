@@ -28,11 +28,12 @@ from lookalike.errors import (
     Interrupted,
     NonFiniteError,
     OutputError,
+    TrainingError,
 )
 from lookalike.evaluation import retrieval
 from lookalike.progress import SilentProgress, Task
 from lookalike.recipes import config_from
-from lookalike.training import measuring
+from lookalike.training import making, measuring
 from lookalike.training.objectives import choose
 from lookalike.training.outcome import TrainResult
 
@@ -473,6 +474,18 @@ def test_a_loss_that_is_not_a_number_in_less_than_fp32_goes_on_in_fp32(
     result = train(settings(precision=other, num_epochs=2), resume=Path(checkpoint))
     assert load(result.checkpoint)["precision"] == "fp32"
     assert [one.epoch for one in result.history] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("part", ["WeightAverage", "make_anchors", "make_optimizer"])
+def test_too_little_memory_for_what_trains_a_model_says_what_to_do(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    def full(*args: Any, **options: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(making, part, full)
+    with pytest.raises(TrainingError, match=r"^cpu has too little memory .*--lora-rank 8"):
+        train(settings(ema_decay=0.9))
 
 
 def test_an_error_on_the_way_loses_no_step(

@@ -22,13 +22,14 @@ from lookalike.errors import (
     NonFiniteError,
     NoPositivesError,
     OutputError,
+    TrainingError,
 )
 from lookalike.evaluation.protocol import find_holdout, load_protocol
 from lookalike.evaluation.results import remove_mixture_results
 from lookalike.evaluation.retrieval import refuse_learned_classes
 from lookalike.files import shown, write_json
 from lookalike.progress import Progress
-from lookalike.runtime import Runtime, restore_random_state
+from lookalike.runtime import Runtime, enough_memory, restore_random_state
 from lookalike.training.anchoring.anchors import UNLABELLED
 from lookalike.training.anchoring.others import read_other_pictures
 from lookalike.training.interpolation import finish_with_mixture
@@ -82,7 +83,12 @@ class Run:
         if saved is not None and resume is not None:
             check_same_settings(saved, resume, config)
         self._read_pictures(resume, saved)
-        self._make_learner(resume, saved)
+        with enough_memory(
+            TrainingError,
+            f"{runtime.device} has too little memory for the model and what trains it",
+            "free some, take a smaller model, or add --lora-rank 8",
+        ):
+            self._make_learner(resume, saved)
         self.measurements = Measurements(
             config, self.protocol, self.encoder, runtime, progress, self.folder
         )

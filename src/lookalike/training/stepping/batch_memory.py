@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from lookalike.errors import ConfigError, TrainingError
 from lookalike.model.encoder import CLIPEncoder
-from lookalike.runtime import Runtime, random_state, restore_random_state
+from lookalike.runtime import Runtime, enough_memory, random_state, restore_random_state
 
 # Kernels need room of their own, allocators lose some to gaps, and others want memory, too.
 _USABLE_SHARE = 0.7
@@ -71,13 +71,16 @@ def find_chunk_size(
     if runtime.device.type != "cuda":  # which each process has for itself
         free /= runtime.processes.local_count
     free -= _bytes_of_training(encoder)
-    fitting = int(free / bytes_per_picture(encoder, runtime, side))
-    fitting = min(runtime.processes.gather_objects(fitting))
+    free = min(runtime.processes.gather_objects(free))  # a try is of all processes, or of none
+    what = f"not one picture fits into the free memory of {runtime.device}"
+    advice = "free some, take a smaller model, or add --gradient-checkpointing or --lora-rank 8"
+    fitting = 0
+    if free > 0:
+        with enough_memory(TrainingError, what, advice):
+            fitting = int(free / bytes_per_picture(encoder, runtime, side))
+        fitting = min(runtime.processes.gather_objects(fitting))
     if fitting < 1:
-        raise TrainingError(
-            f"not one picture fits into the free memory of {runtime.device}; free some, take a "
-            "smaller model, or add --gradient-checkpointing or --lora-rank 8"
-        )
+        raise TrainingError(f"{what}; {advice}")
     if saved is not None and saved <= fitting:
         return saved
     num_chunks = math.ceil(batch_size / fitting)
