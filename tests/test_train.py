@@ -625,6 +625,14 @@ def test_a_run_too_short_for_its_warm_up_is_told_so(settings: Settings) -> None:
     assert not any("warmup_steps" in one for one in watch.warnings)
 
 
+def test_a_memory_that_holds_all_training_pictures_is_warned_of(settings: Settings) -> None:
+    for size, is_told in ((31, True), (30, False)):  # there are 30
+        watch = Watch()
+        train(settings(cross_batch_memory=size, overwrite=True), watch=watch)
+        told = "cross_batch_memory is 31 and there are 30 training pictures"
+        assert any(told in warning for warning in watch.warnings) is is_told
+
+
 @pytest.mark.parametrize("learning_rate_follows", [{"schedule": "cosine"}, {"warmup_steps": 0.2}])
 def test_the_length_of_a_run_stays_where_its_learning_rate_follows_it(
     settings: Settings, learning_rate_follows: dict[str, Any]

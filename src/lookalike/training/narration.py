@@ -36,6 +36,7 @@ def introduce(run: Run, resume: Path | None) -> None:
             progress.note(f"this run is finished{_how_to_train_on(config, resume)}")
     _warn_of_pictures(run)
     _warn_of_warm_up(run)
+    _warn_of_cross_batch_memory(run)
 
 
 def _how_to_train_on(config: TrainConfig, last: Path) -> str:
@@ -136,6 +137,17 @@ def _warn_of_warm_up(run: Run) -> None:
                 f"{name} is {steps:,} and the whole run has {counted(total, 'step')}, so it ends "
                 f"while it warms up; set --{name.replace('_', '-')} lower, or train longer"
             )
+
+
+def _warn_of_cross_batch_memory(run: Run) -> None:
+    """Earlier embeddings are to be compared with as those of other pictures."""
+    size, pictures = run.config.cross_batch_memory, run.sampler.report.num_images
+    if size > pictures:
+        run.progress.warn(
+            f"cross_batch_memory is {size:,} and there are {pictures:,} training pictures, so that "
+            "each one's own earlier embedding is among its positives; set --cross-batch-memory "
+            "lower"
+        )
 
 
 def _warn_of_overlap(images: ImageSet, protocol: Protocol, progress: Progress) -> None:
