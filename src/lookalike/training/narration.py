@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from lookalike.progress import Progress, counted
 from lookalike.recipes import free_on_resume
 from lookalike.training.anchoring.others import OtherPictures
 from lookalike.training.pictures import TrainingPictures
+from lookalike.training.saving.checkpoint import bytes_of_checkpoint
 
 if TYPE_CHECKING:
     from lookalike.training.run import Run
@@ -37,6 +39,7 @@ def introduce(run: Run, resume: Path | None) -> None:
     _warn_of_pictures(run)
     _warn_of_warm_up(run)
     _warn_of_cross_batch_memory(run)
+    _warn_of_full_disk(run)
 
 
 def _how_to_train_on(config: TrainConfig, last: Path) -> str:
@@ -147,6 +150,23 @@ def _warn_of_cross_batch_memory(run: Run) -> None:
             f"cross_batch_memory is {size:,} and there are {pictures:,} training pictures, so that "
             "each one's own earlier embedding is among its positives; set --cross-batch-memory "
             "lower"
+        )
+
+
+def _warn_of_full_disk(run: Run) -> None:
+    """An epoch whose checkpoint finds no room is lost."""
+    keep, path, count = run.config.keep, run.folder.path, run.config.num_epochs - run.state.epoch
+    fewer = ""
+    if keep != "all":
+        count = min(count, keep + 2)  # the best one, and the new one before the oldest goes
+    elif count > 3:  # of one that is kept
+        fewer = "keep fewer with --keep 1, or "
+    size, free = bytes_of_checkpoint(run.learner), shutil.disk_usage(path).free
+    if count * size > free:
+        run.progress.warn(
+            f"the checkpoints of {counted(count, 'epoch')} take {count * size / 1e9:,.1f} GB, and "
+            f"the disk of {shown(path)} has {free / 1e9:,.1f} GB free; free some, {fewer}write "
+            "elsewhere with --out FOLDER"
         )
 
 
