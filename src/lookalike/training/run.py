@@ -207,7 +207,7 @@ class Run:
         new_run = "start a new run with a lower --learning-rate"
         if self.runtime.precision == "fp32":
             return new_run.capitalize()
-        return f"Resume and try --precision fp32, or {new_run}"
+        return f"Try --precision fp32, in a resumed run as well, or {new_run}"
 
     @property
     def total_steps(self) -> int:
