@@ -394,7 +394,7 @@ def test_settings_that_do_not_touch_learning_are_free_on_resume() -> None:
     now = TrainConfig(
         train="moved", query="q", gallery="g", top_k=3, out="o", overwrite=True, num_epochs=9,
         eval_batch_size=1, device="cpu", num_workers=0, gradient_checkpointing=True,
-        batch_memory=2, keep=1, patience=2, track="tensorboard",
+        batch_memory=2, keep=1, patience=2, precision="bf16", track="tensorboard",
     )  # fmt: skip
     assert changed_on_resume(saved, now) == []
 
@@ -405,7 +405,8 @@ def test_the_length_of_a_cosine_cannot_change_on_resume() -> None:
     assert changed == ["num_epochs: 1 -> 2"]
 
 
-def test_a_run_saved_before_a_knob_existed_can_go_on() -> None:
+def test_a_run_saved_before_a_knob_existed_goes_on_with_its_default() -> None:
     saved = dataclasses.asdict(TrainConfig())
     del saved["weight_decay"]
-    assert changed_on_resume(saved, TrainConfig(weight_decay=0.5)) == []
+    assert changed_on_resume(saved, TrainConfig()) == []
+    assert changed_on_resume(saved, TrainConfig(weight_decay=0.5)) == ["weight_decay: 0.01 -> 0.5"]

@@ -15,6 +15,7 @@ import pytest
 import torch
 from conftest import draw, write_tree
 from PIL import Image
+from torch import Tensor
 
 import lookalike
 from lookalike.config import EvaluateConfig
@@ -263,6 +264,30 @@ def test_a_name_that_is_not_unicode_survives(settings: Settings, photos: Path) -
     draw(0, 99).save(photos / "test" / "classa" / "plain.png")
     (photos / "test" / "classa" / "plain.png").rename(photos / "test" / "classa" / name)
     assert name in document(run(settings()), 0)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "advice"), [(7, "--eval-batch-size 3, or --device cpu"), (1, "--device cpu")]
+)
+def test_a_device_with_too_little_memory_says_what_to_set(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, batch_size: int, advice: str
+) -> None:
+    def full(encoder: CLIPEncoder, pixels: Tensor) -> Tensor:
+        if len(pixels) == batch_size:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return embed(encoder, pixels)
+
+    given = settings(eval_batch_size=batch_size)
+    embed = CLIPEncoder.forward
+    monkeypatch.setattr(CLIPEncoder, "dim", 24)  # otherwise found by embedding one
+    monkeypatch.setattr(CLIPEncoder, "forward", full)
+    with pytest.raises(ModelError) as told:
+        run(given)
+    pictures = "1 picture" if batch_size == 1 else "7 pictures"
+    assert str(told.value) == (
+        f"cpu has too little memory to embed {pictures} at a time (CUDA out of memory); "
+        f"set {advice}"
+    )
 
 
 def test_a_picture_that_the_model_makes_nonsense_of_is_named(

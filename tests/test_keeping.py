@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from test_train import Settings, Watch, assert_same_bits, load, press_ctrl_c, train
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from lookalike.config import TrainConfig
 from lookalike.errors import ConfigError, Interrupted, OutputError
@@ -18,10 +22,12 @@ from lookalike.evaluation.metrics import first_rank
 from lookalike.evaluation.scoring.scores import METRICS, QueryScores, is_better, score_ranks
 from lookalike.evaluation.text import TEXT_METRICS
 from lookalike.recipes import config_from
-from lookalike.training import measuring, run
+from lookalike.training import measuring, narration, run
 from lookalike.training.outcome import Best, EpochSummary, best_epoch
 from lookalike.training.saving.autosave import Autosave
+from lookalike.training.saving.checkpoint import bytes_of_checkpoint
 from lookalike.training.saving.folder import RunFolder
+from lookalike.training.stepping.learner import Learner
 
 Pretend = Callable[[Sequence[float], str], None]
 
@@ -270,6 +276,59 @@ def test_the_newest_checkpoints_and_the_best_one_stay(
     assert result.best is not None
     assert result.best.checkpoint is not None
     assert result.best.checkpoint.name == "encoder_epoch_02.pth"
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [{}, {"ema_decay": 0.9}, {"lora_rank": 2}, {"l2_sp": 1.0}, {"frozen_layers": 2},
+     {"cross_batch_memory": 999}, {"objective": "arcface"}],
+    ids=lambda knobs: next(iter(knobs), "plain"),
+)  # fmt: skip
+def test_what_a_checkpoint_takes_on_the_disk_is_known_beforehand(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, knobs: dict[str, Any]
+) -> None:
+    known: list[int] = []
+
+    def noting(learner: Learner) -> int:
+        known.append(bytes_of_checkpoint(learner))
+        return known[-1]
+
+    monkeypatch.setattr(narration, "bytes_of_checkpoint", noting)
+    saved = train(settings(**knobs)).checkpoint
+    assert saved is not None
+    content = load(saved)
+    del content["random_states"]  # 5 kB, which is much beside a model this small
+    tensors = [leaf for leaf in tree_leaves(content) if isinstance(leaf, Tensor)]
+    assert known == [pytest.approx(sum(one.nbytes for one in tensors), rel=0.01)]
+
+
+@pytest.mark.parametrize(
+    ("keep", "num_epochs", "room_for", "told"),
+    [("all", 4, 3.9, "of 4 epochs"), ("all", 4, 4.1, None), (1, 4, 2.9, "of 3 epochs"),
+     (1, 4, 3.1, None), ("all", 2, 1.9, "of 2 epochs"), ("all", 0, 0, None)],
+)  # fmt: skip
+def test_a_disk_that_the_checkpoints_will_fill_is_warned_of_before_training(
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    keep: Any,
+    num_epochs: int,
+    room_for: float,
+    told: str | None,
+) -> None:
+    def disk_usage(folder: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=room_for * 3e9)
+
+    monkeypatch.setattr(narration, "bytes_of_checkpoint", lambda learner: 3_000_000_000)
+    monkeypatch.setattr("shutil.disk_usage", disk_usage)
+    watch = Watch(1, press_ctrl_c)
+    with suppress(Interrupted):
+        train(settings(num_epochs=num_epochs, keep=keep, test=None), watch=watch)
+    warnings = [one for one in watch.warnings if "GB free" in one]
+    assert len(warnings) == (told is not None)
+    if told is not None:
+        assert f"the checkpoints {told}" in warnings[0]
+        assert f"has {room_for * 3:.1f} GB free" in warnings[0]
+        assert ("--keep 1" in warnings[0]) is (keep == "all" and num_epochs > 3)
 
 
 def test_without_a_measure_the_newest_stay(settings: Settings, photos: Path) -> None:

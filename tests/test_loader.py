@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +292,54 @@ def test_requests_may_come_from_a_generator_and_be_read_again(paths: list[str]) 
         assert [index for indices in read for index in indices] == list(range(10))
 
 
+# Parts of large batches
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("pictures", [1, 2, 3, 5])
+def test_a_batch_that_is_read_in_parts_is_the_same_batch(
+    paths: list[str], monkeypatch: pytest.MonkeyPatch, training: bool, pictures: int
+) -> None:
+    truncate(paths[5], paths[6], *paths[8:])
+    whole = [0, 1, 4, 5, 6, 8, 9, 2]
+    requests = [Request(whole, (3,)), Request([1, 2], (4,)), Request(()), Request([6, 5], (5,))]
+    requests += [Request(whole[2:5], (3,), 2, whole), Request([5, 0, 1, 7], (6,))]
+    expected = list(loader(paths, training=training).read(requests))
+    monkeypatch.setattr("lookalike.data.loader._PART_BYTES", pictures * 3 * 16 * 12)
+    read = list(loader(paths, training=training).read(requests))
+    assert len(read) == len(expected)
+    assert all(same(one, other) for one, other in zip(read, expected, strict=True))
+    assert [batch.lost for batch in read] == [batch.lost for batch in expected]
+
+
+def test_a_class_is_never_in_two_parts_since_its_stand_ins_must_differ(
+    paths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lookalike.data.loader._PART_BYTES", 3 * 3 * 16 * 12)
+    whole = [0, 1, 4, 5, 6, 8, 9, 2]
+    parts = loader(paths)._in_parts([Request(whole, (3,), 8)], deque())
+    assert [(list(one.indices), one.first, one.seed) for one in parts] == [
+        ([0, 1, 4, 5, 6], 8, (3,)),
+        ([8, 9, 2], 13, (3,)),
+    ]
+    evaluated = loader(paths, training=False)._in_parts([Request(whole)], deque())
+    assert [list(one.indices) for one in evaluated] == [[0, 1, 4], [5, 6, 8], [9, 2]]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores here
+@pytest.mark.parametrize("side", [16, 224, 336, 518, 896])
+@pytest.mark.parametrize("num_workers", [1, 4, 16, 32])
+def test_what_is_read_ahead_fits_into_a_gigabyte(side: int, num_workers: int) -> None:
+    how = replace(HOW, height=side, width=side)
+    runtime = Runtime(torch.device("cpu"), "fp32", num_workers)
+    reader = ImageLoader([""], how, runtime, max_megapixels=1)
+    parts = list(reader._in_parts([Request(range(4096))], deque()))
+    assert [index for part in parts for index in part.indices] == list(range(4096))
+    at_once = num_workers * (reader._loader.prefetch_factor or 0)
+    assert at_once * max(len(part.indices) for part in parts) * 3 * side * side <= 2**30
+    assert at_once >= min(2 * num_workers, 32)
+
+
 # Two worker processes
 
 
@@ -305,6 +355,19 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def two_workers(shared: list[str]) -> ImageLoader:
     """A loader whose workers stay alive from test to test; they take seconds to start."""
     return loader(shared, num_workers=2)
+
+
+def test_two_workers_read_the_parts_of_a_batch_and_it_comes_whole(
+    shared: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [Request([0, 4, 5, 8, 9, 1], (number,)) for number in range(5)]
+    expected = list(loader(shared).read(requests))
+    monkeypatch.setattr("lookalike.data.loader._PART_BYTES", 2 * 3 * 16 * 12)
+    in_parts = loader(shared, num_workers=2)
+    next(in_parts.read(requests))  # and broken off
+    read = list(in_parts.read(requests))
+    assert len(read) == len(expected)
+    assert all(same(one, other) for one, other in zip(read, expected, strict=True))
 
 
 def test_two_workers_give_the_batches_that_one_process_gives(

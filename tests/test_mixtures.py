@@ -15,11 +15,14 @@ from test_train import Settings, assert_same_bits, load, train
 import lookalike
 from lookalike.config import EvaluateConfig, ExportConfig
 from lookalike.errors import CheckpointError, ConfigError
+from lookalike.evaluation import retrieval
 from lookalike.evaluation.results import find_results
 from lookalike.exporting.run import export
 from lookalike.model.adapters import add_lora, merged, plain_state_dict
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.progress import SilentProgress
+from lookalike.recipes import find_recipe, shipped_text
+from lookalike.training import measuring
 from lookalike.training.anchoring.mixing import MixedWeights, alphas, plain_originals
 from lookalike.training.anchoring.original import OriginalWeights
 
@@ -98,6 +101,23 @@ def test_a_run_ends_with_the_best_mixture(
     document = json.loads((out / "results/metrics_interpolated.json").read_text())
     assert document["alpha"] == alpha
     assert document["metrics"] == pytest.approx(trade_off.chosen.metrics)
+
+
+def test_keep_text_says_how_many_evaluations_follow_its_last_epoch(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles: list[str] = []
+    evaluate = retrieval.evaluate_encoder
+
+    def noting(*args: Any, **options: Any) -> Any:
+        titles.append(options["title"])
+        return evaluate(*args, **options)
+
+    monkeypatch.setattr(measuring, "evaluate_encoder", noting)
+    train(settings(interpolation=find_recipe("keep-text")["interpolation"]))
+    assert titles[:2] == ["evaluating epoch 0", "evaluating epoch 1"]
+    assert len(titles[2:]) == 10
+    assert "ten evaluations come after the last epoch" in shipped_text("keep-text")
 
 
 def test_a_mixture_is_no_state_of_training(photos: Path, mixed: tuple[dict[str, Any], Any]) -> None:

@@ -39,6 +39,14 @@ def test_no_two_recipes_are_the_same() -> None:
     assert all(recipes.count(one) == 1 for one in recipes)
 
 
+def test_where_all_of_a_large_model_is_trained_fast_its_first_layers_are_trained_slowly() -> None:
+    for name in SHIPPED:
+        config = config_from(TrainConfig, find_recipe(name))
+        if config.learning_rate > 2e-5 and config.lora_rank is None:
+            assert config.layer_decay < 1, name
+            assert config.learning_rate <= 5e-5, name
+
+
 def test_the_recipes_that_ship_are_those_in_the_folder() -> None:
     folder = files("lookalike.recipes") / "shipped"
     assert sorted(one.name for one in folder.iterdir()) == sorted(f"{n}.yaml" for n in SHIPPED)

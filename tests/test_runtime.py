@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
-from lookalike.errors import ConfigError
+from lookalike.errors import ConfigError, ModelError
 from lookalike.processes import ALONE, Processes
 from lookalike.runtime import (
     Runtime,
@@ -167,3 +169,19 @@ def test_several_processes_scale_gradients_by_what_one_does_together() -> None:
         for processes in (ALONE, Processes(1, 4))
     )
     assert alone == 4 * one_of_four == 2**16
+
+
+def test_a_model_that_does_not_fit_on_its_device_says_what_to_do() -> None:
+    class Large(torch.nn.Module):
+        def to(self, *args: Any, **kwargs: Any) -> Any:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    runtime = make_runtime("cpu", "fp32", 0)
+    with pytest.raises(ModelError) as told:
+        runtime.place(Large())
+    assert str(told.value) == (
+        "cpu has too little memory for the model (CUDA out of memory); "
+        "take a smaller one, free some memory, or set --device cpu"
+    )
+    module = torch.nn.Linear(1, 1)
+    assert runtime.place(module) is module

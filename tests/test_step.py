@@ -257,11 +257,66 @@ def test_as_many_as_fit_in_even_chunks(
     assert find_chunk_size("auto", 64, encoder, runtime(), saved=saved) == chunk_size
 
 
+@pytest.mark.parametrize(
+    ("version", "stat", "left"),
+    [
+        (2, "anon 5\nfile 900\nactive_file 300\ninactive_file 500\nshmem 100\n", 1000 - 950 + 800),
+        # The plain ones are of the group alone, and use and limit are of those below it, too.
+        (1, "inactive_file 1\nactive_file 2\ntotal_inactive_file 500\ntotal_active_file 40\n", 590),
+        (1, None, 50),
+    ],
+)
+def test_files_that_a_container_has_cached_count_as_free_memory(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    version: int,
+    stat: str | None,
+    left: int,
+) -> None:
+    folder = tmp_path / "cgroup"
+    files = ("memory.max", "memory.current")
+    if version == 1:
+        files = ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")
+    for name, content in zip(files, ("1000\n", "950\n"), strict=True):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    if stat is not None:
+        (folder / files[0]).with_name("memory.stat").write_text(stat)
+    monkeypatch.setattr(batch_memory, "_CONTROL_GROUP", folder)
+    assert batch_memory.free_bytes(torch.device("cpu")) == left
+
+
+def test_without_a_limit_a_container_has_the_memory_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "memory.max").write_text("max\n")
+    monkeypatch.setattr(batch_memory, "_CONTROL_GROUP", tmp_path)
+    assert batch_memory.free_bytes(torch.device("cpu")) > 1000
+
+
 def test_not_even_one_picture(tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = CLIPEncoder(str(tiny_clip))
     room_for(0.5, encoder, monkeypatch)
     with pytest.raises(TrainingError, match=r"not one picture fits .*--gradient-checkpointing"):
         find_chunk_size("auto", 64, encoder, runtime(), saved=None)
+
+
+@pytest.mark.parametrize("free", [-5.0, 0.0, 1e9])
+def test_too_little_memory_for_a_first_try_says_what_to_do(
+    tiny_clip: Path, monkeypatch: pytest.MonkeyPatch, free: float
+) -> None:
+    encoder, tries = CLIPEncoder(str(tiny_clip)), 0
+
+    def full(pixels: Tensor) -> Tensor:
+        nonlocal tries
+        tries += 1
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(encoder, "forward", full)
+    monkeypatch.setattr(batch_memory, "free_bytes", lambda device: free)
+    with pytest.raises(TrainingError, match=r"not one picture fits .*--gradient-checkpointing"):
+        find_chunk_size("auto", 64, encoder, runtime(), saved=None)
+    assert tries == (free > 0)
 
 
 def test_a_number_or_none_is_taken_as_it_is(tiny_clip: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,11 +28,12 @@ from lookalike.errors import (
     Interrupted,
     NonFiniteError,
     OutputError,
+    TrainingError,
 )
 from lookalike.evaluation import retrieval
 from lookalike.progress import SilentProgress, Task
 from lookalike.recipes import config_from
-from lookalike.training import measuring
+from lookalike.training import making, measuring
 from lookalike.training.objectives import choose
 from lookalike.training.outcome import TrainResult
 
@@ -430,9 +432,8 @@ def test_a_run_is_not_resumed_into_the_folder_of_another(settings: Settings, pho
     assert weights == ["encoder_epoch_02.pth"]  # and not another run's epoch 1 beside it
 
 
-def test_a_loss_that_is_not_a_number_names_step_and_pictures(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def fails_in_step_3(monkeypatch: pytest.MonkeyPatch) -> None:
     class Failing(lookalike.SupConLoss):
         count = 0
 
@@ -441,11 +442,50 @@ def test_a_loss_that_is_not_a_number_names_step_and_pictures(
             return super().forward(embeddings, labels) * (float("nan") if self.count == 3 else 1)
 
     monkeypatch.setattr(choose, "SupConLoss", Failing)
+
+
+@pytest.mark.usefixtures("fails_in_step_3")
+def test_a_loss_that_is_not_a_number_names_step_and_pictures(
+    settings: Settings, photos: Path
+) -> None:
     watch = Watch()
     with pytest.raises(NonFiniteError, match=r"loss became nan in step 3 of epoch 1") as told:
         train(settings(), watch=watch)
     assert str(told.value).count(".png") == 8
-    assert any("the 2 steps done" in one and "--resume" in one for one in watch.warnings)
+    # The same batch comes to the same again, so a resumed run is no way out.
+    (saved,) = [one for one in watch.warnings if "the 2 steps done" in one]
+    assert "--resume" not in saved + str(told.value)
+    assert "a new run with a lower --learning-rate" in str(told.value)
+    words = shlex.split(saved[saved.index("--model-name") :])
+    train(settings(model_name=words[1], learning_rate=1e-4, out=str(photos / "on")))
+
+
+@pytest.mark.usefixtures("fails_in_step_3")
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_loss_that_is_not_a_number_in_less_than_fp32_goes_on_in_fp32(
+    settings: Settings, photos: Path, precision: str
+) -> None:
+    watch = Watch()
+    with pytest.raises(NonFiniteError, match="Try --precision fp32, in a resumed run as well"):
+        train(settings(precision=precision), watch=watch)
+    (saved,) = [one for one in watch.warnings if "the 2 steps done" in one]
+    *_, resume, checkpoint, flag, other = shlex.split(saved)
+    assert (resume, flag, other) == ("--resume", "--precision", "fp32")
+    result = train(settings(precision=other, num_epochs=2), resume=Path(checkpoint))
+    assert load(result.checkpoint)["precision"] == "fp32"
+    assert [one.epoch for one in result.history] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("part", ["WeightAverage", "make_anchors", "make_optimizer"])
+def test_too_little_memory_for_what_trains_a_model_says_what_to_do(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    def full(*args: Any, **options: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(making, part, full)
+    with pytest.raises(TrainingError, match=r"^cpu has too little memory .*--lora-rank 8"):
+        train(settings(ema_decay=0.9))
 
 
 def test_an_error_on_the_way_loses_no_step(
@@ -585,6 +625,14 @@ def test_a_run_too_short_for_its_warm_up_is_told_so(settings: Settings) -> None:
     assert not any("warmup_steps" in one for one in watch.warnings)
 
 
+def test_a_memory_that_holds_all_training_pictures_is_warned_of(settings: Settings) -> None:
+    for size, is_told in ((31, True), (30, False)):  # there are 30
+        watch = Watch()
+        train(settings(cross_batch_memory=size, overwrite=True), watch=watch)
+        told = "cross_batch_memory is 31 and there are 30 training pictures"
+        assert any(told in warning for warning in watch.warnings) is is_told
+
+
 @pytest.mark.parametrize("learning_rate_follows", [{"schedule": "cosine"}, {"warmup_steps": 0.2}])
 def test_the_length_of_a_run_stays_where_its_learning_rate_follows_it(
     settings: Settings, learning_rate_follows: dict[str, Any]
@@ -592,6 +640,23 @@ def test_the_length_of_a_run_stays_where_its_learning_rate_follows_it(
     first = train(settings(**learning_rate_follows))
     with pytest.raises(ConfigError, match="num_epochs: 1 -> 2"):
         train(settings(num_epochs=2, **learning_rate_follows), resume=first.checkpoint)
+
+
+def test_a_finished_run_says_how_to_train_on_and_that_works(
+    settings: Settings, photos: Path
+) -> None:
+    followed = {"schedule": "cosine", "num_epochs": 1}
+    told, first = Watch(), train(settings(**followed))
+    train(settings(**followed), resume=first.checkpoint, watch=told)
+    (advice,) = [note for note in told.notes if "this run is finished" in note]
+    assert "--resume" not in advice
+    words = shlex.split(re.search(r"lookalike (train .*)", advice)[1])  # type: ignore[index]
+    assert words == ["train", "...", "--model-name", str(first.checkpoint), "--out", "FOLDER"]
+    train(settings(model_name=words[3], out=str(photos / "on"), **followed))
+
+    told, first = Watch(), train(settings(overwrite=True))
+    train(settings(), resume=first.checkpoint, watch=told)
+    assert any("this run is finished; train on with --num-epochs 2" in note for note in told.notes)
 
 
 def test_a_run_does_not_end_in_the_middle_of_an_epoch(settings: Settings, photos: Path) -> None:

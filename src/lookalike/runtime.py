@@ -9,16 +9,17 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import psutil
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lookalike.errors import ConfigError
+from lookalike.errors import ConfigError, LookalikeError, ModelError
 from lookalike.processes import ALONE, Processes
 from lookalike.progress import counted
 
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 Precision = Literal["bf16", "fp16", "fp32"]
 _FIRST_SCALE = 2.0**16  # of the gradient of a whole batch
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -32,6 +33,18 @@ class Runtime:
     precision: Precision
     num_workers: int
     processes: Processes = ALONE
+
+    def place(self, module: ModuleT) -> ModuleT:
+        """Moves a model to the device.
+
+        Raises:
+            ModelError: it does not fit.
+        """
+        advice = "take a smaller one, free some memory, or set --device cpu"
+        with enough_memory(
+            ModelError, f"{self.device} has too little memory for the model", advice
+        ):
+            return module.to(self.device)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Inside the block the model computes in the chosen precision."""
@@ -89,6 +102,19 @@ def make_runtime(
         torch.cuda.set_device(chosen)  # pinned memory and capability questions ask the current one
     workers = int(num_workers) if num_workers != "auto" else _default_workers(chosen, processes)
     return Runtime(chosen, _find_precision(precision, chosen), workers, processes)
+
+
+@contextmanager
+def enough_memory(kind: type[LookalikeError], what: str, advice: str) -> Iterator[None]:
+    """Inside the block a device that runs out of memory is an error that says what to do.
+
+    Raises:
+        LookalikeError: of that kind, as `what (torch's own words); advice`.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise kind(f"{what} ({str(error).partition('.')[0]}); {advice}") from error
 
 
 @contextmanager

@@ -71,7 +71,7 @@ def _check(config: CheckConfig, progress: Progress) -> CheckResult:
     runtime = make_runtime(config.device, config.precision, config.num_workers)
     encoder = None
     if config.model_name is not None:  # before anything is read: it may not be there
-        encoder = CLIPEncoder(config.model_name, embedding=config.embedding).to(runtime.device)
+        encoder = runtime.place(CLIPEncoder(config.model_name, embedding=config.embedding))
     files = _read(sources, config, out, progress)
     embeddings = None
     if encoder is not None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +21,11 @@ from lookalike.data.transforms import Augmentation, Preprocessing, augment, prep
 from lookalike.errors import DataError, ImageError
 from lookalike.processes import Processes
 from lookalike.runtime import Runtime
+
+# What is read ahead of training lies in shared memory and, for a GPU, in pinned memory: a gigabyte
+# of it is enough for any model, and a batch of 1,024 pictures at 336 px would be a third of that.
+_PART_BYTES = 2**25  # of pixels, which a worker reads at a time
+_PARTS_AHEAD = 32  # of all workers
 
 
 class Request(NamedTuple):
@@ -56,6 +63,9 @@ class ImageLoader:
     readable pictures. Without, it reads for evaluation: an unreadable picture is left out.
     Either way each batch names what failed.
 
+    A large batch is read in parts of some megabytes, by several workers, and put together again:
+    what is read ahead has a bound, whatever the size of a batch.
+
     The random numbers of an augmentation depend on the request's seed and the place in the
     whole batch alone, never on the worker or the process that happens to read it.
 
@@ -81,14 +91,16 @@ class ImageLoader:
         reader = _Reader(paths, how, max_megapixels, augmentation, labels)
         self._requests = _Requests()
         self.paths, self.num_images = paths, len(paths)
+        self._part_size = max(1, _PART_BYTES // (3 * how.height * how.width))
+        self._labels = labels
         workers = runtime.num_workers
         self._loader: DataLoader[Batch] = DataLoader(
             reader,
-            batch_size=None,  # a request is a whole batch already
+            batch_size=None,  # a request is several pictures already
             sampler=self._requests,
             num_workers=workers,
             persistent_workers=workers > 0,
-            prefetch_factor=2 if workers else None,
+            prefetch_factor=max(1, min(2, _PARTS_AHEAD // workers)) if workers else None,
             pin_memory=runtime.device.type == "cuda",
             worker_init_fn=_start_worker,
             multiprocessing_context=_worker_context() if workers else None,
@@ -101,13 +113,15 @@ class ImageLoader:
         Raises:
             DataError: a worker died.
         """
-        self._requests.pending = requests
+        counts: deque[int] = deque()
+        self._requests.pending = self._in_parts(requests, counts)
         try:
             batches: Any = iter(self._loader)  # the same workers each time
             done = getattr(batches, "_workers_done_event", None)  # there is no public way to it
             if done is not None and not isinstance(done, _DoneEvent):
                 batches._workers_done_event = _DoneEvent(done)
-            yield from batches
+            for first in batches:
+                yield _joined([first, *islice(batches, counts.popleft() - 1)])
         except (RuntimeError, ConnectionError, EOFError) as error:
             # A dead worker shows as torch's own message, or as the pipe to it that broke.
             if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
@@ -118,6 +132,38 @@ class ImageLoader:
                 "memory or shared memory ran out: try --num-workers 0. A script of your own has to "
                 'do its work below `if __name__ == "__main__":`, since these processes import it'
             ) from error
+
+    def _in_parts(self, requests: Iterable[Request], counts: deque[int]) -> Iterator[Request]:
+        """The parts of all requests in order; `counts` is told how many each one has.
+
+        Pictures of a class that follow each other are in one part, since those that stand in for
+        unreadable ones are to be different: parts give the batch that would be read at once.
+        """
+        for indices, seed, first, whole in requests:
+            starts = [0]
+            for place in range(1, len(indices)):
+                if place - starts[-1] >= self._part_size and not self._same_class(
+                    indices[place - 1], indices[place]
+                ):
+                    starts.append(place)
+            counts.append(len(starts))
+            for start, end in zip(starts, [*starts[1:], len(indices)], strict=True):
+                yield Request(indices[start:end], seed, first + start, whole or indices)
+
+    def _same_class(self, one: int, other: int) -> bool:
+        return self._labels is not None and self._labels[one] == self._labels[other]
+
+
+def _joined(parts: list[Batch]) -> Batch:
+    """The parts of a batch as one."""
+    if len(parts) == 1:
+        return parts[0]
+    return Batch(
+        torch.cat([part.pixels for part in parts]),
+        [index for part in parts for index in part.indices],
+        [one for part in parts for one in part.unreadable],
+        [index for part in parts for index in part.lost],
+    )
 
 
 class _DoneEvent:

@@ -14,8 +14,8 @@ from lookalike.data.sources import Unreadable, list_unreadable
 from lookalike.errors import DataError, ModelError
 from lookalike.files import shown
 from lookalike.model.encoder import CLIPEncoder, evaluation_mode
-from lookalike.progress import Progress
-from lookalike.runtime import Runtime
+from lookalike.progress import Progress, counted
+from lookalike.runtime import Runtime, enough_memory
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def embed(
 
     Raises:
         DataError: not one picture can be read.
-        ModelError: an embedding is not finite.
+        ModelError: an embedding is not finite, or the device has too little memory for a batch.
     """
     rows: list[Tensor] = []
     positions: list[int] = []
@@ -54,7 +54,14 @@ def embed(
     processes = runtime.processes
     black, left = encoder.preprocessing.black(1), loader.num_images
     requests = chunks_of(processes, loader.num_images, batch_size)
+    at_a_time = counted(batch_size, "picture")
+    smaller = f"--eval-batch-size {batch_size // 2}, or " if batch_size > 1 else ""
     with (
+        enough_memory(
+            ModelError,
+            f"{runtime.device} has too little memory to embed {at_a_time} at a time",
+            f"set {smaller}--device cpu",
+        ),
         evaluation_mode(encoder),
         torch.no_grad(),  # inference_mode would spoil sharded weights for training
         progress.task(title, loader.num_images) as task,

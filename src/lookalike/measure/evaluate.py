@@ -167,8 +167,8 @@ def _retrieve_with_model(
     processes: Processes,
 ) -> tuple[int, Retrieval, QueryScores | None]:
     runtime = make_runtime(config.device, config.precision, config.num_workers, processes)
-    encoder = CLIPEncoder(config.model_name, embedding=config.embedding, checkpoint=checkpoint).to(
-        runtime.device
+    encoder = runtime.place(
+        CLIPEncoder(config.model_name, embedding=config.embedding, checkpoint=checkpoint)
     )
     files = _files_of(
         out, encoder.epoch, config, protocol, of_mixture=_alpha_of(checkpoint) is not None

@@ -13,14 +13,14 @@ from lookalike.errors import ConfigError
 ConfigT = TypeVar("ConfigT", TrainConfig, EvaluateConfig, CheckConfig, ExportConfig)
 
 
-# What a resumed run may change: none of it alters what is learned. (That `train` still holds
-# the same pictures is checked by their names, wherever they lie now.)
+# What a resumed run may change: none of it alters what is learned, but for rounding. (That `train`
+# still holds the same pictures is checked by their names, wherever they lie now.)
 FREE_ON_RESUME = frozenset(
     {"train", "num_epochs", "out", "overwrite", "query", "gallery", "test", "top_k",
-     "group_pattern", "eval_batch_size", "device", "num_workers", "gradient_checkpointing",
-     "batch_memory", "sharding", "distillation_pictures", "interpolation", "best_metric",
-     "patience", "keep",
-     "autosave_minutes", "track", "track_project", "track_optional", "report"}
+     "group_pattern", "eval_batch_size", "device", "precision", "num_workers",
+     "gradient_checkpointing", "batch_memory", "sharding", "distillation_pictures",
+     "interpolation", "best_metric", "patience", "keep", "autosave_minutes",
+     "track", "track_project", "track_optional", "report"}
 )  # fmt: skip
 
 
@@ -82,12 +82,16 @@ def knobs_by_group(cls: type) -> Iterator[tuple[str, list[dataclasses.Field[Any]
 
 
 def changed_on_resume(saved: Mapping[str, Any], now: TrainConfig) -> list[str]:
-    """The knobs that differ from a saved run's and would make it another run, as `name: a -> b`."""
+    """The knobs that differ from a saved run's and would make it another run, as `name: a -> b`.
+
+    A knob that the saved run does not know, since it came later, had its default then.
+    """
     free = free_on_resume(now)
+    before = {knob.name: knob.default for knob in dataclasses.fields(now)} | dict(saved)
     return [
-        f"{name}: {saved[name]} -> {value}"
+        f"{name}: {before[name]} -> {value}"
         for name, value in dataclasses.asdict(now).items()
-        if name in saved and name not in free and saved[name] != value
+        if name not in free and before[name] != value
     ]
 
 

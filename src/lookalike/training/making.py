@@ -49,7 +49,7 @@ def make_encoder(
         add_lora(encoder, rank=config.lora_rank, targets=config.lora_targets)
     if config.sharding == "full":
         shard(encoder, runtime)
-    return encoder.to(runtime.device)
+    return runtime.place(encoder)
 
 
 def make_loader(

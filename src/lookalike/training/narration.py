@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lookalike.config import TrainConfig
 from lookalike.data.loader import Batch
 from lookalike.data.sources import ImageSet, Unreadable, list_unreadable
 from lookalike.errors import DataError
 from lookalike.evaluation.protocol import Protocol
 from lookalike.files import shown
 from lookalike.progress import Progress, counted
+from lookalike.recipes import free_on_resume
 from lookalike.training.anchoring.others import OtherPictures
 from lookalike.training.pictures import TrainingPictures
+from lookalike.training.saving.checkpoint import bytes_of_checkpoint
 
 if TYPE_CHECKING:
     from lookalike.training.run import Run
@@ -30,11 +35,21 @@ def introduce(run: Run, resume: Path | None) -> None:
             + (f", then {run.state.step} steps" if run.state.step else "")
         )
         if run.state.epoch >= config.num_epochs:
-            progress.note(
-                f"this run is finished; train on with --num-epochs {config.num_epochs + 1} or more"
-            )
+            progress.note(f"this run is finished{_how_to_train_on(config, resume)}")
     _warn_of_pictures(run)
     _warn_of_warm_up(run)
+    _warn_of_cross_batch_memory(run)
+    _warn_of_full_disk(run)
+
+
+def _how_to_train_on(config: TrainConfig, last: Path) -> str:
+    """What a run that has done all of its epochs can be followed by."""
+    if "num_epochs" in free_on_resume(config):
+        return f"; train on with --num-epochs {config.num_epochs + 1} or more"
+    return (
+        ", and its learning rate followed its length; to train on from its weights start a new "
+        f"run: lookalike train ... --model-name {shown(shlex.quote(str(last)))} --out FOLDER"
+    )
 
 
 def tell_early_stop(run: Run) -> None:
@@ -125,6 +140,34 @@ def _warn_of_warm_up(run: Run) -> None:
                 f"{name} is {steps:,} and the whole run has {counted(total, 'step')}, so it ends "
                 f"while it warms up; set --{name.replace('_', '-')} lower, or train longer"
             )
+
+
+def _warn_of_cross_batch_memory(run: Run) -> None:
+    """Earlier embeddings are to be compared with as those of other pictures."""
+    size, pictures = run.config.cross_batch_memory, run.sampler.report.num_images
+    if size > pictures:
+        run.progress.warn(
+            f"cross_batch_memory is {size:,} and there are {pictures:,} training pictures, so that "
+            "each one's own earlier embedding is among its positives; set --cross-batch-memory "
+            "lower"
+        )
+
+
+def _warn_of_full_disk(run: Run) -> None:
+    """An epoch whose checkpoint finds no room is lost."""
+    keep, path, count = run.config.keep, run.folder.path, run.config.num_epochs - run.state.epoch
+    fewer = ""
+    if keep != "all":
+        count = min(count, keep + 2)  # the best one, and the new one before the oldest goes
+    elif count > 3:  # of one that is kept
+        fewer = "keep fewer with --keep 1, or "
+    size, free = bytes_of_checkpoint(run.learner), shutil.disk_usage(path).free
+    if count * size > free:
+        run.progress.warn(
+            f"the checkpoints of {counted(count, 'epoch')} take {count * size / 1e9:,.1f} GB, and "
+            f"the disk of {shown(path)} has {free / 1e9:,.1f} GB free; free some, {fewer}write "
+            "elsewhere with --out FOLDER"
+        )
 
 
 def _warn_of_overlap(images: ImageSet, protocol: Protocol, progress: Progress) -> None:

@@ -22,13 +22,14 @@ from lookalike.errors import (
     NonFiniteError,
     NoPositivesError,
     OutputError,
+    TrainingError,
 )
 from lookalike.evaluation.protocol import find_holdout, load_protocol
 from lookalike.evaluation.results import remove_mixture_results
 from lookalike.evaluation.retrieval import refuse_learned_classes
 from lookalike.files import shown, write_json
 from lookalike.progress import Progress
-from lookalike.runtime import Runtime, restore_random_state
+from lookalike.runtime import Runtime, enough_memory, restore_random_state
 from lookalike.training.anchoring.anchors import UNLABELLED
 from lookalike.training.anchoring.others import read_other_pictures
 from lookalike.training.interpolation import finish_with_mixture
@@ -82,7 +83,12 @@ class Run:
         if saved is not None and resume is not None:
             check_same_settings(saved, resume, config)
         self._read_pictures(resume, saved)
-        self._make_learner(resume, saved)
+        with enough_memory(
+            TrainingError,
+            f"{runtime.device} has too little memory for the model and what trains it",
+            "free some, take a smaller model, or add --lora-rank 8",
+        ):
+            self._make_learner(resume, saved)
         self.measurements = Measurements(
             config, self.protocol, self.encoder, runtime, progress, self.folder
         )
@@ -192,9 +198,16 @@ class Run:
             names = ", ".join(shown(self.pictures.images.names[i]) for i in batch.indices)
             raise NonFiniteError(
                 f"{error} in step {self.state.step + 1} of epoch {self.state.epoch + 1}, with the "
-                f"batch: {names}. Lower --learning-rate, or try --precision fp32"
+                f"batch: {names}. {self._what_may_help()}"
             ) from error
         return stepped, learning_rate
+
+    def _what_may_help(self) -> str:
+        """Against numbers that are not finite; the same step again would come to the same."""
+        new_run = "start a new run with a lower --learning-rate"
+        if self.runtime.precision == "fp32":
+            return new_run.capitalize()
+        return f"Try --precision fp32, in a resumed run as well, or {new_run}"
 
     @property
     def total_steps(self) -> int:
@@ -304,21 +317,28 @@ class Run:
             # Whoever asks a process group to stop stops the readers as well, and they fail first.
             if self.processes.any_of(interrupt.requested) and self.learner.between_steps:
                 self.save_and_stop()
-            self._save_after_failure()
+            self._save_after_failure(error)
             raise
 
-    def _save_after_failure(self) -> None:
+    def _save_after_failure(self, error: Exception) -> None:
         if not self.state.step or not self.learner.between_steps:
             return
         try:
             self._save(self.folder.interrupted)
-        except OutputError as error:
-            self.progress.warn(str(error))
+        except OutputError as failed:
+            self.progress.warn(str(failed))
+            return
+        if not isinstance(error, NonFiniteError):
+            how = self._how_to_go_on()
+        elif self.runtime.precision != "fp32":
+            how = f"{self._how_to_go_on()} --precision fp32"
         else:
-            self.progress.warn(
-                f"the {self.state.step} steps done of epoch {self.state.epoch + 1} are saved as "
-                f"{self._how_to_go_on()}"
-            )
+            path = self.folder.interrupted
+            model = shown(shlex.quote(os.fspath(path)))
+            how = f"{shown(path)}. A new run begins there with --model-name {model}"
+        self.progress.warn(
+            f"the {self.state.step} steps done of epoch {self.state.epoch + 1} are saved as {how}"
+        )
 
     def result(self) -> TrainResult:
         """What the finished run came to."""

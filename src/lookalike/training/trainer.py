@@ -46,7 +46,7 @@ def train(
         saved = read_checkpoint(path) if path else None
         if saved is not None and path is not None:
             check_can_go_on(saved, path)
-        # A resumed run keeps the precision it began with, wherever it goes on.
+        # Unless told otherwise a resumed run keeps its precision, wherever it goes on.
         kept = saved["precision"] if saved and config.precision == "auto" else config.precision
         runtime = make_runtime(config.device, kept, config.num_workers, processes)
         tracker = processes.kept_by_first(lambda: make_tracker(config, progress))

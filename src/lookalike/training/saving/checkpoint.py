@@ -15,6 +15,7 @@ from lookalike.errors import CheckpointError, ConfigError, OutputError
 from lookalike.evaluation.original.interpolation import TradeOff
 from lookalike.evaluation.results import library_versions
 from lookalike.files import shown, write_whole
+from lookalike.model.adapters import layers_under_lora
 from lookalike.model.pretrained import CHECKPOINT_FORMAT
 from lookalike.progress import counted
 from lookalike.recipes import changed_on_resume, free_on_resume
@@ -140,6 +141,21 @@ def _about_model(
         "holdout": holdout,
         "versions": library_versions(),
     }
+
+
+def bytes_of_checkpoint(learner: Learner) -> int:
+    """What the tensors in a checkpoint take on the disk."""
+    original, optimizer = learner.anchors.original, learner.optimizer
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    tensors = [
+        *learner.encoder.state_dict().values(),
+        *learner.objective.state_dict().values(),
+        *trained, *trained,  # AdamW's two means
+        *(learner.parameters if learner.average else ()),
+        *layers_under_lora(learner.encoder).values(),
+        *(original.values.values() if original else ()),
+    ]  # fmt: skip
+    return sum(one.numel() * one.element_size() for one in tensors)
 
 
 def _write(path: Path, checkpoint: dict[str, Any]) -> None:

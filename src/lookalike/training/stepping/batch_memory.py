@@ -17,17 +17,16 @@ from torch.utils._pytree import tree_leaves
 
 from lookalike.errors import ConfigError, TrainingError
 from lookalike.model.encoder import CLIPEncoder
-from lookalike.runtime import Runtime, random_state, restore_random_state
+from lookalike.runtime import Runtime, enough_memory, random_state, restore_random_state
 
 # Kernels need room of their own, allocators lose some to gaps, and others want memory, too.
 _USABLE_SHARE = 0.7
 _BYTES_FP32 = 4
-_CONTAINER = (  # a container's limit and use: of control groups version 2, and of version 1
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    (
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-    ),
+_CONTROL_GROUP = Path("/sys/fs/cgroup")  # of a container
+# Its limit and use, below that folder: of control groups version 2, and of version 1.
+_LIMIT_AND_USE = (
+    ("memory.max", "memory.current"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
 )
 
 
@@ -72,13 +71,16 @@ def find_chunk_size(
     if runtime.device.type != "cuda":  # which each process has for itself
         free /= runtime.processes.local_count
     free -= _bytes_of_training(encoder)
-    fitting = int(free / bytes_per_picture(encoder, runtime, side))
-    fitting = min(runtime.processes.gather_objects(fitting))
+    free = min(runtime.processes.gather_objects(free))  # a try is of all processes, or of none
+    what = f"not one picture fits into the free memory of {runtime.device}"
+    advice = "free some, take a smaller model, or add --gradient-checkpointing or --lora-rank 8"
+    fitting = 0
+    if free > 0:
+        with enough_memory(TrainingError, what, advice):
+            fitting = int(free / bytes_per_picture(encoder, runtime, side))
+        fitting = min(runtime.processes.gather_objects(fitting))
     if fitting < 1:
-        raise TrainingError(
-            f"not one picture fits into the free memory of {runtime.device}; free some, take a "
-            "smaller model, or add --gradient-checkpointing or --lora-rank 8"
-        )
+        raise TrainingError(f"{what}; {advice}")
     if saved is not None and saved <= fitting:
         return saved
     num_chunks = math.ceil(batch_size / fitting)
@@ -180,9 +182,24 @@ def free_bytes(device: torch.device) -> int:
 
 def _left_in_container(otherwise: int) -> int:
     """Memory that a container's limit leaves, where there is one."""
-    for limit, used in _CONTAINER:
+    for names in _LIMIT_AND_USE:
+        limit, used = (_CONTROL_GROUP / name for name in names)
         try:
-            return int(Path(limit).read_text()) - int(Path(used).read_text())
+            left = int(limit.read_text()) - int(used.read_text())
         except (OSError, ValueError):  # no such file, or "max"
             continue
+        return left + _cached_files(limit.with_name("memory.stat"))
     return otherwise
+
+
+def _cached_files(stat: Path) -> int:
+    """What a container's use counts of files it has read, which gives way to anything else."""
+    try:
+        sizes = dict(line.split() for line in stat.read_text().splitlines())
+    except (OSError, ValueError):  # no such file, or not of this form
+        return 0
+    # Version 1 has the group's own numbers under the plain names, and all below it as totals.
+    return sum(
+        int(sizes.get(f"total_{name}", sizes.get(name, 0)))
+        for name in ("inactive_file", "active_file")
+    )

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from lookalike.errors import NonFiniteError, TrainingError
 from lookalike.model.adapters import merge_for_good, merged
 from lookalike.model.encoder import CLIPEncoder
-from lookalike.runtime import Runtime, random_state, restore_random_state
+from lookalike.runtime import Runtime, enough_memory, random_state, restore_random_state
 from lookalike.training.anchoring.anchors import NO_ANCHORS, Anchors
 from lookalike.training.optimization.averaging import WeightAverage
 from lookalike.training.stepping.gradient_cache import backward_in_chunks
@@ -107,7 +107,11 @@ class Learner:
         self.encoder.train()
         self.optimizer.zero_grad(set_to_none=True)
         all_labels, _ = self.runtime.processes.gather_rows(labels)
-        try:
+        with enough_memory(
+            TrainingError,
+            f"{self.runtime.device} has too little memory for {self.chunk_size} pictures at a time",
+            f"set --batch-memory {max(1, self.chunk_size // 2)}, or add --gradient-checkpointing",
+        ):
             before = self.anchors.embed_before(
                 pixels, labels, self.runtime, chunk_size=self.chunk_size
             )
@@ -120,12 +124,6 @@ class Learner:
                 processes=self.runtime.processes,
                 keeping_gradients=self._spread.keeping_gradients,
             )
-        except torch.OutOfMemoryError as error:
-            raise TrainingError(
-                f"{self.runtime.device} has too little memory for {self.chunk_size} pictures at a "
-                f"time ({str(error).partition('.')[0]}); set --batch-memory "
-                f"{max(1, self.chunk_size // 2)}, or add --gradient-checkpointing"
-            ) from error
         self.scaler.unscale_(self.optimizer)
         limit = self.max_grad_norm or float("inf")
         norm = nn.utils.clip_grad_norm_(self.parameters, limit)
