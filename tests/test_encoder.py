@@ -15,6 +15,8 @@ from conftest import SIZE_PX, draw
 from PIL import Image
 from torch.nn.functional import normalize
 from transformers import (
+    Aimv2VisionConfig,
+    Aimv2VisionModel,
     AutoImageProcessor,
     BertConfig,
     BertModel,
@@ -29,6 +31,8 @@ from transformers import (
     ConvNextModel,
     Dinov2Config,
     Dinov2Model,
+    IJepaConfig,
+    IJepaModel,
     LevitConfig,
     LevitModel,
     SiglipConfig,
@@ -38,7 +42,11 @@ from transformers import (
     SiglipVisionModel,
     ViTConfig,
     ViTImageProcessorPil,
+    ViTMAEConfig,
+    ViTMAEModel,
     ViTModel,
+    ViTMSNConfig,
+    ViTMSNModel,
 )
 
 from lookalike.data.transforms import preprocess
@@ -323,6 +331,65 @@ def test_a_pooler_that_came_without_weights_is_not_used(
     with torch.inference_mode():
         expected = normalize(model(pixel_values=normalised).last_hidden_state[:, 0], dim=-1)
         torch.testing.assert_close(encoder(pixels), expected, atol=1e-5, rtol=0)
+
+
+def ijepa(folder: Path) -> str:
+    model = IJepaModel(IJepaConfig(**VISION, intermediate_size=64))
+    return save(folder, model, ViTImageProcessorPil(size=SQUARE))
+
+
+def aimv2_without_head(folder: Path) -> str:
+    config = Aimv2VisionConfig(**VISION, intermediate_size=64, use_head=False)
+    return save(folder, Aimv2VisionModel(config), ViTImageProcessorPil(size=SQUARE))
+
+
+def siglip_vision_without_head(folder: Path) -> str:
+    config = SiglipVisionConfig(**VISION, intermediate_size=64, vision_use_head=False)
+    return save(folder, SiglipVisionModel(config), SiglipImageProcessorPil(size=SQUARE))
+
+
+def vit_msn(folder: Path) -> str:
+    model = ViTMSNModel(ViTMSNConfig(**VISION, intermediate_size=64))
+    return save(folder, model, ViTImageProcessorPil(size=SQUARE))
+
+
+@pytest.mark.parametrize(
+    ("make", "has_class_token"),
+    [(ijepa, False), (aimv2_without_head, False), (siglip_vision_without_head, False),
+     (vit_msn, True)],
+)  # fmt: skip
+def test_without_pooled_output_the_class_token_is_taken_or_the_mean_of_all_patches(
+    make: Callable[[Path], str], has_class_token: bool, tmp_path: Path
+) -> None:
+    from transformers import AutoModel
+
+    folder = make(tmp_path / "model")
+    pixels = torch.randn(3, 3, SIZE_PX, SIZE_PX)
+    with torch.inference_mode():
+        found = CLIPEncoder(folder)(pixels)
+        tokens = AutoModel.from_pretrained(folder).eval()(pixel_values=pixels).last_hidden_state
+    assert tokens.shape[1] == (SIZE_PX // 8) ** 2 + has_class_token
+    rows = tokens[:, 0] if has_class_token else tokens.mean(dim=1)
+    torch.testing.assert_close(found, normalize(rows, dim=-1), atol=1e-6, rtol=0)
+
+
+def test_a_model_that_embeds_one_picture_differently_each_time_is_refused_and_mended_as_it_says(
+    tmp_path: Path,
+) -> None:
+    model = ViTMAEModel(ViTMAEConfig(**VISION, intermediate_size=64)).eval()
+    folder = save(tmp_path / "model", model, ViTImageProcessorPil(size=SQUARE))
+    with pytest.raises(
+        ModelError, match=r"\(vit_mae\) embeds one picture differently each time.*config\.json$"
+    ):
+        CLIPEncoder(folder)
+    file = tmp_path / "model" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_type": "vit"}))
+    pixels = torch.randn(3, 3, SIZE_PX, SIZE_PX)
+    model.config.mask_ratio = 0.0
+    with torch.inference_mode():
+        rows = model(pixel_values=pixels).last_hidden_state[:, 0]
+        found = CLIPEncoder(folder)(pixels)
+    torch.testing.assert_close(found, normalize(rows, dim=-1), atol=1e-5, rtol=0)
 
 
 def test_half_precision_weights_are_loaded_as_float32(tmp_path: Path, tiny_clip: Path) -> None:

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import SIZE_PX
-from test_encoder import SQUARE, TOWER, VISION, dinov2, save, siglip_vision, vit
+from test_encoder import (
+    SQUARE,
+    TOWER,
+    VISION,
+    dinov2,
+    ijepa,
+    save,
+    siglip_vision,
+    vit,
+    vit_msn,
+)
 from torch import nn
+from torch.nn.functional import normalize
 from transformers import (
     CLIPVisionConfig,
     CLIPVisionModel,
@@ -18,8 +30,6 @@ from transformers import (
     ConvNextModel,
     DINOv3ViTConfig,
     DINOv3ViTModel,
-    PoolFormerConfig,
-    PoolFormerModel,
     ResNetConfig,
     ResNetModel,
     SiglipConfig,
@@ -160,10 +170,11 @@ def test_freezing_all_that_could_be_trained_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_structure_that_tells_no_layers_is_refused_by_the_knob_that_needs_them(
-    tmp_path: Path,
+    tiny_clip: Path,
 ) -> None:
-    model = PoolFormerModel(PoolFormerConfig(hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1]))
-    encoder = CLIPEncoder(save(tmp_path / "model", model, ViTImageProcessorPil(size=SQUARE)))
+    encoder = CLIPEncoder(str(tiny_clip))
+    lists = {name: nn.ModuleList([nn.Linear(2, 2)]) for name in ("first", "second")}
+    encoder.backbone = nn.ModuleDict(lists)
     with pytest.raises(ModelError, match=r"frozen_layers needs to know .* leave frozen_layers out"):
         find_layers(encoder, "frozen_layers")
     encoder.backbone = nn.Linear(2, 2)
@@ -241,6 +252,21 @@ def test_each_patch_is_left_out_equally_often(tmp_path: Path) -> None:
     often = (kept[:, :, None] == whole).all(dim=3).float().sum(dim=(0, 1)) / len(kept)
     expected = torch.tensor([1.0] + [0.5] * NUM_PATCHES)
     assert torch.allclose(often, expected, atol=0.06)
+
+
+@pytest.mark.parametrize(("make", "has_class_token"), [(ijepa, False), (vit_msn, True)])
+def test_patches_left_out_do_not_change_which_tokens_become_the_embedding(
+    make: Make, has_class_token: bool, tmp_path: Path, pixels: torch.Tensor
+) -> None:
+    encoder = CLIPEncoder(make(tmp_path / "model"))
+    drop_patches(encoder, 0.5)
+    outputs: list[Any] = []
+    with encoder.backbone.register_forward_hook(lambda *given: outputs.append(given[2])):
+        found = encoder.train()(pixels)
+    tokens = outputs[0].last_hidden_state
+    assert tokens.shape[1] == NUM_PATCHES // 2 + has_class_token
+    rows = tokens[:, 0] if has_class_token else tokens.mean(dim=1)
+    assert torch.equal(found, normalize(rows, dim=-1))
 
 
 @pytest.mark.parametrize("make", [convnext, resnet, swin, dinov3])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lookalike.errors import ConfigError, ModelError
 from lookalike.model.encoder import CLIPEncoder
-from lookalike.model.preprocessing import patch_px
+from lookalike.model.preprocessing import num_patches
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _some(tokens: Tensor, num_others: int, share: float) -> Tensor:
 def _tokens_beside_patches(encoder: CLIPEncoder, first: nn.Module) -> int:
     """How many tokens come before the patches where they enter the first layer."""
     how = encoder.preprocessing
-    patch = patch_px(encoder.backbone.config)
+    patches = num_patches(encoder.backbone.config, how.height, how.width)
     entered: list[Any] = []
     noting = first.register_forward_pre_hook(
         lambda _, given, named: entered.append(given[0] if given else named.get("hidden_states")),
@@ -153,9 +153,9 @@ def _tokens_beside_patches(encoder: CLIPEncoder, first: nn.Module) -> int:
         black = torch.zeros(1, 3, how.height, how.width, dtype=torch.uint8, device=encoder.device)
         encoder(black)
     tokens = entered[0]
-    if patch is None or not isinstance(tokens, Tensor) or tokens.ndim != 3:
+    if patches is None or not isinstance(tokens, Tensor) or tokens.ndim != 3:
         raise _needs_all_patches(encoder)
-    num_others = tokens.shape[1] - (how.height // patch) * (how.width // patch)
+    num_others = tokens.shape[1] - patches
     if num_others < 0:
         raise _needs_all_patches(encoder)
     return num_others

@@ -52,7 +52,7 @@ class Pretrained:
 
     backbone: PreTrainedModel
     preprocessing: Preprocessing
-    pool: str  # "pooler": the backbone's own pooled output; "cls": its first token
+    pool: str  # "pooler": the backbone's own pooled output; "cls": its first token; "mean": of all
     side_files: dict[str, str | bytes]  # by name; bytes of what is no text
     hub_id: str | None = None  # of the model it began as, where it came from the hub
 
