@@ -53,6 +53,7 @@ from lookalike.data.transforms import preprocess
 from lookalike.errors import CheckpointError, ConfigError, ModelError
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.preprocessing import share_of_side
+from lookalike.model.pretrained import CHECKPOINT_FORMAT
 
 TOWER: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 VISION: dict[str, Any] = {**TOWER, "image_size": SIZE_PX, "patch_size": 8}
@@ -397,6 +398,24 @@ def test_half_precision_weights_are_loaded_as_float32(tmp_path: Path, tiny_clip:
     shutil.copytree(tiny_clip, folder)
     CLIPModel.from_pretrained(tiny_clip).half().save_pretrained(folder)
     assert {p.dtype for p in CLIPEncoder(str(folder)).parameters()} == {torch.float32}
+
+
+def test_one_picture_gives_the_same_bits_from_a_folder_and_from_its_checkpoint(
+    tiny_clip: Path, tmp_path: Path, images: list[Image.Image]
+) -> None:
+    encoder = CLIPEncoder(str(tiny_clip))
+    state = {"format": CHECKPOINT_FORMAT, "epoch": 0, "model": encoder.description()}
+    torch.save({**state, "model_state_dict": encoder.state_dict()}, tmp_path / "one.pth")
+    again = CLIPEncoder(str(tmp_path / "one.pth"))
+    for image in images:  # matrices of one row round by where in memory the weights begin
+        pixels = pixels_of(encoder, [image])
+        embeddings, gradients = [], []
+        for one in (encoder, again):
+            embeddings.append(one(pixels))
+            embeddings[-1][:, :5].sum().backward()
+            gradients.append([p.grad for _, p in one.trainable_parameters()])
+        assert torch.equal(embeddings[0], embeddings[1])
+        assert all(map(torch.equal, *gradients))
 
 
 def test_embeddings_are_float32_under_autocast(tiny_clip: Path, images: list[Image.Image]) -> None:

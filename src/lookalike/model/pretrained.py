@@ -102,6 +102,7 @@ def load_pretrained(model_name: str) -> Pretrained:
             f"the weights of {model_name} are incomplete: {len(missing)} tensors are missing, "
             f"among them {missing[0]}. Fetch the model again"
         )
+    _take_into_memory(backbone)
     return Pretrained(
         backbone,
         preprocessing_from(processor, model_name),
@@ -202,6 +203,16 @@ def _load_part(load: Callable[..., _Loaded], name: str, **options: Any) -> _Load
         return load(name, **options)
     except _LOADING_ERRORS as error:
         raise ModelError(_why_not_loaded(name, error)) from error
+
+
+def _take_into_memory(backbone: PreTrainedModel) -> None:
+    """Copies the weights out of the file they are views into, one after the other.
+
+    In the file they begin anywhere, in memory at multiples of 64 bytes, as those from a checkpoint
+    do; where they begin decides on a CPU how a matrix of one row is multiplied, and so rounded.
+    """
+    for tensor in (*backbone.parameters(), *backbone.buffers()):
+        tensor.data = tensor.data.clone()
 
 
 def _why_not_loaded(name: str, error: Exception) -> str:
