@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 from transformers import (
     Aimv2VisionConfig,
     Aimv2VisionModel,
+    AutoConfig,
     AutoImageProcessor,
     BertConfig,
     BertModel,
@@ -53,7 +54,7 @@ from lookalike.data.transforms import preprocess
 from lookalike.errors import CheckpointError, ConfigError, ModelError
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.preprocessing import share_of_side
-from lookalike.model.pretrained import CHECKPOINT_FORMAT
+from lookalike.model.pretrained import CHECKPOINT_FORMAT, _side_files_from_hub
 
 TOWER: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 VISION: dict[str, Any] = {**TOWER, "image_size": SIZE_PX, "patch_size": 8}
@@ -522,3 +523,74 @@ def test_side_files_for_text_search_are_kept(tiny_clip: Path) -> None:
     files = CLIPEncoder(str(tiny_clip)).description()["side_files"]
     assert {"config.json", "tokenizer.json", "preprocessor_config.json"} <= set(files)
     assert json.loads(files["config.json"])["model_type"] == "clip"
+
+
+# --- The small files of a model from the hub --------------------------------------------------
+
+PICTURES_ONLY = ("config.json", "preprocessor_config.json", "processor_config.json")
+
+
+class Hub:
+    """What `snapshot_download` finds on this disk, and on a hub that may be out of reach."""
+
+    def __init__(self, disk: Path, hub: Path | None) -> None:
+        self.disk, self.hub = disk, hub
+        self.times_asked = 0
+
+    def snapshot_download(
+        self, name: str, *, allow_patterns: list[str], local_files_only: bool = False
+    ) -> str:
+        assert name == "shop/clip"
+        assert "tokenizer.json" in allow_patterns
+        if local_files_only:
+            return str(self.disk)
+        self.times_asked += 1
+        if self.hub is None:
+            raise OSError("out of reach")
+        return str(self.hub)
+
+
+@pytest.fixture
+def used_for_pictures_only(tiny_clip: Path, tmp_path: Path) -> Path:
+    """The folder of a CLIP in the hub's cache, after AutoModel and its processor were loaded."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    for name in PICTURES_ONLY:
+        if (tiny_clip / name).is_file():
+            shutil.copy(tiny_clip / name, folder)
+    return folder
+
+
+def test_a_tokenizer_that_was_never_fetched_is_asked_for_once(
+    used_for_pictures_only: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = Hub(used_for_pictures_only, tiny_clip)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", hub.snapshot_download)
+    config = AutoConfig.from_pretrained(tiny_clip)
+    assert _side_files_from_hub("shop/clip", config) == tiny_clip
+    assert hub.times_asked == 1
+
+
+def test_pictures_need_no_tokenizer_where_the_hub_is_out_of_reach(
+    used_for_pictures_only: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = Hub(used_for_pictures_only, None)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", hub.snapshot_download)
+    config = AutoConfig.from_pretrained(tiny_clip)
+    assert _side_files_from_hub("shop/clip", config) == used_for_pictures_only
+    for file in used_for_pictures_only.glob("p*processor_config.json"):
+        file.unlink()
+    with pytest.raises(ModelError, match="out of reach"):
+        _side_files_from_hub("shop/clip", config)
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_hub_that_has_nothing_to_add_is_not_asked(
+    complete: bool, used_for_pictures_only: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_clip if complete else used_for_pictures_only
+    hub = Hub(folder, None)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", hub.snapshot_download)
+    config = AutoConfig.from_pretrained(tiny_clip) if complete else Dinov2Config(**VISION)
+    assert _side_files_from_hub("shop/clip", config) == folder
+    assert hub.times_asked == 0

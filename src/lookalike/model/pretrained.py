@@ -85,8 +85,8 @@ def load_pretrained(model_name: str) -> Pretrained:
             "give an existing path, or a name such as openai/clip-vit-base-patch32"
         )
     with quiet_transformers():
-        folder = path if path.is_dir() else _side_files_from_hub(model_name)
         config = _load_part(AutoConfig.from_pretrained, model_name)
+        folder = path if path.is_dir() else _side_files_from_hub(model_name, config)
         _check_sees_pictures(config, model_name)
         processor = _load_processor(model_name, folder)
         loaded = _load_part(
@@ -267,16 +267,20 @@ def _load_processor(name: str, folder: Path) -> dict[str, Any]:
     return {**settings, **{k: v for k, v in raw.items() if k == "image_processor_type"}}
 
 
-def _side_files_from_hub(name: str) -> Path:
+def _side_files_from_hub(name: str, config: PreTrainedConfig) -> Path:
     """The folder in the hub's cache with a model's small text files, fetched if need be."""
     from huggingface_hub import snapshot_download
 
     folder = Path(_load_part(snapshot_download, name, allow_patterns=list(_SIDE_FILES)))
-    if any((folder / file).is_file() for file in _PROCESSOR_FILES):
+    has_processor = any((folder / file).is_file() for file in _PROCESSOR_FILES)
+    lacks_tokenizer = hasattr(config, "text_config") and not has_tokenizer(_read_side_files(folder))
+    if has_processor and not lacks_tokenizer:
         return folder
     try:  # something of this model was fetched before, but not these files
         return Path(snapshot_download(name, allow_patterns=list(_SIDE_FILES)))
     except (OSError, ValueError, RuntimeError) as error:
+        if has_processor:  # pictures need no more
+            return folder
         raise ModelError(_why_not_loaded(name, error)) from error
 
 
