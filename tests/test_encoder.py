@@ -15,6 +15,9 @@ from conftest import SIZE_PX, draw
 from PIL import Image
 from torch.nn.functional import normalize
 from transformers import (
+    Aimv2VisionConfig,
+    Aimv2VisionModel,
+    AutoConfig,
     AutoImageProcessor,
     BertConfig,
     BertModel,
@@ -29,6 +32,8 @@ from transformers import (
     ConvNextModel,
     Dinov2Config,
     Dinov2Model,
+    IJepaConfig,
+    IJepaModel,
     LevitConfig,
     LevitModel,
     SiglipConfig,
@@ -38,13 +43,18 @@ from transformers import (
     SiglipVisionModel,
     ViTConfig,
     ViTImageProcessorPil,
+    ViTMAEConfig,
+    ViTMAEModel,
     ViTModel,
+    ViTMSNConfig,
+    ViTMSNModel,
 )
 
 from lookalike.data.transforms import preprocess
 from lookalike.errors import CheckpointError, ConfigError, ModelError
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.preprocessing import share_of_side
+from lookalike.model.pretrained import CHECKPOINT_FORMAT, _side_files_from_hub
 
 TOWER: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 VISION: dict[str, Any] = {**TOWER, "image_size": SIZE_PX, "patch_size": 8}
@@ -325,11 +335,88 @@ def test_a_pooler_that_came_without_weights_is_not_used(
         torch.testing.assert_close(encoder(pixels), expected, atol=1e-5, rtol=0)
 
 
+def ijepa(folder: Path) -> str:
+    model = IJepaModel(IJepaConfig(**VISION, intermediate_size=64))
+    return save(folder, model, ViTImageProcessorPil(size=SQUARE))
+
+
+def aimv2_without_head(folder: Path) -> str:
+    config = Aimv2VisionConfig(**VISION, intermediate_size=64, use_head=False)
+    return save(folder, Aimv2VisionModel(config), ViTImageProcessorPil(size=SQUARE))
+
+
+def siglip_vision_without_head(folder: Path) -> str:
+    config = SiglipVisionConfig(**VISION, intermediate_size=64, vision_use_head=False)
+    return save(folder, SiglipVisionModel(config), SiglipImageProcessorPil(size=SQUARE))
+
+
+def vit_msn(folder: Path) -> str:
+    model = ViTMSNModel(ViTMSNConfig(**VISION, intermediate_size=64))
+    return save(folder, model, ViTImageProcessorPil(size=SQUARE))
+
+
+@pytest.mark.parametrize(
+    ("make", "has_class_token"),
+    [(ijepa, False), (aimv2_without_head, False), (siglip_vision_without_head, False),
+     (vit_msn, True)],
+)  # fmt: skip
+def test_without_pooled_output_the_class_token_is_taken_or_the_mean_of_all_patches(
+    make: Callable[[Path], str], has_class_token: bool, tmp_path: Path
+) -> None:
+    from transformers import AutoModel
+
+    folder = make(tmp_path / "model")
+    pixels = torch.randn(3, 3, SIZE_PX, SIZE_PX)
+    with torch.inference_mode():
+        found = CLIPEncoder(folder)(pixels)
+        tokens = AutoModel.from_pretrained(folder).eval()(pixel_values=pixels).last_hidden_state
+    assert tokens.shape[1] == (SIZE_PX // 8) ** 2 + has_class_token
+    rows = tokens[:, 0] if has_class_token else tokens.mean(dim=1)
+    torch.testing.assert_close(found, normalize(rows, dim=-1), atol=1e-6, rtol=0)
+
+
+def test_a_model_that_embeds_one_picture_differently_each_time_is_refused_and_mended_as_it_says(
+    tmp_path: Path,
+) -> None:
+    model = ViTMAEModel(ViTMAEConfig(**VISION, intermediate_size=64)).eval()
+    folder = save(tmp_path / "model", model, ViTImageProcessorPil(size=SQUARE))
+    with pytest.raises(
+        ModelError, match=r"\(vit_mae\) embeds one picture differently each time.*config\.json$"
+    ):
+        CLIPEncoder(folder)
+    file = tmp_path / "model" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_type": "vit"}))
+    pixels = torch.randn(3, 3, SIZE_PX, SIZE_PX)
+    model.config.mask_ratio = 0.0
+    with torch.inference_mode():
+        rows = model(pixel_values=pixels).last_hidden_state[:, 0]
+        found = CLIPEncoder(folder)(pixels)
+    torch.testing.assert_close(found, normalize(rows, dim=-1), atol=1e-5, rtol=0)
+
+
 def test_half_precision_weights_are_loaded_as_float32(tmp_path: Path, tiny_clip: Path) -> None:
     folder = tmp_path / "half"
     shutil.copytree(tiny_clip, folder)
     CLIPModel.from_pretrained(tiny_clip).half().save_pretrained(folder)
     assert {p.dtype for p in CLIPEncoder(str(folder)).parameters()} == {torch.float32}
+
+
+def test_one_picture_gives_the_same_bits_from_a_folder_and_from_its_checkpoint(
+    tiny_clip: Path, tmp_path: Path, images: list[Image.Image]
+) -> None:
+    encoder = CLIPEncoder(str(tiny_clip))
+    state = {"format": CHECKPOINT_FORMAT, "epoch": 0, "model": encoder.description()}
+    torch.save({**state, "model_state_dict": encoder.state_dict()}, tmp_path / "one.pth")
+    again = CLIPEncoder(str(tmp_path / "one.pth"))
+    for image in images:  # matrices of one row round by where in memory the weights begin
+        pixels = pixels_of(encoder, [image])
+        embeddings, gradients = [], []
+        for one in (encoder, again):
+            embeddings.append(one(pixels))
+            embeddings[-1][:, :5].sum().backward()
+            gradients.append([p.grad for _, p in one.trainable_parameters()])
+        assert torch.equal(embeddings[0], embeddings[1])
+        assert all(map(torch.equal, *gradients))
 
 
 def test_embeddings_are_float32_under_autocast(tiny_clip: Path, images: list[Image.Image]) -> None:
@@ -436,3 +523,74 @@ def test_side_files_for_text_search_are_kept(tiny_clip: Path) -> None:
     files = CLIPEncoder(str(tiny_clip)).description()["side_files"]
     assert {"config.json", "tokenizer.json", "preprocessor_config.json"} <= set(files)
     assert json.loads(files["config.json"])["model_type"] == "clip"
+
+
+# --- The small files of a model from the hub --------------------------------------------------
+
+PICTURES_ONLY = ("config.json", "preprocessor_config.json", "processor_config.json")
+
+
+class Hub:
+    """What `snapshot_download` finds on this disk, and on a hub that may be out of reach."""
+
+    def __init__(self, disk: Path, hub: Path | None) -> None:
+        self.disk, self.hub = disk, hub
+        self.times_asked = 0
+
+    def snapshot_download(
+        self, name: str, *, allow_patterns: list[str], local_files_only: bool = False
+    ) -> str:
+        assert name == "shop/clip"
+        assert "tokenizer.json" in allow_patterns
+        if local_files_only:
+            return str(self.disk)
+        self.times_asked += 1
+        if self.hub is None:
+            raise OSError("out of reach")
+        return str(self.hub)
+
+
+@pytest.fixture
+def used_for_pictures_only(tiny_clip: Path, tmp_path: Path) -> Path:
+    """The folder of a CLIP in the hub's cache, after AutoModel and its processor were loaded."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    for name in PICTURES_ONLY:
+        if (tiny_clip / name).is_file():
+            shutil.copy(tiny_clip / name, folder)
+    return folder
+
+
+def test_a_tokenizer_that_was_never_fetched_is_asked_for_once(
+    used_for_pictures_only: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = Hub(used_for_pictures_only, tiny_clip)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", hub.snapshot_download)
+    config = AutoConfig.from_pretrained(tiny_clip)
+    assert _side_files_from_hub("shop/clip", config) == tiny_clip
+    assert hub.times_asked == 1
+
+
+def test_pictures_need_no_tokenizer_where_the_hub_is_out_of_reach(
+    used_for_pictures_only: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = Hub(used_for_pictures_only, None)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", hub.snapshot_download)
+    config = AutoConfig.from_pretrained(tiny_clip)
+    assert _side_files_from_hub("shop/clip", config) == used_for_pictures_only
+    for file in used_for_pictures_only.glob("p*processor_config.json"):
+        file.unlink()
+    with pytest.raises(ModelError, match="out of reach"):
+        _side_files_from_hub("shop/clip", config)
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_hub_that_has_nothing_to_add_is_not_asked(
+    complete: bool, used_for_pictures_only: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_clip if complete else used_for_pictures_only
+    hub = Hub(folder, None)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", hub.snapshot_download)
+    config = AutoConfig.from_pretrained(tiny_clip) if complete else Dinov2Config(**VISION)
+    assert _side_files_from_hub("shop/clip", config) == folder
+    assert hub.times_asked == 0

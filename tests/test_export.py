@@ -24,6 +24,7 @@ from export_cases import (
 )
 from PIL import Image
 from safetensors.torch import load_file
+from test_encoder import ijepa
 from test_files import disk_with_room_for, posix_only
 from torch.nn.functional import normalize
 from transformers import (
@@ -115,6 +116,11 @@ def _first_token(folder: Path, pixels: torch.Tensor) -> torch.Tensor:
     return output
 
 
+def _mean_of_tokens(folder: Path, pixels: torch.Tensor) -> torch.Tensor:
+    output: torch.Tensor = AutoModel.from_pretrained(folder)(pixels).last_hidden_state.mean(dim=1)
+    return output
+
+
 def _projected_row(folder: Path, pixels: torch.Tensor) -> torch.Tensor:
     model = CLIPVisionModelWithProjection.from_pretrained(folder)
     output: torch.Tensor = model(pixels).image_embeds
@@ -128,6 +134,7 @@ def _projected_row(folder: Path, pixels: torch.Tensor) -> torch.Tensor:
         (siglip, _siglip_row),
         (dinov2, _dinov2_row),
         (vit_without_pooler, _first_token),
+        (ijepa, _mean_of_tokens),
         (clip_vision_with_projection, _projected_row),
     ],
 )
@@ -212,7 +219,7 @@ def test_an_exported_folder_can_be_exported_again(
 # --- sentence-transformers --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", ["clip", siglip, dinov2, vit_without_pooler])
+@pytest.mark.parametrize("make", ["clip", siglip, dinov2, vit_without_pooler, ijepa])
 def test_sentence_transformers_encodes_pictures_as_the_checkpoint_does(
     make: Make | str, tmp_path: Path, images: list[Image.Image], request: pytest.FixtureRequest
 ) -> None:
@@ -288,7 +295,7 @@ def test_what_sentence_transformers_cannot_hold_is_refused(
 # --- ONNX -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", ["clip", vit_without_pooler, resnet])
+@pytest.mark.parametrize("make", ["clip", vit_without_pooler, ijepa, resnet])
 def test_onnx_runtime_embeds_batches_of_any_size_as_the_checkpoint_does(
     make: Make | str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import SIZE_PX
-from test_encoder import SQUARE, TOWER, VISION, dinov2, save, siglip_vision, vit
+from test_encoder import (
+    SQUARE,
+    TOWER,
+    VISION,
+    dinov2,
+    ijepa,
+    save,
+    siglip_vision,
+    vit,
+    vit_msn,
+)
 from torch import nn
+from torch.nn.functional import normalize
 from transformers import (
+    BeitConfig,
+    BeitModel,
     CLIPVisionConfig,
     CLIPVisionModel,
     ConvNextConfig,
@@ -18,8 +34,6 @@ from transformers import (
     ConvNextModel,
     DINOv3ViTConfig,
     DINOv3ViTModel,
-    PoolFormerConfig,
-    PoolFormerModel,
     ResNetConfig,
     ResNetModel,
     SiglipConfig,
@@ -160,12 +174,21 @@ def test_freezing_all_that_could_be_trained_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_structure_that_tells_no_layers_is_refused_by_the_knob_that_needs_them(
-    tmp_path: Path,
+    tiny_clip: Path,
 ) -> None:
-    model = PoolFormerModel(PoolFormerConfig(hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1]))
-    encoder = CLIPEncoder(save(tmp_path / "model", model, ViTImageProcessorPil(size=SQUARE)))
-    with pytest.raises(ModelError, match=r"frozen_layers needs to know .* leave frozen_layers out"):
-        find_layers(encoder, "frozen_layers")
+    encoder = CLIPEncoder(str(tiny_clip))
+    lists = {name: nn.ModuleList([nn.Linear(2, 2)]) for name in ("first", "second")}
+    encoder.backbone = nn.ModuleDict(lists)
+    for knob, how in (
+        ("layer_decay", r"set layer_decay to 1 \(--layer-decay 1\)"),
+        ("head_warmup_steps", r"set head_warmup_steps to 0 \(--head-warmup-steps 0\)"),
+        ("frozen_layers", r"set frozen_layers to 0 \(--frozen-layers 0\)"),
+    ):
+        among = "backbone.first, backbone.second"
+        with pytest.raises(ModelError, match=f"{knob} needs to know .*{among}.* {how}"):
+            find_layers(encoder, knob)
+    with pytest.raises(ModelError, match=r"set patch_dropout to 0 \(--patch-dropout 0\)"):
+        drop_patches(encoder, 0.5)
     encoder.backbone = nn.Linear(2, 2)
     with pytest.raises(ModelError, match="no list of blocks"):
         find_layers(encoder, "layer_decay")
@@ -191,6 +214,12 @@ def dinov3(folder: Path) -> str:
     """Its layers are told the position of each patch once more."""
     config = DINOv3ViTConfig(**VISION, intermediate_size=64, num_register_tokens=2)
     return save(folder, DINOv3ViTModel(config), ViTImageProcessorPil(size=SQUARE))
+
+
+def beit(folder: Path) -> str:
+    """What its attention adds depends on where each patch is."""
+    config = BeitConfig(**VISION, intermediate_size=64, use_relative_position_bias=True)
+    return save(folder, BeitModel(config), ViTImageProcessorPil(size=SQUARE))
 
 
 def tokens_before(encoder: CLIPEncoder, pixels: torch.Tensor) -> torch.Tensor:
@@ -243,11 +272,48 @@ def test_each_patch_is_left_out_equally_often(tmp_path: Path) -> None:
     assert torch.allclose(often, expected, atol=0.06)
 
 
-@pytest.mark.parametrize("make", [convnext, resnet, swin, dinov3])
-def test_layers_that_need_all_patches_are_refused(make: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("make", "has_class_token"), [(ijepa, False), (vit_msn, True)])
+def test_patches_left_out_do_not_change_which_tokens_become_the_embedding(
+    make: Make, has_class_token: bool, tmp_path: Path, pixels: torch.Tensor
+) -> None:
+    encoder = CLIPEncoder(make(tmp_path / "model"))
+    drop_patches(encoder, 0.5)
+    outputs: list[Any] = []
+    with encoder.backbone.register_forward_hook(lambda *given: outputs.append(given[2])):
+        found = encoder.train()(pixels)
+    tokens = outputs[0].last_hidden_state
+    assert tokens.shape[1] == NUM_PATCHES // 2 + has_class_token
+    rows = tokens[:, 0] if has_class_token else tokens.mean(dim=1)
+    assert torch.equal(found, normalize(rows, dim=-1))
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("make", [convnext, resnet, swin, dinov3, beit])
+def test_layers_that_need_all_patches_are_refused(make: Make, share: float, tmp_path: Path) -> None:
     encoder = CLIPEncoder(make(tmp_path / "model"))
     with pytest.raises(ModelError, match=r"needs all patches .* set patch_dropout to 0"):
-        drop_patches(encoder, 0.5)
+        drop_patches(encoder, share)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+@pytest.mark.parametrize("num_frozen", [0, 1])
+def test_a_copy_leaves_out_patches_where_it_is_trained_itself(
+    copied: Callable[[CLIPEncoder], CLIPEncoder],
+    num_frozen: int,
+    tmp_path: Path,
+    pixels: torch.Tensor,
+) -> None:
+    encoder = CLIPEncoder(dinov2(tmp_path / "model"))
+    if num_frozen:  # the first layer stays in evaluation mode
+        freeze_layers(encoder, num_frozen)
+    drop_patches(encoder, 0.5)
+    again = copied(encoder.train())
+    for original_is_trained, copy_is_trained in ((False, True), (True, False)):
+        encoder.train(original_is_trained)
+        again.train(copy_is_trained)
+        for one, is_trained in ((encoder, original_is_trained), (again, copy_is_trained)):
+            num_patches = NUM_PATCHES // 2 if is_trained else NUM_PATCHES
+            assert tokens_before(one, pixels).shape[1] == 1 + num_patches
 
 
 def test_checkpointed_activations_are_those_of_the_same_patches(

@@ -15,6 +15,7 @@ import yaml
 from conftest import draw
 from export_cases import SILENT, clip_vision_with_projection, siglip, vit_without_pooler
 from huggingface_hub import ModelCard
+from test_encoder import ijepa
 from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import AutoTokenizer, SiglipModel
@@ -248,7 +249,7 @@ def test_the_code_of_the_card_gives_the_embedding_of_the_checkpoint(
         assert names["similarity"].shape == (1, 1)
 
 
-@pytest.mark.parametrize("make", [siglip, vit_without_pooler, clip_vision_with_projection])
+@pytest.mark.parametrize("make", [siglip, vit_without_pooler, ijepa, clip_vision_with_projection])
 def test_the_code_of_the_card_suits_the_model(
     make: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

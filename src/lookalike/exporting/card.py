@@ -191,6 +191,8 @@ def _loading(source: Source) -> dict[str, Any]:
         call, output = "model.vision_model", ".pooler_output"
     elif description["pool"] == "cls":
         call, output = "model", ".last_hidden_state[:, 0]"
+    elif description["pool"] == "mean":
+        call, output = "model", ".last_hidden_state.mean(dim=1)"
     else:
         call, output = "model", ".pooler_output.flatten(1)"
     projects_alone = encoder.kind == "projected" and not two_towers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from lookalike.config import DEFAULT_MODEL
 from lookalike.data.transforms import Preprocessing
 from lookalike.errors import CheckpointError, ModelError
 from lookalike.files import shown
-from lookalike.model.preprocessing import check_whole_patches, share_of_side
+from lookalike.model.preprocessing import check_whole_patches, num_patches, patch_px, share_of_side
 from lookalike.model.pretrained import (
     Pretrained,
     chosen_embedding,
@@ -31,6 +32,8 @@ from lookalike.model.pretrained import (
 
 # Parts of a two-tower model that a picture never passes through; kept for text search, frozen.
 _NOT_VISION = ("text_model.", "text_projection.", "logit_scale", "logit_bias")
+_SAME = 1e-4  # by which no number of two embeddings of one picture may differ; rounding is 1e-7
+_SMALL = 6  # patches a side of a picture that costs a large model next to nothing
 
 
 @contextmanager
@@ -52,6 +55,10 @@ class CLIPEncoder(nn.Module):
     or a vision-only model such as DINOv2, chosen from the model's own configuration. Weights
     are float32 whatever precision they were saved in.
 
+    A model without pooled output of its own (or that came without its weights) gives the class
+    token, its first; one that has no class token either, such as I-JEPA, the mean of its patches'
+    tokens.
+
     >>> encoder = CLIPEncoder("openai/clip-vit-base-patch32")   # doctest: +SKIP
     >>> embeddings = encoder(pixels)                            # doctest: +SKIP
 
@@ -67,7 +74,8 @@ class CLIPEncoder(nn.Module):
     to train it.
 
     Raises:
-        ModelError: the model cannot be loaded, or is no vision model.
+        ModelError: the model cannot be loaded, is no vision model, or embeds one picture
+            differently each time.
         CheckpointError: `model_name` is a file that is no whole checkpoint of ours.
     """
 
@@ -101,6 +109,8 @@ class CLIPEncoder(nn.Module):
         if gradient_checkpointing:
             self._switch_on_checkpointing()
         self.eval()
+        if checkpoint is None:
+            self._settle_pool()
 
     def forward(
         self,
@@ -120,15 +130,7 @@ class CLIPEncoder(nn.Module):
         """
         if pixels.dtype == torch.uint8:
             pixels = (pixels.float() * self.preprocessing.scale - self._mean) / self._std
-        pooled = self._pooled(pixels)
-        if pooled.ndim == 4 and pooled.shape[2:] == (1, 1):  # convolutional backbones
-            pooled = pooled.flatten(1)
-        if pooled.ndim != 2:
-            raise ModelError(
-                f"{self.model_name} gives {tuple(pooled.shape[1:])} numbers a picture, "
-                "not one embedding; take another model"
-            )
-        return functional.normalize(pooled.float(), dim=-1)
+        return self._embeddings(self._output(pixels))
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -271,19 +273,76 @@ class CLIPEncoder(nn.Module):
             self.backbone, "visual_projection"
         )
 
-    def _pooled(self, pixels: Float[Tensor, "batch 3 height width"]) -> Any:
-        """One row a picture, before normalisation."""
+    def _settle_pool(self) -> None:
+        """Looks at one picture twice: how its tokens become an embedding, and that it stays one.
+
+        Once and for all: patches may be left out later, and their number is what tells.
+        """
+        own = self.preprocessing.height, self.preprocessing.width
+        patch = patch_px(self.backbone.config)
+        height, width = own if patch is None else (min(side, _SMALL * patch) for side in own)
+        try:
+            outputs = self._outputs_for_one_picture(height, width)
+        except (ValueError, RuntimeError):  # it takes no other size than its own
+            height, width = own
+            outputs = self._outputs_for_one_picture(height, width)
+        patches = num_patches(self.backbone.config, height, width)
+        self._source = replace(self._source, pool=self._pool_of(outputs[0], patches))
+        first, second = (self._embeddings(output) for output in outputs)
+        difference = float((first - second).abs().max())
+        if difference > _SAME:
+            raise ModelError(
+                f"{self.model_name} ({self.backbone.config.model_type}) embeds one picture "
+                f"differently each time: a number of two embeddings of it differs by "
+                f"{difference:.1e}, expected at most {_SAME:.0e}. Take another model; a ViT-MAE, "
+                'which hides patches at random, is a plain one with "model_type": "vit" in its '
+                "config.json"
+            )
+
+    @torch.no_grad()
+    def _outputs_for_one_picture(self, height: int, width: int) -> list[Any]:
+        slope = torch.linspace(-1, 1, 3 * height * width).view(1, 3, height, width)
+        return [self._output(slope) for _ in range(2)]
+
+    def _pool_of(self, output: Any, patches: int | None) -> str:
+        """How the output for one picture becomes its embedding, as `Pretrained.pool` says it."""
+        has_pooler = getattr(output, "pooler_output", None) is not None
+        tokens = getattr(output, "last_hidden_state", None)
+        if tokens is None or (has_pooler and self._source.pool == "pooler"):
+            return "pooler"
+        has_class_token = patches is None or tokens.ndim != 3 or tokens.shape[1] > patches
+        return "cls" if has_class_token else "mean"
+
+    def _output(self, pixels: Float[Tensor, "batch 3 height width"]) -> Any:
+        """What the backbone gives for normalised pictures."""
         if hasattr(self.backbone, "get_image_features") and self.embedding == "projected":
             tower = self.backbone.get_image_features
         elif hasattr(self.backbone, "vision_model") and self.embedding == "pooled":
             tower = self.backbone.vision_model
         else:
             tower = self.backbone
-        output = tower(pixel_values=pixels, **self._for_size(tower, pixels))
+        return tower(pixel_values=pixels, **self._for_size(tower, pixels))
+
+    def _embeddings(self, output: Any) -> Float32[Tensor, "batch dim"]:
+        """One row a picture, of length 1."""
+        pooled = self._pooled(output)
+        if pooled.ndim == 4 and pooled.shape[2:] == (1, 1):  # convolutional backbones
+            pooled = pooled.flatten(1)
+        if pooled.ndim != 2:
+            raise ModelError(
+                f"{self.model_name} gives {tuple(pooled.shape[1:])} numbers a picture, "
+                "not one embedding; take another model"
+            )
+        return functional.normalize(pooled.float(), dim=-1)
+
+    def _pooled(self, output: Any) -> Any:
+        """One row a picture, before normalisation."""
         if isinstance(output, Tensor):
             return output
         if getattr(output, "image_embeds", None) is not None:
             return output.image_embeds
+        if self._source.pool == "mean":
+            return output.last_hidden_state.mean(dim=1)
         if getattr(output, "pooler_output", None) is not None and self._source.pool == "pooler":
             return output.pooler_output
         return output.last_hidden_state[:, 0]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lookalike.errors import ConfigError, ModelError
 from lookalike.model.encoder import CLIPEncoder
-from lookalike.model.preprocessing import patch_px
+from lookalike.model.preprocessing import num_patches
 
 
 @dataclass(frozen=True)
@@ -109,23 +109,40 @@ def drop_patches(encoder: CLIPEncoder, share: float) -> None:
     """
     first = _blocks(encoder, "patch_dropout")[1][0]
     num_others = _tokens_beside_patches(encoder, first)
-
-    def drop(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        if not encoder.training:
-            return None
-        if given:
-            return (_some(given[0], num_others, share), *given[1:]), named
-        return given, named | {"hidden_states": _some(named["hidden_states"], num_others, share)}
-
-    first.register_forward_pre_hook(drop, with_kwargs=True)
     how = encoder.preprocessing
     black = torch.zeros(1, 3, how.height, how.width, dtype=torch.uint8, device=encoder.device)
+    # A few that are missing can be taken for what they are not, or be none at all; half cannot.
+    half = _PatchDropout(encoder, num_others, share=0.5)
     try:
-        encoder.train()(black)
+        with first.register_forward_pre_hook(half, with_kwargs=True):
+            encoder.train()(black)
     except (RuntimeError, ValueError, TypeError) as error:
         raise _needs_all_patches(encoder) from error
     finally:
         encoder.eval()
+    dropout = _PatchDropout(encoder, num_others, share)
+    first.register_forward_pre_hook(dropout, with_kwargs=True)
+
+
+@dataclass(frozen=True, eq=False)
+class _PatchDropout:
+    """Before the first layer: leaves out patches while the encoder is trained.
+
+    An object, so that a copy of the encoder has one that looks at the copy. The layer itself does
+    not tell: frozen, it is in evaluation mode in training too.
+    """
+
+    encoder: CLIPEncoder
+    num_others: int
+    share: float
+
+    def __call__(self, _: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        if not self.encoder.training:
+            return None
+        if given:
+            return (_some(given[0], self.num_others, self.share), *given[1:]), named
+        tokens = _some(named["hidden_states"], self.num_others, self.share)
+        return given, named | {"hidden_states": tokens}
 
 
 def _some(tokens: Tensor, num_others: int, share: float) -> Tensor:
@@ -143,7 +160,7 @@ def _some(tokens: Tensor, num_others: int, share: float) -> Tensor:
 def _tokens_beside_patches(encoder: CLIPEncoder, first: nn.Module) -> int:
     """How many tokens come before the patches where they enter the first layer."""
     how = encoder.preprocessing
-    patch = patch_px(encoder.backbone.config)
+    patches = num_patches(encoder.backbone.config, how.height, how.width)
     entered: list[Any] = []
     noting = first.register_forward_pre_hook(
         lambda _, given, named: entered.append(given[0] if given else named.get("hidden_states")),
@@ -153,9 +170,9 @@ def _tokens_beside_patches(encoder: CLIPEncoder, first: nn.Module) -> int:
         black = torch.zeros(1, 3, how.height, how.width, dtype=torch.uint8, device=encoder.device)
         encoder(black)
     tokens = entered[0]
-    if patch is None or not isinstance(tokens, Tensor) or tokens.ndim != 3:
+    if patches is None or not isinstance(tokens, Tensor) or tokens.ndim != 3:
         raise _needs_all_patches(encoder)
-    num_others = tokens.shape[1] - (how.height // patch) * (how.width // patch)
+    num_others = tokens.shape[1] - patches
     if num_others < 0:
         raise _needs_all_patches(encoder)
     return num_others
@@ -163,8 +180,9 @@ def _tokens_beside_patches(encoder: CLIPEncoder, first: nn.Module) -> int:
 
 def _needs_all_patches(encoder: CLIPEncoder) -> ModelError:
     return ModelError(
-        f"{encoder.model_name} needs all patches of a picture in its layers; set patch_dropout to "
-        "0, or take a plain vision transformer such as CLIP's or DINOv2"
+        f"{encoder.model_name} needs all patches of a picture in its layers; "
+        f"{_how_to_do_without('patch_dropout')}, or take a plain vision transformer such as CLIP's "
+        "or DINOv2"
     )
 
 
@@ -175,9 +193,15 @@ def _blocks(encoder: CLIPEncoder, knob: str) -> tuple[str, nn.ModuleList]:
         among = ", ".join(name for name, _ in lists) or "no list of blocks"
         raise ModelError(
             f"{knob} needs to know the layers of {encoder.model_name}, and its structure does not "
-            f"tell them ({among}); leave {knob} out, or take another model"
+            f"tell them ({among}); {_how_to_do_without(knob)}, or take another model"
         )
     return lists[0]
+
+
+def _how_to_do_without(knob: str) -> str:
+    """What overrules a recipe's setting too, where leaving the knob out would not."""
+    off = 1 if knob == "layer_decay" else 0
+    return f"set {knob} to {off} (--{knob.replace('_', '-')} {off})"
 
 
 def _outermost_lists(encoder: CLIPEncoder) -> Iterator[tuple[str, nn.ModuleList]]:

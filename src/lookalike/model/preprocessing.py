@@ -107,6 +107,12 @@ def patch_px(config: Any) -> int | None:
     return patch if isinstance(patch, int) and hasattr(vision, "num_attention_heads") else None
 
 
+def num_patches(config: Any, height: int, width: int) -> int | None:
+    """How many patches a picture of a size in px is cut into; None for a model without."""
+    patch = patch_px(config)
+    return None if patch is None else (height // patch) * (width // patch)
+
+
 def _convnext(shortest: int, crop_pct: float) -> tuple[int | None, tuple[int, int]]:
     """ConvNeXT's own rule: below 384 px a margin is cut off, from there on pictures are warped."""
     resized = int(shortest / crop_pct) if shortest < _CONVNEXT_WARPS_FROM_PX else None

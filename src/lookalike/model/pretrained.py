@@ -52,7 +52,7 @@ class Pretrained:
 
     backbone: PreTrainedModel
     preprocessing: Preprocessing
-    pool: str  # "pooler": the backbone's own pooled output; "cls": its first token
+    pool: str  # "pooler": the backbone's own pooled output; "cls": its first token; "mean": of all
     side_files: dict[str, str | bytes]  # by name; bytes of what is no text
     hub_id: str | None = None  # of the model it began as, where it came from the hub
 
@@ -85,8 +85,8 @@ def load_pretrained(model_name: str) -> Pretrained:
             "give an existing path, or a name such as openai/clip-vit-base-patch32"
         )
     with quiet_transformers():
-        folder = path if path.is_dir() else _side_files_from_hub(model_name)
         config = _load_part(AutoConfig.from_pretrained, model_name)
+        folder = path if path.is_dir() else _side_files_from_hub(model_name, config)
         _check_sees_pictures(config, model_name)
         processor = _load_processor(model_name, folder)
         loaded = _load_part(
@@ -102,6 +102,7 @@ def load_pretrained(model_name: str) -> Pretrained:
             f"the weights of {model_name} are incomplete: {len(missing)} tensors are missing, "
             f"among them {missing[0]}. Fetch the model again"
         )
+    _take_into_memory(backbone)
     return Pretrained(
         backbone,
         preprocessing_from(processor, model_name),
@@ -204,6 +205,16 @@ def _load_part(load: Callable[..., _Loaded], name: str, **options: Any) -> _Load
         raise ModelError(_why_not_loaded(name, error)) from error
 
 
+def _take_into_memory(backbone: PreTrainedModel) -> None:
+    """Copies the weights out of the file they are views into, one after the other.
+
+    In the file they begin anywhere, in memory at multiples of 64 bytes, as those from a checkpoint
+    do; where they begin decides on a CPU how a matrix of one row is multiplied, and so rounded.
+    """
+    for tensor in (*backbone.parameters(), *backbone.buffers()):
+        tensor.data = tensor.data.clone()
+
+
 def _why_not_loaded(name: str, error: Exception) -> str:
     first_line = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
     if os.path.isdir(name):
@@ -256,16 +267,20 @@ def _load_processor(name: str, folder: Path) -> dict[str, Any]:
     return {**settings, **{k: v for k, v in raw.items() if k == "image_processor_type"}}
 
 
-def _side_files_from_hub(name: str) -> Path:
+def _side_files_from_hub(name: str, config: PreTrainedConfig) -> Path:
     """The folder in the hub's cache with a model's small text files, fetched if need be."""
     from huggingface_hub import snapshot_download
 
     folder = Path(_load_part(snapshot_download, name, allow_patterns=list(_SIDE_FILES)))
-    if any((folder / file).is_file() for file in _PROCESSOR_FILES):
+    has_processor = any((folder / file).is_file() for file in _PROCESSOR_FILES)
+    lacks_tokenizer = hasattr(config, "text_config") and not has_tokenizer(_read_side_files(folder))
+    if has_processor and not lacks_tokenizer:
         return folder
     try:  # something of this model was fetched before, but not these files
         return Path(snapshot_download(name, allow_patterns=list(_SIDE_FILES)))
     except (OSError, ValueError, RuntimeError) as error:
+        if has_processor:  # pictures need no more
+            return folder
         raise ModelError(_why_not_loaded(name, error)) from error
 
 

@@ -54,8 +54,9 @@ def save_sentence_transformers(encoder: CLIPEncoder, folder: Path) -> None:
     _check_can_be_told(encoder)
     save_transformers(encoder, folder)
     steps: list[tuple[str, dict[str, Any]]] = [(_NORMALIZE, {})]
-    if encoder.description()["pool"] == "cls":
-        pooling = {"embedding_dimension": encoder.dim, "pooling_mode": "cls"}
+    pool = encoder.description()["pool"]
+    if pool != "pooler":
+        pooling = {"embedding_dimension": encoder.dim, "pooling_mode": pool}
         steps.insert(0, (_POOLING, pooling))
     modules = [{"idx": 0, "name": "0", "path": "", "type": _TRANSFORMER}]
     for place, (kind, settings) in enumerate(steps, start=1):
@@ -99,7 +100,7 @@ def _first_module(encoder: CLIPEncoder) -> dict[str, Any]:
         # Pixels cut by Pillow are those that the model was measured with.
         "processor_kwargs": {"backend": "pil"},
     }
-    if encoder.description()["pool"] == "cls":
+    if encoder.description()["pool"] != "pooler":
         how = {"method": "forward", "method_output_name": "last_hidden_state"}
         return {**settings, "modality_config": {"image": how}, "module_output_name":
                 "token_embeddings"}  # fmt: skip

@@ -22,9 +22,9 @@ def save_transformers(encoder: CLIPEncoder, folder: Path) -> None:
     """
     description = encoder.description()
     state = encoder.backbone.state_dict()
-    if description["pool"] == "cls":
-        # The original came without these weights, so they are random and not used. Left out
-        # here as well, whoever loads the folder sees that as we did.
+    if description["pool"] != "pooler":
+        # Where there are such weights the original came without them, so they are random and not
+        # used. Left out here as well, whoever loads the folder sees that as we did.
         state = {name: tensor for name, tensor in state.items() if "pooler" not in name}
     try:
         with quiet_transformers():
