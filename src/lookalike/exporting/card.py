@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 CARD = "README.md"
 # These have a sentence of their own, or mean something on the trainer's machine alone.
-_NOT_LISTED = FREE_ON_RESUME | {
+_NOT_LISTED = (FREE_ON_RESUME - {"precision"}) | {
     "model_name", "objective", "learning_rate", "n_classes_per_batch", "n_samples_per_class",
 }  # fmt: skip
 
