@@ -89,7 +89,7 @@ def naive_scores(
 def test_leave_one_out_scores_and_retrievals_are_those_of_plain_loops(
     settings: Settings, photos: Path
 ) -> None:
-    chosen = settings()
+    chosen = settings(exact_pixels=True)
     result = run(chosen)
     files = sorted((photos / "test").rglob("*.png"))
     metrics, retrieved = naive_scores(chosen, files, files)
@@ -105,7 +105,11 @@ def test_query_and_gallery_scores_are_those_of_plain_loops(
     settings: Settings, photos: Path
 ) -> None:
     chosen = settings(
-        test=None, query=str(photos / "query"), gallery=str(photos / "gallery"), top_k=3
+        test=None,
+        query=str(photos / "query"),
+        gallery=str(photos / "gallery"),
+        top_k=3,
+        exact_pixels=True,
     )
     result = run(chosen)
     query = sorted((photos / "query").rglob("*.png"))

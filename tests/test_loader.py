@@ -24,6 +24,7 @@ from lookalike.runtime import Runtime
 
 HOW = Preprocessing(16, 12, None, 3, 1 / 255, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 CHANGES = Augmentation("crop-flip", 0.3)
+RUNTIME = Runtime(torch.device("cpu"), "fp32", 0)
 LABELS = ["cat"] * 4 + ["dog"] * 4 + ["owl"] * 2
 
 
@@ -445,3 +446,44 @@ def test_a_worker_that_dies_is_an_error_that_says_what_to_try(shared: list[str])
     with pytest.raises(DataError, match=r"died .* --num-workers 0.*__main__") as caught:
         list(batches)
     assert len(str(caught.value).splitlines()) == 1
+
+
+# How much is decoded
+
+
+def test_large_jpeg_files_are_decoded_no_larger_than_they_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    across = np.linspace(0, 255, 800).astype(np.uint8)
+    path = str(tmp_path / "large.jpg")
+    Image.fromarray(np.broadcast_to(across[None, :, None], (600, 800, 3)).copy()).save(path)
+    sizes: list[tuple[int, int]] = []
+
+    def watched(*given: Any, **named: Any) -> Image.Image:
+        image = read_image(*given, **named)
+        sizes.append(image.size)
+        return image
+
+    monkeypatch.setattr("lookalike.data.loader.read_image", watched)
+    pixels = {}
+    for exact in (True, False):
+        reader = ImageLoader([path], replace(HOW, exact=exact), RUNTIME, max_megapixels=10)
+        (batch,) = reader.read([Request([0])])
+        pixels[exact] = batch.pixels.float()
+    assert sizes == [(800, 600), (100, 75)]
+    assert (pixels[True] - pixels[False]).abs().max() <= 2
+
+
+def test_each_file_is_decoded_once_an_epoch(
+    paths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def watched(path: str, *given: Any, **named: Any) -> Image.Image:
+        read.append(path)
+        return read_image(path, *given, **named)
+
+    monkeypatch.setattr("lookalike.data.loader.read_image", watched)
+    for _ in loader(paths).read(chunks(len(paths), 4)):
+        pass
+    assert read == paths

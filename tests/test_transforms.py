@@ -80,6 +80,7 @@ PROCESSORS: dict[str, Any] = {
     "no normalisation": ViTImageProcessorPil(size={"height": 16, "width": 16}, do_normalize=False),
     "no scale": ViTImageProcessorPil(size={"height": 16, "width": 16}, do_rescale=False),
 }
+HOW = Preprocessing(24, 24, 24, 3, 1 / 255, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 SIZES = [
     (64, 48), (48, 64), (91, 37), (37, 91), (33, 32), (32, 33), (32, 32), (31, 31), (10, 12),
     (3, 5), (20, 50), (50, 20), (1, 1), (1, 40), (40, 1), (300, 200), (201, 301),
@@ -138,8 +139,82 @@ def test_whatever_the_sizes_the_cut_is_that_of_clip(
     assert np.abs(ours.astype(np.int64) - raw["pixel_values"][0]).max() <= 1
 
 
+# Quick pixels
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_quick_pixels_are_those_of_the_processor_but_for_rounding(name: str) -> None:
+    how = preprocessing_from(PROCESSORS[name].to_dict(), name)
+    for size in SIZES if how.height < 200 else SIZES[:4]:
+        image = picture(*size, seed=2)
+        exact = preprocess(image, how).numpy().astype(np.int64)
+        quick = preprocess(image, replace(how, exact=False))
+        assert quick.dtype == torch.uint8
+        assert quick.is_contiguous()
+        apart = np.abs(quick.numpy() - exact)
+        # Of noise a few pixels across, where intermediate results are rounded elsewhere.
+        assert apart.max(initial=0) <= 4, size
+        assert apart.mean() < 0.4, size
+
+
+def test_quick_pixels_of_a_picture_of_common_size_are_a_step_off_at_most() -> None:
+    how = replace(HOW, height=224, width=224, shortest_edge=224)
+    for size in ((256, 256), (640, 480), (333, 500)):
+        image = picture(*size)
+        quick = preprocess(image, replace(how, exact=False)).numpy().astype(np.int64)
+        apart = np.abs(quick - preprocess(image, how).numpy())
+        assert apart.max() == 1
+        assert apart.mean() < 0.02
+
+
+def test_a_filter_that_has_no_quick_form_is_exact() -> None:
+    how = replace(HOW, resample=int(Image.Resampling.LANCZOS))
+    image = picture(60, 50)
+    assert torch.equal(preprocess(image, replace(how, exact=False)), preprocess(image, how))
+
+
+def test_quick_augmentation_keeps_the_same_part_of_the_picture_up_to_a_pixel() -> None:
+    # Of a slope a shift by a pixel is a step of 1 of 255.
+    across, down = np.meshgrid(np.arange(200), np.arange(150))
+    image = Image.fromarray(np.stack([across, down, across // 2 + down // 2], 2).astype(np.uint8))
+    for seed in range(20):
+        exact, quick = (
+            augment(image, how, crop_flip(0.3), rng(seed)).numpy().astype(np.int64)
+            for how in (HOW, replace(HOW, exact=False))
+        )
+        assert np.abs(exact - quick).max() <= 2
+
+
+def test_changed_colours_are_those_of_the_exact_part_up_to_a_step() -> None:
+    changes = Augmentation("none", 1.0, color_jitter=0.5)
+    image = picture(60, 50)
+    for seed in range(5):
+        exact, quick = (
+            augment(image, how, changes, rng(seed)).numpy().astype(np.int64)
+            for how in (HOW, replace(HOW, exact=False))
+        )
+        assert np.abs(exact - quick).max() <= 4
+
+
+@pytest.mark.parametrize(
+    ("how", "least_area", "expected"),
+    [
+        (HOW, 1.0, None),
+        (replace(HOW, exact=False), 1.0, 30),  # a quarter more than 24
+        (replace(HOW, exact=False), 0.25, 60),  # of a quarter of a picture a half of each side
+        (replace(HOW, exact=False, shortest_edge=48), 1.0, 60),
+        (replace(HOW, exact=False, shortest_edge=None, width=100), 1.0, 125),
+    ],
+)
+def test_files_are_decoded_a_quarter_larger_than_they_are_looked_at(
+    how: Preprocessing, least_area: float, expected: int | None
+) -> None:
+    assert how.draft_px(least_area) == expected
+
+
 LONG_AND_THIN = """
 import resource
+from dataclasses import replace
 from PIL import Image
 from lookalike.data.transforms import Preprocessing, preprocess
 
@@ -148,8 +223,10 @@ for line in open("/proc/self/status"):
         used = int(line.split()[1]) * 1024
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, used + 2**30))
 how = Preprocessing(224, 224, 224, 3, 1 / 255, (0, 0, 0), (1, 1, 1))
-for size in ((60_000, 1), (1, 60_000)):
-    assert preprocess(Image.new("RGB", size, "red"), how).shape == (3, 224, 224)
+for exact in (True, False):
+    for size in ((60_000, 1), (1, 60_000)):
+        image = Image.new("RGB", size, "red")
+        assert preprocess(image, replace(how, exact=exact)).shape == (3, 224, 224)
 """
 
 
@@ -216,8 +293,6 @@ def test_a_configuration_is_read_number_by_number() -> None:
 
 
 # Augmentation
-
-HOW = Preprocessing(24, 24, 24, 3, 1 / 255, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 def crop_flip(min_crop_area: float) -> Augmentation:

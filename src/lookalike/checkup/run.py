@@ -194,7 +194,7 @@ def _embed(
     progress.note(f"model    {config.model_name} · {encoder.kind} · {runtime.describe()}")
     loader = ImageLoader(
         [files.paths[position] for position in readable],
-        encoder.preprocessing,
+        replace(encoder.preprocessing, exact=config.exact_pixels),
         runtime,
         max_megapixels=config.max_megapixels,
     )

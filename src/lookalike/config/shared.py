@@ -56,6 +56,12 @@ class Shared:
         above=0,
         at_most=MAX_PILLOW_MEGAPIXELS,
     )
+    exact_pixels: bool = knob(
+        False,
+        "decode and resize pictures as the model's own processor does, to the last bit, to compare "
+        "with other tools: slower, of large photos several times",
+        group="Pictures",
+    )
     eval_batch_size: int = knob(64, "pictures embedded at a time", group="Machine", at_least=1)
     device: str = knob(
         "auto",

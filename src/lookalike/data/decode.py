@@ -52,8 +52,8 @@ def read_image(
     Args:
         path: the file; every format Pillow reads, AVIF and (through pillow-heif) HEIC.
         max_megapixels: a larger picture is refused before its pixels are decoded.
-        draft_px: a JPEG may come out smaller, its sides at least this, where that is quicker:
-            good enough to look at, not to measure with.
+        draft_px: a JPEG file may come out at a half, a quarter or an eighth of its size, its sides
+            at least this, which is quicker.
 
     Raises:
         ImageError: the file is missing, no picture, too large, truncated or corrupt.
@@ -152,7 +152,7 @@ def _flattened(image: Image.Image) -> Image.Image:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _grey_to_eight_bits(image: Image.Image) -> Image.Image:

@@ -71,7 +71,7 @@ class ImageLoader:
 
     Args:
         paths: the files.
-        how: cut and size of the pixels.
+        how: cut and size of the pixels, and whether they are exact.
         runtime: tells how many workers, and whether a GPU wants pinned memory.
         max_megapixels: larger pictures are unreadable.
         augmentation: changes for training.
@@ -230,6 +230,7 @@ class _Reader(Dataset[Batch]):
     ) -> None:
         self._paths, self._how, self._max_megapixels = paths, how, max_megapixels
         self._augmentation = augmentation
+        self._draft_px = how.draft_px(augmentation.least_area if augmentation else 1.0)
         self._classmates: dict[str, list[int]] = {}
         self._labels = labels
         for index, label in enumerate(labels or ()):
@@ -271,7 +272,7 @@ class _Reader(Dataset[Batch]):
 
     def _pixels(self, index: int, seed: tuple[int, ...]) -> UInt8[Tensor, "3 height width"]:
         path = self._paths[index]
-        image = read_image(path, self._max_megapixels)
+        image = read_image(path, self._max_megapixels, draft_px=self._draft_px)
         try:
             if self._augmentation is None:
                 return preprocess(image, self._how)

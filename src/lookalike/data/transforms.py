@@ -11,8 +11,15 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageEnhance
 from torch import Tensor
+from torch.nn import functional
 
 _LARGEST_RESIZED_PX = 50_000_000
+# Torch's filters by Pillow's numbers: the same windows, in arithmetic of which all rows are done
+# at a time. Four times as fast, and rounded a little differently.
+_QUICK_FILTERS = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
+# A decoder that makes a JPEG file smaller shrinks it to no less than this, of what is wanted: what
+# it does is coarser than the resizing that follows and must leave something to it.
+_DRAFT_MARGIN = 1.25
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,11 @@ class Preprocessing:
     A picture is resized so that its shorter side is `shortest_edge` px and then centre-cropped,
     or, where `shortest_edge` is None, resized to `height` x `width` whatever its shape. The
     pixels a model computes with are `(value * scale - mean) / std`, value in 0..255.
+
+    `exact` pixels are those of the model's own processor (Transformers with Pillow) to the last
+    bit. The others come from quicker resizing, which rounds a little differently (by 1 of 255 here
+    and there), and of large JPEG files from quicker decoding; embeddings have a cosine of 0.999 or
+    more to the exact ones (`benchmarks/results/speed.md`).
     """
 
     height: int
@@ -31,6 +43,19 @@ class Preprocessing:
     scale: float
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    exact: bool = True
+
+    def draft_px(self, min_crop_area: float = 1.0) -> int | None:
+        """What both sides of a decoded picture must have at least, for pixels as good as these;
+        None: all that there is.
+
+        Args:
+            min_crop_area: smallest share of a picture that is then enlarged to the whole.
+        """
+        if self.exact:
+            return None
+        side = max(self.shortest_edge or 0, self.height, self.width)
+        return math.ceil(_DRAFT_MARGIN * side / math.sqrt(min_crop_area))
 
     def black(self, num_pictures: int) -> UInt8[Tensor, "n 3 height width"]:
         """Pixels of the right shape, where it does not matter what is on them."""
@@ -67,15 +92,31 @@ class Augmentation:
     min_crop_area: float
     color_jitter: float = 0.0
 
+    @property
+    def least_area(self) -> float:
+        """Smallest share of a picture that may become all of it."""
+        return self.min_crop_area if self.kind == "crop-flip" else 1.0
+
 
 def preprocess(image: Image.Image, how: Preprocessing) -> UInt8[Tensor, "3 height width"]:
     """The pixels of an RGB picture as the model's own processor would cut them.
 
-    Agrees with Transformers' Pillow processors to the last bit before normalisation, except for
-    a picture so long and thin that all of it, resized, would have more than 50 million pixels:
-    it is cut to its middle first, because a file of a few bytes could take any memory else.
+    Where `how.exact`, agrees with Transformers' Pillow processors to the last bit before
+    normalisation, except for a picture so long and thin that all of it, resized, would have more
+    than 50 million pixels: it is cut to its middle first, because a file of a few bytes could take
+    any memory else.
     """
-    return to_tensor(_cut(image, how))
+    if how.shortest_edge is None:
+        return _resized(image, (how.width, how.height), how)
+    image = _middle(image, how.shortest_edge)
+    width, height = image.size
+    short, long = min(width, height), max(width, height)
+    new_long = int(how.shortest_edge * long / short)
+    size = (how.shortest_edge, new_long) if width <= height else (new_long, how.shortest_edge)
+    left, top = (size[0] - how.width) // 2, (size[1] - how.height) // 2
+    # A crop beyond the edge (a target larger than the resized picture) is filled with black.
+    around = (-left, left + how.width - size[0], -top, top + how.height - size[1])
+    return functional.pad(_resized(image, size, how), around)
 
 
 def augment(
@@ -92,16 +133,17 @@ def augment(
     even grey of its mean lightness, and from itself without colour.
     """
     if changes.kind == "none":
-        part = _cut(image, how)
+        part = preprocess(image, how)
     else:
         box = _random_box(image.size, how, changes.min_crop_area, rng)
         mirrored = bool(rng.random() < 0.5)
-        part = image.resize((how.width, how.height), how.resample, box=box)
+        part = _resized(image, (how.width, how.height), how, box)
         if mirrored:
-            part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            part = part.flip(2)
     if changes.color_jitter:  # drawn last: without it, the part and its side are the same
-        part = _jittered(part, changes.color_jitter, rng)
-    return to_tensor(part)
+        as_image = Image.fromarray(part.permute(1, 2, 0).numpy())
+        part = to_tensor(_jittered(as_image, changes.color_jitter, rng))
+    return part
 
 
 def to_tensor(image: Image.Image) -> UInt8[Tensor, "3 height width"]:
@@ -110,19 +152,27 @@ def to_tensor(image: Image.Image) -> UInt8[Tensor, "3 height width"]:
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-def _cut(image: Image.Image, how: Preprocessing) -> Image.Image:
-    """The part of a picture that its model sees, at the size it sees it."""
-    if how.shortest_edge is None:
-        return image.resize((how.width, how.height), how.resample)
-    image = _middle(image, how.shortest_edge)
-    width, height = image.size
-    short, long = min(width, height), max(width, height)
-    new_long = int(how.shortest_edge * long / short)
-    size = (how.shortest_edge, new_long) if width <= height else (new_long, how.shortest_edge)
-    resized = image.resize(size, how.resample)
-    left, top = (size[0] - how.width) // 2, (size[1] - how.height) // 2
-    # A crop beyond the edge (a target larger than the resized picture) is filled with black.
-    return resized.crop((left, top, left + how.width, top + how.height))
+def _resized(
+    image: Image.Image,
+    size: tuple[int, int],
+    how: Preprocessing,
+    box: tuple[float, float, float, float] | None = None,
+) -> UInt8[Tensor, "3 height width"]:
+    """A picture, or what of it lies in `box` (left, top, right, bottom), at `size` (width, height).
+
+    Boxes end between two pixels where `how.exact`, and else at the next whole one.
+    """
+    quick = None if how.exact else _QUICK_FILTERS.get(Image.Resampling(how.resample))
+    if quick is None:
+        return to_tensor(image.resize(size, Image.Resampling(how.resample), box=box))
+    if box is not None:
+        left, top, right, bottom = box
+        image = image.crop((int(left), int(top), math.ceil(right), math.ceil(bottom)))
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    resized: Tensor = functional.interpolate(
+        pixels.unsqueeze(0), size[::-1], mode=quick, antialias=True
+    )
+    return resized.squeeze(0).contiguous()
 
 
 def _jittered(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:

@@ -181,7 +181,10 @@ def _retrieve_with_model(
     progress.note(f"test     {protocol.describe()}")
     progress.note(f"device   {runtime.describe()}")
     loader = ImageLoader(
-        protocol.files, encoder.preprocessing, runtime, max_megapixels=config.max_megapixels
+        protocol.files,
+        replace(encoder.preprocessing, exact=config.exact_pixels),
+        runtime,
+        max_megapixels=config.max_megapixels,
     )
     retrieval = evaluate_encoder(
         encoder,

@@ -128,9 +128,16 @@ class CLIPEncoder(nn.Module):
         Raises:
             ModelError: the backbone gives something else than one row of numbers a picture.
         """
-        if pixels.dtype == torch.uint8:
-            pixels = (pixels.float() * self.preprocessing.scale - self._mean) / self._std
-        return self._embeddings(self._output(pixels))
+        return self._embeddings(self._output(self.normalised(pixels)))
+
+    def normalised(
+        self,
+        pixels: UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"],
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Pixels as the backbone takes them; floating ones are so already."""
+        if pixels.dtype != torch.uint8:
+            return pixels
+        return (pixels.float() * self.preprocessing.scale - self._mean) / self._std
 
     @property
     def preprocessing(self) -> Preprocessing:

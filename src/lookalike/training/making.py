@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,10 @@ def make_loader(
     Raises:
         LookalikeError: the encoder cannot take pictures of that size.
     """
+    how = encoder.preprocessing_at(side) if side else encoder.preprocessing
     return ImageLoader(
         images.paths,
-        encoder.preprocessing_at(side) if side else encoder.preprocessing,
+        replace(how, exact=config.exact_pixels),
         runtime,
         max_megapixels=config.max_megapixels,
         augmentation=Augmentation(config.augmentation, config.min_crop_area, config.color_jitter),

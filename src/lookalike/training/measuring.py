@@ -90,7 +90,10 @@ class Measurements:
         self._loader: ImageLoader | None = None
         if protocol is not None:
             self._loader = ImageLoader(
-                protocol.files, encoder.preprocessing, runtime, max_megapixels=config.max_megapixels
+                protocol.files,
+                replace(encoder.preprocessing, exact=config.exact_pixels),
+                runtime,
+                max_megapixels=config.max_megapixels,
             )
 
     def take_up(self, state: TrainingState) -> None:
