@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import tracemalloc
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -501,3 +502,19 @@ def test_a_balance_that_does_not_exist_is_refused() -> None:
 def test_a_policy_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match="'repaet'"):
         BalancedBatchSampler([0, 0, 1, 1], 2, 2, singletons="repaet")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("labels", ["integers", "text"])
+def test_a_sampler_takes_little_memory_a_picture(labels: str) -> None:
+    numbers = np.random.default_rng(0).integers(0, 20_000, 200_000)
+    given: Any = [f"class {n}" for n in numbers.tolist()] if labels == "text" else numbers
+    tracemalloc.start()
+    try:
+        sampler = BalancedBatchSampler(given, 256, 4)
+        built = tracemalloc.get_traced_memory()[1]
+        next(iter(sampler))
+        planned = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert built / len(numbers) < 40
+    assert planned / len(numbers) < 60
