@@ -26,9 +26,7 @@ def describe(*packages: str) -> str:
     )
 
 
-def in_turns(
-    cases: Mapping[str, Callable[[], object]], rounds: int = 3
-) -> dict[str, float]:
+def in_turns(cases: Mapping[str, Callable[[], object]], rounds: int = 3) -> dict[str, float]:
     """Seconds of each case: the median of `rounds`, taken in turns, so that a slow minute of the
     machine hits all of them. What is done once (loading, tuning) is done before.
     """
