@@ -81,8 +81,13 @@ def _rates(name: str, folder: Path, given: argparse.Namespace) -> dict[str, floa
 def write_clip(folder: Path, shape: dict[str, Any]) -> None:
     """A CLIP with random weights, its tokenizer and processor, as a Transformers folder."""
     import torch
-    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
-    from transformers import CLIPTokenizer
+    from transformers import (
+        CLIPConfig,
+        CLIPImageProcessorPil,
+        CLIPModel,
+        CLIPProcessor,
+        CLIPTokenizer,
+    )
 
     folder.mkdir(parents=True)
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
