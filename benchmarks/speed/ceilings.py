@@ -14,6 +14,7 @@ import io
 import json
 import os
 import sys
+from functools import partial
 
 import torch
 from machine import describe, in_turns, photo
@@ -29,17 +30,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="numbers instead of tables")
     given = parser.parse_args()
-    measured = {"products": products(), "copy": copying(), "decode": decoding()}
+    rates, copied, decoded = products(), copying(), decoding()
     if given.json:
-        print(json.dumps(measured))
+        print(json.dumps({"products": rates, "copy": copied, "decode": decoded}))
         return
     print(f"{describe('torch', 'pillow')}; {torch.get_num_threads()} threads\n")
     print(f"| products, TFLOP/s | {' | '.join(SHAPES)} |\n|---|" + "---|" * len(SHAPES))
-    for name, by_shape in measured["products"].items():
+    for name, by_shape in rates.items():
         print(f"| {name} | " + " | ".join(f"{by_shape[shape]:.2f}" for shape in SHAPES) + " |")
-    print(f"\nMemory copied: {measured['copy']:.1f} GB/s (read and written: twice that moves).\n")
+    print(f"\nMemory copied: {copied:.1f} GB/s (read and written: twice that moves).\n")
     print("| decode, one core | ms | megapixels/s |\n|---|---|---|")
-    for name, seconds in measured["decode"].items():
+    for name, seconds in decoded.items():
         width, height = PHOTOS[name]
         print(f"| {name} | {seconds * 1e3:.2f} | {width * height / seconds / 1e6:.0f} |")
 
@@ -52,7 +53,7 @@ def products() -> dict[str, dict[str, float]]:
         found[name] = {}
         for shape, (rows, inner, columns) in SHAPES.items():
             x, w = torch.randn(rows, inner).to(dtype), torch.randn(columns, inner).to(dtype)
-            seconds = in_turns({"": lambda x=x, w=w: torch.nn.functional.linear(x, w)}, 5)[""]
+            seconds = in_turns({"": partial(torch.nn.functional.linear, x, w)}, 5)[""]
             found[name][shape] = 2 * rows * inner * columns / seconds / 1e12
     return found
 

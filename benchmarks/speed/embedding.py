@@ -18,20 +18,18 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from machine import describe, write_photos
-from peers import TOOLS
+from machine import MODELS, describe, write_clip, write_photos
 
-MODELS: dict[str, dict[str, Any]] = {
-    "B/32": {"open_clip": "ViT-B-32", "layers": 12, "width": 768, "heads": 12, "patch": 32,
-             "side": 224, "dim": 512, "pictures": 256},
-    "B/16": {"open_clip": "ViT-B-16", "layers": 12, "width": 768, "heads": 12, "patch": 16,
-             "side": 224, "dim": 512, "pictures": 96},
-    "L/14-336": {"open_clip": "ViT-L-14-336", "layers": 24, "width": 1024, "heads": 16,
-                 "patch": 14, "side": 336, "dim": 768, "pictures": 16},
-}  # fmt: skip
+Embed = Callable[[], Any]  # a matrix with a row for each file
+Tool = Callable[[str], Callable[[Sequence[str]], Embed]]  # a model, then files
+BATCH = 32
 
 
 def main() -> None:
@@ -39,18 +37,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--peers", default=sys.executable, help="a Python that has the peers")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
-    parser.add_argument("--tools", nargs="+", default=list(TOOLS), choices=TOOLS)
     parser.add_argument("--side", type=int, default=256, help="of the square pictures, in px")
     parser.add_argument("--share", type=float, default=1.0, help="of the usual pictures")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.one:
+        print(json.dumps(_one(*given.one)))
+        return
     print(f"{describe('torch', 'transformers')}; JPEG files of {given.side} px\n")
-    print("| model | " + " | ".join(given.tools) + " |\n|---|" + "---|" * len(given.tools))
+    columns = ["model", *TOOLS, *(f"lookalike / {tool}" for tool in list(TOOLS)[:-2])]
+    columns.append("lookalike / its model alone")
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for name in given.models:
         with tempfile.TemporaryDirectory() as folder:
             rates = _rates(name, Path(folder), given)
-        cells = [f"{rates[tool]:.1f}" for tool in given.tools]
-        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+        ours = rates["lookalike"]
+        cells = [name, *(f"{rate:.4g}" for rate in rates.values())]
+        cells += [f"{ours / rates[tool]:.2f}" for tool in TOOLS if tool != "lookalike"]
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def _rates(name: str, folder: Path, given: argparse.Namespace) -> dict[str, float]:
@@ -59,14 +64,14 @@ def _rates(name: str, folder: Path, given: argparse.Namespace) -> dict[str, floa
     write_clip(folder / "model", shape)
     count = max(8, round(shape["pictures"] * given.share))
     write_photos(folder / "pictures", count, (given.side, given.side))
-    rates: dict[str, list[float]] = {tool: [] for tool in given.tools}
+    rates: dict[str, list[float]] = {tool: [] for tool in TOOLS}
     for number in range(given.rounds):
-        for tool in given.tools:
+        for tool in TOOLS:
             ours = tool.startswith("lookalike")
             model = shape["open_clip"] if tool == "open_clip" else str(folder / "model")
             done = subprocess.run(
-                [sys.executable if ours else given.peers, str(Path(__file__).with_name("peers.py")),
-                 tool, model, str(folder / "pictures")],
+                [sys.executable if ours else given.peers, __file__, "--one", tool, model,
+                 str(folder / "pictures")],
                 stdout=subprocess.PIPE,
                 check=True,
                 # As the command line sets it; the peers run as they come.
@@ -78,38 +83,116 @@ def _rates(name: str, folder: Path, given: argparse.Namespace) -> dict[str, floa
     return {tool: statistics.median(found) for tool, found in rates.items()}
 
 
-def write_clip(folder: Path, shape: dict[str, Any]) -> None:
-    """A CLIP with random weights, its tokenizer and processor, as a Transformers folder."""
-    import torch
-    from transformers import (
-        CLIPConfig,
-        CLIPImageProcessorPil,
-        CLIPModel,
-        CLIPProcessor,
-        CLIPTokenizer,
-    )
+def _one(name: str, model: str, pictures: str) -> dict[str, float]:
+    """Warms a tool up on a few files, then takes the time of all."""
+    files = sorted(map(str, Path(pictures).iterdir()))
+    tool = TOOLS[name](model)
+    tool(files[: min(8, len(files))])()
+    embed = tool(files)
+    start = time.perf_counter()
+    rows = embed()
+    seconds = time.perf_counter() - start
+    assert len(rows) == len(files)
+    return {"seconds": seconds, "pictures": len(files)}
 
-    folder.mkdir(parents=True)
-    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{one}</w>" for one in letters)]
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    side = {"height": shape["side"], "width": shape["side"]}
-    processor = CLIPImageProcessorPil(size={"shortest_edge": shape["side"]}, crop_size=side)
-    CLIPProcessor(processor, CLIPTokenizer.from_pretrained(folder)).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = CLIPConfig(
-        vision_config={
-            "hidden_size": shape["width"], "intermediate_size": 4 * shape["width"],
-            "num_hidden_layers": shape["layers"], "num_attention_heads": shape["heads"],
-            "image_size": shape["side"], "patch_size": shape["patch"],
-        },
-        text_config={"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1,
-                     "num_attention_heads": 2, "vocab_size": len(words), "bos_token_id": 0,
-                     "eos_token_id": 1, "pad_token_id": 1},
-        projection_dim=shape["dim"],
-    )  # fmt: skip
-    CLIPModel(config).save_pretrained(folder)
+
+def transformers(model: str, dtype: str = "float32") -> Callable[[Sequence[str]], Embed]:
+    """The loop of Transformers' documentation, in batches."""
+    import torch
+    from PIL import Image
+    from transformers import AutoModel, AutoProcessor
+
+    encoder = AutoModel.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
+    processor = AutoProcessor.from_pretrained(model)
+
+    def embed(files: Sequence[str]) -> Any:
+        rows = []
+        for start in range(0, len(files), BATCH):
+            images = [Image.open(file).convert("RGB") for file in files[start : start + BATCH]]
+            pixels = processor(images=images, return_tensors="pt")["pixel_values"]
+            with torch.no_grad():
+                found = encoder.get_image_features(pixel_values=pixels.to(encoder.dtype))
+            rows.append(getattr(found, "pooler_output", found))
+        return torch.nn.functional.normalize(torch.cat(rows).float(), dim=-1)
+
+    return lambda files: partial(embed, files)
+
+
+def sentence_transformers(model: str) -> Callable[[Sequence[str]], Embed]:
+    """`encode` of a list of pictures."""
+    from PIL import Image
+    from sentence_transformers import SentenceTransformer
+
+    encoder = SentenceTransformer(model, device="cpu")
+
+    def embed(files: Sequence[str]) -> Any:
+        images = [Image.open(file) for file in files]
+        return encoder.encode(images, batch_size=BATCH, normalize_embeddings=True)
+
+    return lambda files: partial(embed, files)
+
+
+def open_clip(model: str) -> Callable[[Sequence[str]], Embed]:
+    """`encode_image` of batches that its own transform has made."""
+    import open_clip as tool
+    import torch
+    from PIL import Image
+
+    encoder, _, preprocess = tool.create_model_and_transforms(model)
+    encoder.eval()
+
+    def embed(files: Sequence[str]) -> Any:
+        rows = []
+        for start in range(0, len(files), BATCH):
+            images = [preprocess(Image.open(file)) for file in files[start : start + BATCH]]
+            with torch.no_grad():
+                rows.append(encoder.encode_image(torch.stack(images), normalize=True))
+        return torch.cat(rows)
+
+    return lambda files: partial(embed, files)
+
+
+def lookalike(model: str, *, in_memory: bool = False) -> Callable[[Sequence[str]], Embed]:
+    """What evaluation does; or only what the model takes of it, with pixels in memory."""
+    import torch
+
+    from lookalike.data.loader import ImageLoader, chunks
+    from lookalike.embedding.embed import embed, inference_form
+    from lookalike.model.encoder import CLIPEncoder
+    from lookalike.progress import SilentProgress
+    from lookalike.runtime import make_runtime
+
+    runtime, size, silent = make_runtime("cpu"), 64, SilentProgress()
+    encoder = CLIPEncoder(model)
+    how = replace(encoder.preprocessing, exact=False)
+
+    def make(files: Sequence[str]) -> Embed:
+        loader = ImageLoader(files, how, runtime, max_megapixels=89)
+        if not in_memory:
+            list(loader.read(chunks(1, 1)))  # the readers are there
+            return lambda: (
+                embed(encoder, loader, runtime, batch_size=size, progress=silent).embeddings
+            )
+        batches = [batch.pixels for batch in loader.read(chunks(len(files), size))]
+
+        @torch.no_grad()
+        def model_alone() -> Any:
+            embed_batch = inference_form(encoder, runtime)
+            return torch.cat([embed_batch(pixels) for pixels in batches])
+
+        return model_alone
+
+    return make
+
+
+TOOLS: dict[str, Tool] = {
+    "transformers": transformers,
+    "transformers-bf16": partial(transformers, dtype="bfloat16"),
+    "sentence-transformers": sentence_transformers,
+    "open_clip": open_clip,
+    "lookalike": lookalike,
+    "lookalike-model": partial(lookalike, in_memory=True),
+}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""What the tables of speed have in common: the machine they are of, fair turns, pictures."""
+"""What the tables of speed have in common: the machine, fair turns, models and pictures."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import statistics
@@ -10,9 +11,19 @@ from collections.abc import Callable, Mapping
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+
+MODELS: dict[str, dict[str, Any]] = {
+    "B/32": {"open_clip": "ViT-B-32", "layers": 12, "width": 768, "heads": 12, "patch": 32,
+             "side": 224, "dim": 512, "pictures": 256},
+    "B/16": {"open_clip": "ViT-B-16", "layers": 12, "width": 768, "heads": 12, "patch": 16,
+             "side": 224, "dim": 512, "pictures": 96},
+    "L/14-336": {"open_clip": "ViT-L-14-336", "layers": 24, "width": 1024, "heads": 16,
+                 "patch": 14, "side": 336, "dim": 768, "pictures": 16},
+}  # fmt: skip
 
 
 def describe(*packages: str) -> str:
@@ -65,6 +76,40 @@ def photo(size: tuple[int, int], seed: int) -> Image.Image:
     light = planes[0]
     pixels = np.stack([light + 0.3 * planes[i] for i in (1, 2, 2)], axis=2)
     return Image.fromarray((128 + 45 * pixels).clip(0, 255).astype(np.uint8))
+
+
+def write_clip(folder: Path, shape: dict[str, Any]) -> None:
+    """A CLIP with random weights, its tokenizer and processor, as a Transformers folder."""
+    import torch
+    from transformers import (
+        CLIPConfig,
+        CLIPImageProcessorPil,
+        CLIPModel,
+        CLIPProcessor,
+        CLIPTokenizer,
+    )
+
+    folder.mkdir(parents=True)
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{one}</w>" for one in letters)]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    side = {"height": shape["side"], "width": shape["side"]}
+    processor = CLIPImageProcessorPil(size={"shortest_edge": shape["side"]}, crop_size=side)
+    CLIPProcessor(processor, CLIPTokenizer.from_pretrained(folder)).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = CLIPConfig(
+        vision_config={
+            "hidden_size": shape["width"], "intermediate_size": 4 * shape["width"],
+            "num_hidden_layers": shape["layers"], "num_attention_heads": shape["heads"],
+            "image_size": shape["side"], "patch_size": shape["patch"],
+        },
+        text_config={"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1,
+                     "num_attention_heads": 2, "vocab_size": len(words), "bos_token_id": 0,
+                     "eos_token_id": 1, "pad_token_id": 1},
+        projection_dim=shape["dim"],
+    )  # fmt: skip
+    CLIPModel(config).save_pretrained(folder)
 
 
 def _flags() -> set[str]:

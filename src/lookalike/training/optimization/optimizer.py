@@ -63,7 +63,7 @@ def make_optimizer(
         settings.append(
             {"params": objectives, "weight_decay": 0.0, "lr_share": share, "is_head": True}
         )
-    return torch.optim.AdamW(settings, lr=config.learning_rate)
+    return torch.optim.AdamW(settings, lr=config.learning_rate, fused=True)
 
 
 def set_learning_rate(

@@ -1,0 +1,146 @@
+"""A training step beside a plain loop, and what reading the pictures costs it.
+
+    python benchmarks/speed/training.py
+
+CLIP with random weights. A plain step is what a loop of one's own does: Transformers' model,
+normalised embeddings, the loss with its whole matrix, AdamW, in float32 or under autocast. Ours is
+the step of `lookalike train` with its defaults. Both have the same pixels in memory. Then ours
+once more, with the pictures read from JPEG files by its readers and changed at random: the share of
+its speed that is left. Writes Markdown to stdout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it
+
+import torch
+from machine import MODELS, describe, in_turns, write_clip, write_photos
+
+from lookalike.config import TrainConfig
+from lookalike.data.loader import Request
+from lookalike.data.sources import load_images
+from lookalike.model.encoder import CLIPEncoder
+from lookalike.progress import SilentProgress
+from lookalike.recipes import config_from
+from lookalike.runtime import make_runtime
+from lookalike.training.making import make_learner, make_loader
+from lookalike.training.stepping.learner import Learner
+
+BATCHES = {"B/32": 64, "B/16": 32, "L/14-336": 8}
+
+
+def main() -> None:
+    """Measures each model in turn, prints the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    print(f"{describe('torch', 'transformers')}\n")
+    print("| model | batch | plain fp32 | plain autocast | lookalike | lookalike / plain fp32 "
+          "| / plain autocast | from files | of that in memory |\n|" + "---|" * 9)  # fmt: skip
+    for name in given.models:
+        with tempfile.TemporaryDirectory() as folder:
+            print(_row(name, Path(folder), given.rounds), flush=True)
+
+
+def _row(name: str, folder: Path, rounds: int) -> str:
+    size = BATCHES[name]
+    write_clip(folder / "model", MODELS[name])
+    num_classes = size // 4
+    for label in range(num_classes):
+        write_photos(folder / "photos" / f"class{label:02}", 4, (640, 480))
+    config = config_from(
+        TrainConfig,
+        {"train": str(folder / "photos"), "model_name": str(folder / "model"), "device": "cpu",
+         "n_classes_per_batch": num_classes, "n_samples_per_class": 4},
+    )  # fmt: skip
+    runtime = make_runtime("cpu")
+    encoder = CLIPEncoder(config.model_name)
+    images = load_images(folder / "photos")
+    loader = make_loader(config, runtime, encoder, images, None)
+    labels = torch.arange(num_classes).repeat_interleave(4)
+    (batch,) = loader.read([Request(range(size), (0,))])
+    learner = _learner(config, runtime, encoder, num_classes, size)
+    plain = {
+        kind: _plain_step(str(folder / "model"), batch.pixels, labels, kind == "autocast")
+        for kind in ("fp32", "autocast")
+    }
+    seconds = in_turns(
+        {
+            "fp32": plain["fp32"],
+            "autocast": plain["autocast"],
+            "ours": lambda: learner.step(batch.pixels, labels),
+        },
+        rounds,
+    )
+    print(f"{name}: {seconds}", file=sys.stderr)
+    steps = max(3, min(20, round(20 / seconds["ours"])))
+    in_memory, from_files = (
+        _steps(learner, labels, batches, steps)
+        for batches in (
+            (batch for _ in range(steps + 1)),
+            loader.read(Request(range(size), (0, number)) for number in range(steps + 1)),
+        )
+    )
+    rates = {kind: size / taken for kind, taken in seconds.items()}
+    return (
+        f"| {name} | {size} | {rates['fp32']:.3g} | {rates['autocast']:.3g} | {rates['ours']:.3g} "
+        f"| {rates['ours'] / rates['fp32']:.2f} | {rates['ours'] / rates['autocast']:.2f} "
+        f"| {size / from_files:.3g} | {in_memory / from_files:.1%} |"
+    )
+
+
+def _learner(config: Any, runtime: Any, encoder: Any, num_classes: int, size: int) -> Learner:
+    return make_learner(
+        config, runtime, encoder, [str(label) for label in range(num_classes)], SilentProgress(),
+        part_size=size, total_steps=100, side=None, saved=None,
+    )  # fmt: skip
+
+
+def _steps(learner: Learner, labels: torch.Tensor, batches: Any, count: int) -> float:
+    """Seconds a step, of `count` after a first one."""
+    batches = iter(batches)
+    learner.step(next(batches).pixels, labels)
+    start = time.perf_counter()
+    for _ in range(count):
+        learner.step(next(batches).pixels, labels)
+    return (time.perf_counter() - start) / count
+
+
+def _plain_step(
+    model: str, pixels: torch.Tensor, labels: torch.Tensor, autocast: bool
+) -> Callable[[], None]:
+    """A step as it is written when nothing but PyTorch and Transformers is at hand."""
+    from transformers import AutoModel
+
+    encoder = AutoModel.from_pretrained(model).train()
+    optimizer = torch.optim.AdamW(encoder.vision_model.parameters(), lr=1e-7)
+    normalised = (pixels.float() / 255 - 0.5) / 0.5
+    itself = torch.eye(len(labels), dtype=torch.bool)
+    positives = (labels[:, None] == labels) & ~itself
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            found = encoder.get_image_features(pixel_values=normalised)
+        rows = torch.nn.functional.normalize(getattr(found, "pooler_output", found).float(), dim=-1)
+        logits = (rows @ rows.T / 0.07).masked_fill(itself, float("-inf"))
+        log_prob = logits - logits.logsumexp(dim=1, keepdim=True)
+        loss = -(log_prob.where(positives, 0).sum(dim=1) / positives.sum(dim=1)).mean()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+if __name__ == "__main__":
+    main()
