@@ -35,7 +35,7 @@ BATCH = 32
 def main() -> None:
     """Makes models and pictures, runs every tool in turn, prints the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--peers", default=sys.executable, help="a Python that has the peers")
+    parser.add_argument("--peers", help="a Python that has the peers; none: without them")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--side", type=int, default=256, help="of the square pictures, in px")
     parser.add_argument("--share", type=float, default=1.0, help="of the usual pictures")
@@ -46,27 +46,30 @@ def main() -> None:
         print(json.dumps(_one(*given.one)))
         return
     print(f"{describe('torch', 'transformers')}; JPEG files of {given.side} px\n")
-    columns = ["model", *TOOLS, *(f"lookalike / {tool}" for tool in list(TOOLS)[:-2])]
-    columns.append("lookalike / its model alone")
+    tools = [tool for tool in TOOLS if given.peers or tool.startswith("lookalike")]
+    others = [tool for tool in tools if tool != "lookalike"]
+    columns = ["model", *tools, *(f"lookalike / {tool}" for tool in others)]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for name in given.models:
         with tempfile.TemporaryDirectory() as folder:
-            rates = _rates(name, Path(folder), given)
+            rates = _rates(name, Path(folder), tools, given)
         ours = rates["lookalike"]
         cells = [name, *(f"{rate:.4g}" for rate in rates.values())]
-        cells += [f"{ours / rates[tool]:.2f}" for tool in TOOLS if tool != "lookalike"]
+        cells += [f"{ours / rates[tool]:.2f}" for tool in others]
         print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def _rates(name: str, folder: Path, given: argparse.Namespace) -> dict[str, float]:
+def _rates(
+    name: str, folder: Path, tools: list[str], given: argparse.Namespace
+) -> dict[str, float]:
     """Pictures a second of each tool."""
     shape = MODELS[name]
     write_clip(folder / "model", shape)
     count = max(8, round(shape["pictures"] * given.share))
     write_photos(folder / "pictures", count, (given.side, given.side))
-    rates: dict[str, list[float]] = {tool: [] for tool in TOOLS}
+    rates: dict[str, list[float]] = {tool: [] for tool in tools}
     for number in range(given.rounds):
-        for tool in TOOLS:
+        for tool in tools:
             ours = tool.startswith("lookalike")
             model = shape["open_clip"] if tool == "open_clip" else str(folder / "model")
             done = subprocess.run(

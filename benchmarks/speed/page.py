@@ -1,0 +1,62 @@
+"""All tables of speed on one page: `make bench` for the short ones, or
+
+    python benchmarks/speed/page.py --peers PEERS/bin/python --out benchmarks/results/speed.md
+
+Sections are scripts of this folder, each a process of its own, one after the other; name some to
+run only these. It needs a quiet machine, and without `--short` most of an hour on two cores; for
+peers see embedding.py, for numerics LOOKALIKE_REAL_DATA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from machine import describe
+
+SHORT: dict[str, list[str]] = {
+    "ceilings": [],
+    "reading": [],
+    "embedding": ["--models", "B/32", "--rounds", "1", "--share", "0.25"],
+    "training": ["--models", "B/32", "--rounds", "1"],
+    "overheads": ["--pictures", "1000000"],
+    "numerics": [],
+}
+"""Each section, and what makes it short."""
+
+
+def main() -> None:
+    """Runs the sections, writes the page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SHORT))
+    parser.add_argument("--peers", help="a Python that has the peers; none: without them")
+    parser.add_argument("--short", action="store_true", help="small models, one round")
+    parser.add_argument("--out", help="a file; none: stdout")
+    given = parser.parse_args()
+    sections = given.sections or [
+        name for name in SHORT if not (given.short and name == "numerics")
+    ]
+    if not set(sections) <= set(SHORT):
+        parser.error(f"expected some of {', '.join(SHORT)}; got {', '.join(sections)}")
+    page = ["# Speed", f"`python benchmarks/speed/page.py`. {describe('torch', 'transformers')}."]
+    for name in sections:
+        print(f"== {name}", file=sys.stderr)
+        arguments = [*SHORT[name]] if given.short else []
+        if name == "embedding" and given.peers:
+            arguments += ["--peers", given.peers]
+        script = Path(__file__).with_name(f"{name}.py")
+        done = subprocess.run(
+            [sys.executable, str(script), *arguments], stdout=subprocess.PIPE, check=True
+        )
+        page += [f"## {name.capitalize()}", done.stdout.decode().strip()]
+    text = "\n\n".join(page) + "\n"
+    if given.out:
+        Path(given.out).write_text(text, encoding="utf-8")
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()
