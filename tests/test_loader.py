@@ -7,6 +7,7 @@ import pickle
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -487,3 +488,25 @@ def test_each_file_is_decoded_once_an_epoch(
     for _ in loader(paths).read(chunks(len(paths), 4)):
         pass
     assert read == paths
+
+
+def test_what_a_reader_is_sent_does_not_grow_with_the_pictures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Child:
+        def duplicate_for_child(self, file: int) -> int:
+            return file
+
+    monkeypatch.setattr("multiprocessing.context.get_spawning_popen", Child)
+    sizes = []
+    for count in (10, 100_000):
+        reader = ImageLoader(
+            [f"class/{number}.jpg" for number in range(count)],
+            HOW,
+            RUNTIME,
+            max_megapixels=1,
+            augmentation=CHANGES,
+            labels=[f"class {number % 5}" for number in range(count)],
+        )
+        sizes.append(len(ForkingPickler.dumps(reader._loader.dataset)))
+    assert sizes[1] < sizes[0] + 100

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lookalike.data.decode import read_image
+from lookalike.data.sampler import grouped_by_class, number_classes
+from lookalike.data.shared import SharedArray, SharedTexts
 from lookalike.data.sources import Unreadable
 from lookalike.data.transforms import Augmentation, Preprocessing, augment, preprocess
 from lookalike.errors import DataError, ImageError
@@ -228,13 +230,17 @@ class _Reader(Dataset[Batch]):
         augmentation: Augmentation | None,
         labels: Sequence[str] | None,
     ) -> None:
-        self._paths, self._how, self._max_megapixels = paths, how, max_megapixels
+        self._paths = SharedTexts(paths)  # of each reader a copy would be hundreds of bytes a file
+        self._how, self._max_megapixels = how, max_megapixels
         self._augmentation = augmentation
         self._draft_px = how.draft_px(augmentation.least_area if augmentation else 1.0)
-        self._classmates: dict[str, list[int]] = {}
-        self._labels = labels
-        for index, label in enumerate(labels or ()):
-            self._classmates.setdefault(label, []).append(index)
+        self._classes: SharedArray | None = None
+        if labels is not None:
+            classes, sizes = number_classes(labels)
+            self._classes = SharedArray(classes)
+            # Class c's pictures are by_class[ends[c - 1] : ends[c]], in their order.
+            self._by_class = SharedArray(grouped_by_class(classes))
+            self._ends = SharedArray(np.cumsum(sizes))
 
     def __getitem__(self, request: Request) -> Batch:
         pixels: list[Tensor] = []
@@ -262,11 +268,13 @@ class _Reader(Dataset[Batch]):
     def _candidates(self, wanted: int, taken: set[int]) -> Iterator[int]:
         """The picture itself, then those of its class that may stand in: free ones first."""
         yield wanted
-        if self._labels is None:
+        if self._classes is None:
             return
-        mates = self._classmates[self._labels[wanted]]
-        start = mates.index(wanted)
-        others = mates[start + 1 :] + mates[:start]
+        number = self._classes.values[wanted]
+        start, end = self._ends.values[number - 1] if number else 0, self._ends.values[number]
+        mates = self._by_class.values[start:end]
+        place = int(np.searchsorted(mates, wanted))
+        others = [*mates[place + 1 :].tolist(), *mates[:place].tolist()]
         yield from (mate for mate in others if mate not in taken)
         yield from (mate for mate in others if mate in taken)
 

@@ -97,14 +97,14 @@ class BalancedBatchSampler(Sampler[list[int]]):
             seed,
         )
         self._balance = class_balance
-        classes, sizes = _number_classes(labels)
+        classes, sizes = number_classes(labels)
         taking_part = sizes >= (2 if singletons == "exclude" else 1)
         if n_samples_per_class == 1:  # a place of one picture needs no second
             taking_part = sizes >= 1
         _check_enough_classes(sizes, taking_part, n_classes_per_batch, singletons)
 
         # Pictures grouped by class: class c's are by_class[starts[c] : starts[c] + sizes[c]].
-        by_class = _grouped(classes)
+        by_class = grouped_by_class(classes)
         self._by_class = by_class[taking_part[classes[by_class]]]
         self._sizes = sizes[taking_part]
         self._starts = np.cumsum(self._sizes) - self._sizes
@@ -248,7 +248,7 @@ class BalancedBatchSampler(Sampler[list[int]]):
             yield columns
 
 
-def _number_classes(
+def number_classes(
     labels: Sequence[int] | Sequence[str] | np.ndarray | Int64[Tensor, " n"],
 ) -> tuple[Int32[np.ndarray, " n"], Int64[np.ndarray, " classes"]]:
     """Each picture's class as a number from 0, in the order of labels, and the size of each class.
@@ -284,7 +284,7 @@ def _number_integers(
     return numbers[above_low], sizes[sizes > 0]
 
 
-def _grouped(classes: Int32[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+def grouped_by_class(classes: Int32[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     """All positions, class by class, those of a class in their order: a stable argsort, quicker."""
     keys = classes.astype(np.int64) * len(classes) + np.arange(len(classes))
     keys.sort()

@@ -1,0 +1,81 @@
+"""Arrays and texts that reading processes see without a copy of their own."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from multiprocessing import context, reduction
+from typing import Any, overload
+
+import numpy as np
+from jaxtyping import Int64, Shaped
+
+_ENCODING = "utf-8", "surrogatepass"  # names of files may hold bytes that are no text
+
+
+class SharedArray:
+    """A read-only array whose memory a process that is started with it shares.
+
+    It lies in a file without a name, which the system removes with the last process that has it
+    open, however that ends. (Shared memory proper is often limited to 64 MB in containers.) On
+    Windows, which has no such files, each process gets a copy.
+
+    Args:
+        values: any array of numbers.
+    """
+
+    def __init__(self, values: Shaped[np.ndarray, ...]) -> None:
+        self.values = values
+        self._file: int | None = None
+        if os.name == "posix" and values.size:
+            with tempfile.TemporaryFile() as file:
+                file.write(np.ascontiguousarray(values).data)
+                file.flush()
+                self._adopt(os.dup(file.fileno()), values.dtype, values.shape)
+
+    def _adopt(self, file: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+        self._file = file
+        seen = mmap.mmap(file, 0, access=mmap.ACCESS_READ)
+        self.values = np.frombuffer(seen, dtype=dtype).reshape(shape)
+
+    def __del__(self) -> None:
+        if getattr(self, "_file", None) is not None:
+            os.close(self._file)  # type: ignore[arg-type]
+
+    def __reduce__(self) -> tuple[Callable[..., SharedArray], tuple[Any, ...]]:
+        if self._file is None or context.get_spawning_popen() is None:
+            return SharedArray, (np.array(self.values),)
+        return _opened, (reduction.DupFd(self._file), self.values.dtype, self.values.shape)
+
+
+def _opened(file: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> SharedArray:
+    """In the process that was started: the array in a file that came with it."""
+    array = SharedArray(np.empty(0, dtype))
+    array._adopt(file.detach(), dtype, shape)
+    return array
+
+
+class SharedTexts(Sequence[str]):
+    """Texts, such as the paths of pictures, in shared memory: their bytes and 8 more each."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        parts = [text.encode(*_ENCODING) for text in texts]
+        self._ends = SharedArray(np.cumsum([len(part) for part in parts], dtype=np.int64))
+        self._bytes = SharedArray(np.frombuffer(b"".join(parts), dtype=np.uint8))
+
+    def __len__(self) -> int:
+        return len(self._ends.values)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        ends: Int64[np.ndarray, " texts"] = self._ends.values
+        index = range(len(self))[index]  # from the end, or an IndexError
+        start = ends[index - 1] if index else 0
+        return self._bytes.values[start : ends[index]].tobytes().decode(*_ENCODING)
