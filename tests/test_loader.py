@@ -494,6 +494,8 @@ def test_what_a_reader_is_sent_does_not_grow_with_the_pictures(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Child:
+        DupFd = staticmethod(int)  # what stands for an open file in what is sent
+
         def duplicate_for_child(self, file: int) -> int:
             return file
 
