@@ -88,7 +88,7 @@ class Shared:
     def __post_init__(self) -> None:
         settle(self)
         for name in ("train", "data", "test", "query", "gallery", "out", "model_name",
-                     "distillation_pictures"):  # fmt: skip
+                     "distillation_pictures", "decode_cache"):  # fmt: skip
             if getattr(self, name, None) == "":
                 raise ConfigError(f"{name} is empty; name something, or leave it out")
 
@@ -125,6 +125,22 @@ class Common(Shared):
         "parenthesis, or all of it) come from one shoot, and are never searched in each other",
         group="Test pictures",
         metavar="REGEX",
+    )
+    decode_cache: str | None = knob(
+        None,
+        "a folder that keeps decoded pictures (width x height x 3 bytes each), so that later "
+        "epochs and runs need not decode the files again, with the same results to the last bit; "
+        "worth it for large photos and PNG files, over several epochs, where a GPU waits for "
+        "pictures; none: off",
+        group="Pictures",
+        metavar="FOLDER",
+    )
+    decode_cache_gb: float = knob(
+        20.0,
+        "GB (10^9 bytes) that decode_cache may take; when it is full, what is in it stays and "
+        "other pictures are decoded each time; 5 GB of the disk are left free in any case",
+        group="Pictures",
+        above=0,
     )
     caption_template: str = knob(
         "a photo of a {}.",

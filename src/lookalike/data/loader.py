@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lookalike.data.cache import CachedReader, DecodeCache, Reads
 from lookalike.data.decode import read_image
 from lookalike.data.sampler import grouped_by_class, number_classes
 from lookalike.data.shared import SharedArray, SharedTexts
@@ -47,7 +48,8 @@ class Batch(NamedTuple):
     """A batch that was read. `indices` says which pictures it really holds.
 
     `lost` are positions that were asked for and have no readable picture to stand in for them.
-    Where several processes have read it together, `pixels` are of `indices[own]` only.
+    Where several processes have read it together, `pixels` are of `indices[own]` only. `reads` are
+    what a cache of decoded pictures had to do with it.
     """
 
     pixels: UInt8[Tensor, "batch 3 height width"]
@@ -55,6 +57,7 @@ class Batch(NamedTuple):
     unreadable: list[Unreadable]
     lost: list[int]
     own: slice = slice(None)
+    reads: Reads = Reads()
 
 
 class ImageLoader:
@@ -78,6 +81,7 @@ class ImageLoader:
         max_megapixels: larger pictures are unreadable.
         augmentation: changes for training.
         labels: class of each picture, for replacements.
+        cache: keeps decoded pictures; None: files are decoded each time.
     """
 
     def __init__(
@@ -89,8 +93,13 @@ class ImageLoader:
         max_megapixels: float,
         augmentation: Augmentation | None = None,
         labels: Sequence[str] | None = None,
+        cache: DecodeCache | None = None,
     ) -> None:
-        reader = _Reader(paths, how, max_megapixels, augmentation, labels)
+        cached = cache.reader if cache else None
+        reader = _Reader(paths, how, max_megapixels, augmentation, labels, cached)
+        if cache is not None:
+            cache.draft_sizes.add(reader.draft_px)
+        self._cache = cache
         self._requests = _Requests()
         self.paths, self.num_images = paths, len(paths)
         self._part_size = max(1, _PART_BYTES // (3 * how.height * how.width))
@@ -123,7 +132,10 @@ class ImageLoader:
             if done is not None and not isinstance(done, _DoneEvent):
                 batches._workers_done_event = _DoneEvent(done)
             for first in batches:
-                yield _joined([first, *islice(batches, counts.popleft() - 1)])
+                batch = _joined([first, *islice(batches, counts.popleft() - 1)])
+                if self._cache is not None:
+                    self._cache.count(batch.reads)
+                yield batch
         except (RuntimeError, ConnectionError, EOFError) as error:
             # A dead worker shows as torch's own message, or as the pipe to it that broke.
             if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
@@ -165,6 +177,7 @@ def _joined(parts: list[Batch]) -> Batch:
         [index for part in parts for index in part.indices],
         [one for part in parts for one in part.unreadable],
         [index for part in parts for index in part.lost],
+        reads=sum((part.reads for part in parts), start=Reads()),
     )
 
 
@@ -229,11 +242,12 @@ class _Reader(Dataset[Batch]):
         max_megapixels: float,
         augmentation: Augmentation | None,
         labels: Sequence[str] | None,
+        cache: CachedReader | None,
     ) -> None:
         self._paths = SharedTexts(paths)  # of each reader a copy would be hundreds of bytes a file
         self._how, self._max_megapixels = how, max_megapixels
-        self._augmentation = augmentation
-        self._draft_px = how.draft_px(augmentation.least_area if augmentation else 1.0)
+        self._augmentation, self._cache = augmentation, cache
+        self.draft_px = how.draft_px(augmentation.least_area if augmentation else 1.0)
         self._classes: SharedArray | None = None
         if labels is not None:
             classes, sizes = number_classes(labels)
@@ -263,7 +277,8 @@ class _Reader(Dataset[Batch]):
                 lost.append(wanted)
         empty = torch.empty(0, 3, self._how.height, self._how.width, dtype=torch.uint8)
         stacked = torch.stack(pixels) if pixels else empty
-        return Batch(stacked, indices, list(unreadable.values()), lost)
+        reads = self._cache.take_reads() if self._cache else Reads()
+        return Batch(stacked, indices, list(unreadable.values()), lost, reads=reads)
 
     def _candidates(self, wanted: int, taken: set[int]) -> Iterator[int]:
         """The picture itself, then those of its class that may stand in: free ones first."""
@@ -280,7 +295,8 @@ class _Reader(Dataset[Batch]):
 
     def _pixels(self, index: int, seed: tuple[int, ...]) -> UInt8[Tensor, "3 height width"]:
         path = self._paths[index]
-        image = read_image(path, self._max_megapixels, draft_px=self._draft_px)
+        read = self._cache.read if self._cache else read_image
+        image = read(path, self._max_megapixels, draft_px=self.draft_px)
         try:
             if self._augmentation is None:
                 return preprocess(image, self._how)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.config import EvaluateConfig
+from lookalike.data.cache import make_cache
 from lookalike.data.loader import ImageLoader
 from lookalike.data.sources import Unreadable
 from lookalike.embedding.interchange import (
@@ -180,12 +181,17 @@ def _retrieve_with_model(
     progress.note(f"model    {config.model_name} · {encoder.kind} {dim}-d")
     progress.note(f"test     {protocol.describe()}")
     progress.note(f"device   {runtime.describe()}")
+    cache = make_cache(config, progress)
     loader = ImageLoader(
         protocol.files,
         replace(encoder.preprocessing, exact=config.exact_pixels),
         runtime,
         max_megapixels=config.max_megapixels,
+        cache=cache,
     )
+    if cache is not None:
+        processes.by_first(cache.prepare)
+        progress.note(f"cache    {cache.describe()}")
     retrieval = evaluate_encoder(
         encoder,
         protocol,
@@ -195,6 +201,8 @@ def _retrieve_with_model(
         batch_size=config.eval_batch_size,
         progress=progress,
     )
+    if cache is not None:
+        progress.note(f"cache    {cache.reads_of_all(processes)}")
     text_scores: QueryScores | None = None
     if retrieval.gallery.labels is not None and encoder.has_text:
         queries = text_queries(encoder, retrieval.gallery.labels, config.caption_template, progress)

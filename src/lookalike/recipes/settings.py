@@ -20,7 +20,7 @@ FREE_ON_RESUME = frozenset(
      "group_pattern", "eval_batch_size", "device", "precision", "num_workers",
      "gradient_checkpointing", "batch_memory", "sharding", "distillation_pictures",
      "interpolation", "best_metric", "patience", "keep", "autosave_minutes",
-     "track", "track_project", "track_optional", "report"}
+     "track", "track_project", "track_optional", "report", "decode_cache", "decode_cache_gb"}
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.config import TrainConfig
+from lookalike.data.cache import DecodeCache
 from lookalike.data.loader import ImageLoader
 from lookalike.data.sources import ImageSet
 from lookalike.data.transforms import Augmentation
@@ -59,6 +60,7 @@ def make_loader(
     encoder: CLIPEncoder,
     images: ImageSet,
     side: int | None,
+    cache: DecodeCache | None,
 ) -> ImageLoader:
     """Reads pictures as training sees them: at its own size, and changed at random.
 
@@ -75,6 +77,7 @@ def make_loader(
         max_megapixels=config.max_megapixels,
         augmentation=Augmentation(config.augmentation, config.min_crop_area, config.color_jitter),
         labels=images.labels,
+        cache=cache,
     )
 
 

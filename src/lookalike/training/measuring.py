@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.config import TrainConfig
+from lookalike.data.cache import DecodeCache
 from lookalike.data.loader import ImageLoader
 from lookalike.data.sources import Unreadable
 from lookalike.errors import ConfigError, LookalikeError
@@ -77,6 +78,7 @@ class Measurements:
         runtime: Runtime,
         progress: Progress,
         folder: RunFolder,
+        cache: DecodeCache | None = None,
     ) -> None:
         _check_best_metric(config, protocol, encoder)
         self.protocol, self.history = protocol, list[EpochSummary]()
@@ -94,6 +96,7 @@ class Measurements:
                 replace(encoder.preprocessing, exact=config.exact_pixels),
                 runtime,
                 max_megapixels=config.max_megapixels,
+                cache=cache,
             )
 
     def take_up(self, state: TrainingState) -> None:

@@ -65,6 +65,12 @@ def tell_early_stop(run: Run) -> None:
     )
 
 
+def tell_cache(run: Run) -> None:
+    """Says what decoded pictures were good for, where they are kept."""
+    if run.cache is not None:
+        run.progress.note(f"cache    {run.cache.reads_of_all(run.processes)}")
+
+
 def _facts(run: Run) -> list[str]:
     config, report, how = run.config, run.sampler.report, run.encoder.preprocessing
     protocol, chunk_size = run.measurements.protocol, run.learner.chunk_size
@@ -88,6 +94,7 @@ def _facts(run: Run) -> list[str]:
         f"{counted(config.num_epochs, 'epoch')}",
         *_anchors(run),
         f"device   {run.runtime.describe()}",
+        *([f"cache    {run.cache.describe()}"] if run.cache else []),
     ]
 
 

@@ -14,8 +14,10 @@ from typing import Any, NoReturn
 import torch
 
 from lookalike.config import TrainConfig
-from lookalike.data.loader import Batch, Request
+from lookalike.data.cache import make_cache
+from lookalike.data.loader import Batch, ImageLoader, Request
 from lookalike.data.sampler import BalancedBatchSampler
+from lookalike.data.sources import ImageSet
 from lookalike.errors import (
     DataError,
     Interrupted,
@@ -35,7 +37,7 @@ from lookalike.training.anchoring.others import read_other_pictures
 from lookalike.training.interpolation import finish_with_mixture
 from lookalike.training.making import make_encoder, make_learner, make_loader
 from lookalike.training.measuring import Measurements
-from lookalike.training.narration import UnreadableTraining, introduce, tell_early_stop
+from lookalike.training.narration import UnreadableTraining, introduce, tell_cache, tell_early_stop
 from lookalike.training.optimization.optimizer import (
     learning_rate_at,
     set_learning_rate,
@@ -82,6 +84,7 @@ class Run:
         self.folder = RunFolder(config, resume)
         if saved is not None and resume is not None:
             check_same_settings(saved, resume, config)
+        self.cache = make_cache(config, progress)
         self._read_pictures(resume, saved)
         with enough_memory(
             TrainingError,
@@ -90,8 +93,10 @@ class Run:
         ):
             self._make_learner(resume, saved)
         self.measurements = Measurements(
-            config, self.protocol, self.encoder, runtime, progress, self.folder
+            config, self.protocol, self.encoder, runtime, progress, self.folder, self.cache
         )
+        if self.cache is not None:
+            self.processes.by_first(self.cache.prepare)  # by now it knows what will be read
         self.state = TrainingState(run=self.processes.by_first(lambda: secrets.token_hex(8)))
         self.last_saved: Path | None = None
         self.saved_epochs: list[Path] = []
@@ -133,15 +138,20 @@ class Run:
         if self.protocol is not None and resume is None:
             refuse_learned_classes(self.encoder, self.protocol)
         self.train_side = side = self.encoder.train_side(config.train_size)
-        self.loader = make_loader(config, runtime, self.encoder, self.pictures.images, side)
+        self.loader = self._make_loader(self.pictures.images)
         part_size = self.batch_size // self.processes.count
         if self.others is not None:
-            self.other_loader = make_loader(config, runtime, self.encoder, self.others.images, side)
+            self.other_loader = self._make_loader(self.others.images)
             part_size *= 2
         self.learner = make_learner(
             config, runtime, self.encoder, self.pictures.classes, self.progress,
             part_size=part_size, total_steps=self.total_steps, side=side, saved=saved,
         )  # fmt: skip
+
+    def _make_loader(self, images: ImageSet) -> ImageLoader:
+        return make_loader(
+            self.config, self.runtime, self.encoder, images, self.train_side, self.cache
+        )
 
     def _set_random_numbers(self, saved: dict[str, Any] | None) -> None:
         """Those of dropout: taken up where they were saved, and others in each process."""
@@ -347,6 +357,7 @@ class Run:
             trade_off = finish_with_mixture(self)
         except KeyboardInterrupt:
             self.save_and_stop()
+        tell_cache(self)
         files = self._files_in_order()
         unreadable = list(dict.fromkeys(self.unreadable.pictures + measured.unreadable))
         if unreadable and files:  # a finished run that is resumed has nothing to add

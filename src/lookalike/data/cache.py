@@ -1,0 +1,393 @@
+"""Decoded pictures kept on disk, so that later epochs need not decode the files again.
+
+What is kept is what `read_image` returned, to the last bit: a cache changes time, never results.
+A picture is one file of `width x height x 3` bytes of RGB behind a head of text that says of what
+file it is. Each carries a checksum, and what is damaged, cut short or of another file is decoded
+anew and replaced. So nothing is flushed to the disk, as `files.write_whole` does: what a power cut
+leaves half-written is found out when it is read.
+
+Any number of processes and commands may use one folder at a time. A file appears whole, by a
+rename, and is never changed after that; whoever has it open goes on reading what was there.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import re
+import secrets
+import shutil
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cache
+from hashlib import blake2b
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import PIL
+from PIL import Image, features
+
+from lookalike.config import DEFAULT_MAX_MEGAPIXELS, EvaluateConfig, TrainConfig
+from lookalike.data.decode import read_image
+from lookalike.files import shown
+from lookalike.processes import Processes
+from lookalike.progress import Progress, counted
+
+_FORMAT = 1  # to be raised when `read_image` gives other pixels, or a file is laid out otherwise
+_START = struct.Struct("<16sII")  # mark, checksum of all that follows this, bytes of the head
+_MARK = b"lookalike RGB\n\0\0"
+_LONGEST_HEAD = 2**16
+_FILE_NAME = re.compile(r"[0-9a-f]{32}\.rgb")
+_TEMPORARY_NAME = re.compile(r"\.[0-9a-f]{32}\.rgb\.[0-9a-f]{8}\.tmp")
+_ABANDONED_S = 3600.0  # after which nobody is still writing a temporary file
+_BLOCK = 4096  # bytes that files grow by on most disks
+_KEPT_FREE = 5_000_000_000  # bytes of the disk that are left to others
+_LITTLE_ROOM = 0.1  # of all that the folder may hold
+# Programs that make backups know by this file that what lies beside it can be made again.
+_TAG_NAME = "CACHEDIR.TAG"
+_TAG_TEXT = (
+    "Signature: 8a477f597d28d172789f06886806bc55\n"
+    "# Decoded pictures, kept by lookalike --decode-cache. May be deleted at any time.\n"
+)
+
+
+@dataclass(frozen=True)
+class Reads:
+    """How many pictures were taken from a cache and how many decoded, and what became of these.
+
+    `failure` is why one of them could not be kept, where that was not for want of room.
+    """
+
+    from_cache: int = 0
+    decoded: int = 0
+    added: int = 0
+    without_room: int = 0
+    failure: str | None = None
+
+    def __add__(self, other: Reads) -> Reads:
+        return Reads(
+            self.from_cache + other.from_cache,
+            self.decoded + other.decoded,
+            self.added + other.added,
+            self.without_room + other.without_room,
+            self.failure or other.failure,
+        )
+
+    def __str__(self) -> str:
+        text = f"{counted(self.from_cache, 'picture')} read from it, {self.decoded:,} decoded"
+        if self.added:
+            text += f", {self.added:,} of these kept"
+        if self.without_room:
+            text += (
+                f"; no room for {self.without_room:,}: raise --decode-cache-gb, or free some of "
+                "the disk"
+            )
+        return text
+
+
+class DecodeCache:
+    """The cache as a command's main process sees it: made ready, and counted.
+
+    It is handed to each `ImageLoader`, whose workers read through copies of `reader`.
+
+    Args:
+        folder: where pictures are kept; made if it is missing.
+        max_bytes: how much may lie there.
+        progress: told of what cannot be kept, once.
+        kept_free: bytes of the disk that stay free.
+    """
+
+    def __init__(
+        self, folder: Path, max_bytes: int, progress: Progress, *, kept_free: int = _KEPT_FREE
+    ) -> None:
+        self.folder = Path(os.path.abspath(folder))
+        self.reader = CachedReader(self.folder, max_bytes, kept_free)
+        self.draft_sizes: set[int | None] = set()
+        self.reads = Reads()
+        self._shown, self._max_bytes, self._progress = shown(folder), max_bytes, progress
+        self._has_warned = False
+        self._state = "not looked at yet"
+
+    def prepare(self) -> None:
+        """Finds out what is in the folder, and, where it or the disk is nearly full, removes what
+        no reading will use again: pictures of files that changed or are gone, of other versions
+        of the decoders, and of `draft_px` that are not in `draft_sizes`.
+
+        A folder that cannot be written to is a warning: what is in it is read.
+        """
+        removed = 0
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not (self.folder / _TAG_NAME).exists():
+                (self.folder / _TAG_NAME).write_text(_TAG_TEXT)
+            _remove_abandoned(self.folder)
+            sizes = dict(_kept_files(self.folder))
+            if self.reader.room(sum(sizes.values())) < _LITTLE_ROOM * self._max_bytes:
+                for path in [path for path in sizes if _is_outdated(path, self.draft_sizes)]:
+                    path.unlink(missing_ok=True)
+                    del sizes[path]
+                    removed += 1
+            self.reader.set_used(sum(sizes.values()))
+        except OSError as error:
+            self._warn(error.strerror or str(error))
+            sizes = dict(_kept_files(self.folder))
+        self._state = (
+            f"{counted(len(sizes), 'decoded picture')}, {sum(sizes.values()) / 1e9:.1f} of "
+            f"{self._max_bytes / 1e9:g} GB" + (f"; {removed:,} outdated removed" if removed else "")
+        )
+
+    def describe(self) -> str:
+        """One line for the start of a run: what `prepare` has found."""
+        return f"{self._shown}: {self._state}"
+
+    def count(self, reads: Reads) -> None:
+        """Adds what a batch came to; the first failure is told."""
+        self.reads += reads
+        if reads.failure is not None:
+            self._warn(reads.failure)
+
+    def reads_of_all(self, processes: Processes) -> Reads:
+        """What all processes of a command have read so far; each of them has to ask."""
+        return sum(processes.gather_objects(self.reads), start=Reads())
+
+    def _warn(self, reason: str) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            self._progress.warn(
+                f"cannot keep decoded pictures in {self._shown}: {reason}. What is not in there "
+                "is decoded each time"
+            )
+
+
+def make_cache(config: TrainConfig | EvaluateConfig, progress: Progress) -> DecodeCache | None:
+    """The cache that a configuration names; None where it names none."""
+    if config.decode_cache is None:
+        return None
+    return DecodeCache(Path(config.decode_cache), round(config.decode_cache_gb * 1e9), progress)
+
+
+class CachedReader:
+    """Reads pictures as `read_image` does; one lives in each process that reads.
+
+    When the folder is full, what is in it stays, and other pictures are decoded each time. An
+    epoch visits every picture once, so whatever was thrown out for a new one would be needed
+    before the new one is: the folder would be rewritten in each epoch and never be of use.
+
+    How full it is stands in the length of the file `used`: a byte for each 4096. Adding to its end
+    is one step for the system, so processes that know nothing of each other keep one account. They
+    go beyond the bound by one picture each at most, and errors of the account (a process that was
+    killed, a picture that was replaced) last until the next command counts.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int, kept_free: int) -> None:
+        self._folder, self._max_bytes, self._kept_free = folder, max_bytes, kept_free
+        self._reads = Reads()
+
+    def read(
+        self,
+        path: str,
+        max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
+        *,
+        draft_px: int | None = None,
+    ) -> Image.Image:
+        """The same picture, from the cache where it is there.
+
+        It is known by its file's absolute path, size and time of change, `draft_px`, and the
+        versions of the decoders. What was kept under a higher limit of megapixels than now is
+        decoded again, and so refused if it is too large.
+
+        Raises:
+            ImageError: as `read_image` does; nothing is kept of such a file.
+        """
+        origin = _origin(path, draft_px)
+        if origin is None:
+            return read_image(path, max_megapixels, draft_px=draft_px)
+        file = self._folder / origin.file_name()
+        image = _load(file, origin, max_megapixels)
+        if image is not None:
+            self._reads += Reads(from_cache=1)
+            return image
+        image = read_image(path, max_megapixels, draft_px=draft_px)
+        self._reads += Reads(decoded=1)
+        if _origin(path, draft_px) == origin:  # else it changed while it was read
+            self._reads += self._keep(file, origin, max_megapixels, image)
+        return image
+
+    def take_reads(self) -> Reads:
+        """What was read since the last call."""
+        reads, self._reads = self._reads, Reads()
+        return reads
+
+    def room(self, used: int) -> int:
+        """Bytes that may be added where so many are used."""
+        free = shutil.disk_usage(self._folder).free
+        return min(self._max_bytes - used, free - self._kept_free)
+
+    def set_used(self, used: int) -> None:
+        """Starts a new account."""
+        (self._folder / "used").write_bytes(b"." * (used // _BLOCK))
+
+    def _keep(
+        self, file: Path, origin: _Origin, max_megapixels: float, image: Image.Image
+    ) -> Reads:
+        head = json.dumps(asdict(_Head(origin, max_megapixels, *image.size))).encode()
+        size = _on_disk(_START.size + len(head) + 3 * image.width * image.height)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if size > self.room(self._used()):
+                return Reads(without_room=1)
+            with open(self._folder / "used", "ab") as used:
+                used.write(b"." * (size // _BLOCK))
+            _write(file, head, image.tobytes())
+        except OSError as error:
+            return Reads(failure=error.strerror or str(error))
+        except MemoryError:
+            return Reads(failure=f"no memory for a copy of {image.width}x{image.height} px")
+        return Reads(added=1)
+
+    def _used(self) -> int:
+        try:
+            return (self._folder / "used").stat().st_size * _BLOCK
+        except FileNotFoundError:
+            return 0
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """What must be the same for a kept picture to be the one that is asked for."""
+
+    path: str
+    bytes: int
+    mtime_ns: int
+    draft_px: int | None
+    decoders: str
+
+    def file_name(self) -> str:
+        """One for each path and `draft_px`: the picture of a changed file replaces the old one."""
+        name = os.fsencode(self.path) + f"\0{self.draft_px}".encode()
+        digest = blake2b(name, digest_size=16).hexdigest()
+        return f"{digest[:2]}/{digest}.rgb"
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What stands before the pixels of a kept picture; it was decoded under `max_megapixels`."""
+
+    origin: _Origin
+    max_megapixels: float
+    width: int
+    height: int
+
+
+def _origin(path: str, draft_px: int | None) -> _Origin | None:
+    """What a picture is known by; None where there is no file."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):  # ValueError: a path that cannot be one
+        return None
+    full = os.path.abspath(path)
+    return _Origin(full, status.st_size, status.st_mtime_ns, draft_px, _decoders())
+
+
+@cache
+def _decoders() -> str:
+    """The versions that pixels depend on."""
+    jpeg = features.version("libjpeg_turbo") or features.version("jpg")
+    return f"{_FORMAT}, Pillow {PIL.__version__}, JPEG {jpeg}, pillow-heif {version('pillow-heif')}"
+
+
+def _load(file: Path, origin: _Origin, max_megapixels: float) -> Image.Image | None:
+    """The picture kept in a file; None where it is another one, damaged, or not there.
+
+    The file is mapped into memory, and copied from there by Pillow, whose pixels take four bytes.
+    """
+    try:
+        with open(file, "rb") as opened:
+            content = memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
+        mark, checksum, length = _START.unpack_from(content)
+        if mark != _MARK or checksum != zlib.crc32(content[_START.size :]):
+            return None
+        end = _START.size + length
+        head = _parsed(content[_START.size : end].tobytes())
+        if head is None or head.origin != origin or head.max_megapixels > max_megapixels:
+            return None
+        pixels = np.frombuffer(content[end:], np.uint8)
+        return Image.fromarray(pixels.reshape(head.height, head.width, 3))
+    # ValueError: an empty file, or one of another length; MemoryError is read_image's to explain.
+    except (OSError, ValueError, struct.error, MemoryError):
+        return None
+
+
+def _parsed(head: bytes) -> _Head | None:
+    try:
+        found = json.loads(head)
+        return _Head(**(found | {"origin": _Origin(**found["origin"])}))
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _write(file: Path, head: bytes, pixels: bytes) -> None:
+    """Writes a kept picture whole or not at all."""
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as opened:
+            opened.write(_START.pack(_MARK, zlib.crc32(pixels, zlib.crc32(head)), len(head)))
+            opened.write(head)
+            opened.write(pixels)
+        os.replace(temporary, file)
+    finally:
+        with suppress(OSError):  # gone already where the rename succeeded
+            temporary.unlink()
+
+
+def _kept_files(folder: Path) -> Iterator[tuple[Path, int]]:
+    """The kept pictures, and the bytes that each takes on disk."""
+    for entry in _entries(folder):
+        if _FILE_NAME.fullmatch(entry.name):
+            with suppress(FileNotFoundError):  # another command is removing outdated ones
+                yield Path(entry.path), _on_disk(entry.stat().st_size)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Removes temporary files of processes that were killed."""
+    for entry in _entries(folder):
+        if _TEMPORARY_NAME.fullmatch(entry.name):
+            with suppress(FileNotFoundError):
+                if time.time() - entry.stat().st_mtime > _ABANDONED_S:
+                    os.unlink(entry.path)
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """All that lies in the subfolders where pictures are kept."""
+    for number in range(256):
+        try:
+            with os.scandir(folder / f"{number:02x}") as entries:
+                yield from entries
+        except OSError:  # not there yet, or not ours
+            continue
+
+
+def _is_outdated(file: Path, draft_sizes: set[int | None]) -> bool:
+    """Whether a kept picture is of no use to readings with these `draft_px`."""
+    try:
+        with open(file, "rb") as opened:
+            mark, _, length = _START.unpack(opened.read(_START.size))
+            head = _parsed(opened.read(min(length, _LONGEST_HEAD))) if mark == _MARK else None
+    except OSError:
+        return False
+    except struct.error:
+        return True
+    if head is None or head.origin.draft_px not in draft_sizes:
+        return True
+    return _origin(head.origin.path, head.origin.draft_px) != head.origin
+
+
+def _on_disk(size: int) -> int:
+    """Bytes that a file of so many takes."""
+    return -(-size // _BLOCK) * _BLOCK
