@@ -130,9 +130,11 @@ class DecodeCache:
             sizes = dict(_kept_files(self.folder))
             if self.reader.room(sum(sizes.values())) < _LITTLE_ROOM * self._max_bytes:
                 for path in [path for path in sizes if _is_outdated(path, self.draft_sizes)]:
-                    path.unlink(missing_ok=True)
-                    del sizes[path]
-                    removed += 1
+                    with suppress(OSError):  # another command has removed it, or is reading it
+                        path.unlink()
+                        removed += 1
+                    if not path.exists():
+                        del sizes[path]
             self.reader.set_used(sum(sizes.values()))
         except OSError as error:
             self._warn(error.strerror or str(error))
@@ -350,7 +352,7 @@ def _kept_files(folder: Path) -> Iterator[tuple[Path, int]]:
     """The kept pictures, and the bytes that each takes on disk."""
     for entry in _entries(folder):
         if _FILE_NAME.fullmatch(entry.name):
-            with suppress(FileNotFoundError):  # another command is removing outdated ones
+            with suppress(OSError):  # another command is removing outdated ones
                 yield Path(entry.path), _on_disk(entry.stat().st_size)
 
 
@@ -358,7 +360,7 @@ def _remove_abandoned(folder: Path) -> None:
     """Removes temporary files of processes that were killed."""
     for entry in _entries(folder):
         if _TEMPORARY_NAME.fullmatch(entry.name):
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 if time.time() - entry.stat().st_mtime > _ABANDONED_S:
                     os.unlink(entry.path)
 
