@@ -205,6 +205,17 @@ def test_in_a_second_epoch_no_file_is_decoded(
     assert decoded == paths
 
 
+def test_what_the_parts_of_a_batch_came_to_is_added_up(
+    folder: Path, paths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lookalike.data.loader._PART_BYTES", 1)  # a part is one picture
+    cache = open_cache(folder)
+    read = [batch.reads for batch in batches(paths, cache, training=False)]
+    added = [Reads(decoded=n, added=n) for n in (4, 4, 2)]
+    assert read == added + [Reads(from_cache=n) for n in (4, 4, 2)]
+    assert cache.reads == Reads(from_cache=10, decoded=10, added=10)
+
+
 def test_readers_in_two_processes_use_one_folder_at_a_time(folder: Path, paths: list[str]) -> None:
     plain = list(batches(paths, None))
     caches = [open_cache(folder), open_cache(folder)]

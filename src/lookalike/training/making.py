@@ -60,11 +60,11 @@ def make_loader(
     encoder: CLIPEncoder,
     images: ImageSet,
     side: int | None,
-    cache: DecodeCache | None,
+    cache: DecodeCache | None = None,
 ) -> ImageLoader:
     """Reads pictures as training sees them: at its own size, and changed at random.
 
-    `side` is that size in px; None: the encoder's own.
+    `side` is that size in px; None: the encoder's own. `cache` keeps decoded pictures.
 
     Raises:
         LookalikeError: the encoder cannot take pictures of that size.
