@@ -26,7 +26,7 @@ from conftest import draw, write_tree
 
 from lookalike.cli import tables
 from lookalike.cli.main import main
-from lookalike.config import CheckConfig, EvaluateConfig, ExportConfig, TrainConfig
+from lookalike.config import BenchConfig, CheckConfig, EvaluateConfig, ExportConfig, TrainConfig
 from lookalike.evaluation.original.drift import Drift
 from lookalike.evaluation.scoring.scores import HEADLINE
 from lookalike.progress import SilentProgress, Task
@@ -35,7 +35,7 @@ from lookalike.training.outcome import Best, EpochSummary
 
 MACHINE = ["--device", "cpu", "--precision", "fp32", "--num-workers", "0"]
 CLASSES = [f"class{c}" for c in "abcdef"]
-VERBS = ["train", "evaluate", "compare", "check", "export", "demo"]
+VERBS = ["train", "evaluate", "compare", "check", "bench", "export", "demo"]
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="signals and names of POSIX systems")
 
@@ -171,13 +171,15 @@ def test_the_help_names_every_verb(words: list[str]) -> None:
         ("train", TrainConfig),
         ("evaluate", EvaluateConfig),
         ("check", CheckConfig),
+        ("bench", BenchConfig),
         ("export", ExportConfig),
     ],
 )
 def test_the_help_of_a_verb_shows_every_knob_with_its_default(verb: str, config: Any) -> None:
     sections = sections_of_help(verb)
     for knob in dataclasses.fields(config):
-        if (verb, knob.name) in (("train", "train"), ("check", "data"), ("export", "model_name")):
+        about = {"train": "train", "check": "data", "bench": "data", "export": "model_name"}
+        if about.get(verb) == knob.name:
             continue  # what it is all about is no flag
         said = sections[knob.name.replace("_", "-")]
         assert knob.metadata["help"] in said

@@ -15,6 +15,8 @@ import lookalike
 PUBLIC = [
     "ArcFaceLoss",
     "BalancedBatchSampler",
+    "BenchConfig",
+    "BenchResult",
     "CLIPEncoder",
     "CheckConfig",
     "CheckResult",
@@ -28,6 +30,7 @@ PUBLIC = [
     "SupConLoss",
     "TrainConfig",
     "TrainResult",
+    "bench",
     "check",
     "evaluate",
     "export",
@@ -82,7 +85,7 @@ def test_asking_for_help_loads_nothing_heavy() -> None:
     code = """
 from lookalike.cli.main import main
 for words in (["--help"], ["train", "--help"], ["evaluate", "--help"], ["check", "--help"],
-              ["export", "--help"], ["demo", "--help"], ["--version"]):
+              ["bench", "--help"], ["export", "--help"], ["demo", "--help"], ["--version"]):
     try:
         main(words)
     except SystemExit as stop:

@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lookalike.checkup.findings import CheckResult
     from lookalike.checkup.run import check
-    from lookalike.config import CheckConfig, EvaluateConfig, ExportConfig, TrainConfig
+    from lookalike.config import BenchConfig, CheckConfig, EvaluateConfig, ExportConfig, TrainConfig
     from lookalike.data.sampler import BalancedBatchSampler
     from lookalike.errors import LookalikeError
     from lookalike.exporting.run import ExportResult, export
+    from lookalike.measure.bench import BenchResult, bench
     from lookalike.measure.evaluate import EvaluateResult, evaluate
     from lookalike.model.encoder import CLIPEncoder
     from lookalike.training.objectives.arcface import ArcFaceLoss
@@ -39,6 +40,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "ArcFaceLoss": "lookalike.training.objectives.arcface",
     "BalancedBatchSampler": "lookalike.data.sampler",
+    "BenchConfig": "lookalike.config",
+    "BenchResult": "lookalike.measure.bench",
     "CLIPEncoder": "lookalike.model.encoder",
     "CheckConfig": "lookalike.config",
     "CheckResult": "lookalike.checkup.findings",
@@ -52,6 +55,7 @@ _HOMES = {
     "SupConLoss": "lookalike.training.objectives.supcon",
     "TrainConfig": "lookalike.config",
     "TrainResult": "lookalike.training.outcome",
+    "bench": "lookalike.measure.bench",
     "check": "lookalike.checkup.run",
     "evaluate": "lookalike.measure.evaluate",
     "export": "lookalike.exporting.run",
@@ -61,6 +65,8 @@ _HOMES = {
 __all__ = [
     "ArcFaceLoss",
     "BalancedBatchSampler",
+    "BenchConfig",
+    "BenchResult",
     "CLIPEncoder",
     "CheckConfig",
     "CheckResult",
@@ -74,6 +80,7 @@ __all__ = [
     "SupConLoss",
     "TrainConfig",
     "TrainResult",
+    "bench",
     "check",
     "evaluate",
     "export",

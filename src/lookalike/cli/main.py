@@ -11,6 +11,7 @@ from typing import Any
 from lookalike import __version__
 from lookalike.cli.flags import Parser, add_knobs, nearest, paragraphs
 from lookalike.cli.verbs import (
+    run_bench,
     run_check,
     run_compare,
     run_demo,
@@ -19,7 +20,13 @@ from lookalike.cli.verbs import (
     run_recipes,
     run_train,
 )
-from lookalike.config import CheckConfig, EvaluateConfig, ExportConfig, TrainConfig
+from lookalike.config import (
+    BenchConfig,
+    CheckConfig,
+    EvaluateConfig,
+    ExportConfig,
+    TrainConfig,
+)
 from lookalike.errors import Interrupted, LookalikeError
 
 USAGE_ERROR, INTERRUPTED = 2, 130
@@ -242,6 +249,34 @@ def _add_check(verbs: Any) -> None:
     parser.set_defaults(verb=run_check, parser=parser)
 
 
+def _add_bench(verbs: Any) -> None:
+    parser = verbs.add_parser(
+        "bench",
+        usage="lookalike bench PICTURES [--model-name NAME] [flags]",
+        help="find what limits speed on your pictures and machine, and what to change",
+        description=paragraphs("""
+            Measures each stage between files and embeddings alone (reading, decoding,
+            preprocessing, transfer to the device, model) and then all of it together, as
+            evaluate goes about it. Says what limits, and which flags or files to change.
+
+            Files that the system read lately come from its memory, not from the disk. Nothing is
+            written.
+        """),
+        epilog=paragraphs("""
+            examples:
+              lookalike bench photos/test
+              lookalike bench photos/test --model-name openai/clip-vit-base-patch32
+              lookalike bench photos/test --num-workers 8 --seconds 30 --json
+        """),
+    )
+    parser.add_argument("data", nargs="?", default=argparse.SUPPRESS, metavar="PICTURES",
+                        help="what to measure with: a folder, however deep, or a table; labels "
+                        "do not matter")  # fmt: skip
+    _add_recipe_flags(parser)
+    add_knobs(parser, BenchConfig, leave_out=("data",))
+    parser.set_defaults(verb=run_bench, parser=parser)
+
+
 def _add_export(verbs: Any) -> None:
     parser = verbs.add_parser(
         "export",
@@ -323,6 +358,7 @@ _VERBS = {
     "evaluate": _add_evaluate,
     "compare": _add_compare,
     "check": _add_check,
+    "bench": _add_bench,
     "export": _add_export,
     "recipes": _add_recipes,
     "demo": _add_demo,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,14 @@ if TYPE_CHECKING:
     from lookalike.evaluation.retrieval import Retrieval
     from lookalike.evaluation.scoring.scores import QueryScores
     from lookalike.exporting.run import ExportResult
+    from lookalike.measure.bench import BenchResult
     from lookalike.measure.compare import Comparison
     from lookalike.progress import Progress
     from lookalike.training.outcome import Best, EpochSummary
 
 PREVIEW_RANKS = 3
 UNREADABLE_SHOWN = 20
+_WIDTH = 80
 HARDLY_MOVED = 0.999  # mean cosine; what a learning rate far too small leaves
 
 
@@ -194,6 +197,60 @@ def print_export(result: ExportResult) -> None:
         print(f"\nOn the hub: {result.url}")
 
 
+def print_bench(result: BenchResult) -> None:
+    """What was measured, one row a stage; what it means; how long many pictures would take."""
+    speed, shares = result.speed, result.speed.shares()
+    pictures, batch_size = speed.pictures, speed.machine.batch_size
+    formats = ", ".join(f"{number:,} {name}" for name, number in pictures.formats.items())
+    print(
+        f"{pictures.num_measured:,} of {counted(pictures.num_found, 'picture')}: {formats}; median "
+        f"{pictures.median_megapixels:.2g} megapixels, {pictures.median_kilobytes:,.0f} kB"
+    )
+    rows = [
+        [
+            one.name,
+            f"{one.median_ms:.2f}",
+            f"{one.mean_ms:.2f}",
+            str(one.at_a_time),
+            "-" if one.pictures_per_s is None else f"{one.pictures_per_s:,.1f}",
+            f"{shares[one.name]:.0%}",
+        ]
+        for one in speed.stages
+    ]
+    header = ["", "median ms", "mean ms", "at a time", "pictures/s", "share"]
+    _print_table(header, rows)
+    batch_ms = speed.stage("model").median_ms * batch_size
+    lines = [
+        ("model alone", f"{speed.model_alone:,.1f} pictures/s",
+         f"a batch of {batch_size:,} takes {batch_ms:,.0f} ms"),
+        ("all together", f"{speed.whole:,.1f} pictures/s", f"{speed.reached:.0%} of that"),
+    ]  # fmt: skip
+    if speed.machine.num_workers:
+        workers = counted(speed.machine.num_workers, "worker")
+        lines.append(("before that", f"{result.workers_start_s:,.1f} s", f"to start {workers}"))
+    for what, value, note in lines:
+        print(f"{what:<12}  {value:>22}   {note}")
+    print()
+    for sentence in result.advice:
+        _print_wrapped(f"- {sentence}", rest="  ")
+    times = [f"{n:,} in {_duration(took)}" for n, took in result.seconds_for().items()]
+    print()
+    _print_wrapped(f"Pictures at this rate: {'; '.join(times)}.")
+
+
+def _print_wrapped(text: str, rest: str = "") -> None:
+    print(textwrap.fill(text, _WIDTH, subsequent_indent=rest, break_long_words=False,
+                        break_on_hyphens=False))  # fmt: skip
+
+
+def _duration(seconds: float) -> str:
+    """How long that is, as people say it."""
+    for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
 def print_files(files: Sequence[Any]) -> None:
     """What was written."""
     if not files:
@@ -203,16 +260,22 @@ def print_files(files: Sequence[Any]) -> None:
         print(f"  {shown(path)}")
 
 
-def tell_unreadable(unreadable: Sequence[Unreadable], progress: Progress) -> None:
-    """The files that could not be read, at the very end, where they are seen."""
+def tell_unreadable(
+    unreadable: Sequence[Unreadable],
+    progress: Progress,
+    rest: str = "listed in full below results/",
+) -> None:
+    """The files that could not be read, at the very end, where they are seen.
+
+    `rest` says where those are told that are left out here.
+    """
     if not unreadable:
         return
     progress.warn(f"{counted(len(unreadable), 'file')} could not be read and took no part:")
     for one in unreadable[:UNREADABLE_SHOWN]:
         progress.note(f"  {shown(one.path)}: {one.reason}")
     if len(unreadable) > UNREADABLE_SHOWN:
-        progress.note(f"  ... and {len(unreadable) - UNREADABLE_SHOWN:,} more, listed in full "
-                      "below results/")  # fmt: skip
+        progress.note(f"  ... and {len(unreadable) - UNREADABLE_SHOWN:,} more, {rest}")
 
 
 def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

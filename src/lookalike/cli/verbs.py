@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lookalike.cli.flags import paragraphs
-from lookalike.config import CheckConfig, EvaluateConfig, ExportConfig, TrainConfig
+from lookalike.config import BenchConfig, CheckConfig, EvaluateConfig, ExportConfig, TrainConfig
 from lookalike.files import shown
 from lookalike.recipes import (
     SHIPPED,
@@ -162,6 +162,27 @@ def run_check(given: argparse.Namespace) -> int | None:
     else:
         print_findings(result)
     return MUST_MEND if result.must_mend else 0
+
+
+def run_bench(given: argparse.Namespace) -> None:
+    """Measures how fast pictures become embeddings, and says what to change."""
+    recipe = read_recipe(given.recipe) if given.recipe else {}
+    config = config_from(BenchConfig, recipe, _knobs_of(given))
+    if given.print_config:
+        _print_utf8(format_recipe(config))
+        return
+
+    from lookalike.cli import tables
+    from lookalike.measure.bench import bench
+    from lookalike.progress import default_progress
+
+    progress = default_progress()
+    result = bench(config, progress=progress)
+    if given.json:
+        _print_json(result.document())
+    else:
+        tables.print_bench(result)
+    tables.tell_unreadable(result.unreadable, progress, rest="of which --json tells all")
 
 
 def run_export(given: argparse.Namespace) -> None:

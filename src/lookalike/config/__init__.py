@@ -5,6 +5,7 @@ keys in a recipe (YAML) and flags on the command line (`learning_rate` is `--lea
 `None` means off. Nothing here reads a picture or touches a device.
 """
 
+from lookalike.config.bench import BenchConfig
 from lookalike.config.check import CheckConfig
 from lookalike.config.evaluate import EvaluateConfig
 from lookalike.config.export import ExportConfig
@@ -20,6 +21,7 @@ __all__ = [
     "DEFAULT_MAX_MEGAPIXELS",
     "DEFAULT_MODEL",
     "MAX_PILLOW_MEGAPIXELS",
+    "BenchConfig",
     "CheckConfig",
     "EvaluateConfig",
     "ExportConfig",

@@ -15,27 +15,9 @@ MAX_PILLOW_MEGAPIXELS = 178.0  # above this Pillow refuses a file by itself, as 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shared:
-    """The knobs that every verb with pictures shares."""
+class Basics:
+    """The knobs of whatever embeds pictures: the model, the machine, what counts as a picture."""
 
-    query: str | None = knob(
-        None,
-        "pictures to search for: a class-per-folder tree, a flat folder, or a table",
-        group="Test pictures",
-        metavar="PICTURES",
-    )
-    gallery: str | None = knob(
-        None,
-        "pictures to search in, given together with query",
-        group="Test pictures",
-        metavar="PICTURES",
-    )
-    test: str | None = knob(
-        None,
-        "one labelled folder or table instead: each picture searches in all the others",
-        group="Test pictures",
-        metavar="PICTURES",
-    )
     model_name: str | None = knob(
         DEFAULT_MODEL,
         "a hub id, a local Transformers folder, or a checkpoint of ours (.pth)",
@@ -81,9 +63,6 @@ class Shared:
         group="Machine",
         at_least=0,
     )
-    out: str = knob(
-        ".", "folder that results/ and weights/ are written under", group="Output", metavar="FOLDER"
-    )
 
     def __post_init__(self) -> None:
         settle(self)
@@ -91,6 +70,33 @@ class Shared:
                      "distillation_pictures", "decode_cache"):  # fmt: skip
             if getattr(self, name, None) == "":
                 raise ConfigError(f"{name} is empty; name something, or leave it out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared(Basics):
+    """The knobs that every verb with test pictures shares."""
+
+    query: str | None = knob(
+        None,
+        "pictures to search for: a class-per-folder tree, a flat folder, or a table",
+        group="Test pictures",
+        metavar="PICTURES",
+    )
+    gallery: str | None = knob(
+        None,
+        "pictures to search in, given together with query",
+        group="Test pictures",
+        metavar="PICTURES",
+    )
+    test: str | None = knob(
+        None,
+        "one labelled folder or table instead: each picture searches in all the others",
+        group="Test pictures",
+        metavar="PICTURES",
+    )
+    out: str = knob(
+        ".", "folder that results/ and weights/ are written under", group="Output", metavar="FOLDER"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,10 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
-from lookalike.config import CheckConfig, EvaluateConfig, ExportConfig, TrainConfig
+from lookalike.config import BenchConfig, CheckConfig, EvaluateConfig, ExportConfig, TrainConfig
 from lookalike.errors import ConfigError
 
-ConfigT = TypeVar("ConfigT", TrainConfig, EvaluateConfig, CheckConfig, ExportConfig)
+ConfigT = TypeVar("ConfigT", TrainConfig, EvaluateConfig, CheckConfig, ExportConfig, BenchConfig)
 
 
 # What a resumed run may change: none of it alters what is learned, but for rounding. (That `train`
@@ -48,7 +48,9 @@ def config_from(cls: type[ConfigT], *mappings: Mapping[str, Any]) -> ConfigT:
     return cls(**values)
 
 
-def format_recipe(config: TrainConfig | EvaluateConfig | CheckConfig | ExportConfig) -> str:
+def format_recipe(
+    config: TrainConfig | EvaluateConfig | CheckConfig | ExportConfig | BenchConfig,
+) -> str:
     """The whole configuration as a commented recipe, which `read_recipe` reads back."""
     lines: list[str] = []
     for group, knobs in knobs_by_group(type(config)):
@@ -74,7 +76,7 @@ def knobs_by_group(cls: type) -> Iterator[tuple[str, list[dataclasses.Field[Any]
     """The knobs of a configuration in reading order: what is trained on first."""
     order = ["Training pictures", "Test pictures", "Model", "Batches", "Augmentation", "Objective",
              "Training", "Text search", "Pictures", "Other systems", "Checkpoints", "Machine",
-             "Tracking", "Output", "Hugging Face Hub"]  # fmt: skip
+             "Measurement", "Tracking", "Output", "Hugging Face Hub"]  # fmt: skip
     for group in order:
         knobs = [knob for knob in dataclasses.fields(cls) if knob.metadata["group"] == group]
         if knobs:

@@ -1,0 +1,300 @@
+"""What a measurement of speed means: what limits, and what to change. Functions of numbers alone.
+
+Readers (reading, decoding, preprocessing) work beside each other, one core each; a batch goes to
+the device and through the model as one. What a stage costs is the time that it adds to each
+picture if nothing else was under way. Whichever side costs more limits, and in it the stage that
+costs most; on a CPU both sides take the same cores, and on a GPU the other side waits.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from lookalike.progress import counted
+
+READERS = ("reading", "decoding", "preprocessing")
+DEVICE = ("transfer", "model")
+STAGES = (*READERS, *DEVICE)
+
+SMALL_MODEL = "openai/clip-vit-base-patch32"
+_SMALL_GIGAFLOPS = 8.7  # of that model for a picture, a multiplication and an addition being two
+_MUCH = 0.25  # of the time: a stage worth words, though it does not limit
+_AS_GOOD = 0.99  # of the best
+_WORTH_IT = 1.15  # times as fast, below which nothing is advised
+_SHORT_BATCH_MS = 20.0  # below this a GPU mostly waits for the next piece of work
+_LARGE_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Milliseconds that a picture takes in one stage, of which so many go on at a time."""
+
+    name: str
+    median_ms: float
+    mean_ms: float
+    at_a_time: int = 1
+
+    @property
+    def cost_ms(self) -> float:
+        """What it adds to each picture."""
+        return self.mean_ms / self.at_a_time
+
+    @property
+    def pictures_per_s(self) -> float | None:
+        """As many as there would be with this stage alone; None where it takes no time."""
+        return 1000 / self.cost_ms if self.cost_ms > 0 else None
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What kinds of files were measured.
+
+    `formats` counts them as their bytes say. `oversized` counts, of each format, those that were
+    decoded in full though half their size holds all that the model takes, which is `enough_px` on
+    the shorter side. `large` are JPEG files that were decoded at a fraction, and would still be
+    quicker as smaller copies.
+    """
+
+    num_found: int
+    num_measured: int
+    formats: dict[str, int]
+    median_megapixels: float
+    median_kilobytes: float
+    oversized: dict[str, int]
+    large: int
+    enough_px: int
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What did the work. `better_device` is one that there is besides, and was not used."""
+
+    device: str
+    precision: str
+    fast_bf16: bool
+    num_cores: int
+    num_threads: int
+    num_workers: int
+    batch_size: int
+    better_device: str | None = None
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether the model takes the cores that the readers need."""
+        return self.device == "cpu"
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Everything that was measured. `stages` are those of `STAGES`, in this order.
+
+    `whole` is pictures a second from files to embeddings; `gigaflops` what the model computes for
+    one of them.
+    """
+
+    stages: tuple[Stage, ...]
+    whole: float
+    gigaflops: float
+    pictures: Pictures
+    machine: Machine
+
+    def stage(self, name: str) -> Stage:
+        """One of them by its name."""
+        return next(one for one in self.stages if one.name == name)
+
+    def cost_ms(self, *names: str) -> float:
+        """What these stages add to each picture."""
+        return sum(self.stage(name).cost_ms for name in names)
+
+    def core_ms(self) -> float:
+        """What reading a picture takes on one core."""
+        return sum(self.stage(name).mean_ms for name in READERS)
+
+    def shares(self) -> dict[str, float]:
+        """Of the time that all stages take, what each takes; they add up to 1."""
+        total = self.cost_ms(*STAGES)
+        return {name: self.cost_ms(name) / total for name in STAGES}
+
+    @property
+    def model_alone(self) -> float:
+        """Pictures a second where pixels are on the device already."""
+        return 1000 / self.stage("model").mean_ms
+
+    @property
+    def reached(self) -> float:
+        """Which share of that the whole reaches."""
+        return self.whole / self.model_alone
+
+    @property
+    def limit(self) -> str:
+        """The stage that limits."""
+        side = READERS if self.cost_ms(*READERS) > self.cost_ms(*DEVICE) else DEVICE
+        return max(side, key=self.cost_ms)
+
+
+def advice(speed: Speed) -> list[str]:
+    """What limits, and what to change, in sentences; the most useful first."""
+    by_readers = speed.limit in READERS
+    says = [
+        f"The whole reaches {speed.reached:.0%} of what the model alone would; what limits is "
+        f"{_the(speed.limit)}."
+    ]
+    if speed.reached > _WORTH_IT:
+        says.append(
+            "That cannot be: something else worked on this machine in the meantime. Measure again, "
+            "for longer: --seconds 30."
+        )
+    workers = better_workers(speed)
+    if workers is not None:
+        says.append(_more_workers(speed, workers))
+    elif by_readers:
+        says.append(_no_more_workers(speed))
+    if speed.limit == "transfer":
+        says.append(
+            "No flag makes the way to the device quicker. See whether something else uses it, and "
+            "whether it sits in a slow slot."
+        )
+    elif not by_readers:
+        says += _quicker_model(speed)
+    if sum(speed.shares()[name] for name in READERS) >= _MUCH:
+        says += _lighter_files(speed)
+    return says
+
+
+def expected(speed: Speed, num_workers: int) -> float:
+    """Pictures a second with so many readers: as many as both sides can do, and all the cores."""
+    device_ms, core_ms = speed.cost_ms(*DEVICE), speed.core_ms()
+    readers = num_workers * 1000 / core_ms
+    if not speed.machine.is_cpu:
+        return min(readers, 1000 / device_ms)
+    cores = speed.machine.num_cores
+    return min(readers, cores * 1000 / (core_ms + cores * device_ms))
+
+
+def enough_workers(speed: Speed) -> int:
+    """Readers that would keep up with the device, each with a core of its own."""
+    return max(1, math.ceil(speed.core_ms() / speed.cost_ms(*DEVICE)))
+
+
+def better_workers(speed: Speed) -> int | None:
+    """The fewest readers that this machine is quickest with; None where more would hardly help."""
+    rates = {n: expected(speed, n) for n in range(1, speed.machine.num_cores + 1)}
+    fewest = next(n for n, rate in rates.items() if rate >= _AS_GOOD * max(rates.values()))
+    helps = rates[fewest] >= _WORTH_IT * speed.whole
+    return fewest if fewest > speed.machine.num_workers and helps else None
+
+
+def _more_workers(speed: Speed, workers: int) -> str:
+    machine, enough = speed.machine, enough_workers(speed)
+    why = "The readers are too slow for the model"
+    if machine.num_workers == 0:
+        why = "Nothing is read while the model works"
+    shared = ", which the model needs as well" if machine.is_cpu else ""
+    lack = (
+        f" Keeping up with the model would take {enough}; there are {machine.num_cores} cores"
+        f"{shared}."
+        if enough > machine.num_cores
+        else ""
+    )
+    return (
+        f"{why}: --num-workers {workers} would make about {expected(speed, workers):,.0f} "
+        f"pictures/s of {speed.whole:,.0f}.{lack}"
+    )
+
+
+def _no_more_workers(speed: Speed) -> str:
+    """Why the readers do not keep up, although there are as many as make sense."""
+    machine, enough = speed.machine, enough_workers(speed)
+    if expected(speed, machine.num_workers) >= _WORTH_IT * speed.whole:
+        return (
+            f"{counted(machine.num_workers, 'worker')} should make about "
+            f"{expected(speed, machine.num_workers):,.0f} pictures/s, and do not: something else "
+            "uses the cores or the disk."
+        )
+    return (
+        f"More workers would not help: keeping up with the model would take {enough}, and there "
+        f"are {counted(machine.num_cores, 'core')}"
+        f"{', which the model needs as well' if machine.is_cpu else ''}. Lighter files would help, "
+        "or more cores."
+    )
+
+
+def _lighter_files(speed: Speed) -> list[str]:
+    """What makes a file quicker to read, by the stage that most of its time goes to."""
+    pictures, heaviest = speed.pictures, max(READERS, key=speed.cost_ms)
+    if heaviest == "reading":
+        return [
+            f"A file takes {speed.stage('reading').mean_ms:.1f} ms to come from the disk: copy "
+            "them to one in this machine, best an SSD, or make smaller copies of them."
+        ]
+    if pictures.exact:
+        return [
+            "exact_pixels is on, which decodes and resizes in full: --no-exact-pixels is quicker, "
+            "of large photos several times, and embeddings have a cosine of 0.999 to these."
+        ]
+    says: list[str] = []
+    copies = f"{2 * pictures.enough_px} px on the shorter side"
+    measured = counted(pictures.num_measured, "picture")
+    if pictures.oversized:
+        count = sum(pictures.oversized.values())
+        which = ", ".join(f"{number:,} {name}" for name, number in pictures.oversized.items())
+        says.append(
+            f"{count:,} of {measured} ({which}) are much larger than the model needs, and decoded "
+            "in full, where JPEG files come out at a half or less. Make JPEG copies of them once, "
+            f"{copies}."
+        )
+    if pictures.large:
+        says.append(
+            f"{pictures.large:,} of {measured} are large JPEG files, decoded at a fraction of "
+            f"their size already. Smaller copies, made once, are quicker still: {copies}."
+        )
+    return says
+
+
+def _quicker_model(speed: Speed) -> list[str]:
+    """What makes the model quicker, or another one that is."""
+    machine = speed.machine
+    this = "This processor" if machine.is_cpu else "This GPU"
+    says: list[str] = []
+    if machine.better_device is not None:
+        says.append(f"This machine has a {machine.better_device} device: --device auto takes it.")
+    if machine.precision == "fp32" and machine.fast_bf16:
+        says.append(f"{this} is much faster in bf16 than in fp32: --precision auto.")
+    if machine.precision == "bf16" and not machine.fast_bf16:
+        says.append(f"{this} has no units for bf16 and only imitates it: --precision auto.")
+    if machine.is_cpu and machine.num_threads == 1 and machine.num_cores > 1:
+        says.append(
+            f"The model computes with 1 thread of {machine.num_cores} cores: leave OMP_NUM_THREADS "
+            "unset."
+        )
+    batch_ms = speed.stage("model").mean_ms * machine.batch_size
+    small = machine.batch_size < _LARGE_BATCH and batch_ms < _SHORT_BATCH_MS
+    if not machine.is_cpu and small:
+        says.append(
+            f"A batch of {machine.batch_size} takes {batch_ms:.0f} ms, too little for a GPU to "
+            f"work on at a time: --eval-batch-size {_LARGE_BATCH}."
+        )
+    if machine.is_cpu and machine.better_device is None:
+        says.append(_other_hardware(speed))
+    if not says:
+        says.append("The device is well used. A smaller model is faster, and so are more GPUs.")
+    return says
+
+
+def _other_hardware(speed: Speed) -> str:
+    """What is left on a CPU."""
+    units = "" if speed.machine.fast_bf16 else ", or a processor with units for bf16"
+    smaller = ""
+    times = speed.gigaflops / _SMALL_GIGAFLOPS
+    if times >= 2:
+        smaller = (
+            f" A smaller model is faster, and finds less: {SMALL_MODEL} computes {times:.0f} times "
+            "less than this one."
+        )
+    return f"A GPU would be many times as fast{units}.{smaller}"
+
+
+def _the(stage: str) -> str:
+    return {"transfer": "the transfer to the device", "model": "the model"}.get(stage, stage)

@@ -1,0 +1,153 @@
+"""`lookalike bench`: what it measures, and what it says of bad input."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import draw, write_tree
+from test_cli import MACHINE, assert_refused, lookalike
+
+import lookalike as package
+from lookalike.config import BenchConfig
+from lookalike.data.loader import ImageLoader, chunks
+from lookalike.data.transforms import Preprocessing
+from lookalike.measure.advice import STAGES
+from lookalike.measure.timing import gigaflops, read_one_by_one, spread
+from lookalike.model.encoder import CLIPEncoder
+from lookalike.progress import SilentProgress
+from lookalike.runtime import make_runtime
+
+QUICK = ["--seconds", "0.2", "--eval-batch-size", "4", *MACHINE]
+HOW = Preprocessing(32, 32, 32, 3, 1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), exact=False)
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """Six small PNG files, two large ones, a large JPEG file, and one that is no picture."""
+    root = write_tree(tmp_path / "mixed", {"cup": 6})
+    for copy in range(2):
+        draw(1, copy, (200, 100)).save(root / "cup" / f"large{copy}.png")
+    draw(1, 2, (240, 640)).save(root / "cup" / "photo.jpg")
+    (root / "notes.txt").write_text("no picture")
+    return root
+
+
+def test_every_stage_is_measured_and_the_shares_add_up(mixed: Path, tiny_clip: Path) -> None:
+    outcome = lookalike("bench", mixed, "--model-name", tiny_clip, "--json", *QUICK)
+    assert outcome.code == 0, outcome.err
+    document = outcome.json()
+    stages = document["stages"]
+    assert tuple(stages) == STAGES
+    assert sum(one["share"] for one in stages.values()) == pytest.approx(1)
+    for name, one in stages.items():
+        if name == "transfer":  # there is no way to go on a CPU
+            assert (one["mean_ms"], one["pictures_per_s"], one["share"]) == (0, None, 0)
+        else:
+            assert min(one["median_ms"], one["mean_ms"], one["pictures_per_s"]) > 0
+    assert document["whole_pictures_per_s"] > 0
+    alone = document["model_alone_pictures_per_s"]
+    assert alone == pytest.approx(1000 / stages["model"]["mean_ms"])
+    reached = document["whole_pictures_per_s"] / alone
+    assert document["whole_of_model_alone"] == pytest.approx(reached)
+    assert document["limit"] in STAGES
+    assert document["limit"] in document["advice"][0]
+    for number in (1_000, 100_000, 1_000_000):
+        expected = number / document["whole_pictures_per_s"]
+        assert document["seconds_for"][str(number)] == pytest.approx(expected)
+
+
+def test_the_files_are_told_apart_and_unreadable_ones_named(mixed: Path, tiny_clip: Path) -> None:
+    outcome = lookalike("bench", mixed, "--model-name", tiny_clip, "--json", *QUICK)
+    pictures = outcome.json()["pictures"]
+    assert (pictures["num_found"], pictures["num_measured"]) == (10, 9)
+    assert pictures["formats"] == {"PNG": 8, "JPEG": 1}
+    assert pictures["median_megapixels"] == pytest.approx(40 * 36 / 1e6)
+    # 40 px are enough for an input of 32: the large PNG files are decoded in full, the JPEG file
+    # at a fraction, which still has more than four times as many on its shorter side.
+    assert (pictures["enough_px"], pictures["oversized"], pictures["large"]) == (40, {"PNG": 2}, 1)
+    (bad,) = outcome.json()["unreadable"]
+    assert bad["path"] == str(mixed / "notes.txt")
+    assert "1 file could not be read and took no part" in outcome.err
+    assert "notes.txt: not a picture" in outcome.err
+    exact = lookalike("bench", mixed, "--model-name", tiny_clip, "--json", "--exact-pixels", *QUICK)
+    assert exact.json()["pictures"]["oversized"] == {"PNG": 2, "JPEG": 1}
+
+
+def test_the_table_fits_a_terminal_and_nothing_is_written(
+    mixed: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("COLUMNS", "80")
+    outcome = lookalike("bench", mixed, "--model-name", tiny_clip, *QUICK[:-1], "1")
+    assert outcome.code == 0, outcome.err
+    assert max(map(len, outcome.out.splitlines())) <= 80
+    for words in (*STAGES, "model alone", "all together", "to start 1 worker", "what limits is",
+                  "Pictures at this rate: 1,000 in "):  # fmt: skip
+        assert words in outcome.out
+    assert "9 of 10 pictures: 8 PNG, 1 JPEG" in outcome.out
+    assert not list((tmp_path / "here").iterdir())
+
+
+def test_what_stands_in_the_way_is_one_line(tmp_path: Path, tiny_clip: Path) -> None:
+    assert_refused(lookalike("bench"), "nothing to measure with", "lookalike bench PICTURES")
+    assert_refused(lookalike("bench", tmp_path / "no"), "does not exist")
+    assert_refused(lookalike("bench", tmp_path, "--seconds", "0"), "seconds is 0", "above 0")
+    (tmp_path / "words").mkdir()
+    for i in range(3):
+        (tmp_path / "words" / f"{i}.txt").write_text("no picture")
+    outcome = lookalike("bench", tmp_path / "words", "--model-name", tiny_clip, *QUICK)
+    assert outcome.code == 2
+    assert "none of the 3 pictures that were tried can be read" in outcome.err
+    assert "0.txt: not a picture" in outcome.err
+
+
+def test_it_is_there_in_python(mixed: Path, tiny_clip: Path) -> None:
+    config = BenchConfig(data=str(mixed), model_name=str(tiny_clip), seconds=0.1, device="cpu",
+                         eval_batch_size=2, num_workers=0, num_pictures=4)  # fmt: skip
+    result = package.bench(config, progress=SilentProgress())
+    assert result.speed.pictures.num_measured + len(result.unreadable) == 4
+    assert result.advice
+    assert result.workers_start_s == 0
+
+
+def test_pictures_are_taken_evenly_from_all_of_them() -> None:
+    paths = [str(i) for i in range(100)]
+    assert sorted(map(int, spread(paths, 10))) == list(range(0, 100, 10))
+    assert sorted(map(int, spread(paths, 1000))) == list(range(100))
+    # Where time runs out, those that were read so far are spread as well.
+    assert max(map(int, spread(paths, 100)[:20])) > 80
+
+
+def test_what_is_measured_are_the_loaders_own_pixels(mixed: Path) -> None:
+    paths = sorted(str(path) for path in (mixed / "cup").iterdir())
+    read, _ = read_one_by_one(paths, HOW, seconds=60, max_megapixels=1, progress=SilentProgress())
+    loader = ImageLoader(paths, HOW, make_runtime("cpu", "fp32", 0), max_megapixels=1)
+    (batch,) = loader.read(chunks(len(paths), len(paths)))
+    for one, pixels in zip(read, batch.pixels, strict=True):
+        assert one.pixels.equal(pixels)
+    photo = next(one for one in read if one.path.endswith("photo.jpg"))
+    assert (photo.stored, photo.decoded) == ((240, 640), (60, 160))
+
+
+def test_reading_ends_when_the_time_is_over_but_not_before_one_could_be_read(mixed: Path) -> None:
+    paths = [str(mixed / "notes.txt"), *sorted(str(path) for path in (mixed / "cup").iterdir())]
+    read, unreadable = read_one_by_one(
+        paths, HOW, seconds=1e-9, max_megapixels=1, progress=SilentProgress()
+    )
+    assert (len(read), len(unreadable)) == (1, 1)
+    how = replace(HOW, exact=True)
+    whole, _ = read_one_by_one(paths, how, seconds=60, max_megapixels=1, progress=SilentProgress())
+    assert all(one.stored == one.decoded for one in whole)
+
+
+def test_the_arithmetic_of_a_model_is_counted(tiny_clip: Path) -> None:
+    # By hand: patches of 8 px, 16 and a class token, 32 wide, two layers with 64 inside.
+    tokens, width, inner = 17, 32, 64
+    patches = 2 * 16 * (3 * 8 * 8) * width
+    layer = 2 * tokens * (4 * width * width + 2 * width * inner) + 2 * 2 * tokens * tokens * width
+    projection = 2 * width * 24
+    by_hand = (patches + 2 * layer + projection) / 1e9
+    assert gigaflops(CLIPEncoder(str(tiny_clip))) == pytest.approx(by_hand, rel=0.15)
