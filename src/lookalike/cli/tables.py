@@ -209,12 +209,14 @@ def print_bench(result: BenchResult) -> None:
     rows = [
         [
             one.name,
-            f"{one.median_ms:.2f}",
-            f"{one.mean_ms:.2f}",
+            f"{one.median_ms:,.2f}",
+            f"{one.mean_ms:,.2f}",
             str(one.at_a_time),
-            "-" if one.pictures_per_s is None else f"{one.pictures_per_s:,.1f}",
+            f"{one.pictures_per_s:,.1f}",
             f"{shares[one.name]:.0%}",
         ]
+        if one.pictures_per_s
+        else [one.name, *["-"] * 5]  # no transfer on a CPU
         for one in speed.stages
     ]
     header = ["", "median ms", "mean ms", "at a time", "pictures/s", "share"]
@@ -227,7 +229,9 @@ def print_bench(result: BenchResult) -> None:
     ]  # fmt: skip
     if speed.machine.num_workers:
         workers = counted(speed.machine.num_workers, "worker")
-        lines.append(("before that", f"{result.workers_start_s:,.1f} s", f"to start {workers}"))
+        lines.append(
+            ("before that", f"{result.workers_start_s:,.1f} seconds", f"to start {workers}")
+        )
     for what, value, note in lines:
         print(f"{what:<12}  {value:>22}   {note}")
     print()
@@ -248,7 +252,7 @@ def _duration(seconds: float) -> str:
     for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:.1f} s"
+    return f"{seconds:.3g} seconds"
 
 
 def print_files(files: Sequence[Any]) -> None:

@@ -18,7 +18,8 @@ DEVICE = ("transfer", "model")
 STAGES = (*READERS, *DEVICE)
 
 SMALL_MODEL = "openai/clip-vit-base-patch32"
-_SMALL_GIGAFLOPS = 8.7  # of that model for a picture, a multiplication and an addition being two
+_SMALL_GIGAFLOPS = 8.8  # of that model for a picture, a multiplication and an addition being two
+_DRAFTED = ("JPEG", "MPO")  # files that are decoded at a fraction where exact pixels are off
 _MUCH = 0.25  # of the time: a stage worth words, though it does not limit
 _AS_GOOD = 0.99  # of the best
 _WORTH_IT = 1.15  # times as fast, below which nothing is advised
@@ -199,8 +200,8 @@ def _more_workers(speed: Speed, workers: int) -> str:
         else ""
     )
     return (
-        f"{why}: --num-workers {workers} would make about {expected(speed, workers):,.0f} "
-        f"pictures/s of {speed.whole:,.0f}.{lack}"
+        f"{why}: --num-workers {workers} would make about {_rate(expected(speed, workers))} "
+        f"pictures/s instead of {_rate(speed.whole)}.{lack}"
     )
 
 
@@ -210,7 +211,7 @@ def _no_more_workers(speed: Speed) -> str:
     if expected(speed, machine.num_workers) >= _WORTH_IT * speed.whole:
         return (
             f"{counted(machine.num_workers, 'worker')} should make about "
-            f"{expected(speed, machine.num_workers):,.0f} pictures/s, and do not: something else "
+            f"{_rate(expected(speed, machine.num_workers))} pictures/s, and do not: something else "
             "uses the cores or the disk."
         )
     return (
@@ -229,21 +230,22 @@ def _lighter_files(speed: Speed) -> list[str]:
             f"A file takes {speed.stage('reading').mean_ms:.1f} ms to come from the disk: copy "
             "them to one in this machine, best an SSD, or make smaller copies of them."
         ]
+    says: list[str] = []
+    oversized = pictures.oversized
     if pictures.exact:
-        return [
+        says.append(
             "exact_pixels is on, which decodes and resizes in full: --no-exact-pixels is quicker, "
             "of large photos several times, and embeddings have a cosine of 0.999 to these."
-        ]
-    says: list[str] = []
+        )
+        oversized = {name: number for name, number in oversized.items() if name not in _DRAFTED}
     copies = f"{2 * pictures.enough_px} px on the shorter side"
     measured = counted(pictures.num_measured, "picture")
-    if pictures.oversized:
-        count = sum(pictures.oversized.values())
-        which = ", ".join(f"{number:,} {name}" for name, number in pictures.oversized.items())
+    if oversized:
+        which = ", ".join(f"{number:,} {name}" for name, number in oversized.items())
         says.append(
-            f"{count:,} of {measured} ({which}) are much larger than the model needs, and decoded "
-            "in full, where JPEG files come out at a half or less. Make JPEG copies of them once, "
-            f"{copies}."
+            f"{sum(oversized.values()):,} of {measured} ({which}) are much larger than the model "
+            "needs, and decoded in full, where JPEG files come out at a half or less. Make JPEG "
+            f"copies of them once, {copies}."
         )
     if pictures.large:
         says.append(
@@ -298,3 +300,7 @@ def _other_hardware(speed: Speed) -> str:
 
 def _the(stage: str) -> str:
     return {"transfer": "the transfer to the device", "model": "the model"}.get(stage, stage)
+
+
+def _rate(pictures_per_s: float) -> str:
+    return f"{pictures_per_s:,.0f}" if pictures_per_s >= 100 else f"{pictures_per_s:.3g}"

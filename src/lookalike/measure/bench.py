@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -105,22 +105,24 @@ def bench(config: BenchConfig, *, progress: Progress | None = None) -> BenchResu
     progress.note(f"model    {config.model_name} · {encoder.kind} {dim}-d")
     progress.note(f"device   {runtime.describe()}")
     how = replace(encoder.preprocessing, exact=config.exact_pixels)
-    read, unreadable = read_one_by_one(
+    sample = read_one_by_one(
         spread(paths, config.num_pictures),
         how,
+        keep=config.eval_batch_size,
         seconds=config.seconds,
         max_megapixels=config.max_megapixels,
         progress=progress,
     )
-    batch = torch.stack(list(islice(cycle(one.pixels for one in read), config.eval_batch_size)))
     machine = _machine(runtime, config)
-    readers = reader_stages(read, max(1, min(machine.num_workers, machine.num_cores)))
+    at_a_time = max(1, min(machine.num_workers, machine.num_cores))
+    readers = reader_stages(sample.pictures, at_a_time)
+    batch = sample.batch(config.eval_batch_size)
     device = time_device(encoder, batch, runtime, seconds=config.seconds, progress=progress)
-    pictures = _pictures(read, len(paths), how)
-    parts = Speed((*readers, *device), 0.0, gigaflops(encoder), pictures, machine)
+    pictures = _pictures(sample.pictures, len(paths), how)
+    parts = Speed((*readers, *device), math.nan, gigaflops(encoder), pictures, machine)
     whole, start_s = time_whole(
         encoder,
-        [one.path for one in read],
+        [one.path for one in sample.pictures],
         how,
         runtime,
         batch_size=config.eval_batch_size,
@@ -135,7 +137,7 @@ def bench(config: BenchConfig, *, progress: Progress | None = None) -> BenchResu
         device=runtime.describe(),
         speed=replace(parts, whole=whole),
         workers_start_s=start_s,
-        unreadable=unreadable,
+        unreadable=sample.unreadable,
         config=config,
     )
 

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lookalike.data.decode import probe_image, read_image
@@ -36,12 +37,24 @@ class ReadPicture:
     """One picture that was read: what it is, and the seconds that each step took."""
 
     path: str
-    pixels: UInt8[Tensor, "3 height width"]
     seconds: dict[str, float]
     num_bytes: int
     format: str
     stored: tuple[int, int]  # px, as the file has them
     decoded: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What was read: the pictures, the pixels of the first of them, and files that are none."""
+
+    pictures: list[ReadPicture]
+    pixels: UInt8[Tensor, "first 3 height width"]
+    unreadable: list[Unreadable]
+
+    def batch(self, size: int) -> UInt8[Tensor, "size 3 height width"]:
+        """So many pictures, some of them several times if need be."""
+        return self.pixels[torch.arange(size) % len(self.pixels)]
 
 
 def spread(paths: Sequence[str], most: int) -> list[str]:
@@ -56,16 +69,26 @@ def read_one_by_one(
     paths: Sequence[str],
     how: Preprocessing,
     *,
+    keep: int,
     seconds: float,
     max_megapixels: float,
     progress: Progress,
-) -> tuple[list[ReadPicture], list[Unreadable]]:
+) -> Sample:
     """Reads pictures on one core until the time is over; at least one that can be read.
+
+    Args:
+        paths: the files.
+        how: cut and size of the pixels.
+        keep: of how many pictures the pixels are kept.
+        seconds: after which no other picture is begun.
+        max_megapixels: larger pictures are unreadable.
+        progress: where it is shown.
 
     Raises:
         DataError: there is none.
     """
     read: list[ReadPicture] = []
+    pixels: list[Tensor] = []
     unreadable: list[Unreadable] = []
     with suppress(ImageError):
         probe_image(paths[0])  # loads Pillow's formats, which is no picture's own time
@@ -74,19 +97,24 @@ def read_one_by_one(
     with _one_thread(), progress.task("reading one by one", len(paths)) as task:
         for path in paths:
             try:
-                read.append(_read(path, how, max_megapixels))
+                picture, its_pixels = _read(path, how, max_megapixels)
             except ImageError as error:
                 unreadable.append(Unreadable(error.path, error.reason))
+            else:
+                read.append(picture)
+                pixels += [its_pixels] if len(pixels) < keep else []
             task.advance()
             if read and time.perf_counter() > end:
                 break
     if not read:
         raise DataError(f"none of the {len(paths):,} pictures that were tried can be read: "
                         f"{list_unreadable(unreadable)}")  # fmt: skip
-    return read, unreadable
+    return Sample(read, torch.stack(pixels), unreadable)
 
 
-def _read(path: str, how: Preprocessing, max_megapixels: float) -> ReadPicture:
+def _read(
+    path: str, how: Preprocessing, max_megapixels: float
+) -> tuple[ReadPicture, UInt8[Tensor, "3 height width"]]:
     """Does one step after the other what the loader's workers do.
 
     Decoding opens the file once more, when the system has it in memory.
@@ -97,7 +125,7 @@ def _read(path: str, how: Preprocessing, max_megapixels: float) -> ReadPicture:
     num_bytes = 0
     start = time.perf_counter()
     with suppress(OSError):  # decoding says what is wrong with the file
-        if os.path.isfile(path):
+        if os.path.isfile(path):  # opening a pipe would wait for ever
             with open(path, "rb") as file:
                 num_bytes = len(file.read())
     was_read = time.perf_counter()
@@ -109,10 +137,10 @@ def _read(path: str, how: Preprocessing, max_megapixels: float) -> ReadPicture:
         reason = f"cannot be resized ({image.width}x{image.height} px)"
         raise ImageError(path, reason) from error
     end = time.perf_counter()
-    with Image.open(path) as header:
+    with Image.open(path) as header:  # which read_image has just found good
         stored_as, stored = header.format or "unknown", header.size
     seconds = dict(zip(READERS, (was_read - start, decoded - was_read, end - decoded), strict=True))
-    return ReadPicture(path, pixels, seconds, num_bytes, stored_as, stored, image.size)
+    return ReadPicture(path, seconds, num_bytes, stored_as, stored, image.size), pixels
 
 
 def reader_stages(read: Sequence[ReadPicture], at_a_time: int) -> list[Stage]:
@@ -181,7 +209,12 @@ def _stage(name: str, seconds: Sequence[float], size: int) -> Stage:
 def gigaflops(encoder: CLIPEncoder) -> float:
     """What the model computes for one picture; a multiplication and an addition are two."""
     black = encoder.preprocessing.black(1).to(encoder.device)
-    with evaluation_mode(encoder), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with (
+        evaluation_mode(encoder),
+        torch.no_grad(),
+        sdpa_kernel(SDPBackend.MATH),  # the one form of attention that is counted on any device
+        FlopCounterMode(display=False) as counter,
+    ):
         encoder(black)
     return float(counter.get_total_flops()) / 1e9
 
