@@ -208,11 +208,12 @@ def _more_workers(speed: Speed, workers: int) -> str:
 def _no_more_workers(speed: Speed) -> str:
     """Why the readers do not keep up, although there are as many as make sense."""
     machine, enough = speed.machine, enough_workers(speed)
-    if expected(speed, machine.num_workers) >= _WORTH_IT * speed.whole:
+    promised = expected(speed, machine.num_workers)
+    if promised >= _WORTH_IT * speed.whole:
+        others = "the model or something else takes" if machine.is_cpu else "something else takes"
         return (
-            f"{counted(machine.num_workers, 'worker')} should make about "
-            f"{_rate(expected(speed, machine.num_workers))} pictures/s, and do not: something else "
-            "uses the cores or the disk."
+            f"Of {counted(machine.num_workers, 'worker')} {_rate(promised)} pictures/s could be "
+            f"expected: {others} their cores, or the disk."
         )
     return (
         f"More workers would not help: keeping up with the model would take {enough}, and there "
