@@ -27,7 +27,8 @@ from torch.nn import functional
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from lookalike import BalancedBatchSampler, CLIPEncoder
-from lookalike.data.loader import ImageLoader, Request
+from lookalike.data.reading.loader import ImageLoader
+from lookalike.data.reading.reader import Request
 from lookalike.data.sources import ImageSet, load_images
 from lookalike.data.transforms import Augmentation
 from lookalike.model.text import caption_of

@@ -12,7 +12,7 @@ from test_cli import MACHINE, assert_refused, files_below, lookalike
 
 import lookalike as package
 from lookalike.config import BenchConfig
-from lookalike.data.loader import ImageLoader, chunks
+from lookalike.data.reading.loader import ImageLoader, chunks
 from lookalike.data.transforms import Preprocessing
 from lookalike.measure.advice import STAGES
 from lookalike.measure.timing import (

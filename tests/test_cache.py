@@ -23,10 +23,11 @@ from test_train import train as run_training
 
 import lookalike
 from lookalike.config import EvaluateConfig, TrainConfig
-from lookalike.data import cache as caching
-from lookalike.data.cache import CachedReader, DecodeCache, Reads
-from lookalike.data.decode import read_image
-from lookalike.data.loader import Batch, ImageLoader, chunks
+from lookalike.data.reading import cache as caching
+from lookalike.data.reading.cache import CachedReader, DecodeCache, Reads
+from lookalike.data.reading.decode import read_image
+from lookalike.data.reading.loader import ImageLoader, chunks
+from lookalike.data.reading.reader import Batch
 from lookalike.data.transforms import Augmentation, Preprocessing
 from lookalike.errors import ConfigError, ImageError
 from lookalike.recipes import changed_on_resume, config_from
@@ -120,7 +121,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return read_image(path, *given, **named)
 
     monkeypatch.setattr(caching, "read_image", watched)
-    monkeypatch.setattr("lookalike.data.loader.read_image", watched)
+    monkeypatch.setattr("lookalike.data.reading.reader.read_image", watched)
     return seen
 
 
@@ -208,7 +209,7 @@ def test_in_a_second_epoch_no_file_is_decoded(
 def test_what_the_parts_of_a_batch_came_to_is_added_up(
     folder: Path, paths: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lookalike.data.loader._PART_BYTES", 1)  # a part is one picture
+    monkeypatch.setattr("lookalike.data.reading.loader._PART_BYTES", 1)  # a part is one picture
     cache = open_cache(folder)
     read = [batch.reads for batch in batches(paths, cache, training=False)]
     added = [Reads(decoded=n, added=n) for n in (4, 4, 2)]

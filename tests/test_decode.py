@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from lookalike.config import DEFAULT_MAX_MEGAPIXELS
-from lookalike.data.decode import probe_image, read_image
+from lookalike.data.reading.decode import probe_image, read_image
 from lookalike.errors import ImageError
 
 Colour = tuple[int, int, int]
@@ -634,7 +634,7 @@ def test_remarks_of_pillow_do_not_reach_the_terminal(tmp_path: Path) -> None:
     (tmp_path / "huge.png").write_bytes(png_without_pixels(10_000, 10_000))
     painted(UPRIGHT).save(tmp_path / "odd.jpg", exif=BROKEN_EXIF)
     script = (
-        "import sys; from lookalike.data.decode import probe_image, read_image\n"
+        "import sys; from lookalike.data.reading.decode import probe_image, read_image\n"
         "probe_image(sys.argv[1], max_megapixels=150); read_image(sys.argv[2])"
     )
     files = [str(tmp_path / "huge.png"), str(tmp_path / "odd.jpg")]
@@ -655,7 +655,7 @@ def test_what_pillow_never_decodes_is_refused_whatever_the_limit(tmp_path: Path,
 
 READ_ALL = """
 import json, os, sys
-from lookalike.data.decode import read_image
+from lookalike.data.reading.decode import read_image
 from lookalike.errors import ImageError
 
 found = {}

@@ -16,8 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lookalike.data.decode import probe_image, read_image
-from lookalike.data.loader import Batch, ImageLoader, Request, chunks
+from lookalike.data.reading.decode import probe_image, read_image
+from lookalike.data.reading.loader import ImageLoader, chunks
+from lookalike.data.reading.reader import Batch, Request
 from lookalike.data.sources import Unreadable
 from lookalike.data.transforms import Augmentation, Preprocessing, augment, preprocess
 from lookalike.errors import DataError
@@ -258,7 +259,7 @@ def test_a_picture_that_cannot_be_cut_counts_as_unreadable(
         return preprocess(image, how)
 
     Image.new("RGB", (50, 20)).save(paths[1])
-    monkeypatch.setattr("lookalike.data.loader.preprocess", fails_when_wide)
+    monkeypatch.setattr("lookalike.data.reading.reader.preprocess", fails_when_wide)
     (batch,) = loader(paths, training=False).read([Request([0, 1], (1,))])
     assert (batch.indices, batch.lost) == ([0], [1])
     assert batch.unreadable == [Unreadable(paths[1], "cannot be resized (50x20 px)")]
@@ -307,7 +308,7 @@ def test_a_batch_that_is_read_in_parts_is_the_same_batch(
     requests = [Request(whole, (3,)), Request([1, 2], (4,)), Request(()), Request([6, 5], (5,))]
     requests += [Request(whole[2:5], (3,), 2, whole), Request([5, 0, 1, 7], (6,))]
     expected = list(loader(paths, training=training).read(requests))
-    monkeypatch.setattr("lookalike.data.loader._PART_BYTES", pictures * 3 * 16 * 12)
+    monkeypatch.setattr("lookalike.data.reading.loader._PART_BYTES", pictures * 3 * 16 * 12)
     read = list(loader(paths, training=training).read(requests))
     assert len(read) == len(expected)
     assert all(same(one, other) for one, other in zip(read, expected, strict=True))
@@ -317,7 +318,7 @@ def test_a_batch_that_is_read_in_parts_is_the_same_batch(
 def test_a_class_is_never_in_two_parts_since_its_stand_ins_must_differ(
     paths: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lookalike.data.loader._PART_BYTES", 3 * 3 * 16 * 12)
+    monkeypatch.setattr("lookalike.data.reading.loader._PART_BYTES", 3 * 3 * 16 * 12)
     whole = [0, 1, 4, 5, 6, 8, 9, 2]
     parts = loader(paths)._in_parts([Request(whole, (3,), 8)], deque())
     assert [(list(one.indices), one.first, one.seed) for one in parts] == [
@@ -364,7 +365,7 @@ def test_two_workers_read_the_parts_of_a_batch_and_it_comes_whole(
 ) -> None:
     requests = [Request([0, 4, 5, 8, 9, 1], (number,)) for number in range(5)]
     expected = list(loader(shared).read(requests))
-    monkeypatch.setattr("lookalike.data.loader._PART_BYTES", 2 * 3 * 16 * 12)
+    monkeypatch.setattr("lookalike.data.reading.loader._PART_BYTES", 2 * 3 * 16 * 12)
     in_parts = loader(shared, num_workers=2)
     next(in_parts.read(requests))  # and broken off
     read = list(in_parts.read(requests))
@@ -465,7 +466,7 @@ def test_large_jpeg_files_are_decoded_no_larger_than_they_are_looked_at(
         sizes.append(image.size)
         return image
 
-    monkeypatch.setattr("lookalike.data.loader.read_image", watched)
+    monkeypatch.setattr("lookalike.data.reading.reader.read_image", watched)
     pixels = {}
     for exact in (True, False):
         reader = ImageLoader([path], replace(HOW, exact=exact), RUNTIME, max_megapixels=10)
@@ -484,7 +485,7 @@ def test_each_file_is_decoded_once_an_epoch(
         read.append(path)
         return read_image(path, *given, **named)
 
-    monkeypatch.setattr("lookalike.data.loader.read_image", watched)
+    monkeypatch.setattr("lookalike.data.reading.reader.read_image", watched)
     for _ in loader(paths).read(chunks(len(paths), 4)):
         pass
     assert read == paths

@@ -19,7 +19,7 @@ from PIL import Image
 from lookalike.checkup.reading.picture import PictureFacts, chroma_of, describe_file, luma_of
 from lookalike.checkup.reading.scan import scan
 from lookalike.checkup.reading.workers import describe_files
-from lookalike.data.decode import read_image
+from lookalike.data.reading.decode import read_image
 from lookalike.errors import ImageError
 from lookalike.progress import SilentProgress
 

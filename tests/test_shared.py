@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 import pytest
 
-from lookalike.data.shared import SharedArray, SharedTexts
+from lookalike.data.reading.shared import SharedArray, SharedTexts
 
 NAMES = ["cats/1.jpg", "", "Ünï/ 猫.png", "with\nnewline", "byte \udcff", "last"]
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lookalike.data.loader import ImageLoader
+from lookalike.data.reading.loader import ImageLoader
 from lookalike.embedding.embed import embed
 from lookalike.errors import ConfigError
 from lookalike.model.encoder import CLIPEncoder

@@ -159,7 +159,7 @@ def lookalike(model: str, *, in_memory: bool = False) -> Callable[[Sequence[str]
     """What evaluation does; or only what the model takes of it, with pixels in memory."""
     import torch
 
-    from lookalike.data.loader import ImageLoader, chunks
+    from lookalike.data.reading.loader import ImageLoader, chunks
     from lookalike.embedding.embed import embed, inference_form
     from lookalike.model.encoder import CLIPEncoder
     from lookalike.progress import SilentProgress

@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 from machine import describe, in_turns, photo, write_photos
 
-from lookalike.data.cache import CachedReader, Reads
-from lookalike.data.decode import read_image
+from lookalike.data.reading.cache import CachedReader, Reads
+from lookalike.data.reading.decode import read_image
 from lookalike.data.transforms import Preprocessing, preprocess
 
 EXACT = Preprocessing(224, 224, 224, 3, 1 / 255, (0.0,) * 3, (1.0,) * 3, exact=True)

@@ -26,7 +26,7 @@ import torch
 from machine import MODELS, describe, in_turns, write_clip, write_photos
 
 from lookalike.config import TrainConfig
-from lookalike.data.loader import Request
+from lookalike.data.reading.reader import Request
 from lookalike.data.sources import load_images
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.progress import SilentProgress

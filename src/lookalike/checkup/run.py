@@ -30,7 +30,7 @@ from lookalike.checkup.structure import (
     unreadable,
 )
 from lookalike.config import CheckConfig
-from lookalike.data.loader import ImageLoader
+from lookalike.data.reading.loader import ImageLoader
 from lookalike.data.sources import ImageSet, load_images
 from lookalike.embedding.embed import embed
 from lookalike.errors import ConfigError, DataError, Interrupted

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.config import DEFAULT_MAX_MEGAPIXELS
-from lookalike.data.decode import probe_image
+from lookalike.data.reading.decode import probe_image
 from lookalike.errors import DataError, ImageError, MissingExtraError
 from lookalike.files import shown
 from lookalike.progress import Progress, SilentProgress, counted

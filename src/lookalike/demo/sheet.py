@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from lookalike.data.decode import read_image
+from lookalike.data.reading.decode import read_image
 from lookalike.evaluation.retrieval import Retrieval
 from lookalike.files import write_whole
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.func import functional_call
 
-from lookalike.data.loader import ImageLoader, chunks_of
+from lookalike.data.reading.loader import ImageLoader, chunks_of
 from lookalike.data.sources import Unreadable, list_unreadable
 from lookalike.errors import DataError, ModelError
 from lookalike.files import shown

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from lookalike.data.loader import ImageLoader
+from lookalike.data.reading.loader import ImageLoader
 from lookalike.data.sources import ImageSet, Unreadable
 from lookalike.embedding.embed import embed
 from lookalike.embedding.exclusions import Exclude

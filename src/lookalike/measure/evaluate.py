@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.config import EvaluateConfig
-from lookalike.data.cache import make_cache
-from lookalike.data.loader import ImageLoader
+from lookalike.data.reading.cache import make_cache
+from lookalike.data.reading.loader import ImageLoader
 from lookalike.data.sources import Unreadable
 from lookalike.embedding.interchange import (
     embedding_files,

@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lookalike.data.decode import probe_image, read_image
-from lookalike.data.loader import ImageLoader, Request
+from lookalike.data.reading.decode import probe_image, read_image
+from lookalike.data.reading.loader import ImageLoader
+from lookalike.data.reading.reader import Request
 from lookalike.data.sources import Unreadable, list_unreadable
 from lookalike.data.transforms import Preprocessing, preprocess
 from lookalike.embedding.embed import embed, inference_form

@@ -12,7 +12,7 @@ from functools import lru_cache
 from PIL import Image
 
 from lookalike.config import MAX_PILLOW_MEGAPIXELS
-from lookalike.data.decode import read_image
+from lookalike.data.reading.decode import read_image
 from lookalike.errors import ImageError
 
 SIDE_PX = 104

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.config import TrainConfig
-from lookalike.data.cache import DecodeCache
-from lookalike.data.loader import ImageLoader
+from lookalike.data.reading.cache import DecodeCache
+from lookalike.data.reading.loader import ImageLoader
 from lookalike.data.sources import ImageSet
 from lookalike.data.transforms import Augmentation
 from lookalike.model.adapters import add_lora

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.config import TrainConfig
-from lookalike.data.cache import DecodeCache
-from lookalike.data.loader import ImageLoader
+from lookalike.data.reading.cache import DecodeCache
+from lookalike.data.reading.loader import ImageLoader
 from lookalike.data.sources import Unreadable
 from lookalike.errors import ConfigError, LookalikeError
 from lookalike.evaluation.original.drift import (

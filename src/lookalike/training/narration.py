@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lookalike.config import TrainConfig
-from lookalike.data.loader import Batch
+from lookalike.data.reading.reader import Batch
 from lookalike.data.sources import ImageSet, Unreadable, list_unreadable
 from lookalike.errors import DataError
 from lookalike.evaluation.protocol import Protocol

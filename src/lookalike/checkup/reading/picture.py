@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32
 from PIL import Image
 
-from lookalike.data.decode import read_image
+from lookalike.data.reading.decode import read_image
 from lookalike.errors import ImageError
 
 LUMA_PX = 32

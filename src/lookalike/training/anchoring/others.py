@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from lookalike.config import TrainConfig
-from lookalike.data.loader import Request
+from lookalike.data.reading.reader import Request
 from lookalike.data.sources import ImageSet, Unreadable, keep_readable, load_unlabelled
 from lookalike.progress import Progress
 

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map_only
 
 from lookalike.config import TrainConfig
-from lookalike.data.loader import Batch
+from lookalike.data.reading.reader import Batch
 from lookalike.errors import ConfigError, LookalikeError
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.processes import Processes

@@ -34,7 +34,7 @@ import PIL
 from PIL import Image, features
 
 from lookalike.config import DEFAULT_MAX_MEGAPIXELS, EvaluateConfig, TrainConfig
-from lookalike.data.decode import read_image
+from lookalike.data.reading.decode import read_image
 from lookalike.files import shown
 from lookalike.processes import Processes
 from lookalike.progress import Progress, counted

@@ -1,0 +1,1 @@
+"""From files to batches of pixels: decoding, keeping what was decoded, the readers."""
