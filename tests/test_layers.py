@@ -27,6 +27,9 @@ from torch.nn.functional import normalize
 from transformers import (
     BeitConfig,
     BeitModel,
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
     CLIPVisionConfig,
     CLIPVisionModel,
     ConvNextConfig,
@@ -46,7 +49,8 @@ from transformers import (
 
 from lookalike.errors import ConfigError, ModelError
 from lookalike.model.encoder import CLIPEncoder
-from lookalike.model.layers import drop_patches, find_layers, freeze_layers
+from lookalike.model.layers import drop_patches, find_layers, freeze_layers, on_device
+from lookalike.runtime import Runtime
 
 Make = Callable[[Path], str]
 
@@ -328,3 +332,50 @@ def test_checkpointed_activations_are_those_of_the_same_patches(
         parameters = encoder.trainable_parameters()
         gradients.append(torch.cat([p.grad.flatten() for _, p in parameters if p.grad is not None]))
     assert torch.allclose(gradients[0], gradients[1], rtol=1e-5, atol=1e-7)
+
+
+# Attention
+
+
+@pytest.mark.parametrize(
+    ("device", "side", "patch_dropout", "expected"),
+    [
+        ("cpu", None, 0.0, "sdpa"),  # 400 patches
+        ("cpu", None, 0.5, "eager"),
+        ("cpu", 128, 0.0, "eager"),
+        ("meta", 128, 0.5, "sdpa"),
+    ],
+)
+def test_short_sequences_on_a_cpu_have_plain_attention(
+    tmp_path: Path, device: str, side: int | None, patch_dropout: float, expected: str
+) -> None:
+    encoder = CLIPEncoder(clip_of_160_px(tmp_path))
+    pixels = torch.zeros(2, 3, 160, 160, dtype=torch.uint8)
+    with torch.no_grad():
+        before = encoder(pixels)
+        on_device(
+            encoder,
+            Runtime(torch.device(device), "fp32", 0),
+            side=side,
+            patch_dropout=patch_dropout,
+        )
+        assert encoder.backbone.config.vision_config._attn_implementation == expected
+        if device == "cpu":
+            assert torch.allclose(encoder(pixels), before, atol=1e-5)
+
+
+def test_a_model_without_attention_goes_to_its_device_as_it_is(tmp_path: Path) -> None:
+    encoder = CLIPEncoder(convnext(tmp_path))
+    assert on_device(encoder, Runtime(torch.device("cpu"), "fp32", 0)) is encoder
+
+
+def clip_of_160_px(folder: Path) -> str:
+    """Of 20 x 20 patches."""
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+             "num_attention_heads": 2}  # fmt: skip
+    vision = {**tower, "image_size": 160, "patch_size": 8}
+    processor = CLIPImageProcessorPil(
+        size={"shortest_edge": 160}, crop_size={"height": 160, "width": 160}
+    )
+    config = CLIPConfig(vision_config=vision, text_config=tower, projection_dim=16)
+    return save(folder, CLIPModel(config), processor)

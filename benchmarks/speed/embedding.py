@@ -162,11 +162,12 @@ def lookalike(model: str, *, in_memory: bool = False) -> Callable[[Sequence[str]
     from lookalike.data.reading.loader import ImageLoader, chunks
     from lookalike.embedding.embed import embed, inference_form
     from lookalike.model.encoder import CLIPEncoder
+    from lookalike.model.layers import on_device
     from lookalike.progress import SilentProgress
     from lookalike.runtime import make_runtime
 
     runtime, size, silent = make_runtime("cpu"), 64, SilentProgress()
-    encoder = CLIPEncoder(model)
+    encoder = on_device(CLIPEncoder(model), runtime)
     how = replace(encoder.preprocessing, exact=False)
 
     def make(files: Sequence[str]) -> Embed:

@@ -29,6 +29,7 @@ from lookalike.config import TrainConfig
 from lookalike.data.reading.reader import Request
 from lookalike.data.sources import load_images
 from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.layers import on_device
 from lookalike.progress import SilentProgress
 from lookalike.recipes import config_from
 from lookalike.runtime import make_runtime
@@ -64,7 +65,7 @@ def _row(name: str, folder: Path, rounds: int) -> str:
          "n_classes_per_batch": num_classes, "n_samples_per_class": 4},
     )  # fmt: skip
     runtime = make_runtime("cpu")
-    encoder = CLIPEncoder(config.model_name)
+    encoder = on_device(CLIPEncoder(config.model_name), runtime)
     images = load_images(folder / "photos")
     loader = make_loader(config, runtime, encoder, images, None)
     labels = torch.arange(num_classes).repeat_interleave(4)

@@ -36,6 +36,7 @@ from lookalike.embedding.embed import embed
 from lookalike.errors import ConfigError, DataError, Interrupted
 from lookalike.files import shown, writable_folder, write_json, write_text
 from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.layers import on_device
 from lookalike.progress import Progress, default_progress
 from lookalike.runtime import Runtime, make_runtime
 
@@ -71,7 +72,7 @@ def _check(config: CheckConfig, progress: Progress) -> CheckResult:
     runtime = make_runtime(config.device, config.precision, config.num_workers)
     encoder = None
     if config.model_name is not None:  # before anything is read: it may not be there
-        encoder = runtime.place(CLIPEncoder(config.model_name, embedding=config.embedding))
+        encoder = on_device(CLIPEncoder(config.model_name, embedding=config.embedding), runtime)
     files = _read(sources, config, out, progress)
     embeddings = None
     if encoder is not None:

@@ -27,6 +27,7 @@ from lookalike.measure.timing import (
     time_whole,
 )
 from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.layers import on_device
 from lookalike.progress import Progress, default_progress
 from lookalike.runtime import Runtime, has_fast_bf16, make_runtime
 
@@ -99,7 +100,7 @@ def bench(config: BenchConfig, *, progress: Progress | None = None) -> BenchResu
                           "lookalike bench PICTURES")  # fmt: skip
     paths = load_unlabelled(config.data, progress).paths
     runtime = make_runtime(config.device, config.precision, config.num_workers)
-    encoder = CLIPEncoder(config.model_name, embedding=config.embedding).to(runtime.device)
+    encoder = on_device(CLIPEncoder(config.model_name, embedding=config.embedding), runtime)
     with runtime.autocast():
         dim = encoder.dim
     progress.note(f"model    {config.model_name} · {encoder.kind} {dim}-d")

@@ -36,6 +36,7 @@ from lookalike.evaluation.text import search_by_text, text_document, text_metric
 from lookalike.evaluation.trec import score_trec, write_trec
 from lookalike.files import shown, writable_folder, write_json
 from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.layers import on_device
 from lookalike.model.pretrained import chosen_embedding, is_checkpoint, read_checkpoint
 from lookalike.processes import ALONE, Processes, joined
 from lookalike.progress import Progress, SilentProgress, counted, default_progress
@@ -168,8 +169,8 @@ def _retrieve_with_model(
     processes: Processes,
 ) -> tuple[int, Retrieval, QueryScores | None]:
     runtime = make_runtime(config.device, config.precision, config.num_workers, processes)
-    encoder = runtime.place(
-        CLIPEncoder(config.model_name, embedding=config.embedding, checkpoint=checkpoint)
+    encoder = on_device(
+        CLIPEncoder(config.model_name, embedding=config.embedding, checkpoint=checkpoint), runtime
     )
     files = _files_of(
         out, encoder.epoch, config, protocol, of_mixture=_alpha_of(checkpoint) is not None

@@ -14,7 +14,7 @@ from lookalike.data.sources import ImageSet
 from lookalike.data.transforms import Augmentation
 from lookalike.model.adapters import add_lora
 from lookalike.model.encoder import CLIPEncoder
-from lookalike.model.layers import drop_patches, freeze_layers
+from lookalike.model.layers import drop_patches, freeze_layers, on_device
 from lookalike.progress import Progress
 from lookalike.runtime import Runtime
 from lookalike.training.anchoring.anchors import make_anchors
@@ -51,7 +51,8 @@ def make_encoder(
         add_lora(encoder, rank=config.lora_rank, targets=config.lora_targets)
     if config.sharding == "full":
         shard(encoder, runtime)
-    return runtime.place(encoder)
+    side = encoder.train_side(config.train_size)
+    return on_device(encoder, runtime, side=side, patch_dropout=config.patch_dropout)
 
 
 def make_loader(
