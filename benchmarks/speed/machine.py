@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+_FALLOFF = 1.3  # of amplitudes with frequency; at it files have the size of photos' files
+
 MODELS: dict[str, dict[str, Any]] = {
     "B/32": {"open_clip": "ViT-B-32", "layers": 12, "width": 768, "heads": 12, "patch": 32,
              "side": 224, "dim": 512, "pictures": 256},
@@ -63,11 +65,11 @@ def write_photos(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
 
 
 def photo(size: tuple[int, int], seed: int) -> Image.Image:
-    """One picture whose amplitudes fall as 1 / frequency, in colours that go together."""
+    """One picture whose amplitudes fall as natural pictures' do, in colours that go together."""
     width, height = size
     rng = np.random.default_rng(seed)
     across, down = np.fft.rfftfreq(width), np.fft.fftfreq(height)[:, None]
-    falloff = 1 / np.maximum(np.hypot(across, down), 1 / max(size))
+    falloff = np.maximum(np.hypot(across, down), 1 / max(size)) ** -_FALLOFF
     planes = []
     for _ in range(3):
         noise = rng.normal(size=falloff.shape) + 1j * rng.normal(size=falloff.shape)
