@@ -67,3 +67,15 @@ def test_arrays_keep_their_shape_and_kind_and_can_be_pickled(shape: tuple[int, .
 def test_what_is_shared_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="read-only"):
         SharedArray(np.arange(3)).values[0] = 1
+
+
+def test_without_room_for_temporary_files_an_array_is_a_copy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    array = SharedArray(np.arange(5))
+    assert np.array_equal(array.values, np.arange(5))
+    assert np.array_equal(pickle.loads(pickle.dumps(array)).values, np.arange(5))

@@ -6,6 +6,7 @@ import mmap
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from multiprocessing import context, reduction
 from typing import Any, overload
 
@@ -30,7 +31,8 @@ class SharedArray:
         self.values = values
         self._file: int | None = None
         if os.name == "posix" and values.size:
-            with tempfile.TemporaryFile() as file:
+            # No room for temporary files is no reason to stop: then each process has a copy.
+            with suppress(OSError), tempfile.TemporaryFile() as file:
                 file.write(np.ascontiguousarray(values).data)
                 file.flush()
                 self._adopt(os.dup(file.fileno()), values.dtype, values.shape)
