@@ -108,5 +108,8 @@ def test_a_cpu_embeds_as_many_pictures_at_a_time_as_its_cache_has_room_for(
         # 16 patches of 4 x 32 numbers in float32, three pictures' worth
         monkeypatch.setattr("lookalike.embedding.embed._CACHED_BYTES", 3 * 16 * 4 * 32 * 4)
         in_parts = inference_form(encoder, runtime("fp32"))(pixels)
-    assert taken == [7, 3, 3, 1]
+        # Several processes with a part of the weights each must call it equally often.
+        monkeypatch.setattr("lookalike.embedding.embed.DTensor", torch.nn.Parameter)
+        inference_form(encoder, runtime("fp32"))(pixels)
+    assert taken == [7, 3, 3, 1, 7]
     assert torch.allclose(in_parts, together, atol=1e-6)
