@@ -11,7 +11,7 @@ from multiprocessing import context, reduction
 from typing import Any, overload
 
 import numpy as np
-from jaxtyping import Int64, Shaped
+from jaxtyping import Int64
 
 _ENCODING = "utf-8", "surrogatepass"  # names of files may hold bytes that are no text
 
@@ -24,10 +24,10 @@ class SharedArray:
     Windows, which has no such files, each process gets a copy.
 
     Args:
-        values: any array of numbers.
+        values: numbers, in an array of any shape.
     """
 
-    def __init__(self, values: Shaped[np.ndarray, ...]) -> None:
+    def __init__(self, values: np.ndarray) -> None:
         self.values = values
         self._file: int | None = None
         if os.name == "posix" and values.size:
@@ -43,8 +43,9 @@ class SharedArray:
         self.values = np.frombuffer(seen, dtype=dtype).reshape(shape)
 
     def __del__(self) -> None:
-        if getattr(self, "_file", None) is not None:
-            os.close(self._file)  # type: ignore[arg-type]
+        file = getattr(self, "_file", None)
+        if file is not None:
+            os.close(file)
 
     def __reduce__(self) -> tuple[Callable[..., SharedArray], tuple[Any, ...]]:
         if self._file is None or context.get_spawning_popen() is None:
