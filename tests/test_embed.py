@@ -94,22 +94,3 @@ def test_the_encoder_keeps_its_own_weights(tiny_clip: Path) -> None:
         inference_form(encoder, runtime("bf16"))(noise(encoder))
     for name, parameter in encoder.named_parameters():
         assert torch.equal(parameter, before[name])
-
-
-def test_a_cpu_embeds_as_many_pictures_at_a_time_as_its_cache_has_room_for(
-    tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    encoder = CLIPEncoder(str(tiny_clip))
-    pixels = noise(encoder, 7)
-    taken: list[int] = []
-    encoder.register_forward_pre_hook(lambda _, given: taken.append(len(given[0])))
-    with torch.no_grad():
-        together = inference_form(encoder, runtime("fp32"))(pixels)
-        # 16 patches of 4 x 32 numbers in float32, three pictures' worth
-        monkeypatch.setattr("lookalike.embedding.embed._CACHED_BYTES", 3 * 16 * 4 * 32 * 4)
-        in_parts = inference_form(encoder, runtime("fp32"))(pixels)
-        # Several processes with a part of the weights each must call it equally often.
-        monkeypatch.setattr("lookalike.embedding.embed.DTensor", torch.nn.Parameter)
-        inference_form(encoder, runtime("fp32"))(pixels)
-    assert taken == [7, 3, 3, 1, 7]
-    assert torch.allclose(in_parts, together, atol=1e-6)

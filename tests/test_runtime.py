@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import resource
 from typing import Any
 
 import pytest
@@ -185,3 +187,17 @@ def test_a_model_that_does_not_fit_on_its_device_says_what_to_do() -> None:
     )
     module = torch.nn.Linear(1, 1)
     assert runtime.place(module) is module
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators keep memory")
+def test_a_large_tensor_takes_the_memory_that_one_before_it_has_freed() -> None:
+    pages = 64 * 2**20 // resource.getpagesize()
+    make_runtime("cpu")
+    torch.ones(2**24).sum()  # 64 MiB, given to the process for good
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(2**24).sum()
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    assert faults < pages

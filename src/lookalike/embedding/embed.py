@@ -18,11 +18,8 @@ from lookalike.data.sources import Unreadable, list_unreadable
 from lookalike.errors import DataError, ModelError
 from lookalike.files import shown
 from lookalike.model.encoder import CLIPEncoder, evaluation_mode
-from lookalike.model.preprocessing import num_patches
 from lookalike.progress import Progress, counted
 from lookalike.runtime import Runtime, enough_memory
-
-_CACHED_BYTES = 10_000_000
 
 EmbedBatch: TypeAlias = Callable[
     [UInt8[Tensor, "batch 3 height width"]], Float32[Tensor, "batch dim"]
@@ -112,17 +109,16 @@ def inference_form(encoder: CLIPEncoder, runtime: Runtime) -> EmbedBatch:
     autocast has most of it in float32 and casts again in each call. Embeddings have a cosine of
     about 0.9999 to those in float32 (`benchmarks/results/speed.md`). fp16, whose range is small,
     stays with autocast, and so do models with running statistics and those that are spread over
-    processes. A CPU embeds as many pictures at a time as its cache has room for.
+    processes.
 
     Args:
         encoder: in evaluation mode, on the runtime's device. Changes of its weights after this
             need another form.
         runtime: device and precision.
     """
-    at_a_time = _pictures_in_cache(encoder, runtime)
     weights = _weights_in_bf16(encoder) if runtime.precision == "bf16" else None
 
-    def embed_some(pixels: Tensor) -> Tensor:
+    def embed_batch(pixels: Tensor) -> Tensor:
         if weights is None:
             with runtime.autocast():
                 embeddings: Tensor = encoder(pixels)
@@ -131,40 +127,15 @@ def inference_form(encoder: CLIPEncoder, runtime: Runtime) -> EmbedBatch:
             embeddings = functional_call(encoder, weights, (normalised,))
         return embeddings
 
-    def embed_all(pixels: Tensor) -> Tensor:
-        if at_a_time is None or len(pixels) <= at_a_time:
-            return embed_some(pixels)
-        return torch.cat([embed_some(part) for part in pixels.split(at_a_time)])
-
-    return embed_all
+    return embed_batch
 
 
 def _weights_in_bf16(encoder: CLIPEncoder) -> dict[str, Tensor] | None:
     """What `functional_call` takes; None where the encoder cannot be called with it."""
-    if _is_spread(encoder) or any(
+    is_spread = any(isinstance(p, DTensor) for p in encoder.parameters())
+    has_statistics = any(
         isinstance(module, nn.modules.batchnorm._BatchNorm) for module in encoder.modules()
-    ):
+    )
+    if is_spread or has_statistics:
         return None
     return {name: p.detach().to(torch.bfloat16) for name, p in encoder.vision_parameters()}
-
-
-def _is_spread(encoder: CLIPEncoder) -> bool:
-    """Whether each of several processes has a part of the weights only."""
-    return any(isinstance(p, DTensor) for p in encoder.parameters())
-
-
-def _pictures_in_cache(encoder: CLIPEncoder, runtime: Runtime) -> int | None:
-    """Pictures at a time whose widest activations stay in a processor's cache; None: any number.
-
-    Against 64 at a time it is 1.1 to 1.3 times as fast for CLIP ViT-B/32. An encoder that is spread
-    over processes takes a batch at once, for all of them have to call it equally often.
-    """
-    config, how = encoder.backbone.config, encoder.preprocessing
-    patches = num_patches(config, how.height, how.width)
-    width = getattr(getattr(config, "vision_config", config), "hidden_size", None)
-    if runtime.device.type != "cpu" or patches is None or not isinstance(width, int):
-        return None
-    if _is_spread(encoder):
-        return None
-    bytes_each = patches * 4 * width * (4 if runtime.precision == "fp32" else 2)
-    return max(1, _CACHED_BYTES // bytes_each)
