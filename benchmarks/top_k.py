@@ -115,7 +115,7 @@ def _ours(given: argparse.Namespace) -> Any:
     import torch
 
     from lookalike.data.sources import ImageSet
-    from lookalike.embedding.topk import top_k
+    from lookalike.embedding.ranking.topk import top_k
     from lookalike.evaluation.retrieval import retrieve
     from lookalike.progress import SilentProgress
 

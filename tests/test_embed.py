@@ -12,7 +12,7 @@ from test_encoder import convnext, dinov2, levit, siglip, vit
 from torch.nn.functional import cosine_similarity
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lookalike.embedding.embed import inference_form
+from lookalike.embedding.inference import inference_form
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.runtime import Precision, Runtime
 

@@ -13,7 +13,7 @@ import torch
 from test_topk import unit
 from torch import Tensor
 
-from lookalike.embedding.ranks import ranks_of_relevant
+from lookalike.embedding.ranking.ranks import ranks_of_relevant
 from lookalike.evaluation import metrics as m
 from lookalike.evaluation.scoring.scores import QueryScores, score_ranks
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from test_topk import lattice, naive, unit
 from torch import Tensor
 
-from lookalike.embedding import ranks
-from lookalike.embedding.ranks import ranks_of_relevant
-from lookalike.embedding.topk import top_k
+from lookalike.embedding.ranking import ranks
+from lookalike.embedding.ranking.ranks import ranks_of_relevant
+from lookalike.embedding.ranking.topk import top_k
 
 
 def all_ranks(

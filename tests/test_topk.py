@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lookalike.embedding import similarity, topk
-from lookalike.embedding.rows import Rows
-from lookalike.embedding.similarity import (
+from lookalike.embedding.ranking import similarity, topk
+from lookalike.embedding.ranking.rows import Rows
+from lookalike.embedding.ranking.similarity import (
     Arithmetic,
     error_bound,
     exact_similarities,
@@ -24,7 +24,7 @@ from lookalike.embedding.similarity import (
     order_keys,
     products,
 )
-from lookalike.embedding.topk import top_k
+from lookalike.embedding.ranking.topk import top_k
 from lookalike.errors import ConfigError, DataError
 
 ARITHMETICS: tuple[Arithmetic, ...] = ("bf16", "fp32", "exact")

@@ -15,7 +15,7 @@ from lookalike.checkup.labels import (
     judge_labels,
     learn_whitening,
 )
-from lookalike.embedding.topk import top_k
+from lookalike.embedding.ranking.topk import top_k
 
 
 def world(

@@ -160,7 +160,8 @@ def lookalike(model: str, *, in_memory: bool = False) -> Callable[[Sequence[str]
     import torch
 
     from lookalike.data.reading.loader import ImageLoader, chunks
-    from lookalike.embedding.embed import embed, inference_form
+    from lookalike.embedding.embed import embed
+    from lookalike.embedding.inference import inference_form
     from lookalike.model.encoder import CLIPEncoder
     from lookalike.model.layers import on_device
     from lookalike.progress import SilentProgress

@@ -11,18 +11,19 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Literal, TypeVar
 
 import psutil
 import torch
 from torch import Tensor, nn
 
-from lookalike.errors import ConfigError, LookalikeError, ModelError
+from lookalike.errors import ConfigError, LookalikeError, MissingExtraError, ModelError
 from lookalike.processes import ALONE, Processes
 from lookalike.progress import counted
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-Precision = Literal["bf16", "fp16", "fp32"]
+Precision = Literal["bf16", "fp16", "fp32", "int8"]
 _FIRST_SCALE = 2.0**16  # of the gradient of a whole batch
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h of glibc
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -50,10 +51,12 @@ class Runtime:
             return module.to(self.device)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Inside the block the model computes in the chosen precision."""
-        if self.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=_DTYPES[self.precision])
+        """Inside the block the model computes in the chosen precision; in fp32 where that is int8,
+        which takes another form of it (`embedding/inference.py`).
+        """
+        if self.precision in _DTYPES:
+            return torch.autocast(self.device.type, dtype=_DTYPES[self.precision])
+        return nullcontext()
 
     def grad_scaler(self) -> torch.amp.GradScaler:
         """Scales the loss so that fp16 gradients do not underflow; idle in other precisions.
@@ -92,13 +95,14 @@ def make_runtime(
 
     Args:
         device: "auto" (CUDA, else MPS, else XPU, else CPU) or what `torch.device` takes.
-        precision: "auto", "bf16", "fp16" or "fp32".
+        precision: "auto", "bf16", "fp16", "fp32", or "int8", which is for embedding alone.
         num_workers: readers of pictures, of each process, or "auto".
         processes: of several on a machine each takes a GPU of its own, and its share of the cores.
 
     Raises:
         ConfigError: the device does not exist here, or cannot compute in that precision; or there
             are fewer GPUs than processes.
+        MissingExtraError: int8 is wanted, and OpenVINO is not installed.
     """
     chosen = _find_device() if device == "auto" else _named_device(device)
     if processes.count > 1:
@@ -253,8 +257,15 @@ def _find_precision(wanted: str, device: torch.device) -> Precision:
         if not _can_autocast(device, _DTYPES[wanted]):
             raise ConfigError(f"{device.type} cannot compute in {wanted}; use --precision auto")
         return "bf16" if wanted == "bf16" else "fp16"
+    if wanted == "int8":
+        if device.type != "cpu":
+            raise ConfigError(f"int8 is for a CPU, and the device is {device.type}; set --device "
+                              "cpu, or --precision auto")  # fmt: skip
+        if find_spec("openvino") is None:
+            raise MissingExtraError("precision int8 needs OpenVINO: pip install 'lookalike[int8]'")
+        return "int8"
     if wanted != "auto":
-        raise ConfigError(f"precision is {wanted!r}; expected auto, bf16, fp16 or fp32")
+        raise ConfigError(f"precision is {wanted!r}; expected auto, bf16, fp16, fp32 or int8")
     if has_fast_bf16(device):
         return "bf16"
     if device.type != "cpu" and _can_autocast(device, torch.float16):

@@ -26,7 +26,7 @@ from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lookalike.embedding.topk import top_k
+from lookalike.embedding.ranking.topk import top_k
 
 # Chosen on planted wrong labels: docs/experiments.md, "Wrong labels".
 MIN_NEIGHBOR_MARGIN = 0.18

@@ -7,7 +7,7 @@ from typing import Literal
 
 from lookalike.config.shared import BatchShape, Common
 from lookalike.errors import ConfigError
-from lookalike.knobs import knob
+from lookalike.knobs import knob, same_knob
 
 _LEAST_PX = 8  # of a training picture's side
 
@@ -20,6 +20,12 @@ class TrainConfig(BatchShape, Common):
         ConfigError: a value is out of its range, or two of them contradict each other.
     """
 
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = same_knob(
+        Common,
+        "precision",
+        help="arithmetic of the model; auto: bf16 where the device is fast at it, else fp16 with "
+        "gradient scaling on a GPU, else fp32",
+    )
     train: str | None = knob(
         None,
         "pictures to learn from: a class-per-folder tree or a table with labels",

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64, UInt8
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
-from torch.func import functional_call
+from jaxtyping import Float32, Int64
+from torch import Tensor
 
 from lookalike.data.reading.loader import ImageLoader, chunks_of
 from lookalike.data.sources import Unreadable, list_unreadable
+from lookalike.embedding.inference import inference_form
 from lookalike.errors import DataError, ModelError
 from lookalike.files import shown
 from lookalike.model.encoder import CLIPEncoder, evaluation_mode
 from lookalike.progress import Progress, counted
 from lookalike.runtime import Runtime, enough_memory
-
-EmbedBatch: TypeAlias = Callable[
-    [UInt8[Tensor, "batch 3 height width"]], Float32[Tensor, "batch dim"]
-]
 
 
 @dataclass(frozen=True)
@@ -100,42 +93,3 @@ def embed(
             "try --precision fp32, or an earlier checkpoint"
         )
     return Embedded(embeddings, np.array(positions, dtype=np.int64), unreadable)
-
-
-def inference_form(encoder: CLIPEncoder, runtime: Runtime) -> EmbedBatch:
-    """What embeds pictures as `encoder(pixels)` does, for many batches of them.
-
-    In bf16 all weights are cast once, and what goes from layer to layer is bf16 as well, where
-    autocast has most of it in float32 and casts again in each call. Embeddings have a cosine of
-    about 0.9999 to those in float32 (`benchmarks/results/speed.md`). fp16, whose range is small,
-    stays with autocast, and so do models with running statistics and those that are spread over
-    processes.
-
-    Args:
-        encoder: in evaluation mode, on the runtime's device. Changes of its weights after this
-            need another form.
-        runtime: device and precision.
-    """
-    weights = _weights_in_bf16(encoder) if runtime.precision == "bf16" else None
-
-    def embed_batch(pixels: Tensor) -> Tensor:
-        if weights is None:
-            with runtime.autocast():
-                embeddings: Tensor = encoder(pixels)
-        else:
-            normalised = encoder.normalised(pixels).to(torch.bfloat16)
-            embeddings = functional_call(encoder, weights, (normalised,))
-        return embeddings
-
-    return embed_batch
-
-
-def _weights_in_bf16(encoder: CLIPEncoder) -> dict[str, Tensor] | None:
-    """What `functional_call` takes; None where the encoder cannot be called with it."""
-    is_spread = any(isinstance(p, DTensor) for p in encoder.parameters())
-    has_statistics = any(
-        isinstance(module, nn.modules.batchnorm._BatchNorm) for module in encoder.modules()
-    )
-    if is_spread or has_statistics:
-        return None
-    return {name: p.detach().to(torch.bfloat16) for name, p in encoder.vision_parameters()}

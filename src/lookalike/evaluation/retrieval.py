@@ -14,9 +14,9 @@ from torch import Tensor
 from lookalike.data.reading.loader import ImageLoader
 from lookalike.data.sources import ImageSet, Unreadable
 from lookalike.embedding.embed import embed
-from lookalike.embedding.exclusions import Exclude
-from lookalike.embedding.ranks import QUERIES_AT_A_TIME, Ranked, ranks_of_relevant
-from lookalike.embedding.topk import MEMORY_BYTES, top_k
+from lookalike.embedding.ranking.exclusions import Exclude
+from lookalike.embedding.ranking.ranks import QUERIES_AT_A_TIME, Ranked, ranks_of_relevant
+from lookalike.embedding.ranking.topk import MEMORY_BYTES, top_k
 from lookalike.errors import DataError
 from lookalike.evaluation.protocol import Protocol
 from lookalike.evaluation.scoring.scores import QueryScores, joined, score_ranks

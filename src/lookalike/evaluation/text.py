@@ -1,7 +1,7 @@
 """Text search by class name: one caption a class is the query, the gallery's pictures are searched.
 
-The ranking and the metrics are those of picture search (`embedding.ranks`, `metrics`): exact,
-and by the same definitions.
+The ranking and the metrics are those of picture search (`ranking.ranks`, `metrics`): exact, and by
+the same definitions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from lookalike.data.sources import ImageSet
-from lookalike.embedding.ranks import ranks_of_relevant
+from lookalike.embedding.ranking.ranks import ranks_of_relevant
 from lookalike.errors import DataError
 from lookalike.evaluation.scoring.scores import RECALL_KS, QueryScores, joined, score_ranks
 from lookalike.model.encoder import CLIPEncoder

@@ -20,7 +20,7 @@ from urllib.parse import quote
 import numpy as np
 import torch
 
-from lookalike.embedding.exclusions import any_equal, equal_pairs
+from lookalike.embedding.ranking.exclusions import any_equal, equal_pairs
 from lookalike.errors import DataError
 from lookalike.evaluation.metrics import ranks_of
 from lookalike.evaluation.retrieval import Retrieval, label_numbers

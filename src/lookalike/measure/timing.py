@@ -23,7 +23,8 @@ from lookalike.data.reading.loader import ImageLoader
 from lookalike.data.reading.reader import Request
 from lookalike.data.sources import Unreadable, list_unreadable
 from lookalike.data.transforms import Preprocessing, preprocess
-from lookalike.embedding.embed import embed, inference_form
+from lookalike.embedding.embed import embed
+from lookalike.embedding.inference import inference_form
 from lookalike.errors import DataError, ImageError
 from lookalike.measure.advice import READERS, Stage
 from lookalike.model.encoder import CLIPEncoder, evaluation_mode

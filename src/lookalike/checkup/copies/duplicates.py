@@ -18,7 +18,7 @@ from torch.nn.functional import avg_pool2d, normalize
 from lookalike.checkup.copies.alignment import align
 from lookalike.checkup.reading.picture import BLANK_CONTRAST, PictureFacts, chroma_of, luma_of
 from lookalike.data.reading.decode import read_image
-from lookalike.embedding.topk import top_k
+from lookalike.embedding.ranking.topk import top_k
 from lookalike.errors import ImageError
 from lookalike.progress import Progress
 

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from lookalike.embedding.exclusions import Exclude, check_ids, exclude_pairs
-from lookalike.embedding.rows import Embeddings, Rows, check_widths
-from lookalike.embedding.similarity import (
+from lookalike.embedding.ranking.exclusions import Exclude, check_ids, exclude_pairs
+from lookalike.embedding.ranking.rows import Embeddings, Rows, check_widths
+from lookalike.embedding.ranking.similarity import (
     Arithmetic,
     Operand,
     error_bound,
@@ -41,7 +41,7 @@ def top_k(
     """The k most similar gallery pictures of each query, best first.
 
     Exact, and the same to the last bit for any memory, device and number of threads: what
-    similarity is says `lookalike.embedding.similarity`, and equal similarities are ordered by
+    similarity is says `embedding.ranking.similarity`, and equal similarities are ordered by
     gallery position. Most of the gallery is ruled out in quicker arithmetic whose error is
     bounded; what lies within the bound is computed exactly.
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from lookalike.embedding.exclusions import (
+from lookalike.embedding.ranking.exclusions import (
     Exclude,
     Ids,
     any_equal,
@@ -20,8 +20,8 @@ from lookalike.embedding.exclusions import (
     equal_pairs,
     exclude_pairs,
 )
-from lookalike.embedding.rows import Embeddings, Rows, check_widths
-from lookalike.embedding.similarity import (
+from lookalike.embedding.ranking.rows import Embeddings, Rows, check_widths
+from lookalike.embedding.ranking.similarity import (
     error_bound,
     exact_similarities,
     from_order_keys,
@@ -30,7 +30,7 @@ from lookalike.embedding.similarity import (
     positions_of_keys,
     products,
 )
-from lookalike.embedding.topk import MEMORY_BYTES
+from lookalike.embedding.ranking.topk import MEMORY_BYTES
 
 QUERIES_AT_A_TIME = 8192
 """At most so many queries come together; more makes nothing faster."""

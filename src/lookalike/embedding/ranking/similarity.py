@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float32, Float64, Int32, Int64
 from torch import Tensor
 
-from lookalike.embedding.rows import Rows
+from lookalike.embedding.ranking.rows import Rows
 from lookalike.errors import DataError
 
 Arithmetic = Literal["bf16", "fp32", "exact"]
