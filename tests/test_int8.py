@@ -95,7 +95,7 @@ def test_evaluation_says_that_it_was_in_int8(tmp_path: Path, tiny_clip: Path) ->
         result = lookalike.evaluate(
             EvaluateConfig(
                 model_name=str(tiny_clip), test=str(test), out=str(tmp_path / precision),
-                device="cpu", precision=precision, num_workers=0, report=False,  # type: ignore[arg-type]
+                device="cpu", precision=precision, num_workers=0, report=False,
             ),
             progress=SilentProgress(),
         )  # fmt: skip

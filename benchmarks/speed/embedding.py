@@ -6,7 +6,8 @@
 
 Random weights: speed does not depend on what they are. Each tool runs in a process of its own, in
 turns; loading, starting and warming up are not timed; the median of the rounds is told. The model
-alone is this package's with pixels in memory already. Writes Markdown to stdout.
+alone is this package's with pixels in memory already, in int8 as well; fp32 is what it does on a
+CPU without units for bf16. Writes Markdown to stdout.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from machine import MODELS, describe, write_clip, write_photos
+from ceilings import ceiling
+from machine import MODELS, describe, gigaflops, table, write_clip, write_photos
 
 Embed = Callable[[], Any]  # a matrix with a row for each file
 Tool = Callable[[str], Callable[[Sequence[str]], Embed]]  # a model, then files
@@ -48,15 +50,20 @@ def main() -> None:
     print(f"{describe('torch', 'transformers')}; JPEG files of {given.side} px\n")
     tools = [tool for tool in TOOLS if given.peers or tool.startswith("lookalike")]
     others = [tool for tool in tools if tool != "lookalike"]
-    columns = ["model", *tools, *(f"lookalike / {tool}" for tool in others)]
-    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    most = {kind: ceiling(kind) for kind in ("bf16", "fp32")}
+    kind = "bf16" if most["bf16"] > most["fp32"] else "fp32"
+    absolute, relative = [], []
     for name in given.models:
         with tempfile.TemporaryDirectory() as folder:
             rates = _rates(name, Path(folder), tools, given)
         ours = rates["lookalike"]
-        cells = [name, *(f"{rate:.4g}" for rate in rates.values())]
-        cells += [f"{ours / rates[tool]:.2f}" for tool in others]
-        print(f"| {' | '.join(cells)} |", flush=True)
+        share = ours * gigaflops(MODELS[name]) / 1e3 / most[kind]
+        absolute.append([name, *(f"{rate:.3g}" for rate in rates.values())])
+        relative.append([name, *(f"{ours / rates[tool]:.2f}" for tool in others), f"{share:.0%}"])
+    print(f"Pictures a second:\n\n{table(['model', *tools], absolute)}\n")
+    print("lookalike / the others, and how much of the ceiling its products reach "
+          f"({most[kind]:.2f} TFLOP/s in {kind}):\n")  # fmt: skip
+    print(table(["model", *others, "of the ceiling"], relative))
 
 
 def _rates(
@@ -155,7 +162,9 @@ def open_clip(model: str) -> Callable[[Sequence[str]], Embed]:
     return lambda files: partial(embed, files)
 
 
-def lookalike(model: str, *, in_memory: bool = False) -> Callable[[Sequence[str]], Embed]:
+def lookalike(
+    model: str, *, precision: str = "auto", in_memory: bool = False
+) -> Callable[[Sequence[str]], Embed]:
     """What evaluation does; or only what the model takes of it, with pixels in memory."""
     import torch
 
@@ -167,7 +176,7 @@ def lookalike(model: str, *, in_memory: bool = False) -> Callable[[Sequence[str]
     from lookalike.progress import SilentProgress
     from lookalike.runtime import make_runtime
 
-    runtime, size, silent = make_runtime("cpu"), 64, SilentProgress()
+    runtime, size, silent = make_runtime("cpu", precision), 64, SilentProgress()
     encoder = on_device(CLIPEncoder(model), runtime)
     how = replace(encoder.preprocessing, exact=False)
 
@@ -180,9 +189,11 @@ def lookalike(model: str, *, in_memory: bool = False) -> Callable[[Sequence[str]
             )
         batches = [batch.pixels for batch in loader.read(chunks(len(files), size))]
 
+        with torch.no_grad():
+            embed_batch = inference_form(encoder, runtime)
+
         @torch.no_grad()
         def model_alone() -> Any:
-            embed_batch = inference_form(encoder, runtime)
             return torch.cat([embed_batch(pixels) for pixels in batches])
 
         return model_alone
@@ -197,6 +208,8 @@ TOOLS: dict[str, Tool] = {
     "open_clip": open_clip,
     "lookalike": lookalike,
     "lookalike-model": partial(lookalike, in_memory=True),
+    "lookalike-fp32": partial(lookalike, precision="fp32"),
+    "lookalike-int8": partial(lookalike, precision="int8", in_memory=True),
 }
 
 

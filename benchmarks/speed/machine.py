@@ -7,7 +7,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -52,6 +52,19 @@ def in_turns(cases: Mapping[str, Callable[[], object]], rounds: int = 3) -> dict
             case()
             seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(taken) for name, taken in seconds.items()}
+
+
+def gigaflops(shape: Mapping[str, Any]) -> float:
+    """What one picture takes forwards: products of layers, attention and patches."""
+    patches = (shape["side"] // shape["patch"]) ** 2
+    tokens, width = patches + 1, shape["width"]
+    layer = tokens * (24 * width**2 + 4 * tokens * width)
+    return float(shape["layers"] * layer + 6 * patches * shape["patch"] ** 2 * width) / 1e9
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in [columns, ["---"] * len(columns), *rows])
 
 
 def write_photos(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:

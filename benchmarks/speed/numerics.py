@@ -25,8 +25,9 @@ import lookalike
 from lookalike.config import EvaluateConfig
 from lookalike.progress import SilentProgress
 
-ARITHMETIC: list[tuple[Literal["fp32", "bf16"], bool]] = [
-    ("fp32", True), ("fp32", False), ("bf16", True), ("bf16", False),
+Arithmetic = Literal["fp32", "bf16", "int8"]
+WAYS: list[tuple[Arithmetic, bool]] = [
+    ("fp32", True), ("fp32", False), ("bf16", True), ("bf16", False), ("int8", False),
 ]  # fmt: skip
 
 
@@ -52,7 +53,7 @@ def _table(title: str, model: str, test: str, *, with_metrics: bool) -> str:
     columns = [title, "pixels", "cosine: mean", "1st percentile", "least", *names]
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     reference: Tensor | None = None
-    for precision, exact in ARITHMETIC:
+    for precision, exact in WAYS:
         embeddings, metrics = _evaluated(model, test, precision, exact)
         if reference is None:
             reference, cells = embeddings, ["", "", ""]
@@ -71,7 +72,7 @@ def _table(title: str, model: str, test: str, *, with_metrics: bool) -> str:
 
 
 def _evaluated(
-    model: str, test: str, precision: Literal["fp32", "bf16"], exact: bool
+    model: str, test: str, precision: Arithmetic, exact: bool
 ) -> tuple[Tensor, dict[str, Any]]:
     with tempfile.TemporaryDirectory() as out:
         config = EvaluateConfig(

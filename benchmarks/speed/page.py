@@ -25,6 +25,8 @@ SHORT: dict[str, list[str]] = {
     "numerics": [],
 }
 """Each section, and what makes it short."""
+MADE = "<!-- from here on made by benchmarks/speed/page.py; what stands above is kept -->"
+TIMED = ("reading", "embedding", "training")  # in rounds
 
 
 def main() -> None:
@@ -33,6 +35,7 @@ def main() -> None:
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SHORT))
     parser.add_argument("--peers", help="a Python that has the peers; none: without them")
     parser.add_argument("--short", action="store_true", help="small models, one round")
+    parser.add_argument("--rounds", type=int, help="of which medians are taken; usually three")
     parser.add_argument("--out", help="a file; none: stdout")
     given = parser.parse_args()
     sections = given.sections or [
@@ -40,12 +43,16 @@ def main() -> None:
     ]
     if not set(sections) <= set(SHORT):
         parser.error(f"expected some of {', '.join(SHORT)}; got {', '.join(sections)}")
-    page = ["# Speed", f"`python benchmarks/speed/page.py`. {describe('torch', 'transformers')}."]
+    page = [f"{_command(given, sections)}. {describe('torch', 'transformers')}."]
+    if given.peers:
+        page.append(f"Peers, in an environment of their own: {_versions(given.peers)}.")
     for name in sections:
         print(f"== {name}", file=sys.stderr)
         arguments = [*SHORT[name]] if given.short else []
         if name == "embedding" and given.peers:
             arguments += ["--peers", given.peers]
+        if given.rounds and name in TIMED:
+            arguments += ["--rounds", str(given.rounds)]
         script = Path(__file__).with_name(f"{name}.py")
         done = subprocess.run(
             [sys.executable, str(script), *arguments], stdout=subprocess.PIPE, check=True
@@ -53,9 +60,28 @@ def main() -> None:
         page += [f"## {name.capitalize()}", done.stdout.decode().strip()]
     text = "\n\n".join(page) + "\n"
     if given.out:
-        Path(given.out).write_text(text, encoding="utf-8")
+        out = Path(given.out)
+        said = out.read_text(encoding="utf-8").partition(MADE)[0] if out.exists() else "# Speed\n\n"
+        out.write_text(f"{said}{MADE}\n\n{text}", encoding="utf-8")
     else:
         print(text)
+
+
+def _command(given: argparse.Namespace, sections: list[str]) -> str:
+    """What was typed, but for paths."""
+    words = [*(["--short"] if given.short else []), *(["--peers ..."] if given.peers else [])]
+    words += [f"--rounds {given.rounds}"] if given.rounds else []
+    return f"`python benchmarks/speed/page.py {' '.join([*words, *sections])}`"
+
+
+def _versions(python: str) -> str:
+    """Of the peers."""
+    ask = (
+        "from importlib.metadata import version; print(', '.join(f'{name} {version(name)}' for name"
+        " in ('torch', 'torchvision', 'transformers', 'sentence-transformers', 'open_clip_torch',"
+        " 'pillow')))"
+    )
+    return subprocess.check_output([python, "-c", ask], text=True).strip()
 
 
 if __name__ == "__main__":
