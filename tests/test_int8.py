@@ -21,7 +21,7 @@ from lookalike.embedding import inference
 from lookalike.embedding.inference import inference_form
 from lookalike.errors import ConfigError, MissingExtraError, ModelError
 from lookalike.model.encoder import CLIPEncoder
-from lookalike.progress import SilentProgress
+from lookalike.progress import SilentProgress, others_hushed
 from lookalike.runtime import make_runtime
 
 
@@ -50,7 +50,7 @@ def test_an_embedding_does_not_depend_on_the_pictures_beside_it(tiny_clip: Path)
 
 def test_every_linear_layer_has_its_weights_on_127_steps(tiny_clip: Path) -> None:
     encoder = CLIPEncoder(str(tiny_clip))
-    with inference._quiet_conversion():
+    with others_hushed():
         graph = inference._graph(encoder)
     inference._put_weights_on_steps(graph)
 

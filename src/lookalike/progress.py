@@ -6,8 +6,10 @@ below the command line are handed a `Progress` and never print.
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import IO, TYPE_CHECKING, Protocol
@@ -18,6 +20,21 @@ if TYPE_CHECKING:
 BETWEEN_LINES_S = 10.0
 _WIDE = 112  # columns from which a bar has room for all it can say
 WORTH_A_LINE_S = 0.5  # what took less needs no line to say that it is done
+
+
+@contextmanager
+def others_hushed() -> Iterator[None]:
+    """Inside the block warnings and log lines of other packages are held back, for a step of theirs
+    that remarks on itself whatever it is given; what goes wrong is raised all the same.
+    """
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,6 +14,7 @@ from torch.func import functional_call
 
 from lookalike.errors import ModelError
 from lookalike.model.encoder import CLIPEncoder
+from lookalike.progress import others_hushed
 from lookalike.runtime import Runtime, has_fast_bf16
 
 EmbedBatch: TypeAlias = Callable[
@@ -87,7 +85,7 @@ def _in_int8(encoder: CLIPEncoder, runtime: Runtime) -> EmbedBatch:
     try:
         import openvino
 
-        with torch.no_grad(), _quiet_conversion():
+        with torch.no_grad(), others_hushed():
             model = _graph(encoder)
             _put_weights_on_steps(model)
             compiled = openvino.Core().compile_model(
@@ -155,16 +153,3 @@ def _put_weights_on_steps(model: Any) -> None:
         steps = operations.convert(np.rint(weights / scale).astype(np.int8), np.float32)
         product = operations.multiply(steps, operations.constant(scale))
         operation.input(1).replace_source_output(product.output(0))
-
-
-@contextmanager
-def _quiet_conversion() -> Iterator[None]:
-    """Holds back the converter's remarks on operations that it has no use for."""
-    level = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from lookalike.data.transforms import preprocess
 from lookalike.errors import MissingExtraError, ModelError
 from lookalike.exporting.agreement import Embeddings, Form
 from lookalike.model.encoder import CLIPEncoder
+from lookalike.progress import others_hushed
 
 GRAPH = "model.onnx"
 PIXELS, EMBEDDINGS = "pixels", "embeddings"
@@ -69,7 +67,7 @@ def save_onnx(encoder: CLIPEncoder, folder: Path) -> None:
     """
     how = encoder.preprocessing
     example = torch.zeros(2, how.height, how.width, 3, dtype=torch.uint8)
-    with _quiet_exporter():
+    with others_hushed():
         try:
             program = torch.onnx.export(
                 _Graph(encoder).eval(),
@@ -98,20 +96,6 @@ def _embed(folder: Path, encoder: CLIPEncoder, pictures: Sequence[Image.Image]) 
     pixels = torch.stack(cut).permute(0, 2, 3, 1).numpy()
     batches = (pixels[:1], pixels[1:])
     return np.concatenate([session.run([EMBEDDINGS], {PIXELS: batch})[0] for batch in batches])
-
-
-@contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Holds back the exporter's remarks on itself and on packages it can do without."""
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(level)
 
 
 ONNX = Form(save_onnx, _embed, tolerance=1e-4)
