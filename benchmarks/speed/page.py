@@ -58,13 +58,16 @@ def main() -> None:
             [sys.executable, str(script), *arguments], stdout=subprocess.PIPE, check=True
         )
         page += [f"## {name.capitalize()}", done.stdout.decode().strip()]
-    text = "\n\n".join(page) + "\n"
-    if given.out:
-        out = Path(given.out)
-        said = out.read_text(encoding="utf-8").partition(MADE)[0] if out.exists() else "# Speed\n\n"
-        out.write_text(f"{said}{MADE}\n\n{text}", encoding="utf-8")
-    else:
-        print(text)
+        if given.out:  # so far: what comes may take long, or fail
+            _write(Path(given.out), page)
+    if not given.out:
+        print("\n\n".join(page))
+
+
+def _write(out: Path, page: list[str]) -> None:
+    """Writes the page below what was said of it."""
+    said = out.read_text(encoding="utf-8").partition(MADE)[0] if out.exists() else "# Speed\n\n"
+    out.write_text("\n\n".join([f"{said}{MADE}", *page]) + "\n", encoding="utf-8")
 
 
 def _command(given: argparse.Namespace, sections: list[str]) -> str:

@@ -4,7 +4,7 @@
 
 CLIP with random weights. A plain step is what a loop of one's own does: Transformers' model,
 normalised embeddings, the loss with its whole matrix, AdamW, in float32 or under autocast. Ours is
-the step of `lookalike train` with its defaults. Both have the same pixels in memory. Then ours
+the step of `lookalike train` with its defaults. Both have pixels in memory. Then ours
 once more, with the pictures read from JPEG files by its readers and changed at random: the share of
 its speed that is left. Writes Markdown to stdout.
 """
@@ -12,11 +12,14 @@ its speed that is left. Writes Markdown to stdout.
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +44,17 @@ BATCHES = {"B/32": 64, "B/16": 32, "L/14-336": 8}
 
 
 def main() -> None:
-    """Measures each model in turn, prints the tables."""
+    """Measures each model in turn, prints the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.one:
+        kind, name, folder = given.one
+        case = _ours if kind == "ours" else partial(_plain, kind)
+        print(json.dumps(case(name, Path(folder), given.rounds)))
+        return
     print(f"{describe('torch', 'transformers')}\n")
     most = ceiling("bf16" if make_runtime("cpu").precision == "bf16" else "fp32")
     rows = []
@@ -58,11 +67,43 @@ def main() -> None:
 
 
 def _row(name: str, folder: Path, rounds: int, most: float) -> list[str]:
+    """Each case in a process of its own: memory is enough for one, and settings stay its own."""
     size = BATCHES[name]
     write_clip(folder / "model", MODELS[name])
-    num_classes = size // 4
-    for label in range(num_classes):
+    for label in range(size // 4):
         write_photos(folder / "photos" / f"class{label:02}", 4, (640, 480))
+    found: dict[str, dict[str, float]] = {}
+    for kind in ("fp32", "autocast", "ours"):
+        command = [sys.executable, __file__, "--rounds", str(rounds), "--one", kind, name]
+        done = subprocess.run([*command, str(folder)], stdout=subprocess.PIPE, check=True)
+        found[kind] = json.loads(done.stdout.splitlines()[-1])
+        print(f"{name}, {kind}: {found[kind]}", file=sys.stderr)
+    rates = {kind: size / times["step"] for kind, times in found.items()}
+    ours = found["ours"]
+    share = 3 * gigaflops(MODELS[name]) * rates["ours"] / 1e3 / most  # backwards is twice forwards
+    return [
+        name, str(size), *(f"{rate:.3g}" for rate in rates.values()),
+        f"{rates['ours'] / rates['fp32']:.2f}", f"{rates['ours'] / rates['autocast']:.2f}",
+        f"{share:.0%}", f"{size / ours['from files']:.3g}",
+        f"{ours['in memory'] / ours['from files']:.1%}",
+    ]  # fmt: skip
+
+
+def _plain(kind: str, name: str, folder: Path, rounds: int) -> dict[str, float]:
+    """Seconds of a plain step."""
+    size, shape = BATCHES[name], MODELS[name]
+    generator = torch.Generator().manual_seed(0)
+    sides = (size, 3, shape["side"], shape["side"])
+    pixels = torch.randint(0, 256, sides, dtype=torch.uint8, generator=generator)
+    labels = torch.arange(size // 4).repeat_interleave(4)
+    step = _plain_step(str(folder / "model"), pixels, labels, kind == "autocast")
+    return {"step": in_turns({"": step}, rounds)[""]}
+
+
+def _ours(name: str, folder: Path, rounds: int) -> dict[str, float]:
+    """Seconds of a step: one by one, and of several in a row from memory and from files."""
+    size = BATCHES[name]
+    num_classes = size // 4
     config = config_from(
         TrainConfig,
         {"train": str(folder / "photos"), "model_name": str(folder / "model"), "device": "cpu",
@@ -70,39 +111,19 @@ def _row(name: str, folder: Path, rounds: int, most: float) -> list[str]:
     )  # fmt: skip
     runtime = make_runtime("cpu")
     encoder = on_device(CLIPEncoder(config.model_name), runtime)
-    images = load_images(folder / "photos")
-    loader = make_loader(config, runtime, encoder, images, None)
+    loader = make_loader(config, runtime, encoder, load_images(folder / "photos"), None)
     labels = torch.arange(num_classes).repeat_interleave(4)
     (batch,) = loader.read([Request(range(size), (0,))])
     learner = _learner(config, runtime, encoder, num_classes, size)
-    plain = {
-        kind: _plain_step(str(folder / "model"), batch.pixels, labels, kind == "autocast")
-        for kind in ("fp32", "autocast")
+    one = in_turns({"": lambda: learner.step(batch.pixels, labels)}, rounds)[""]
+    steps = max(3, min(20, round(20 / one)))
+    read = loader.read(Request(range(size), (0, number)) for number in range(steps + 1))
+    in_memory = (batch for _ in range(steps + 1))
+    return {
+        "step": one,
+        "in memory": _steps(learner, labels, in_memory, steps),
+        "from files": _steps(learner, labels, read, steps),
     }
-    seconds = in_turns(
-        {
-            "fp32": plain["fp32"],
-            "autocast": plain["autocast"],
-            "ours": lambda: learner.step(batch.pixels, labels),
-        },
-        rounds,
-    )
-    print(f"{name}: {seconds}", file=sys.stderr)
-    steps = max(3, min(20, round(20 / seconds["ours"])))
-    in_memory, from_files = (
-        _steps(learner, labels, batches, steps)
-        for batches in (
-            (batch for _ in range(steps + 1)),
-            loader.read(Request(range(size), (0, number)) for number in range(steps + 1)),
-        )
-    )
-    rates = {kind: size / taken for kind, taken in seconds.items()}
-    share = 3 * gigaflops(MODELS[name]) * rates["ours"] / 1e3 / most  # backwards is twice forwards
-    return [
-        name, str(size), *(f"{rates[kind]:.3g}" for kind in ("fp32", "autocast", "ours")),
-        f"{rates['ours'] / rates['fp32']:.2f}", f"{rates['ours'] / rates['autocast']:.2f}",
-        f"{share:.0%}", f"{size / from_files:.3g}", f"{in_memory / from_files:.1%}",
-    ]  # fmt: skip
 
 
 def _learner(config: Any, runtime: Any, encoder: Any, num_classes: int, size: int) -> Learner:
