@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,10 @@ import pytest
 import torch
 from conftest import write_tree
 from test_embed import noise, runtime
-from test_encoder import convnext, dinov2, levit, siglip, vit
+from test_encoder import convnext, dinov2, levit, save, siglip, vit
 from torch import nn
 from torch.nn.functional import cosine_similarity
+from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 
 import lookalike
 from lookalike.config import EvaluateConfig, TrainConfig
@@ -39,13 +43,58 @@ def test_embeddings_point_where_float32_ones_do(tmp_path: Path, make: Any) -> No
     assert not torch.equal(found, expected)
 
 
-def test_an_embedding_does_not_depend_on_the_pictures_beside_it(tiny_clip: Path) -> None:
-    encoder = CLIPEncoder(str(tiny_clip))
+def wide(folder: Path) -> str:
+    """A model whose layers have the 128 inputs from which activations are on steps as well."""
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=256, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4,
+        image_size=32, patch_size=8,
+    )  # fmt: skip
+    return save(folder, ViTModel(config), ViTImageProcessorPil(size={"height": 32, "width": 32}))
+
+
+def test_activations_are_on_steps_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = CLIPEncoder(wide(tmp_path))
     pixels = noise(encoder)
+    monkeypatch.setattr(inference, "has_fast_bf16", lambda device: False)
+    with torch.no_grad():
+        expected = encoder(pixels).double()
+    errors = {}
+    for group in (128, 0):
+        monkeypatch.setattr(inference, "_GROUP", group)
+        found = inference_form(encoder, runtime("int8"))(pixels).double()
+        errors[group] = float((found - expected).norm(dim=1).mean())
+    assert 1.2 * errors[0] < errors[128] < 0.03
+
+
+def test_an_embedding_does_not_depend_on_the_pictures_beside_it(tmp_path: Path) -> None:
+    encoder = CLIPEncoder(wide(tmp_path))
+    pixels = noise(encoder)
+    pixels[1:] //= 8  # dark ones, with which a common scale would be another
     embed = inference_form(encoder, runtime("int8"))
     alone = torch.cat([embed(one) for one in pixels.split(1)])
-    # Companions that shared a scale with it would make it 0.999.
     assert cosine_similarity(embed(pixels), alone).min() > 0.99999
+
+
+def test_openvino_reports_nothing_to_its_makers(tmp_path: Path) -> None:
+    script = """
+import sys
+from lookalike.embedding import inference
+openvino = inference._openvino()
+inference._openvino()
+assert openvino.Core().available_devices
+print([name for name in sys.modules if name.startswith("openvino_telemetry")])
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "CI"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**environment, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
+    assert not (tmp_path / "intel").exists()
 
 
 def test_every_linear_layer_has_its_weights_on_127_steps(tiny_clip: Path) -> None:
@@ -104,6 +153,7 @@ def test_evaluation_says_that_it_was_in_int8(tmp_path: Path, tiny_clip: Path) ->
         assert result.retrieval is not None
         scores[precision] = result.retrieval.gallery_embeddings
     assert cosine_similarity(scores["int8"], scores["fp32"]).min() > 0.998
+    assert not torch.allclose(scores["int8"], scores["fp32"], atol=1e-5)
 
 
 def test_without_openvino_the_install_line_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,10 @@ def main() -> None:
 
 def _write(out: Path, page: list[str]) -> None:
     """Writes the page below what was said of it."""
-    said = out.read_text(encoding="utf-8").partition(MADE)[0] if out.exists() else "# Speed\n\n"
+    kept, mark, _ = (
+        out.read_text(encoding="utf-8").partition(MADE) if out.exists() else ("", "", "")
+    )
+    said = kept if mark else "# Speed\n\n"
     out.write_text("\n\n".join([f"{said}{MADE}", *page]) + "\n", encoding="utf-8")
 
 

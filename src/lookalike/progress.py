@@ -28,7 +28,7 @@ def others_hushed() -> Iterator[None]:
     that remarks on itself whatever it is given; what goes wrong is raised all the same.
     """
     level = logging.root.manager.disable
-    logging.disable(logging.ERROR)
+    logging.disable(max(level, logging.ERROR))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -26,6 +26,8 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 Precision = Literal["bf16", "fp16", "fp32", "int8"]
 _FIRST_SCALE = 2.0**16  # of the gradient of a whole batch
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h of glibc
+_GLIBC_TOLD = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_",
+               "MALLOC_TOP_PAD_"}  # fmt: skip
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -91,7 +93,7 @@ def make_runtime(
     """Finds the device and the precision that suits it.
 
     On a CPU under glibc the process keeps from then on what memory it frees, for its next use,
-    unless a variable of the environment (`MALLOC_...`) tells glibc otherwise.
+    unless a variable of the environment tells glibc what to keep. It holds for the whole process.
 
     Args:
         device: "auto" (CUDA, else MPS, else XPU, else CPU) or what `torch.device` takes.
@@ -205,13 +207,24 @@ def _keep_freed_memory() -> None:
     the next one again: CLIP ViT-B/16 spent a third of its training step on that
     (docs/experiments.md). The peak of a step's memory is the same to within a twentieth.
     """
-    told = any(name.startswith("MALLOC_") for name in os.environ)
-    if sys.platform != "linux" or told:
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    if mallopt is not None:
+    told = not _GLIBC_TOLD.isdisjoint(os.environ)
+    told = told or "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", "")
+    mallopt = _of_glibc("mallopt")
+    if mallopt is not None and not told:
         for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1)):  # none, and never
             mallopt(parameter, value)
+
+
+def give_back_freed_memory() -> None:
+    """Has glibc give back to the system what it keeps, so that it counts as free."""
+    trim = _of_glibc("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+def _of_glibc(name: str) -> Any:
+    """A function of glibc's own; None under another library, such as musl."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
 def _default_workers(device: torch.device, processes: Processes) -> int:
@@ -282,9 +295,21 @@ def has_fast_bf16(device: torch.device) -> bool:
     return _can_autocast(device, torch.bfloat16)
 
 
+def cpu_gains_by_int8() -> bool:
+    """Whether the processor has units for int8, and none (AMX) that are as fast in bf16."""
+    return _cpu_has("_is_vnni_supported", "_is_avx512_vnni_supported") and not _cpu_has(
+        "_is_amx_tile_supported"
+    )
+
+
 def _cpu_has_bf16_units() -> bool:
-    # torch.cpu asks the processor itself; the names are private, so their absence means no.
-    names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return _cpu_has("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+
+
+def _cpu_has(*names: str) -> bool:
+    """Whether torch.cpu, which asks the processor, says yes to one of its private questions; where
+    it does not know the question, that is no.
+    """
     return any(bool(getattr(torch.cpu, name, bool)()) for name in names)
 
 

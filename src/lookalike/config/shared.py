@@ -54,8 +54,7 @@ class Basics:
     precision: Literal["auto", "bf16", "fp16", "fp32", "int8"] = knob(
         "auto",
         "arithmetic of the model; auto: bf16 where the device is fast at it, else fp16 on a GPU, "
-        "else fp32; int8: on a CPU 1.5 times as fast as bf16, 3 times as fast as fp32, and a "
-        "little coarser",
+        "else fp32; int8: about 1.5 times as fast as bf16 on a CPU with VNNI, and coarser",
         group="Machine",
     )
     num_workers: int | Literal["auto"] = knob(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -28,7 +29,7 @@ def inference_form(encoder: CLIPEncoder, runtime: Runtime) -> EmbedBatch:
 
     In bf16 all weights are cast once, and what goes from layer to layer is bf16 as well, where
     autocast has most of it in float32 and casts again in each call. Embeddings have a cosine of
-    about 0.9999 to those in float32 (`benchmarks/results/speed.md`). fp16, whose range is small,
+    about 0.9999 to those in float32 (docs/experiments.md). fp16, whose range is small,
     stays with autocast, and so do models with running statistics and those that are spread over
     processes. int8 is `_in_int8`.
 
@@ -77,14 +78,13 @@ def _in_int8(encoder: CLIPEncoder, runtime: Runtime) -> EmbedBatch:
     Each output of a linear layer has its weights on 127 steps either side of 0, and each row of
     activations is put on such steps as it comes, in groups of 128 numbers with a scale of their own
     (Dettmers et al., LLM.int8(), NeurIPS 2022, without its outliers in fp16). Nothing is
-    calibrated: embeddings do not depend on other pictures. All the rest of the model is computed
+    calibrated: embeddings do not depend on other pictures. Layers with less than 128 inputs, and all the rest of the model, are computed
     in bf16 where the processor has units for it, else in float32.
     """
     if _is_spread(encoder):
         raise ModelError("a model spread over processes has no form in int8; set --precision auto")
     try:
-        import openvino
-
+        openvino = _openvino()
         with torch.no_grad(), others_hushed():
             model = _graph(encoder)
             _put_weights_on_steps(model)
@@ -94,6 +94,7 @@ def _in_int8(encoder: CLIPEncoder, runtime: Runtime) -> EmbedBatch:
                 {
                     "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(_GROUP),
                     "INFERENCE_PRECISION_HINT": "bf16" if has_fast_bf16(runtime.device) else "f32",
+                    "ENABLE_CPU_PINNING": "NO",  # it would pin every process to the same cores
                     "INFERENCE_NUM_THREADS": str(torch.get_num_threads()),
                     "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, with all threads
                 },
@@ -111,11 +112,29 @@ def _in_int8(encoder: CLIPEncoder, runtime: Runtime) -> EmbedBatch:
     return embed_batch
 
 
+def _openvino() -> Any:
+    """OpenVINO, without the package by which it reports to its makers that it was imported.
+
+    It does without where there is none, so there is none while it is imported; unless the process
+    has imported either already.
+    """
+    reports = "openvino_telemetry"
+    hidden = reports not in sys.modules
+    if hidden:
+        sys.modules[reports] = None  # type: ignore[assignment] # Python's own way to say: not here
+    try:
+        import openvino
+    finally:
+        if hidden:
+            del sys.modules[reports]
+    return openvino
+
+
 def _graph(encoder: CLIPEncoder) -> Any:
     """The encoder as OpenVINO's model: uint8 pixels in, embeddings out, any number of pictures.
 
-    By the front end alone: `openvino.convert_model`, which calls the same one, reports each use to
-    its makers unless the user has opted out.
+    By the front end alone: `openvino.convert_model`, which calls the same one, reports each use as
+    well.
     """
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
@@ -123,6 +142,7 @@ def _graph(encoder: CLIPEncoder) -> Any:
     program = torch.export.export(
         encoder,
         (encoder.preprocessing.black(2),),
+        strict=False,
         dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
     )
     decoder = TorchFXPythonDecoder.from_exported_program(program)  # has to outlive what is loaded

@@ -29,7 +29,7 @@ from lookalike.measure.timing import (
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.layers import on_device
 from lookalike.progress import Progress, default_progress
-from lookalike.runtime import Runtime, has_fast_bf16, make_runtime
+from lookalike.runtime import Runtime, cpu_gains_by_int8, has_fast_bf16, make_runtime
 
 _MANY = (1_000, 100_000, 1_000_000)
 
@@ -174,4 +174,5 @@ def _machine(runtime: Runtime, config: BenchConfig) -> Machine:
         num_workers=runtime.num_workers,
         batch_size=config.eval_batch_size,
         better_device=best if runtime.device.type == "cpu" != best else None,
+        fast_int8=runtime.device.type == "cpu" and cpu_gains_by_int8(),
     )

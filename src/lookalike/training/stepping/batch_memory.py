@@ -17,7 +17,13 @@ from torch.utils._pytree import tree_leaves
 
 from lookalike.errors import ConfigError, TrainingError
 from lookalike.model.encoder import CLIPEncoder
-from lookalike.runtime import Runtime, enough_memory, random_state, restore_random_state
+from lookalike.runtime import (
+    Runtime,
+    enough_memory,
+    give_back_freed_memory,
+    random_state,
+    restore_random_state,
+)
 
 # Kernels need room of their own, allocators lose some to gaps, and others want memory, too.
 _USABLE_SHARE = 0.7
@@ -176,6 +182,7 @@ def free_bytes(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return free + cached
+    give_back_freed_memory()
     available: int = psutil.virtual_memory().available
     return min(available, _left_in_container(available))
 
