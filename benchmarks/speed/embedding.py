@@ -49,7 +49,7 @@ def main() -> None:
         return
     print(f"{describe('torch', 'transformers')}; JPEG files of {given.side} px\n")
     tools = [tool for tool in TOOLS if given.peers or tool.startswith("lookalike")]
-    others = [tool for tool in tools if tool != "lookalike"]
+    others = [tool for tool in tools if tool not in ("lookalike", "lookalike-int8")]
     most = {kind: ceiling(kind) for kind in ("bf16", "fp32")}
     kind = "bf16" if most["bf16"] > most["fp32"] else "fp32"
     absolute, relative = [], []
@@ -59,11 +59,13 @@ def main() -> None:
         ours = rates["lookalike"]
         share = ours * gigaflops(MODELS[name]) / 1e3 / most[kind]
         absolute.append([name, *(f"{rate:.3g}" for rate in rates.values())])
-        relative.append([name, *(f"{ours / rates[tool]:.2f}" for tool in others), f"{share:.0%}"])
+        in_int8 = rates["lookalike-int8"] / rates["lookalike-model"]
+        relative.append([name, *(f"{ours / rates[tool]:.2f}" for tool in others),
+                         f"{share:.0%}", f"{in_int8:.2f}"])  # fmt: skip
     print(f"Pictures a second:\n\n{table(['model', *tools], absolute)}\n")
     print("lookalike / the others, and how much of the ceiling its products reach "
           f"({most[kind]:.2f} TFLOP/s in {kind}):\n")  # fmt: skip
-    print(table(["model", *others, "of the ceiling"], relative))
+    print(table(["model", *others, "of the ceiling", "int8 / model alone"], relative))
 
 
 def _rates(

@@ -66,9 +66,8 @@ def main() -> None:
 
 def _write(out: Path, page: list[str]) -> None:
     """Writes the page below what was said of it."""
-    kept, mark, _ = (
-        out.read_text(encoding="utf-8").partition(MADE) if out.exists() else ("", "", "")
-    )
+    before = out.read_text(encoding="utf-8") if out.exists() else ""
+    kept, mark, _ = before.partition(MADE)
     said = kept if mark else "# Speed\n\n"
     out.write_text("\n\n".join([f"{said}{MADE}", *page]) + "\n", encoding="utf-8")
 

@@ -78,8 +78,8 @@ def _in_int8(encoder: CLIPEncoder, runtime: Runtime) -> EmbedBatch:
     Each output of a linear layer has its weights on 127 steps either side of 0, and each row of
     activations is put on such steps as it comes, in groups of 128 numbers with a scale of their own
     (Dettmers et al., LLM.int8(), NeurIPS 2022, without its outliers in fp16). Nothing is
-    calibrated: embeddings do not depend on other pictures. Layers with less than 128 inputs, and all the rest of the model, are computed
-    in bf16 where the processor has units for it, else in float32.
+    calibrated: embeddings do not depend on other pictures. Layers with less than 128 inputs, and
+    all else, are computed in bf16 where the processor has units for it, or in float32.
     """
     if _is_spread(encoder):
         raise ModelError("a model spread over processes has no form in int8; set --precision auto")

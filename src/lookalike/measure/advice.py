@@ -276,8 +276,8 @@ def _quicker_model(speed: Speed) -> list[str]:
     if machine.fast_int8 and machine.better_device is None and machine.precision != "int8":
         says.append(
             "This processor multiplies integers faster: --precision int8 (pip install "
-            "'lookalike[int8]') is about 1.5 times as fast as bf16, 2.5 to 3 times as fast as fp32, "
-            "and coarser; lookalike evaluate tells what it does to the metrics."
+            "'lookalike[int8]') is about 1.5 times as fast as bf16, 2.5 times or more as fast as "
+            "fp32, and coarser; lookalike evaluate tells what it does to the metrics."
         )
     batch_ms = speed.stage("model").mean_ms * machine.batch_size
     small = machine.batch_size < _LARGE_BATCH and batch_ms < _SHORT_BATCH_MS
