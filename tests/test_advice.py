@@ -169,6 +169,14 @@ def test_precision_is_told_of_where_another_one_is_faster() -> None:
     assert "no units for bf16 and only imitates it: --precision auto" in imitates
 
 
+def test_int8_is_told_of_where_the_processor_gains_by_it_and_does_not_use_it() -> None:
+    gains = replace(CPU, fast_int8=True)
+    text = said(gains, 0, 1, 1, model=500, whole=2)
+    assert "--precision int8 (pip install 'lookalike[int8]')" in text
+    for other in (CPU, replace(gains, precision="int8"), replace(gains, better_device="cuda")):
+        assert "int8" not in said(other, 0, 1, 1, model=500, whole=2)
+
+
 def test_on_a_cpu_a_smaller_model_is_named_with_how_much_less_it_computes() -> None:
     large = said(CPU, 0, 1, 1, model=900, whole=1.1, gigaflops=383)
     assert "A GPU would be many times as fast, or a processor with units for bf16." in large
