@@ -29,9 +29,9 @@ def inference_form(encoder: CLIPEncoder, runtime: Runtime) -> EmbedBatch:
 
     In bf16 all weights are cast once, and what goes from layer to layer is bf16 as well, where
     autocast has most of it in float32 and casts again in each call. Embeddings have a cosine of
-    about 0.9999 to those in float32 (docs/experiments.md). fp16, whose range is small,
-    stays with autocast, and so do models with running statistics and those that are spread over
-    processes. int8 is `_in_int8`.
+    about 0.9999 to those in float32 (docs/experiments.md). fp16, whose range is small, stays with
+    autocast, and so do models with running statistics and those that are spread over processes.
+    int8, which training never has, is `_in_int8`.
 
     Args:
         encoder: in evaluation mode, on the runtime's device. Changes of its weights after this
@@ -59,17 +59,13 @@ def inference_form(encoder: CLIPEncoder, runtime: Runtime) -> EmbedBatch:
 
 def _weights_in_bf16(encoder: CLIPEncoder) -> dict[str, Tensor] | None:
     """What `functional_call` takes; None where the encoder cannot be called with it."""
+    is_spread = any(isinstance(p, DTensor) for p in encoder.parameters())
     has_statistics = any(
         isinstance(module, nn.modules.batchnorm._BatchNorm) for module in encoder.modules()
     )
-    if _is_spread(encoder) or has_statistics:
+    if is_spread or has_statistics:
         return None
     return {name: p.detach().to(torch.bfloat16) for name, p in encoder.vision_parameters()}
-
-
-def _is_spread(encoder: CLIPEncoder) -> bool:
-    """Whether each of several processes has a part of the weights only."""
-    return any(isinstance(p, DTensor) for p in encoder.parameters())
 
 
 def _in_int8(encoder: CLIPEncoder, runtime: Runtime) -> EmbedBatch:
@@ -81,8 +77,6 @@ def _in_int8(encoder: CLIPEncoder, runtime: Runtime) -> EmbedBatch:
     calibrated: embeddings do not depend on other pictures. Layers with less than 128 inputs, and
     all else, are computed in bf16 where the processor has units for it, or in float32.
     """
-    if _is_spread(encoder):
-        raise ModelError("a model spread over processes has no form in int8; set --precision auto")
     try:
         openvino = _openvino()
         with torch.no_grad(), others_hushed():
