@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+_DIFFERENT = 256  # photos; further ones are copies, which take no less to read
 _FALLOFF = 1.3  # of amplitudes with frequency; at it files have the size of photos' files
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -28,30 +30,42 @@ MODELS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def describe(*packages: str) -> str:
-    """Date, processor with its units for low precision, and versions, in a line."""
+def describe(*packages: str, device: str = "cpu") -> str:
+    """Date, processor with its units for low precision, GPU, and versions, in a line."""
     units = [name for name in ("amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni", "avx2")
              if name in _flags()]  # fmt: skip
     versions = ", ".join(f"{name} {_version(name)}" for name in packages)
     return (
-        f"{date.today()}, {os.cpu_count()} cores of {_processor()} ({', '.join(units) or 'none'}); "
-        f"Python {platform.python_version()}, {versions}"
+        f"{date.today()}, {os.cpu_count()} cores of {_processor()} ({', '.join(units) or 'none'})"
+        f"{_accelerator(device)}; Python {platform.python_version()}, {versions}"
     )
 
 
-def in_turns(cases: Mapping[str, Callable[[], object]], rounds: int = 3) -> dict[str, float]:
+def in_turns(
+    cases: Mapping[str, Callable[[], object]], rounds: int = 3, device: str = "cpu"
+) -> dict[str, float]:
     """Seconds of each case: the median of `rounds`, taken in turns, so that a slow minute of the
     machine hits all of them. What is done once (loading, tuning) is done before.
     """
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for case in cases.values():
         case()
+    wait_for(device)
     for _ in range(rounds):
         for name, case in cases.items():
             start = time.perf_counter()
             case()
+            wait_for(device)
             seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(taken) for name, taken in seconds.items()}
+
+
+def wait_for(device: str) -> None:
+    """Until it has done what it was told to do; a CPU has."""
+    if device != "cpu":
+        import torch
+
+        torch.accelerator.synchronize()
 
 
 def gigaflops(shape: Mapping[str, Any]) -> float:
@@ -73,7 +87,10 @@ def write_photos(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
     paths = []
     for number in range(count):
         paths.append(folder / f"{number:05}.jpg")
-        photo(size, number).save(paths[-1], quality=90)
+        if number < _DIFFERENT:
+            photo(size, number).save(paths[-1], quality=90)
+        else:
+            shutil.copyfile(paths[number % _DIFFERENT], paths[-1])
     return paths
 
 
@@ -142,6 +159,14 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
                 platform.machine())  # fmt: skip
+
+
+def _accelerator(device: str) -> str:
+    if not device.startswith("cuda"):
+        return ""
+    import torch
+
+    return f", {torch.cuda.get_device_name(device)}"
 
 
 def _version(package: str) -> str:

@@ -26,6 +26,7 @@ SHORT: dict[str, list[str]] = {
 }
 """Each section, and what makes it short."""
 MADE = "<!-- from here on made by benchmarks/speed/page.py; what stands above is kept -->"
+ON_DEVICES = ("ceilings", "embedding", "training")
 TIMED = ("reading", "embedding", "training")  # in rounds
 
 
@@ -34,6 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SHORT))
     parser.add_argument("--peers", help="a Python that has the peers; none: without them")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, for sections that take it")
     parser.add_argument("--short", action="store_true", help="small models, one round")
     parser.add_argument("--rounds", type=int, help="of which medians are taken; usually three")
     parser.add_argument("--out", help="a file; none: stdout")
@@ -43,12 +45,15 @@ def main() -> None:
     ]
     if not set(sections) <= set(SHORT):
         parser.error(f"expected some of {', '.join(SHORT)}; got {', '.join(sections)}")
-    page = [f"{_command(given, sections)}. {describe('torch', 'transformers')}."]
+    machine = describe("torch", "transformers", device=given.device)
+    page = [f"{_command(given, sections)}. {machine}."]
     if given.peers:
         page.append(f"Peers, in an environment of their own: {_versions(given.peers)}.")
     for name in sections:
         print(f"== {name}", file=sys.stderr)
         arguments = [*SHORT[name]] if given.short else []
+        if name in ON_DEVICES:
+            arguments += ["--device", given.device]
         if name == "embedding" and given.peers:
             arguments += ["--peers", given.peers]
         if given.rounds and name in TIMED:
@@ -75,6 +80,7 @@ def _write(out: Path, page: list[str]) -> None:
 def _command(given: argparse.Namespace, sections: list[str]) -> str:
     """What was typed, but for paths."""
     words = [*(["--short"] if given.short else []), *(["--peers ..."] if given.peers else [])]
+    words += [f"--device {given.device}"] if given.device != "cpu" else []
     words += [f"--rounds {given.rounds}"] if given.rounds else []
     return f"`python benchmarks/speed/page.py {' '.join([*words, *sections])}`"
 

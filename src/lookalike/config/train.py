@@ -259,6 +259,12 @@ class TrainConfig(BatchShape, Common):
         "that do not fit (full)",
         group="Machine",
     )
+    compile: Literal["auto", "on", "off"] = knob(
+        "auto",
+        "have torch compile the model's layers: faster steps on a GPU after up to a minute of "
+        "compiling; auto: there, in runs of a thousand steps or more",
+        group="Machine",
+    )
 
     track: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"] = knob(
         "none",
@@ -288,6 +294,11 @@ class TrainConfig(BatchShape, Common):
         if self.lora_targets != "auto" and self.lora_rank is None:
             raise ConfigError(
                 f"lora_targets is {self.lora_targets!r}, and LoRA is off; set lora_rank, such as 8"
+            )
+        if self.sharding == "full" and self.compile == "on":
+            raise ConfigError(
+                "sharding is full, and compile is on, which is for models that each process holds "
+                "whole; leave one of them out"
             )
         self._check_anchors()
         size = self.n_classes_per_batch * self.n_samples_per_class

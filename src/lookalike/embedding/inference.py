@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -11,10 +12,10 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.func import functional_call
 
 from lookalike.errors import ModelError
 from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.quick_gelu import put_silu, scales_for_silu
 from lookalike.progress import others_hushed
 from lookalike.runtime import Runtime, has_fast_bf16
 
@@ -43,29 +44,38 @@ def inference_form(encoder: CLIPEncoder, runtime: Runtime) -> EmbedBatch:
     """
     if runtime.precision == "int8":
         return _in_int8(encoder, runtime)
-    weights = _weights_in_bf16(encoder) if runtime.precision == "bf16" else None
+    fast = _in_bf16(encoder) if runtime.precision == "bf16" else None
 
     def embed_batch(pixels: Tensor) -> Tensor:
-        if weights is None:
+        if fast is None:
             with runtime.autocast():
                 embeddings: Tensor = encoder(pixels)
         else:
-            normalised = encoder.normalised(pixels).to(torch.bfloat16)
-            embeddings = functional_call(encoder, weights, (normalised,))
+            embeddings = fast(fast.normalised(pixels).to(torch.bfloat16))
         return embeddings
 
     return embed_batch
 
 
-def _weights_in_bf16(encoder: CLIPEncoder) -> dict[str, Tensor] | None:
-    """What `functional_call` takes; None where the encoder cannot be called with it."""
+def _in_bf16(encoder: CLIPEncoder) -> CLIPEncoder | None:
+    """A copy with weights in bf16, and CLIP's activation in one operation; None where the encoder
+    cannot be copied or would suffer.
+    """
     is_spread = any(isinstance(p, DTensor) for p in encoder.parameters())
     has_statistics = any(
         isinstance(module, nn.modules.batchnorm._BatchNorm) for module in encoder.modules()
     )
     if is_spread or has_statistics:
         return None
-    return {name: p.detach().to(torch.bfloat16) for name, p in encoder.vision_parameters()}
+    scales = scales_for_silu(encoder)
+    # What a copy is to have in the place of each parameter; of the text tower, the same one.
+    instead: dict[int, Any] = {id(p): p for p in encoder.parameters()}
+    for name, p in encoder.vision_parameters():
+        low = (p.detach() * scales.get(name, 1)).to(torch.bfloat16)
+        instead[id(p)] = nn.Parameter(low, requires_grad=False)
+    fast = copy.deepcopy(encoder, instead)
+    put_silu(fast)
+    return fast
 
 
 def _in_int8(encoder: CLIPEncoder, runtime: Runtime) -> EmbedBatch:

@@ -110,7 +110,7 @@ def drop_patches(encoder: CLIPEncoder, share: float) -> None:
     Raises:
         ModelError: the layers cannot be found, or need all patches.
     """
-    first = _blocks(encoder, "patch_dropout")[1][0]
+    first = blocks(encoder, "patch_dropout")[0]
     num_others = _tokens_beside_patches(encoder, first)
     how = encoder.preprocessing
     black = torch.zeros(1, 3, how.height, how.width, dtype=torch.uint8, device=encoder.device)
@@ -214,6 +214,19 @@ def _needs_all_patches(encoder: CLIPEncoder) -> ModelError:
     )
 
 
+def blocks(encoder: CLIPEncoder, knob: str) -> nn.ModuleList:
+    """The blocks of an encoder, in their order.
+
+    Args:
+        encoder: the encoder.
+        knob: what needs them; it stands in the error.
+
+    Raises:
+        ModelError: they cannot be found.
+    """
+    return _blocks(encoder, knob)[1]
+
+
 def _blocks(encoder: CLIPEncoder, knob: str) -> tuple[str, nn.ModuleList]:
     """The list of blocks that pictures pass through, and its name."""
     lists = sorted(_outermost_lists(encoder), key=lambda found: len(found[1]), reverse=True)
@@ -228,7 +241,7 @@ def _blocks(encoder: CLIPEncoder, knob: str) -> tuple[str, nn.ModuleList]:
 
 def _how_to_do_without(knob: str) -> str:
     """What overrules a recipe's setting too, where leaving the knob out would not."""
-    off = 1 if knob == "layer_decay" else 0
+    off = {"layer_decay": 1, "compile": "off"}.get(knob, 0)
     return f"set {knob} to {off} (--{knob.replace('_', '-')} {off})"
 
 

@@ -15,6 +15,7 @@ from lookalike.data.transforms import Augmentation
 from lookalike.model.adapters import add_lora
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.layers import drop_patches, freeze_layers, on_device
+from lookalike.model.quick_gelu import train_in_fewer_passes
 from lookalike.progress import Progress
 from lookalike.runtime import Runtime
 from lookalike.training.anchoring.anchors import make_anchors
@@ -22,6 +23,7 @@ from lookalike.training.objectives.choose import make_objective
 from lookalike.training.optimization.averaging import WeightAverage
 from lookalike.training.optimization.optimizer import make_optimizer
 from lookalike.training.stepping.batch_memory import find_chunk_size
+from lookalike.training.stepping.compiling import compile_layers
 from lookalike.training.stepping.learner import Learner
 from lookalike.training.stepping.parallel import check_trainable, shard
 
@@ -43,6 +45,7 @@ def make_encoder(
         checkpoint=saved,
     )
     check_trainable(encoder, runtime, config)
+    train_in_fewer_passes(encoder)
     if config.frozen_layers:
         freeze_layers(encoder, config.frozen_layers)
     if config.patch_dropout:
@@ -119,20 +122,31 @@ def make_learner(
     objective = make_objective(
         config, num_classes=len(classes), dim=dim, total_steps=total_steps
     ).to(runtime.device)
-    return Learner(
+    chunk_size = find_chunk_size(
+        config.batch_memory,
+        part_size,
+        encoder,
+        runtime,
+        saved=saved["chunk_size"] if saved else None,
+        side=side,
+    )
+    learner = Learner(
         encoder,
         objective,
         make_optimizer(encoder, config, objective.parameters()),
         runtime,
-        chunk_size=find_chunk_size(
-            config.batch_memory,
-            part_size,
-            encoder,
-            runtime,
-            saved=saved["chunk_size"] if saved else None,
-            side=side,
-        ),
+        chunk_size=chunk_size,
         max_grad_norm=config.max_grad_norm,
         average=average,
         anchors=anchors,
     )
+    compile_layers(
+        config,
+        encoder,
+        runtime,
+        progress,
+        chunk_size=chunk_size,
+        total_steps=total_steps,
+        side=side,
+    )
+    return learner

@@ -96,7 +96,8 @@ class ImageLoader:
             if done is not None and not isinstance(done, _DoneEvent):
                 batches._workers_done_event = _DoneEvent(done)
             for first in batches:
-                batch = _joined([first, *islice(batches, counts.popleft() - 1)])
+                parts = [first, *islice(batches, counts.popleft() - 1)]
+                batch = _joined(parts, self._loader.pin_memory)
                 if self._cache is not None:
                     self._cache.count(batch.reads)
                 yield batch
@@ -132,12 +133,16 @@ class ImageLoader:
         return self._labels is not None and self._labels[one] == self._labels[other]
 
 
-def _joined(parts: list[Batch]) -> Batch:
-    """The parts of a batch as one."""
+def _joined(parts: list[Batch], pinned: bool) -> Batch:
+    """The parts of a batch as one, in pinned memory as they are, if so."""
     if len(parts) == 1:
         return parts[0]
+    count = sum(len(part.pixels) for part in parts)
+    pixels = torch.empty(
+        count, *parts[0].pixels.shape[1:], dtype=parts[0].pixels.dtype, pin_memory=pinned
+    )
     return Batch(
-        torch.cat([part.pixels for part in parts]),
+        torch.cat([part.pixels for part in parts], out=pixels),
         [index for part in parts for index in part.indices],
         [one for part in parts for one in part.unreadable],
         [index for part in parts for index in part.lost],

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import psutil
 import torch
+from jaxtyping import UInt8
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -98,13 +100,22 @@ def bytes_per_picture(encoder: CLIPEncoder, runtime: Runtime, side: int | None =
 
     Found by doing it with one black picture and with two. Leaves no gradients behind.
     """
-    state = random_state(runtime.device)
-    encoder.train()
-    try:
+    with only_tried(encoder, runtime):
         # Gradients of the weights are counted apart: they must be there before, or the moment when
         # the last of them is made could be fuller than any that one or two pictures fill.
         _peak_bytes(encoder, runtime, side, 1)
         return _peak_bytes(encoder, runtime, side, 2) - _peak_bytes(encoder, runtime, side, 1)
+
+
+@contextmanager
+def only_tried(encoder: CLIPEncoder, runtime: Runtime) -> Iterator[None]:
+    """Inside the block an encoder is trained, afterwards there are no gradients, and the random
+    numbers that follow are those that would have been.
+    """
+    state = random_state(runtime.device)
+    encoder.train()
+    try:
+        yield
     finally:
         encoder.zero_grad(set_to_none=True)
         encoder.eval()
@@ -113,23 +124,31 @@ def bytes_per_picture(encoder: CLIPEncoder, runtime: Runtime, side: int | None =
 
 def _peak_bytes(encoder: CLIPEncoder, runtime: Runtime, side: int | None, num_pictures: int) -> int:
     """The most that was allocated at once in a forward and backward pass."""
-    how, device = encoder.preprocessing, runtime.device
-    shape = num_pictures, 3, side or how.height, side or how.width
-    pixels = torch.zeros(shape, dtype=torch.uint8, device=device)
+    device, pixels = runtime.device, black(encoder, runtime, side, num_pictures)
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-        _forward_and_backward(encoder, runtime, pixels)
+        forward_and_backward(encoder, runtime, pixels)
         return int(torch.cuda.max_memory_allocated(device)) - before
     there_before = [*encoder.parameters(), *encoder.buffers()]
     there_before += [p.grad for p in encoder.parameters() if p.grad is not None]
     with _Allocations(there_before) as allocations:
-        _forward_and_backward(encoder, runtime, pixels)
+        forward_and_backward(encoder, runtime, pixels)
     peak: int = allocations.peak
     return peak
 
 
-def _forward_and_backward(encoder: CLIPEncoder, runtime: Runtime, pixels: Tensor) -> None:
+def black(
+    encoder: CLIPEncoder, runtime: Runtime, side: int | None, num_pictures: int
+) -> UInt8[Tensor, "n 3 height width"]:
+    """Black pictures of the encoder's own size, or of `side` px, on the device."""
+    how = encoder.preprocessing
+    shape = num_pictures, 3, side or how.height, side or how.width
+    return torch.zeros(shape, dtype=torch.uint8, device=runtime.device)
+
+
+def forward_and_backward(encoder: CLIPEncoder, runtime: Runtime, pixels: Tensor) -> None:
+    """What a step does with a chunk, but for the loss."""
     with runtime.autocast():
         embeddings = encoder(pixels)
     embeddings.sum().backward()
