@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Made once, and anew when the dependencies change.
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow test-browser bench lint types contract check clean
+.PHONY: demo test test-slow test-browser test-gpu bench lint types contract check clean
 
 demo: $(READY)
 	$(BIN)/lookalike demo
@@ -20,6 +20,10 @@ test-slow: $(READY)
 # Reports as people use them, in the system's Chromium.
 test-browser: $(READY)
 	$(BIN)/python -m pytest -m "browser"
+
+# What only a GPU shows, where the torch that pip found has CUDA.
+test-gpu: $(READY)
+	$(BIN)/python -m pytest -m "gpu"
 
 # How fast it is here, in some minutes; for all tables see benchmarks/speed/page.py.
 bench: $(READY)

@@ -87,9 +87,8 @@ def _step(given: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from lookalike.config import TrainConfig
-    from lookalike.model.adapters import add_lora
-    from lookalike.model.encoder import CLIPEncoder
     from lookalike.runtime import make_runtime
+    from lookalike.training.making import make_encoder
     from lookalike.training.objectives.supcon import SupConLoss
     from lookalike.training.optimization.optimizer import make_optimizer
     from lookalike.training.stepping.learner import Learner
@@ -99,12 +98,15 @@ def _step(given: argparse.Namespace) -> dict[str, Any]:
     if not chunk_size:
         _write_model(Path(given.model))
         return {}
-    encoder = CLIPEncoder(given.model, gradient_checkpointing=given.gradient_checkpointing)
-    if given.lora_rank:
-        add_lora(encoder, rank=given.lora_rank, targets="auto")
+    config = TrainConfig(
+        model_name=given.model,
+        gradient_checkpointing=given.gradient_checkpointing,
+        lora_rank=given.lora_rank or None,
+    )
+    runtime = make_runtime("cpu", given.precision, 0)
+    encoder = make_encoder(config, runtime, None, None)
     learner = Learner(
-        encoder, SupConLoss(), make_optimizer(encoder, TrainConfig()),
-        make_runtime("cpu", given.precision, 0),
+        encoder, SupConLoss(), make_optimizer(encoder, config), runtime,
         chunk_size=chunk_size, max_grad_norm=1.0,
     )  # fmt: skip
     generator = torch.Generator().manual_seed(0)

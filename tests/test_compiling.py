@@ -3,86 +3,137 @@
 from __future__ import annotations
 
 import io
-from contextlib import nullcontext
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from test_encoder import levit, vit
+from test_layers import convnext, resnet
 from test_step import LABELS, PIXELS, gradients_of, learner_of
-from test_train import Settings, train
+from test_train import Settings, Watch, train
 from torch import nn
 
 from lookalike.config import TrainConfig
 from lookalike.errors import ConfigError, TrainingError
+from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.layers import drop_patches
+from lookalike.processes import Processes
 from lookalike.progress import PlainProgress, SilentProgress
-from lookalike.recipes import config_from
 from lookalike.runtime import Runtime, make_runtime
-from lookalike.training.making import make_encoder
-from lookalike.training.stepping.compiling import compile_layers
+from lookalike.training.stepping import compiling
+from lookalike.training.stepping.compiling import compile_layers, uncompiled
 
-ON_A_GPU = Runtime(torch.device("cuda"), "fp32", 0)
-MODULE = "lookalike.training.stepping.compiling"
+CPU = make_runtime("cpu", "fp32", 0)
+GPU = Runtime(torch.device("cuda"), "fp32", 0)
+
+
+class Compiler:
+    """Takes the place of torch's, and does nothing but note what it is asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.layers: list[nn.Module] = []
+        self.sizes: list[tuple[int, bool]] = []  # of batches, and whether with gradients
+        self.error: Exception | None = None
+        compiler = self
+
+        def compile(module: nn.Module, **_: Any) -> None:  # noqa: A001
+            compiler.layers.append(module)
+
+            def call(*args: Any, **kwargs: Any) -> Any:
+                if compiler.error is not None:
+                    raise compiler.error
+                if module is compiler.layers[0]:
+                    compiler.sizes.append((len(args[0]), torch.is_grad_enabled()))
+                return module._call_impl(*args, **kwargs)
+
+            module._compiled_call_impl = call
+
+        monkeypatch.setattr(nn.Module, "compile", compile)
+        monkeypatch.setattr(torch.compiler, "reset", lambda: None)
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
-    """The layers that were to be compiled, by a compiler that leaves them as they are."""
-    layers: list[nn.Module] = []
-    monkeypatch.setattr(nn.Module, "compile", lambda self, **_: layers.append(self))
-    monkeypatch.setattr(f"{MODULE}.forward_and_backward", lambda *_: None)
-    pretend_a_gpu(monkeypatch)
-    return layers
+def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
+    return Compiler(monkeypatch)
 
 
-def pretend_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What would be done there is done here."""
-    pixels = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
-    monkeypatch.setattr(f"{MODULE}.black", lambda *_: pixels)
-    monkeypatch.setattr(f"{MODULE}.only_tried", lambda *_: nullcontext())
-
-
-def compiled(
-    settings: dict[str, Any], runtime: Runtime, total_steps: int = 10**6
-) -> tuple[list[nn.Module], str]:
-    """The encoder's layers, and what was said."""
-    config = config_from(TrainConfig, settings)
-    encoder = make_encoder(config, make_runtime("cpu", "fp32", 0), None, None)
+def compile_for(
+    encoder: CLIPEncoder,
+    runtime: Runtime = CPU,
+    *,
+    chunk_size: int = 3,
+    part_size: int = 8,
+    steps_left: int = 10**6,
+    **changes: Any,
+) -> str:
+    """What was said."""
     said = io.StringIO()
     compile_layers(
-        config, encoder, runtime, PlainProgress(said),
-        chunk_size=2, total_steps=total_steps, side=None,
+        TrainConfig(**changes), encoder, runtime, PlainProgress(said),
+        chunk_size=chunk_size, part_size=part_size, steps_left=steps_left, side=None,
     )  # fmt: skip
-    layers = [m for m in encoder.modules() if type(m).__name__ == "CLIPEncoderLayer"]
-    return layers[2:], said.getvalue()  # the text tower's come first
+    return said.getvalue()
+
+
+def pretend_a_gpu(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """A chunk of three takes so long on it, and what is tried there is tried here."""
+    monkeypatch.setattr(compiling, "_seconds", lambda *_: seconds)
+    monkeypatch.setattr(compiling, "_failure", lambda *_: None)
+
+
+def vision_layers(encoder: CLIPEncoder) -> list[nn.Module]:
+    layers = encoder.backbone.vision_model.encoder.layers
+    return list(layers)
 
 
 @pytest.mark.parametrize(
-    ("changes", "on_gpu", "steps", "expected"),
+    ("changes", "steps", "runtime", "expected"),
     [
-        ({}, True, 1000, True),
-        ({}, True, 999, False),
-        ({}, False, 10**6, False),
-        ({"compile": "off"}, True, 10**6, False),
-        ({"compile": "on"}, False, 1, True),
-        ({"lora_rank": 2}, True, 10**6, False),
+        ({}, 450, GPU, True),  # of 8 pictures, a second each step
+        ({}, 120, GPU, True),
+        ({}, 119, GPU, False),
+        ({}, 10**6, CPU, False),
+        ({}, 0, GPU, False),
+        ({"compile": "off"}, 10**6, GPU, False),
+        ({"compile": "on"}, 1, CPU, True),
+        ({"compile": "on"}, 0, CPU, False),
+        ({"lora_rank": 2}, 10**6, GPU, False),
+        ({"gradient_checkpointing": True}, 10**6, GPU, False),
+        ({"distillation_weight": 1.0}, 10**6, GPU, False),
+        ({}, 10**6, Runtime(GPU.device, "fp32", 0, Processes(1, 2)), False),
     ],
 )
-def test_auto_compiles_on_a_gpu_in_long_runs(
-    settings: Settings,
-    asked: list[nn.Module],
+def test_auto_compiles_what_was_measured_where_it_takes_minutes(
+    tiny_clip: Path,
+    monkeypatch: pytest.MonkeyPatch,
     changes: dict[str, Any],
-    on_gpu: bool,
     steps: int,
+    runtime: Runtime,
     expected: bool,
 ) -> None:
-    runtime = ON_A_GPU if on_gpu else make_runtime("cpu", "fp32", 0)
-    layers, said = compiled(settings(**changes), runtime, steps)
-    assert len(layers) == 2
-    assert all(map(lambda one, other: one is other, asked, layers if expected else []))
-    assert len(asked) == (2 if expected else 0)
+    pretend_a_gpu(monkeypatch, 0.375)
+    said = compile_for(CLIPEncoder(str(tiny_clip)), runtime, steps_left=steps, **changes)
+    assert ("compiling the model's layers" in said) == expected
+
+
+@pytest.mark.parametrize(("make", "expected"), [(vit, True), (convnext, False), (levit, False)])
+def test_auto_leaves_models_whose_blocks_differ_or_are_not_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], str], expected: bool
+) -> None:
+    pretend_a_gpu(monkeypatch, 1.0)
+    said = compile_for(CLIPEncoder(make(tmp_path)), GPU)
     assert ("compiling" in said) == expected
+
+
+def test_auto_leaves_a_model_without_any_list_of_blocks(
+    tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_a_gpu(monkeypatch, 1.0)
+    encoder = CLIPEncoder(str(tiny_clip))
+    encoder.backbone.vision_model.encoder.layers = nn.Sequential(*vision_layers(encoder))
+    assert compile_for(encoder, GPU) == ""
 
 
 def test_a_sharded_model_is_not_compiled() -> None:
@@ -90,52 +141,126 @@ def test_a_sharded_model_is_not_compiled() -> None:
         TrainConfig(sharding="full", compile="on")
 
 
-@pytest.fixture
-def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torch as it is where Triton or a C compiler is missing."""
-
-    def fails(*_: Any, **__: Any) -> Any:
-        raise RuntimeError("Cannot find a working triton installation.\nSee the manual.")
-
-    def does_nothing(self: nn.Module, **_: Any) -> None:
-        self._compiled_call_impl = fails
-
-    monkeypatch.setattr(nn.Module, "compile", does_nothing)
+def test_every_size_that_a_step_has_is_tried_before_it(tiny_clip: Path, compiler: Compiler) -> None:
+    encoder = CLIPEncoder(str(tiny_clip))
+    compile_for(encoder, compile="on", chunk_size=3, part_size=8)
+    assert [id(layer) for layer in compiler.layers] == [id(one) for one in vision_layers(encoder)]
+    assert compiler.sizes == [(3, True), (2, True), (3, False)]
+    compiler.sizes.clear()
+    compile_for(encoder, compile="on", chunk_size=12, part_size=8)
+    assert compiler.sizes == [(8, True), (8, False)]
 
 
-@pytest.mark.usefixtures("no_compiler")
-def test_without_a_compiler_training_goes_on_and_says_so(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+def test_the_block_that_patch_dropout_hooks_into_is_left(
+    tiny_clip: Path, compiler: Compiler
 ) -> None:
-    pretend_a_gpu(monkeypatch)
-    layers, said = compiled(settings(), ON_A_GPU)
+    encoder = CLIPEncoder(str(tiny_clip))
+    drop_patches(encoder, 0.25)
+    compile_for(encoder, compile="on")
+    assert [id(one) for one in compiler.layers] == [id(one) for one in vision_layers(encoder)[1:]]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("make", [None, resnet])
+def test_trying_changes_nothing(
+    tmp_path: Path,
+    tiny_clip: Path,
+    compiler: Compiler,
+    make: Callable[[Path], str] | None,
+    fails: bool,
+) -> None:
+    """Neither weights nor running statistics, random numbers, gradients or the mode."""
+    encoder = CLIPEncoder(make(tmp_path) if make else str(tiny_clip))
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    numbers = torch.get_rng_state()
+    if fails:
+        compiler.error = RuntimeError("no compiler")
+        with pytest.raises(TrainingError):
+            compile_for(encoder, compile="on")
+    else:
+        compile_for(encoder, compile="on")
+    assert compiler.layers
+    assert torch.equal(torch.get_rng_state(), numbers)
+    assert not any(module.training for module in encoder.modules())
+    assert all(p.grad is None for p in encoder.parameters())
+    assert before.keys() == encoder.state_dict().keys()
+    for name, tensor in encoder.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_without_a_compiler_training_goes_on_and_says_so(
+    tiny_clip: Path, compiler: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler.error = RuntimeError("Cannot find a working triton installation.\nSee the manual.")
+    monkeypatch.setattr(compiling, "_is_as_measured", lambda *_: True)
+    monkeypatch.setattr(compiling, "_seconds", lambda *_: 1.0)
+    encoder = CLIPEncoder(str(tiny_clip))
+    said = compile_for(encoder)
     assert said.splitlines()[-1] == (
         "warning: torch cannot compile the model's layers (Cannot find a working triton "
         "installation.): steps take longer"
     )
-    assert all(layer._compiled_call_impl is None for layer in layers)
+    assert encoder.train()(PIXELS).requires_grad  # by the layers as they were
 
 
-@pytest.mark.usefixtures("no_compiler")
-def test_without_a_compiler_demanding_it_is_an_error(settings: Settings) -> None:
+def test_without_a_compiler_demanding_it_is_an_error(
+    settings: Settings, compiler: Compiler
+) -> None:
+    compiler.error = RuntimeError("Cannot find a working triton installation.\nSee the manual.")
     with pytest.raises(TrainingError, match=r"Cannot find a working triton .*set --compile off"):
         train(settings(compile="on"))
 
 
+def test_too_little_memory_is_told_as_that(tiny_clip: Path, compiler: Compiler) -> None:
+    compiler.error = torch.OutOfMemoryError("out of memory. Tried to allocate 2 GiB")
+    with pytest.raises(TrainingError, match=r"too little memory for 6 pictures .*-memory 3, or"):
+        compile_for(CLIPEncoder(str(tiny_clip)), compile="on", chunk_size=6)
+
+
+def test_evaluation_and_what_is_returned_are_not_compiled(
+    settings: Settings, compiler: Compiler
+) -> None:
+    """Their batches have other sizes, each of which would be compiled."""
+    watch = Watch()
+    result = train(settings(compile="on", num_epochs=2, eval_batch_size=5), watch=watch)
+    assert any("compiling" in note for note in watch.notes)
+    assert {size for size, _ in compiler.sizes} == {8}  # batches of training
+    assert all(with_gradients for _, with_gradients in compiler.sizes[2:])
+    assert len(compiler.sizes) == 2 + len(watch.losses)
+    assert all(module._compiled_call_impl is None for module in result.encoder.modules())
+
+
+def test_what_is_uncompiled_for_a_while_is_compiled_again(
+    tiny_clip: Path, compiler: Compiler
+) -> None:
+    encoder = CLIPEncoder(str(tiny_clip))
+    compile_for(encoder, compile="on")
+    compiler.sizes.clear()
+    with uncompiled(encoder):
+        encoder(PIXELS)
+    assert compiler.sizes == []
+    encoder(PIXELS)
+    assert compiler.sizes == [(12, True)]
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # the compiler has some of its own
+@pytest.mark.parametrize("patch_dropout", [0.0, 0.25])
 @pytest.mark.parametrize("chunk_size", [5, 12])
-def test_compiled_layers_have_the_gradients_of_plain_ones(tiny_clip: Path, chunk_size: int) -> None:
+def test_compiled_layers_have_the_gradients_of_plain_ones(
+    tiny_clip: Path, chunk_size: int, patch_dropout: float
+) -> None:
     """With dropout, with patches that are left out, with a last chunk of another size."""
     gradients = []
     state = torch.get_rng_state()
     for how in ("off", "on"):
         torch.set_rng_state(state)
         learner = learner_of(tiny_clip, chunk_size)
-        drop_patches(learner.encoder, 0.25)
+        if patch_dropout:
+            drop_patches(learner.encoder, patch_dropout)
         compile_layers(
             TrainConfig(compile=how), learner.encoder, learner.runtime, SilentProgress(),
-            chunk_size=chunk_size, total_steps=1, side=None,
+            chunk_size=chunk_size, part_size=12, steps_left=1, side=None,
         )  # fmt: skip
         learner.step(PIXELS, LABELS)
         gradients.append(gradients_of(learner))

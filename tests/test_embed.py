@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ from torch.nn.functional import cosine_similarity
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lookalike.embedding.inference import inference_form
+from lookalike.model.adapters import add_lora, merged
 from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.layers import drop_patches
+from lookalike.model.quick_gelu import train_in_fewer_passes
 from lookalike.runtime import Precision, Runtime
 
 
@@ -53,6 +57,42 @@ def test_bf16_embeddings_point_where_float32_ones_do(tmp_path: Path, make: Any) 
     assert torch.allclose(found.norm(dim=1), torch.ones(len(found)), atol=1e-6)
     assert not torch.equal(found, expected)
     assert cosine_similarity(found, expected).min() > 0.998
+
+
+def test_in_bf16_clip_has_its_activation_in_one_operation(tiny_clip: Path) -> None:
+    """Beside plain bf16: factors that came in and did not go out would show."""
+    encoder = CLIPEncoder(str(tiny_clip))
+    for layer in encoder.backbone.vision_model.encoder.layers:
+        layer.mlp.fc1.weight.data.mul_(20)  # so that the activation matters
+    pixels, plain = noise(encoder), copy.deepcopy(encoder).bfloat16()
+    with torch.no_grad():
+        expected = plain(encoder.normalised(pixels).bfloat16())
+        with Operations() as operations:
+            found = inference_form(encoder, runtime("bf16"))(pixels)
+        without = encoder(pixels)
+    assert operations.done["aten.silu.default"] == 2
+    assert operations.done["aten.sigmoid.default"] == 0
+    error = (found - without).norm(dim=1)
+    assert error.max() < 1.5 * (expected - without).norm(dim=1).max()
+
+
+@pytest.mark.parametrize("how", ["as it came", "in training", "with LoRA", "without patches"])
+def test_the_form_follows_what_training_made_of_the_encoder(tiny_clip: Path, how: str) -> None:
+    encoder = CLIPEncoder(str(tiny_clip), gradient_checkpointing=how == "in training")
+    if how == "in training":
+        train_in_fewer_passes(encoder)
+    if how == "without patches":
+        drop_patches(encoder, 0.5)
+    if how == "with LoRA":
+        add_lora(encoder, rank=2, targets="fc1,fc2")
+        with torch.no_grad():
+            for name, parameter in encoder.named_parameters():
+                if "lora_B" in name:
+                    parameter.normal_(0, 0.5)
+    pixels = noise(encoder)
+    with torch.no_grad(), merged(encoder):
+        found = inference_form(encoder, runtime("bf16"))(pixels)
+        assert cosine_similarity(found, encoder(pixels)).min() > 0.999
 
 
 def test_in_float32_embeddings_are_the_encoders_own(tiny_clip: Path) -> None:

@@ -198,7 +198,7 @@ def test_compiled_layers_have_the_gradients_of_plain_ones(tiny_clip: Path, preci
         drop_patches(learner.encoder, 0.25)
         compile_layers(
             TrainConfig(compile=how), learner.encoder, learner.runtime, SilentProgress(),
-            chunk_size=5, total_steps=1, side=None,
+            chunk_size=5, part_size=12, steps_left=1, side=None,
         )  # fmt: skip
         learner.step(PIXELS.cuda(), LABELS.cuda())
         gradients.append(gradients_of(learner))
@@ -211,7 +211,7 @@ def test_compiled_layers_have_the_gradients_of_plain_ones(tiny_clip: Path, preci
 
 
 def test_a_long_run_compiles_by_itself(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lookalike.training.stepping.compiling._STEPS_THAT_PAY", 1)
+    monkeypatch.setattr("lookalike.training.stepping.compiling._PAYS_S", 0)
     watch = Watch()
     train(settings(device="cuda", num_epochs=2), watch=watch)
     assert any("compiling the model's layers" in line for line in watch.notes)

@@ -261,8 +261,8 @@ class TrainConfig(BatchShape, Common):
     )
     compile: Literal["auto", "on", "off"] = knob(
         "auto",
-        "have torch compile the model's layers: faster steps on a GPU after up to a minute of "
-        "compiling; auto: there, in runs of a thousand steps or more",
+        "have torch compile the model's layers, which takes some seconds and makes steps on a GPU "
+        "faster; auto: there, where training takes minutes",
         group="Machine",
     )
 

@@ -50,7 +50,6 @@ def embed(
         ModelError: an embedding is not finite, or the device has too little memory for a batch.
     """
     rows: list[Tensor] = []
-    under_way: list[Tensor] = []
     positions: list[int] = []
     unreadable: list[Unreadable] = []
     processes = runtime.processes
@@ -74,14 +73,11 @@ def embed(
             positions += batch.indices
             pixels = batch.pixels if batch.indices else black  # see chunks_of
             embedded = embed_batch(pixels.to(runtime.device, non_blocking=True))
-            # A GPU computes these while the last ones are fetched and the next are looked for.
-            rows += [one.cpu() for one in under_way]
-            under_way = [embedded[: len(batch.indices)]]
+            rows.append(embedded[: len(batch.indices)].cpu())
             # The others are about as far as this one.
             done = min(left, processes.count * (len(batch.indices) + len(batch.unreadable)))
             left -= done
             task.advance(done)
-        rows += [one.cpu() for one in under_way]
         shares = processes.gather_objects((positions, unreadable))
         task.advance(left)
     positions = [position for share, _ in shares for position in share]

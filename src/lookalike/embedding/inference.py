@@ -58,8 +58,8 @@ def inference_form(encoder: CLIPEncoder, runtime: Runtime) -> EmbedBatch:
 
 
 def _in_bf16(encoder: CLIPEncoder) -> CLIPEncoder | None:
-    """A copy with weights in bf16, and CLIP's activation in one operation; None where the encoder
-    cannot be copied or would suffer.
+    """A copy with weights in bf16, and CLIP's activation in one operation; None for a model with
+    running statistics, or one of which this process has a part.
     """
     is_spread = any(isinstance(p, DTensor) for p in encoder.parameters())
     has_statistics = any(
@@ -74,7 +74,7 @@ def _in_bf16(encoder: CLIPEncoder) -> CLIPEncoder | None:
         low = (p.detach() * scales.get(name, 1)).to(torch.bfloat16)
         instead[id(p)] = nn.Parameter(low, requires_grad=False)
     fast = copy.deepcopy(encoder, instead)
-    put_silu(fast)
+    put_silu(fast, scales)
     return fast
 
 

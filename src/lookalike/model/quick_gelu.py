@@ -6,7 +6,7 @@ memory: as Transformers computes it that is three operations forwards and five b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.activations import QuickGELUActivation
 
+from lookalike.model.encoder import CLIPEncoder
+
 _SLOPE = 1.702
+_FLAT = 100.0  # beyond it the derivative is 0 or 1, whatever the precision
 
 
 class QuickGELU(QuickGELUActivation):
@@ -39,7 +42,10 @@ class _QuickGELU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        found: Tensor = torch.ops.aten.silu_backward(gradient, _SLOPE * x)
+        y = _SLOPE * x
+        if y.dtype == torch.float16:  # whose infinity would make nothing of the derivative, 1
+            y.clamp_(-_FLAT, _FLAT)
+        found: Tensor = torch.ops.aten.silu_backward(gradient, y)
         return found
 
 
@@ -51,29 +57,29 @@ def train_in_fewer_passes(model: nn.Module) -> None:
                 setattr(module, name, QuickGELU())
 
 
-def scales_for_silu(model: nn.Module) -> dict[str, float]:
-    """What parameters, by name, are to be multiplied by so that `put_silu` changes no result.
+def scales_for_silu(encoder: CLIPEncoder) -> dict[str, float]:
+    """What parameters, by name, are to be multiplied by so that `put_silu` changes no embedding.
 
     SiLU of 1.702 y is 1.702 times what is wanted of y: the layer before brings the factor in, the
-    one after takes it out, and one operation is left.
+    one after takes it out, and one operation is left. Pictures alone have it, not texts.
     """
+    vision = {name for name, _ in encoder.vision_parameters()}
     scales: dict[str, float] = {}
-    for name, _ in _perceptrons(model):
-        scales |= {f"{name}.fc1.weight": _SLOPE, f"{name}.fc1.bias": _SLOPE}
-        scales[f"{name}.fc2.weight"] = 1 / _SLOPE
+    for name, module in encoder.named_modules():
+        if f"{name}.fc1.weight" in vision and _is_perceptron(module):
+            scales |= {f"{name}.fc1.weight": _SLOPE, f"{name}.fc1.bias": _SLOPE}
+            scales[f"{name}.fc2.weight"] = 1 / _SLOPE
     return scales
 
 
-def put_silu(model: nn.Module) -> None:
-    """Makes SiLU the activation of a model whose parameters were scaled by `scales_for_silu`."""
-    for _, perceptron in list(_perceptrons(model)):
-        perceptron.activation_fn = nn.SiLU()
+def put_silu(encoder: CLIPEncoder, scales: Mapping[str, float]) -> None:
+    """Makes SiLU the activation where parameters were scaled by `scales_for_silu`."""
+    for name in scales:
+        module = encoder.get_submodule(name.rpartition(".")[0].rpartition(".")[0])
+        module.activation_fn = nn.SiLU()
 
 
-def _perceptrons(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Names and modules of what is a layer, this activation, and a layer, as CLIP has it."""
-    for name, module in model.named_modules():
-        layers = (getattr(module, "fc1", None), getattr(module, "fc2", None))
-        is_quick = isinstance(getattr(module, "activation_fn", None), QuickGELUActivation)
-        if is_quick and all(type(layer) is nn.Linear for layer in layers):
-            yield name, module
+def _is_perceptron(module: nn.Module) -> bool:
+    """Whether it is a layer, this activation, and a layer, as CLIP has them."""
+    is_quick = isinstance(getattr(module, "activation_fn", None), QuickGELUActivation)
+    return is_quick and type(module.fc1) is type(getattr(module, "fc2", None)) is nn.Linear

@@ -23,7 +23,6 @@ from lookalike.training.objectives.choose import make_objective
 from lookalike.training.optimization.averaging import WeightAverage
 from lookalike.training.optimization.optimizer import make_optimizer
 from lookalike.training.stepping.batch_memory import find_chunk_size
-from lookalike.training.stepping.compiling import compile_layers
 from lookalike.training.stepping.learner import Learner
 from lookalike.training.stepping.parallel import check_trainable, shard
 
@@ -122,31 +121,20 @@ def make_learner(
     objective = make_objective(
         config, num_classes=len(classes), dim=dim, total_steps=total_steps
     ).to(runtime.device)
-    chunk_size = find_chunk_size(
-        config.batch_memory,
-        part_size,
-        encoder,
-        runtime,
-        saved=saved["chunk_size"] if saved else None,
-        side=side,
-    )
-    learner = Learner(
+    return Learner(
         encoder,
         objective,
         make_optimizer(encoder, config, objective.parameters()),
         runtime,
-        chunk_size=chunk_size,
+        chunk_size=find_chunk_size(
+            config.batch_memory,
+            part_size,
+            encoder,
+            runtime,
+            saved=saved["chunk_size"] if saved else None,
+            side=side,
+        ),
         max_grad_norm=config.max_grad_norm,
         average=average,
         anchors=anchors,
     )
-    compile_layers(
-        config,
-        encoder,
-        runtime,
-        progress,
-        chunk_size=chunk_size,
-        total_steps=total_steps,
-        side=side,
-    )
-    return learner

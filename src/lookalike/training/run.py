@@ -55,6 +55,7 @@ from lookalike.training.saving.checkpoint import (
 )
 from lookalike.training.saving.folder import RunFolder
 from lookalike.training.saving.interrupt import Interrupt
+from lookalike.training.stepping.compiling import compile_layers
 from lookalike.training.stepping.learner import Stepped
 from lookalike.training.stepping.parallel import read_together, share_of_batch
 
@@ -109,6 +110,11 @@ class Run:
             self.last_saved = resume
             self.measurements.take_up(self.state)
         introduce(self, resume)
+        compile_layers(
+            config, self.encoder, runtime, progress, chunk_size=self.learner.chunk_size,
+            part_size=self.part_size, steps_left=self.total_steps - self.steps_done,
+            side=self.train_side,
+        )  # fmt: skip
         self._set_random_numbers(saved)
 
     def _read_pictures(self, resume: Path | None, saved: dict[str, Any] | None) -> None:
@@ -140,13 +146,13 @@ class Run:
             refuse_learned_classes(self.encoder, self.protocol)
         self.train_side = side = self.encoder.train_side(config.train_size)
         self.loader = self._make_loader(self.pictures.images)
-        part_size = self.batch_size // self.processes.count
+        self.part_size = self.batch_size // self.processes.count
         if self.others is not None:
             self.other_loader = self._make_loader(self.others.images)
-            part_size *= 2
+            self.part_size *= 2
         self.learner = make_learner(
             config, runtime, self.encoder, self.pictures.classes, self.progress,
-            part_size=part_size, total_steps=self.total_steps, side=side, saved=saved,
+            part_size=self.part_size, total_steps=self.total_steps, side=side, saved=saved,
         )  # fmt: skip
 
     def _make_loader(self, images: ImageSet) -> ImageLoader:

@@ -109,16 +109,19 @@ def bytes_per_picture(encoder: CLIPEncoder, runtime: Runtime, side: int | None =
 
 @contextmanager
 def only_tried(encoder: CLIPEncoder, runtime: Runtime) -> Iterator[None]:
-    """Inside the block an encoder is trained, afterwards there are no gradients, and the random
-    numbers that follow are those that would have been.
+    """Inside the block an encoder is in training, and afterwards as it was, in evaluation mode:
+    there are no gradients, running statistics and the random numbers that follow are as before.
     """
     state = random_state(runtime.device)
+    buffers = [(buffer, buffer.clone()) for buffer in encoder.buffers()]
     encoder.train()
     try:
         yield
     finally:
         encoder.zero_grad(set_to_none=True)
         encoder.eval()
+        for buffer, before in buffers:
+            buffer.copy_(before)
         restore_random_state(state, runtime.device)
 
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
 from lookalike.config import TrainConfig
-from lookalike.errors import TrainingError
+from lookalike.errors import ModelError, TrainingError
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.layers import blocks
 from lookalike.progress import Progress
-from lookalike.runtime import Runtime
+from lookalike.runtime import Runtime, enough_memory
 from lookalike.training.stepping.batch_memory import black, forward_and_backward, only_tried
 
-_STEPS_THAT_PAY = 1000  # for what compiling takes (benchmarks/results/gpu.md)
+_PAYS_S = 120  # of training, in which compiling is made up for (benchmarks/results/gpu.md)
 
 
 def compile_layers(
@@ -20,51 +28,140 @@ def compile_layers(
     progress: Progress,
     *,
     chunk_size: int,
-    total_steps: int,
+    part_size: int,
+    steps_left: int,
     side: int | None,
 ) -> None:
-    """Has torch compile the blocks of an encoder, if `config.compile` says so.
+    """Has torch compile the blocks of an encoder for training, if `config.compile` says so.
 
-    All blocks are the same code, which is compiled once, for the training of pictures of one size.
-    It is tried here, on black ones: what cannot be compiled fails before the first step.
+    Blocks of a transformer are the same code, which is compiled once. It is tried here, on black
+    pictures: what cannot be compiled fails before the first step.
 
     Args:
-        config: "auto" means on a GPU, in runs that are long enough, for models that are whole.
+        config: "auto" means on a GPU, where training takes minutes and the encoder is of the kind
+            that was measured.
         encoder: about to be trained, on its device.
-        runtime: device and precision.
-        progress: is told that it takes a while, or why it is left.
+        runtime: device, precision and processes.
+        progress: is told that it is done, or why it is left.
         chunk_size: pictures that go through at a time.
-        total_steps: of the run.
+        part_size: pictures of a step in each process.
+        steps_left: of the run.
         side: of these pictures, in px; None: the encoder's own.
 
     Raises:
         ModelError: it is on, and the encoder has no blocks that can be found.
-        TrainingError: it is on, and torch cannot do it here.
+        TrainingError: it is on, and torch cannot do it here; or there is too little memory.
     """
-    pays = runtime.device.type == "cuda" and total_steps >= _STEPS_THAT_PAY
-    if config.compile == "off" or (config.compile == "auto" and (not pays or _is_special(config))):
+    first = min(chunk_size, part_size)
+    if config.compile == "off" or steps_left <= 0:
         return
-    progress.note("compiling the model's layers, which takes up to a minute (--compile off: not)")
-    # What leaves out patches hooks into the first block, and breaks what is compiled in two.
-    layers = [one for one in blocks(encoder, "compile") if not one._forward_pre_hooks]
+    if config.compile == "auto":
+        if not _is_as_measured(config, encoder, runtime):
+            return
+        if _seconds(encoder, runtime, side, first) / first * part_size * steps_left < _PAYS_S:
+            return
+    progress.note("compiling the model's layers, once; --compile off trains without")
+    layers = _without_hooks(encoder)
+    sizes = sorted({first, part_size % first or first}, reverse=True)
+    reasons = runtime.processes.gather_objects(_failure(encoder, layers, runtime, side, sizes))
+    reason = next((one for one in reasons if one), None)
+    if reason is None:
+        return
+    leave_uncompiled(encoder)
+    if config.compile == "on":
+        raise TrainingError(
+            f"torch cannot compile the layers of {encoder.model_name} here ({reason}); set "
+            "--compile off"
+        )
+    progress.warn(f"torch cannot compile the model's layers ({reason}): steps take longer")
+
+
+@contextmanager
+def uncompiled(encoder: CLIPEncoder) -> Iterator[None]:
+    """Inside the block layers compute as they were before: evaluation has batches of other sizes,
+    each of which would be compiled anew.
+    """
+    compiled = leave_uncompiled(encoder)
     try:
+        yield
+    finally:
+        for module, call in compiled:
+            module._compiled_call_impl = call
+
+
+def leave_uncompiled(encoder: CLIPEncoder) -> list[tuple[nn.Module, Callable[..., Any]]]:
+    """Takes back what `compile_layers` did; gives what `uncompiled` puts back again.
+
+    There is no public way to it.
+    """
+    compiled = [
+        (module, module._compiled_call_impl)
+        for module in encoder.modules()
+        if module._compiled_call_impl is not None
+    ]
+    for module, _ in compiled:
+        module._compiled_call_impl = None
+    return compiled
+
+
+def _is_as_measured(config: TrainConfig, encoder: CLIPEncoder, runtime: Runtime) -> bool:
+    """Whether it is a transformer, trained whole on one GPU, in the plain way."""
+    special = config.lora_rank is not None or config.gradient_checkpointing
+    if special or config.distillation_weight:
+        return False
+    if runtime.device.type != "cuda" or runtime.processes.count > 1:
+        return False
+    try:
+        layers = blocks(encoder, "compile")
+    except ModelError:
+        return False
+    shapes = {tuple((name, p.shape) for name, p in one.named_parameters()) for one in layers}
+    return len(shapes) == 1  # those of stages differ, and each would be compiled
+
+
+def _seconds(encoder: CLIPEncoder, runtime: Runtime, side: int | None, size: int) -> float:
+    """What so many pictures take forwards and backwards, not compiled, on a GPU."""
+    with only_tried(encoder, runtime):
+        pixels = black(encoder, runtime, side, size)
+        for _ in range(2):  # the first one warms up
+            torch.cuda.synchronize(runtime.device)
+            start = time.perf_counter()
+            forward_and_backward(encoder, runtime, pixels)
+            torch.cuda.synchronize(runtime.device)
+    return time.perf_counter() - start
+
+
+def _without_hooks(encoder: CLIPEncoder) -> list[nn.Module]:
+    """The blocks, but for the one that patch dropout hooks into, which breaks what is compiled."""
+    return [one for one in blocks(encoder, "compile") if not one._forward_pre_hooks]
+
+
+def _failure(
+    encoder: CLIPEncoder,
+    layers: Sequence[nn.Module],
+    runtime: Runtime,
+    side: int | None,
+    sizes: Sequence[int],
+) -> str | None:
+    """Compiles for chunks of these sizes; why that cannot be done, or None.
+
+    Raises:
+        TrainingError: there is too little memory.
+    """
+    advice = f"set --batch-memory {max(1, sizes[0] // 2)}, or --compile off"
+    what = f"{runtime.device} has too little memory for {sizes[0]} pictures at a time"
+    try:
+        torch.compiler.reset()  # another run in this process may have filled what it keeps
         for layer in layers:
             # Random numbers as without: of a chunk they are drawn twice, first without gradients.
             layer.compile(dynamic=False, options={"fallback_random": True})
-        with only_tried(encoder, runtime):
-            forward_and_backward(encoder, runtime, black(encoder, runtime, side, chunk_size))
+        with enough_memory(TrainingError, what, advice), only_tried(encoder, runtime):
+            for size in sizes:
+                forward_and_backward(encoder, runtime, black(encoder, runtime, side, size))
+            with torch.no_grad(), runtime.autocast():
+                encoder(black(encoder, runtime, side, sizes[0]))
+    except TrainingError:
+        raise
     except Exception as error:  # compilers raise nearly everything
-        for layer in layers:
-            layer._compiled_call_impl = None  # there is no public way back
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        if config.compile == "on":
-            raise TrainingError(
-                f"torch cannot compile the layers of {encoder.model_name} here ({reason}); set "
-                "--compile off"
-            ) from error
-        progress.warn(f"torch cannot compile the model's layers ({reason}): steps take longer")
-
-
-def _is_special(config: TrainConfig) -> bool:
-    """Whether layers are of a kind that nobody has measured compiled."""
-    return config.sharding != "none" or config.lora_rank is not None
+        return str(error).strip().partition("\n")[0] or type(error).__name__
+    return None

@@ -17,6 +17,7 @@ from lookalike.model.encoder import CLIPEncoder
 from lookalike.runtime import Runtime, enough_memory, random_state, restore_random_state
 from lookalike.training.anchoring.anchors import NO_ANCHORS, Anchors
 from lookalike.training.optimization.averaging import WeightAverage
+from lookalike.training.stepping.compiling import leave_uncompiled, uncompiled
 from lookalike.training.stepping.gradient_cache import backward_in_chunks
 from lookalike.training.stepping.parallel import Spread
 
@@ -151,7 +152,8 @@ class Learner:
         """Inside the block the encoder has the weights that are measured and saved: averaged, and
         with LoRA merged into them. Afterwards it goes on with its own, the same to the bit.
         """
-        with self.average.applied() if self.average else nullcontext(), merged(self.encoder):
+        averaged = self.average.applied() if self.average else nullcontext()
+        with averaged, merged(self.encoder), uncompiled(self.encoder):
             yield self.encoder
 
     def finish(self) -> CLIPEncoder:
@@ -159,6 +161,7 @@ class Learner:
         if self.average is not None:
             self.average.swap()
         merge_for_good(self.encoder)
+        leave_uncompiled(self.encoder)
         return self.encoder.eval()
 
     def _embed(self, pixels: UInt8[Tensor, "n 3 height width"]) -> Float[Tensor, "n dim"]:
