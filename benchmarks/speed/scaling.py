@@ -4,7 +4,8 @@
 
 Every GPU embeds its share of a batch, waits for the slowest one (as gathering embeddings and
 adding up gradients make it), and its readers fill a queue of batches meanwhile. Times of steps and
-of reading vary at random. Nothing is measured here: the rates are arguments. Writes Markdown.
+of reading vary at random. Nothing is measured here: the rates are arguments, by default those of
+benchmarks/results/gpu.md. Writes Markdown.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class Plant:
 def main() -> None:
     """Prints the table of GPU counts, paper beside simulation."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pictures-per-s", type=float, default=254, help="of a GPU")
-    parser.add_argument("--core-ms", type=float, default=3.0, help="of reading a picture")
+    parser.add_argument("--pictures-per-s", type=float, default=375, help="of a GPU")
+    parser.add_argument("--core-ms", type=float, default=6.0, help="of reading a picture")
     parser.add_argument("--cores", type=int, default=16, help="that read for a GPU")
     parser.add_argument("--network-gb-per-s", type=float, default=40, help="of a GPU")
     parser.add_argument("--per-gpu", type=int, default=64, help="pictures of a batch")

@@ -105,7 +105,8 @@ class Learner:
         pixels: UInt8[Tensor, "part 3 height width"],
         labels: Int64[Tensor, " part"],
     ) -> Stepped:
-        self.encoder.train()
+        if not self.encoder.training:  # to say so to hundreds of modules takes a while
+            self.encoder.train()
         self.optimizer.zero_grad(set_to_none=True)
         all_labels, _ = self.runtime.processes.gather_rows(labels)
         with enough_memory(
