@@ -90,6 +90,7 @@ def train_configs() -> st.SearchStrategy[TrainConfig]:
             "schedule": st.sampled_from(["constant", "cosine"]),
             "warmup_steps": st.floats(0, 1, exclude_max=True) | st.integers(1, 10**9),
             "gradient_checkpointing": st.booleans(),
+            "compile": st.sampled_from(["auto", "on", "off"]),
             "seed": st.integers(0, 2**63 - 1),
         }
     )
@@ -182,6 +183,9 @@ def test_later_mappings_win_and_dashes_are_underscores() -> None:
         ("num_epochs", "3", 3),
         ("num_epochs", 3.0, 3),
         ("schedule", "cosine", "cosine"),
+        ("compile", "on", "on"),
+        ("compile", True, "on"),  # a recipe's bare `on`
+        ("compile", False, "off"),
         ("train", Path("photos/train"), str(Path("photos/train"))),
         ("train", "none", None),
         ("test", "off", None),

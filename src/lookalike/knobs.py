@@ -70,6 +70,8 @@ def _try_coerce(value: Any, option: Any) -> tuple[bool, Any]:
         # A recipe's bare `off` is False to YAML.
         return value is None or value is False or text.lower() in ("none", "off", "null"), None
     if typing.get_origin(option) is Literal:
+        if isinstance(value, bool):  # so are a recipe's bare `on` and `off`
+            text = "on" if value else "off"
         return text in typing.get_args(option), text
     if option is bool:
         words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}

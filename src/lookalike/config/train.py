@@ -261,8 +261,8 @@ class TrainConfig(BatchShape, Common):
     )
     compile: Literal["auto", "on", "off"] = knob(
         "auto",
-        "have torch compile the model's layers, which takes some seconds and makes steps on a GPU "
-        "faster; auto: there, where training takes minutes",
+        "have torch compile the model's layers, which takes up to a minute and makes steps on a "
+        "GPU faster; auto: on one GPU, if training would take two minutes or more",
         group="Machine",
     )
 

@@ -60,12 +60,14 @@ def compile_layers(
             return
         if _seconds(encoder, runtime, side, first) / first * part_size * steps_left < _PAYS_S:
             return
-    progress.note("compiling the model's layers, once; --compile off trains without")
+    progress.note("compiling the model's layers, up to a minute (--compile off trains without)")
+    start = time.perf_counter()
     layers = _without_hooks(encoder)
     sizes = sorted({first, part_size % first or first}, reverse=True)
     reasons = runtime.processes.gather_objects(_failure(encoder, layers, runtime, side, sizes))
     reason = next((one for one in reasons if one), None)
     if reason is None:
+        progress.note(f"compiled in {time.perf_counter() - start:.0f} s")
         return
     leave_uncompiled(encoder)
     if config.compile == "on":
