@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from lookalike.training.stepping import compiling
 from lookalike.training.stepping.compiling import compile_layers, uncompiled
 
 CPU = make_runtime("cpu", "fp32", 0)
-GPU = Runtime(torch.device("cuda"), "fp32", 0)
+GPU = Runtime(torch.device("cuda"), "bf16", 0)
 
 
 class Compiler:
@@ -102,7 +103,9 @@ def vision_layers(encoder: CLIPEncoder) -> list[nn.Module]:
         ({"lora_rank": 2}, 10**6, GPU, False),
         ({"gradient_checkpointing": True}, 10**6, GPU, False),
         ({"distillation_weight": 1.0}, 10**6, GPU, False),
-        ({}, 10**6, Runtime(GPU.device, "fp32", 0, Processes(1, 2)), False),
+        ({"frozen_layers": 1}, 10**6, GPU, False),
+        ({}, 10**6, Runtime(GPU.device, "fp16", 0), False),
+        ({}, 10**6, Runtime(GPU.device, "bf16", 0, Processes(1, 2)), False),
     ],
 )
 def test_auto_compiles_what_was_measured_where_it_takes_minutes(
@@ -148,7 +151,31 @@ def test_every_size_that_a_step_has_is_tried_before_it(tiny_clip: Path, compiler
     assert compiler.sizes == [(3, True), (2, True), (3, False)]
     compiler.sizes.clear()
     compile_for(encoder, compile="on", chunk_size=12, part_size=8)
-    assert compiler.sizes == [(8, True), (8, False)]
+    assert compiler.sizes == [(8, True)]
+
+
+def test_of_several_processes_the_sizes_are_as_even_as_they_are_in_a_step(
+    tiny_clip: Path, compiler: Compiler
+) -> None:
+    class Two(Processes):
+        def gather_objects(self, one: Any) -> list[Any]:
+            return [one, one]
+
+    runtime = Runtime(CPU.device, "fp32", 0, Two(0, 2))
+    compile_for(CLIPEncoder(str(tiny_clip)), runtime, compile="on", chunk_size=4, part_size=10)
+    assert compiler.sizes == [(4, True), (3, True), (4, False), (3, False)]
+
+
+def test_if_one_process_cannot_none_does(tiny_clip: Path, compiler: Compiler) -> None:
+    class Two(Processes):
+        def gather_objects(self, one: Any) -> list[Any]:
+            return [one, "no compiler" if one is None else one]
+
+    encoder, runtime = CLIPEncoder(str(tiny_clip)), Runtime(CPU.device, "fp32", 0, Two(0, 2))
+    with pytest.raises(TrainingError, match="no compiler"):
+        compile_for(encoder, runtime, compile="on", chunk_size=8)
+    assert compiler.layers
+    assert all(module._compiled_call_impl is None for module in encoder.modules())
 
 
 def test_the_block_that_patch_dropout_hooks_into_is_left(
@@ -203,18 +230,36 @@ def test_without_a_compiler_training_goes_on_and_says_so(
     assert encoder.train()(PIXELS).requires_grad  # by the layers as they were
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Cannot find a working triton installation.\nSee the manual."),
+        RuntimeError("backend='inductor' raised:\nCannot find a working triton installation."),
+        torch.OutOfMemoryError("Cannot find a working triton installation."),
+    ],
+)
 def test_without_a_compiler_demanding_it_is_an_error(
-    settings: Settings, compiler: Compiler
+    settings: Settings, compiler: Compiler, error: Exception
 ) -> None:
-    compiler.error = RuntimeError("Cannot find a working triton installation.\nSee the manual.")
-    with pytest.raises(TrainingError, match=r"Cannot find a working triton .*set --compile off"):
+    compiler.error = error
+    with pytest.raises(
+        TrainingError, match=r"\(Cannot find a working triton installation\.\); set --compile off"
+    ):
         train(settings(compile="on"))
 
 
-def test_too_little_memory_is_told_as_that(tiny_clip: Path, compiler: Compiler) -> None:
-    compiler.error = torch.OutOfMemoryError("out of memory. Tried to allocate 2 GiB")
-    with pytest.raises(TrainingError, match=r"too little memory for 6 pictures .*-memory 3, or"):
-        compile_for(CLIPEncoder(str(tiny_clip)), compile="on", chunk_size=6)
+def test_what_does_not_fit_uncompiled_is_told_as_that(
+    tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*_: Any) -> None:
+        raise torch.OutOfMemoryError("Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(compiling, "forward_and_backward", too_large)
+    monkeypatch.setattr(compiling, "only_tried", lambda *_: nullcontext())
+    monkeypatch.setattr(compiling, "black", lambda *_: PIXELS)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
+    with pytest.raises(TrainingError, match=r"too little memory for 6 pictures .*--batch-memory 3"):
+        compile_for(CLIPEncoder(str(tiny_clip)), GPU, chunk_size=6)
 
 
 def test_evaluation_and_what_is_returned_are_not_compiled(
@@ -224,9 +269,7 @@ def test_evaluation_and_what_is_returned_are_not_compiled(
     watch = Watch()
     result = train(settings(compile="on", num_epochs=2, eval_batch_size=5), watch=watch)
     assert any("compiling" in note for note in watch.notes)
-    assert {size for size, _ in compiler.sizes} == {8}  # batches of training
-    assert all(with_gradients for _, with_gradients in compiler.sizes[2:])
-    assert len(compiler.sizes) == 2 + len(watch.losses)
+    assert compiler.sizes == [(8, True)] * (1 + len(watch.losses))  # tried once, then the steps
     assert all(module._compiled_call_impl is None for module in result.encoder.modules())
 
 

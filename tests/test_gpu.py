@@ -200,6 +200,8 @@ def test_compiled_layers_have_the_gradients_of_plain_ones(tiny_clip: Path, preci
             TrainConfig(compile=how), learner.encoder, learner.runtime, SilentProgress(),
             chunk_size=5, part_size=12, steps_left=1, side=None,
         )  # fmt: skip
+        compiled_layers = [m for m in learner.encoder.modules() if m._compiled_call_impl]
+        assert len(compiled_layers) == (1 if how == "on" else 0)  # patch dropout has the other
         learner.step(PIXELS.cuda(), LABELS.cuda())
         gradients.append(gradients_of(learner))
     plain, compiled = gradients
@@ -207,7 +209,6 @@ def test_compiled_layers_have_the_gradients_of_plain_ones(tiny_clip: Path, preci
         assert cosine_similarity(compiled[name].flatten(), gradient.flatten(), dim=0) > 0.99 or (
             gradient.norm() < 1e-3 * max(g.norm() for g in plain.values())
         ), name
-    assert any(not torch.equal(compiled[name], plain[name]) for name in plain)
 
 
 def test_a_long_run_compiles_by_itself(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from lookalike.model.layers import blocks
 from lookalike.progress import Progress
 from lookalike.runtime import Runtime, enough_memory
 from lookalike.training.stepping.batch_memory import black, forward_and_backward, only_tried
+from lookalike.training.stepping.gradient_cache import split_in_chunks
 
 _PAYS_S = 120  # of training, in which compiling is made up for (benchmarks/results/gpu.md)
 
@@ -50,20 +51,22 @@ def compile_layers(
 
     Raises:
         ModelError: it is on, and the encoder has no blocks that can be found.
-        TrainingError: it is on, and torch cannot do it here; or there is too little memory.
+        TrainingError: it is on, and torch cannot do it here; or there is too little memory for
+            what is trained, compiled or not.
     """
-    first = min(chunk_size, part_size)
     if config.compile == "off" or steps_left <= 0:
         return
     if config.compile == "auto":
         if not _is_as_measured(config, encoder, runtime):
             return
+        first = min(chunk_size, part_size)
         if _seconds(encoder, runtime, side, first) / first * part_size * steps_left < _PAYS_S:
             return
     progress.note("compiling the model's layers, up to a minute (--compile off trains without)")
     start = time.perf_counter()
     layers = _without_hooks(encoder)
-    sizes = sorted({first, part_size % first or first}, reverse=True)
+    chunks = split_in_chunks(torch.empty(part_size), chunk_size, runtime.processes)
+    sizes = [len(chunk) for chunk in chunks]
     reasons = runtime.processes.gather_objects(_failure(encoder, layers, runtime, side, sizes))
     reason = next((one for one in reasons if one), None)
     if reason is None:
@@ -107,11 +110,16 @@ def leave_uncompiled(encoder: CLIPEncoder) -> list[tuple[nn.Module, Callable[...
 
 
 def _is_as_measured(config: TrainConfig, encoder: CLIPEncoder, runtime: Runtime) -> bool:
-    """Whether it is a transformer, trained whole on one GPU, in the plain way."""
-    special = config.lora_rank is not None or config.gradient_checkpointing
-    if special or config.distillation_weight:
+    """Whether it is a transformer, trained whole in bf16 on one GPU, in the plain way."""
+    is_special = (
+        config.lora_rank is not None
+        or config.gradient_checkpointing
+        or config.frozen_layers > 0
+        or config.distillation_weight > 0
+    )
+    if is_special or runtime.processes.count > 1:
         return False
-    if runtime.device.type != "cuda" or runtime.processes.count > 1:
+    if runtime.device.type != "cuda" or runtime.precision != "bf16":
         return False
     try:
         layers = blocks(encoder, "compile")
@@ -122,8 +130,14 @@ def _is_as_measured(config: TrainConfig, encoder: CLIPEncoder, runtime: Runtime)
 
 
 def _seconds(encoder: CLIPEncoder, runtime: Runtime, side: int | None, size: int) -> float:
-    """What so many pictures take forwards and backwards, not compiled, on a GPU."""
-    with only_tried(encoder, runtime):
+    """What so many pictures take forwards and backwards, not compiled, on a GPU.
+
+    Raises:
+        TrainingError: there is too little memory.
+    """
+    what = f"{runtime.device} has too little memory for {size} pictures at a time"
+    advice = f"set --batch-memory {max(1, size // 2)}, or add --gradient-checkpointing"
+    with enough_memory(TrainingError, what, advice), only_tried(encoder, runtime):
         pixels = black(encoder, runtime, side, size)
         for _ in range(2):  # the first one warms up
             torch.cuda.synchronize(runtime.device)
@@ -145,25 +159,20 @@ def _failure(
     side: int | None,
     sizes: Sequence[int],
 ) -> str | None:
-    """Compiles for chunks of these sizes; why that cannot be done, or None.
-
-    Raises:
-        TrainingError: there is too little memory.
-    """
-    advice = f"set --batch-memory {max(1, sizes[0] // 2)}, or --compile off"
-    what = f"{runtime.device} has too little memory for {sizes[0]} pictures at a time"
+    """Compiles for chunks of these sizes, one after the other; why that cannot be done, or None."""
     try:
         torch.compiler.reset()  # another run in this process may have filled what it keeps
         for layer in layers:
             # Random numbers as without: of a chunk they are drawn twice, first without gradients.
             layer.compile(dynamic=False, options={"fallback_random": True})
-        with enough_memory(TrainingError, what, advice), only_tried(encoder, runtime):
-            for size in sizes:
+        with only_tried(encoder, runtime):
+            for size in dict.fromkeys(sizes):
                 forward_and_backward(encoder, runtime, black(encoder, runtime, side, size))
-            with torch.no_grad(), runtime.autocast():
-                encoder(black(encoder, runtime, side, sizes[0]))
-    except TrainingError:
-        raise
+            for size in dict.fromkeys(sizes[:-1]):  # these go through without gradients first
+                with torch.no_grad(), runtime.autocast():
+                    encoder(black(encoder, runtime, side, size))
     except Exception as error:  # compilers raise nearly everything
-        return str(error).strip().partition("\n")[0] or type(error).__name__
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        is_wrapped = lines[0].endswith("raised:") and len(lines) > 1
+        return lines[1] if is_wrapped else lines[0]
     return None

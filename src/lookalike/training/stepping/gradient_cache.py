@@ -49,7 +49,7 @@ def backward_in_chunks(
     Returns:
         The loss before scaling.
     """
-    *chunks, last_chunk = _chunks(pixels, chunk_size, processes)
+    *chunks, last_chunk = split_in_chunks(pixels, chunk_size, processes)
     states, embeddings = [], []
     for chunk in chunks:
         states.append(random_state(pixels.device))
@@ -81,7 +81,7 @@ def backward_in_chunks(
     return loss.detach()
 
 
-def _chunks(pixels: Tensor, chunk_size: int, processes: Processes) -> tuple[Tensor, ...]:
+def split_in_chunks(pixels: Tensor, chunk_size: int, processes: Processes) -> tuple[Tensor, ...]:
     """The pictures in chunks of one size, the last one smaller; or, of several processes, in as
     many chunks in each, because all compute at a time. Black pictures fill up what would be empty.
     """
