@@ -145,9 +145,8 @@ def black(
     encoder: CLIPEncoder, runtime: Runtime, side: int | None, num_pictures: int
 ) -> UInt8[Tensor, "n 3 height width"]:
     """Black pictures of the encoder's own size, or of `side` px, on the device."""
-    how = encoder.preprocessing
-    shape = num_pictures, 3, side or how.height, side or how.width
-    return torch.zeros(shape, dtype=torch.uint8, device=runtime.device)
+    how = encoder.preprocessing.at(side) if side else encoder.preprocessing
+    return how.black(num_pictures).to(runtime.device)
 
 
 def forward_and_backward(encoder: CLIPEncoder, runtime: Runtime, pixels: Tensor) -> None:
