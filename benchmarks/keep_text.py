@@ -36,9 +36,10 @@ from small_clip import Schedule, make_small_clip
 import lookalike
 from lookalike import EvaluateResult
 from lookalike.config import EvaluateConfig, TrainConfig
+from lookalike.config.recipes import find_recipe
+from lookalike.config.settings import config_from
 from lookalike.evaluation.scoring.scores import QueryScores
 from lookalike.progress import SilentProgress
-from lookalike.recipes import config_from, find_recipe
 
 COLUMNS = {
     "image": ("recall@1", "mAP@R"),

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lookalike.training.objectives.supcon import SupConLoss
+from lookalike.training.losses.supcon import SupConLoss
 
 PLAIN_UP_TO = 8192
 

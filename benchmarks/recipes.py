@@ -82,7 +82,8 @@ def _run(given: argparse.Namespace) -> dict[str, Any]:
     """One run, from here to the end of this process; measured once, at its end."""
     import lookalike
     from lookalike.config import EvaluateConfig, TrainConfig
-    from lookalike.recipes import config_from, find_recipe
+    from lookalike.config.recipes import find_recipe
+    from lookalike.config.settings import config_from
 
     (recipe,), (protocol,), (seed,) = given.recipes, given.protocols, given.seeds
     watch = _stopwatch()
@@ -119,8 +120,8 @@ def _run(given: argparse.Namespace) -> dict[str, Any]:
 
 def _write_tables(folder: Path, protocol: str, seed: int) -> list[Path]:
     """The pictures to learn from and those to test on, as tables."""
-    from lookalike.data.holdout import held_out_classes
     from lookalike.data.sources import load_images
+    from lookalike.data.splits import held_out_classes
 
     written = []
     for split in ("train", "test"):

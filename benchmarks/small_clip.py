@@ -32,7 +32,8 @@ from lookalike.data.reading.reader import Request
 from lookalike.data.sources import ImageSet, load_images
 from lookalike.data.transforms import Augmentation
 from lookalike.model.text import caption_of
-from lookalike.runtime import Runtime, make_runtime, seeded
+from lookalike.runtime.device import Runtime, make_runtime
+from lookalike.runtime.randomness import seeded
 
 TEMPLATE = "a photo of a {}."
 SIDE_PX, STORED_PX = 64, 72  # what the model takes; what is kept, so that crops have a choice

@@ -87,11 +87,11 @@ def _step(given: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from lookalike.config import TrainConfig
-    from lookalike.runtime import make_runtime
+    from lookalike.runtime.device import make_runtime
+    from lookalike.training.losses.supcon import SupConLoss
     from lookalike.training.making import make_encoder
-    from lookalike.training.objectives.supcon import SupConLoss
     from lookalike.training.optimization.optimizer import make_optimizer
-    from lookalike.training.stepping.learner import Learner
+    from lookalike.training.step.learner import Learner
 
     torch.set_num_threads(given.threads)
     chunk_size = given.chunks[0]

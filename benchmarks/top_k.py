@@ -115,9 +115,9 @@ def _ours(given: argparse.Namespace) -> Any:
     import torch
 
     from lookalike.data.sources import ImageSet
-    from lookalike.embedding.ranking.topk import top_k
     from lookalike.evaluation.retrieval import retrieve
     from lookalike.progress import SilentProgress
+    from lookalike.search.topk import top_k
 
     torch.set_num_threads(given.threads)
     folder = Path(given.folder)

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 
-from lookalike.checkup.reading.picture import PictureFacts
+from lookalike.checks.reading.image import PictureFacts
 
 
 def crash_or_hang(path: str, max_megapixels: float) -> PictureFacts:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from lookalike.data.sources import ImageSet
+from lookalike.evaluation.interpolation import Mixture, TradeOff
 from lookalike.evaluation.metrics import ranks_of
-from lookalike.evaluation.original.interpolation import Mixture, TradeOff
 from lookalike.evaluation.protocol import Protocol
 from lookalike.evaluation.results import write_results
 from lookalike.evaluation.retrieval import Retrieval, exclusions, retrieve

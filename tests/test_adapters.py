@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
 from lookalike.errors import ConfigError, MissingExtraError
-from lookalike.model.adapters import add_lora, merge_for_good, merged, plain_state_dict
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.layers import freeze_layers
+from lookalike.model.lora import add_lora, merge_for_good, merged, plain_state_dict
 
 Make = Callable[[Path], str]
 

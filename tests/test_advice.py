@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lookalike.measure.advice import (
+from lookalike.benchmark.advice import (
     STAGES,
     Machine,
     Pictures,

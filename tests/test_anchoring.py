@@ -19,17 +19,17 @@ from transformers import AutoTokenizer, CLIPModel
 from lookalike.config import TrainConfig
 from lookalike.data.sources import ImageSet
 from lookalike.errors import CheckpointError, ConfigError, Interrupted
-from lookalike.model.adapters import add_lora
 from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.lora import add_lora
 from lookalike.progress import SilentProgress
-from lookalike.runtime import make_runtime
-from lookalike.training.anchoring.anchors import NO_ANCHORS, UNLABELLED, Anchors
-from lookalike.training.anchoring.captions import CaptionLoss, make_caption_loss
-from lookalike.training.anchoring.original import OriginalWeights
-from lookalike.training.anchoring.others import OtherPictures, read_other_pictures
-from lookalike.training.objectives.supcon import SupConLoss
+from lookalike.runtime.device import make_runtime
+from lookalike.training.losses.supcon import SupConLoss
 from lookalike.training.optimization.averaging import WeightAverage
-from lookalike.training.stepping.learner import Learner
+from lookalike.training.regularizers.anchors import NO_ANCHORS, UNLABELLED, Anchors
+from lookalike.training.regularizers.captions import CaptionLoss, make_caption_loss
+from lookalike.training.regularizers.original import OriginalWeights
+from lookalike.training.regularizers.others import OtherPictures, read_other_pictures
+from lookalike.training.step.learner import Learner
 
 __all__ = ["seed", "without_dropout"]  # fixtures
 ALL = {"caption_weight": 0.5, "distillation_weight": 1.0, "l2_sp": 10.0}

@@ -11,11 +11,8 @@ from conftest import draw, write_tree
 from test_cli import MACHINE, assert_refused, files_below, lookalike
 
 import lookalike as package
-from lookalike.config import BenchConfig
-from lookalike.data.reading.loader import ImageLoader, chunks
-from lookalike.data.transforms import Preprocessing
-from lookalike.measure.advice import STAGES
-from lookalike.measure.timing import (
+from lookalike.benchmark.advice import STAGES
+from lookalike.benchmark.timing import (
     Sample,
     gigaflops,
     read_one_by_one,
@@ -23,9 +20,12 @@ from lookalike.measure.timing import (
     time_device,
     time_whole,
 )
+from lookalike.config import BenchConfig
+from lookalike.data.reading.loader import ImageLoader, chunks
+from lookalike.data.transforms import Preprocessing
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.progress import SilentProgress
-from lookalike.runtime import make_runtime
+from lookalike.runtime.device import make_runtime
 
 QUICK = ["--seconds", "0.2", "--eval-batch-size", "4", *MACHINE]
 HOW = Preprocessing(32, 32, 32, 3, 1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), exact=False)

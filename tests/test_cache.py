@@ -23,6 +23,7 @@ from test_train import train as run_training
 
 import lookalike
 from lookalike.config import EvaluateConfig, TrainConfig
+from lookalike.config.settings import changed_on_resume, config_from
 from lookalike.data.reading import cache as caching
 from lookalike.data.reading.cache import CachedReader, DecodeCache, Reads
 from lookalike.data.reading.decode import read_image
@@ -30,8 +31,7 @@ from lookalike.data.reading.loader import ImageLoader, chunks
 from lookalike.data.reading.reader import Batch
 from lookalike.data.transforms import Augmentation, Preprocessing
 from lookalike.errors import ConfigError, ImageError
-from lookalike.recipes import changed_on_resume, config_from
-from lookalike.runtime import Runtime
+from lookalike.runtime.device import Runtime
 
 HOW = Preprocessing(16, 12, None, 3, 1 / 255, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), exact=False)
 AUGMENTATION = Augmentation("crop-flip", 0.3)

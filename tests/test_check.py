@@ -13,13 +13,14 @@ import pytest
 from PIL import Image, ImageEnhance
 
 import lookalike
-from lookalike.checkup.findings import KINDS, SEVERITIES, CheckResult, Finding
-from lookalike.checkup.reading.scan import scan
-from lookalike.checkup.structure import class_key
+from lookalike.checks.findings import KINDS, SEVERITIES, CheckResult, Finding
+from lookalike.checks.reading.scan import scan
+from lookalike.checks.structure import class_key
 from lookalike.cli.main import main
+from lookalike.config.recipes import read_recipe
+from lookalike.config.settings import config_from, format_recipe
 from lookalike.errors import ConfigError, DataError, Interrupted, OutputError
 from lookalike.progress import SilentProgress
-from lookalike.recipes import config_from, format_recipe, read_recipe
 
 CLASSES = ["apple", "kiwi", "leek", "pear"]
 Check = Callable[..., CheckResult]
@@ -289,7 +290,7 @@ def test_a_model_adds_wrong_labels_and_its_input_size(
     result = check(model_name=str(tiny_clip))
     assert not any("--model-name" in one for one in result.left_out)
     assert of_kind(result, "below_model_input") == []
-    monkeypatch.setattr("lookalike.checkup.run._input_px", lambda encoder: 121)
+    monkeypatch.setattr("lookalike.commands.check._input_px", lambda encoder: 121)
     (found,) = of_kind(check(model_name=str(tiny_clip)), "below_model_input")
     assert found.says == "28 of 28 have a shorter side under 121 px"
 
@@ -304,7 +305,7 @@ def test_what_vanishes_before_it_is_embedded_is_named(
         lost.unlink()
         return facts
 
-    monkeypatch.setattr("lookalike.checkup.run.scan", scan_and_lose)
+    monkeypatch.setattr("lookalike.commands.check.scan", scan_and_lose)
     result = check(model_name=str(tiny_clip))
     (found,) = of_kind(result, "unreadable")
     assert names(found) == ["train/kiwi/kiwitrain1.png"]
@@ -563,7 +564,7 @@ def test_ctrl_c_says_how_to_go_on(check: Check, monkeypatch: pytest.MonkeyPatch)
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lookalike.checkup.reading.scan._remember", stop)
+    monkeypatch.setattr("lookalike.checks.reading.scan._remember", stop)
     with pytest.raises(Interrupted, match="The same command goes on there"):
         check()
 
@@ -574,7 +575,7 @@ def test_ctrl_c_after_the_reading_says_what_is_kept(
     def stop(*args: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lookalike.checkup.run.near_copies", stop)
+    monkeypatch.setattr("lookalike.commands.check.near_copies", stop)
     with pytest.raises(Interrupted, match=r"kept in \S*scan\.sqlite"):
         check()
 

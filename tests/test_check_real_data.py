@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import lookalike
-from lookalike.checkup.findings import CheckResult
+from lookalike.checks.findings import CheckResult
 from lookalike.progress import SilentProgress
 
 REAL_DATA = Path(os.environ.get("LOOKALIKE_REAL_DATA", "no-such-folder"))

@@ -27,11 +27,12 @@ from conftest import draw, write_tree
 from lookalike.cli import tables
 from lookalike.cli.main import main
 from lookalike.config import BenchConfig, CheckConfig, EvaluateConfig, ExportConfig, TrainConfig
-from lookalike.evaluation.original.drift import Drift
+from lookalike.config.recipes import read_recipe
+from lookalike.config.settings import config_from
+from lookalike.evaluation.drift import Drift
 from lookalike.evaluation.scoring.scores import HEADLINE
 from lookalike.progress import SilentProgress, Task
-from lookalike.recipes import config_from, read_recipe
-from lookalike.training.outcome import Best, EpochSummary
+from lookalike.training.history import Best, EpochSummary
 
 MACHINE = ["--device", "cpu", "--precision", "fp32", "--num-workers", "0"]
 CLASSES = [f"class{c}" for c in "abcdef"]
@@ -875,7 +876,7 @@ def test_an_error_that_is_not_ours_keeps_its_traceback(
     def broken(*args: Any, **options: Any) -> Any:
         raise RuntimeError("a mistake of ours")
 
-    monkeypatch.setattr("lookalike.training.trainer.train", broken)
+    monkeypatch.setattr("lookalike.commands.train.train", broken)
     with pytest.raises(RuntimeError, match="a mistake of ours"):
         lookalike(*small_run)
 
@@ -1014,7 +1015,7 @@ def test_ctrl_c_before_the_first_step_is_130_without_a_traceback(
     def pressed(*args: Any, **options: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lookalike.training.trainer.train", pressed)
+    monkeypatch.setattr("lookalike.commands.train.train", pressed)
     stopped = lookalike(*small_run)
     assert (stopped.code, stopped.out) == (130, "")
     assert stopped.err == "lookalike: stopped\n"

@@ -11,12 +11,12 @@ import pytest
 from conftest import write_tree
 
 import lookalike
+from lookalike.commands.compare import compare
 from lookalike.config import EvaluateConfig
+from lookalike.config.settings import config_from
 from lookalike.errors import ConfigError, DataError
 from lookalike.evaluation.scoring.scores import HEADLINE
-from lookalike.measure.compare import compare
 from lookalike.progress import SilentProgress
-from lookalike.recipes import config_from
 
 Settings = Callable[..., dict[str, Any]]
 

@@ -20,11 +20,11 @@ from lookalike.config import TrainConfig
 from lookalike.errors import ConfigError, TrainingError
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.layers import drop_patches
-from lookalike.processes import Processes
 from lookalike.progress import PlainProgress, SilentProgress
-from lookalike.runtime import Runtime, make_runtime
-from lookalike.training.stepping import compiling
-from lookalike.training.stepping.compiling import compile_layers, uncompiled
+from lookalike.runtime.device import Runtime, make_runtime
+from lookalike.runtime.world import Processes
+from lookalike.training.step import compiling
+from lookalike.training.step.compiling import compile_layers, uncompiled
 
 CPU = make_runtime("cpu", "fp32", 0)
 GPU = Runtime(torch.device("cuda"), "bf16", 0)

@@ -13,8 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lookalike.config import EvaluateConfig, TrainConfig
+from lookalike.config.recipes import read_recipe
+from lookalike.config.settings import changed_on_resume, config_from, format_recipe
 from lookalike.errors import ConfigError, DataError, LookalikeError
-from lookalike.recipes import changed_on_resume, config_from, format_recipe, read_recipe
 
 # The table of the mission, written out again.
 MISSION_DEFAULTS = {

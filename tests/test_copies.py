@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_check import photo
 
-from lookalike.checkup.copies.alignment import align
-from lookalike.checkup.copies.duplicates import clusters, describe_thumbs, exact_groups, near_copies
-from lookalike.checkup.reading.picture import describe_file
+from lookalike.checks.copies.alignment import align
+from lookalike.checks.copies.duplicates import clusters, describe_thumbs, exact_groups, near_copies
+from lookalike.checks.reading.image import describe_file
 from lookalike.progress import SilentProgress
 
 SIDE = 32

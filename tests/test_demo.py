@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lookalike.demo import run
+from lookalike.commands import demo as run
 from lookalike.demo.catalogue import draw_view, object_name, write_catalogue
 from lookalike.errors import OutputError
 from lookalike.progress import SilentProgress

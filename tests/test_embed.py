@@ -13,12 +13,12 @@ from test_encoder import convnext, dinov2, levit, siglip, vit
 from torch.nn.functional import cosine_similarity
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lookalike.embedding.inference import inference_form
-from lookalike.model.adapters import add_lora, merged
 from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.inference import inference_form
 from lookalike.model.layers import drop_patches
+from lookalike.model.lora import add_lora, merged
 from lookalike.model.quick_gelu import train_in_fewer_passes
-from lookalike.runtime import Precision, Runtime
+from lookalike.runtime.device import Precision, Runtime
 
 
 def runtime(precision: Precision) -> Runtime:

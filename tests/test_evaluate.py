@@ -18,13 +18,13 @@ from PIL import Image
 from torch import Tensor
 
 import lookalike
+from lookalike.commands.evaluate import EvaluateResult
 from lookalike.config import EvaluateConfig
+from lookalike.config.settings import config_from
 from lookalike.data.transforms import preprocess
 from lookalike.errors import ConfigError, DataError, ModelError, OutputError
-from lookalike.measure.evaluate import EvaluateResult
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.progress import SilentProgress
-from lookalike.recipes import config_from
 
 Settings = Callable[..., dict[str, Any]]
 

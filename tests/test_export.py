@@ -39,6 +39,7 @@ from transformers import (
 )
 
 import lookalike
+from lookalike.commands.export import ExportResult
 from lookalike.config import ExportConfig
 from lookalike.data.transforms import preprocess
 from lookalike.errors import (
@@ -48,8 +49,7 @@ from lookalike.errors import (
     ModelError,
     OutputError,
 )
-from lookalike.exporting.formats import onnx_graph
-from lookalike.exporting.run import ExportResult
+from lookalike.exports.formats import onnx_graph
 from lookalike.model.encoder import CLIPEncoder
 
 Make = Callable[[Path], str]

@@ -8,7 +8,8 @@ import pytest
 from test_cli import MACHINE, assert_refused, files_below, lookalike
 
 from lookalike.config import ExportConfig
-from lookalike.recipes import config_from, read_recipe
+from lookalike.config.recipes import read_recipe
+from lookalike.config.settings import config_from
 
 
 def test_a_run_is_exported_and_the_export_evaluated_with_the_same_result(

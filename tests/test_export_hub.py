@@ -11,9 +11,9 @@ from fake_hub import TOKEN, FakeHub, fake_hub
 from huggingface_hub import ModelCard, constants
 
 import lookalike
+from lookalike.commands.export import ExportResult
 from lookalike.config import ExportConfig
 from lookalike.errors import ConfigError, OutputError
-from lookalike.exporting.run import ExportResult
 from lookalike.progress import SilentProgress
 
 

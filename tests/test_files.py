@@ -22,11 +22,11 @@ from lookalike.data.sources import ImageSet
 from lookalike.errors import LookalikeError, OutputError
 from lookalike.files import shown, writable_folder, write_folder_whole, write_json, write_whole
 from lookalike.model.encoder import CLIPEncoder
-from lookalike.runtime import make_runtime
-from lookalike.training.objectives.supcon import SupConLoss
-from lookalike.training.pictures import TrainingPictures
-from lookalike.training.saving.checkpoint import TrainingState, save_checkpoint
-from lookalike.training.stepping.learner import Learner
+from lookalike.runtime.device import make_runtime
+from lookalike.training.checkpoints.checkpoint import TrainingState, save_checkpoint
+from lookalike.training.data import TrainingPictures
+from lookalike.training.losses.supcon import SupConLoss
+from lookalike.training.step.learner import Learner
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="a limit that POSIX systems have")
 

@@ -17,12 +17,12 @@ from lookalike.errors import ConfigError, ModelError, TrainingError
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.layers import drop_patches
 from lookalike.progress import SilentProgress
-from lookalike.runtime import Runtime, make_runtime
-from lookalike.training.objectives.supcon import SupConLoss
-from lookalike.training.stepping import batch_memory
-from lookalike.training.stepping.batch_memory import bytes_per_picture, find_chunk_size
-from lookalike.training.stepping.compiling import compile_layers
-from lookalike.training.stepping.learner import Learner
+from lookalike.runtime.device import Runtime, make_runtime
+from lookalike.training.losses.supcon import SupConLoss
+from lookalike.training.step import batch_memory
+from lookalike.training.step.batch_memory import bytes_per_picture, find_chunk_size
+from lookalike.training.step.compiling import compile_layers
+from lookalike.training.step.learner import Learner
 
 pytestmark = pytest.mark.gpu
 
@@ -212,7 +212,7 @@ def test_compiled_layers_have_the_gradients_of_plain_ones(tiny_clip: Path, preci
 
 
 def test_a_long_run_compiles_by_itself(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lookalike.training.stepping.compiling._PAYS_S", 0)
+    monkeypatch.setattr("lookalike.training.step.compiling._PAYS_S", 0)
     watch = Watch()
     train(settings(device="cuda", num_epochs=2), watch=watch)
     assert any("compiling the model's layers" in line for line in watch.notes)

@@ -11,11 +11,11 @@ from test_evaluate import Settings, Told, document, run
 
 import lookalike
 from lookalike.config import EvaluateConfig, TrainConfig
-from lookalike.data.holdout import held_out_classes
+from lookalike.config.settings import config_from
+from lookalike.data.splits import held_out_classes
 from lookalike.errors import ConfigError, DataError
 from lookalike.model.pretrained import read_checkpoint
 from lookalike.progress import SilentProgress
-from lookalike.recipes import config_from
 
 LABELS = [f"class{i}" for i in range(50)]
 

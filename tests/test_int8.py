@@ -21,12 +21,12 @@ from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 
 import lookalike
 from lookalike.config import EvaluateConfig, TrainConfig
-from lookalike.embedding import inference
-from lookalike.embedding.inference import inference_form
 from lookalike.errors import ConfigError, MissingExtraError, ModelError
+from lookalike.model import inference
 from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.inference import inference_form
 from lookalike.progress import SilentProgress, others_hushed
-from lookalike.runtime import make_runtime
+from lookalike.runtime.device import make_runtime
 
 
 @pytest.mark.parametrize("make", [dinov2, vit, siglip, convnext, levit])
@@ -79,7 +79,7 @@ def test_an_embedding_does_not_depend_on_the_pictures_beside_it(tmp_path: Path) 
 def test_openvino_reports_nothing_to_its_makers(tmp_path: Path) -> None:
     script = """
 import sys
-from lookalike.embedding import inference
+from lookalike.model import inference
 openvino = inference._openvino()
 inference._openvino()
 assert openvino.Core().available_devices
@@ -157,7 +157,7 @@ def test_evaluation_says_that_it_was_in_int8(tmp_path: Path, tiny_clip: Path) ->
 
 
 def test_without_openvino_the_install_line_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lookalike.runtime.find_spec", lambda name: None)
+    monkeypatch.setattr("lookalike.runtime.device.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'lookalike\[int8\]'"):
         make_runtime("cpu", "int8")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lookalike.errors import DataError
-from lookalike.evaluation.original.interpolation import (
+from lookalike.evaluation.interpolation import (
     Mixture,
     TradeOff,
     read_trade_off,

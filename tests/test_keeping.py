@@ -16,18 +16,20 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from lookalike.config import TrainConfig
+from lookalike.config.settings import config_from
 from lookalike.errors import ConfigError, Interrupted, OutputError
 from lookalike.evaluation import retrieval as retrieval_module
 from lookalike.evaluation.metrics import first_rank
 from lookalike.evaluation.scoring.scores import METRICS, QueryScores, is_better, score_ranks
 from lookalike.evaluation.text import TEXT_METRICS
-from lookalike.recipes import config_from
-from lookalike.training import measuring, narration, run
-from lookalike.training.outcome import Best, EpochSummary, best_epoch
-from lookalike.training.saving.autosave import Autosave
-from lookalike.training.saving.checkpoint import bytes_of_checkpoint
-from lookalike.training.saving.folder import RunFolder
-from lookalike.training.stepping.learner import Learner
+from lookalike.training import evaluator as measuring
+from lookalike.training import run
+from lookalike.training import startup as narration
+from lookalike.training.checkpoints.autosave import Autosave
+from lookalike.training.checkpoints.checkpoint import bytes_of_checkpoint
+from lookalike.training.checkpoints.folder import RunFolder
+from lookalike.training.history import Best, EpochSummary, best_epoch
+from lookalike.training.step.learner import Learner
 
 Pretend = Callable[[Sequence[float], str], None]
 

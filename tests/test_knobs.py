@@ -13,9 +13,9 @@ from torch import Tensor
 
 import lookalike
 from lookalike.config import EvaluateConfig, TrainConfig
+from lookalike.config.settings import config_from
 from lookalike.errors import CheckpointError, ConfigError, Interrupted
-from lookalike.recipes import config_from
-from lookalike.training.stepping.learner import Learner, Stepped
+from lookalike.training.step.learner import Learner, Stepped
 
 AVERAGED: dict[str, Any] = {"ema_decay": 0.9}
 LORA: dict[str, Any] = {"lora_rank": 3, "learning_rate": 1e-2}

@@ -50,7 +50,7 @@ from transformers import (
 from lookalike.errors import ConfigError, ModelError
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.layers import drop_patches, find_layers, freeze_layers, on_device
-from lookalike.runtime import Runtime
+from lookalike.runtime.device import Runtime
 
 Make = Callable[[Path], str]
 

@@ -22,7 +22,7 @@ from lookalike.data.reading.reader import Batch, Request
 from lookalike.data.sources import Unreadable
 from lookalike.data.transforms import Augmentation, Preprocessing, augment, preprocess
 from lookalike.errors import DataError
-from lookalike.runtime import Runtime
+from lookalike.runtime.device import Runtime
 
 HOW = Preprocessing(16, 12, None, 3, 1 / 255, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 CHANGES = Augmentation("crop-flip", 0.3)

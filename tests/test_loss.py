@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lookalike.errors import NoPositivesError
-from lookalike.training.objectives.supcon import SupConLoss
+from lookalike.training.losses.supcon import SupConLoss
 
 
 def naive(embeddings: Tensor, labels: list[int], temperature: float) -> float:

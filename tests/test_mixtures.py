@@ -13,18 +13,18 @@ from test_step import seed
 from test_train import Settings, assert_same_bits, load, train
 
 import lookalike
+from lookalike.commands.export import export
 from lookalike.config import EvaluateConfig, ExportConfig
+from lookalike.config.recipes import find_recipe, shipped_text
 from lookalike.errors import CheckpointError, ConfigError
 from lookalike.evaluation import retrieval
 from lookalike.evaluation.results import find_results
-from lookalike.exporting.run import export
-from lookalike.model.adapters import add_lora, merged, plain_state_dict
 from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.lora import add_lora, merged, plain_state_dict
 from lookalike.progress import SilentProgress
-from lookalike.recipes import find_recipe, shipped_text
-from lookalike.training import measuring
-from lookalike.training.anchoring.mixing import MixedWeights, alphas, plain_originals
-from lookalike.training.anchoring.original import OriginalWeights
+from lookalike.training import evaluator as measuring
+from lookalike.training.regularizers.mixing import MixedWeights, alphas, plain_originals
+from lookalike.training.regularizers.original import OriginalWeights
 
 __all__ = ["seed"]  # a fixture
 
@@ -207,7 +207,7 @@ def test_no_numbers_lie_beside_the_weights_of_another_mixture(
     def killed(*_: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("lookalike.training.measuring.Measurements.measure_mixture", killed)
+    monkeypatch.setattr("lookalike.training.evaluator.Measurements.measure_mixture", killed)
     with pytest.raises(MemoryError):
         train({**shared, "interpolation": 3}, resume=result.checkpoint)
     left = {path.name for path in (photos / "out").rglob("*interpol*")}

@@ -21,10 +21,10 @@ from torch.nn.functional import normalize
 from transformers import AutoTokenizer, SiglipModel
 
 import lookalike
+from lookalike.commands.export import ExportResult
 from lookalike.config import ExportConfig
 from lookalike.data.transforms import preprocess
 from lookalike.evaluation.scoring.scores import HEADLINE
-from lookalike.exporting.run import ExportResult
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.pretrained import load_pretrained, read_checkpoint
 

@@ -16,12 +16,12 @@ from torch.nn.functional import normalize
 
 from lookalike.config import TrainConfig
 from lookalike.errors import ConfigError, Interrupted, NoPositivesError
-from lookalike.training.objectives import smooth_ap, supcon
-from lookalike.training.objectives.arcface import ArcFaceLoss
-from lookalike.training.objectives.choose import make_objective
-from lookalike.training.objectives.memory import CrossBatchMemory
-from lookalike.training.objectives.smooth_ap import SmoothAPLoss
-from lookalike.training.objectives.supcon import SupConLoss
+from lookalike.training.losses import smooth_ap, supcon
+from lookalike.training.losses.arcface import ArcFaceLoss
+from lookalike.training.losses.memory import CrossBatchMemory
+from lookalike.training.losses.registry import make_objective
+from lookalike.training.losses.smooth_ap import SmoothAPLoss
+from lookalike.training.losses.supcon import SupConLoss
 
 
 def plain_supcon(embeddings: Tensor, labels: Tensor, temperature: float) -> Tensor:

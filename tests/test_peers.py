@@ -13,9 +13,9 @@ import torch
 from test_topk import unit
 from torch import Tensor
 
-from lookalike.embedding.ranking.ranks import ranks_of_relevant
 from lookalike.evaluation import metrics as m
 from lookalike.evaluation.scoring.scores import QueryScores, score_ranks
+from lookalike.search.ranks import ranks_of_relevant
 
 # Their dependencies warn about numba's casts, faiss' clusters and SciPy's deprecations.
 pytestmark = pytest.mark.filterwarnings("ignore")

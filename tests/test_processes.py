@@ -22,10 +22,10 @@ from torch import Tensor
 from two_processes import CASES
 
 from lookalike.errors import ConfigError
-from lookalike.processes import ALONE, Processes
-from lookalike.runtime import make_runtime
-from lookalike.training.saving.folder import find_checkpoints
-from lookalike.training.stepping.parallel import share_of_batch
+from lookalike.runtime.device import make_runtime
+from lookalike.runtime.world import ALONE, Processes
+from lookalike.training.checkpoints.folder import find_checkpoints
+from lookalike.training.step.parallel import share_of_batch
 
 __all__ = ["without_dropout"]  # a fixture
 

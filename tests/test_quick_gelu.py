@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers.activations import QuickGELUActivation
 
 from lookalike.config import TrainConfig
+from lookalike.config.settings import config_from
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.quick_gelu import (
     QuickGELU,
@@ -19,8 +20,7 @@ from lookalike.model.quick_gelu import (
     scales_for_silu,
     train_in_fewer_passes,
 )
-from lookalike.recipes import config_from
-from lookalike.runtime import make_runtime
+from lookalike.runtime.device import make_runtime
 from lookalike.training.making import make_encoder
 
 

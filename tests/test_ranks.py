@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from test_topk import lattice, naive, unit
 from torch import Tensor
 
-from lookalike.embedding.ranking import ranks
-from lookalike.embedding.ranking.ranks import ranks_of_relevant
-from lookalike.embedding.ranking.topk import top_k
+from lookalike.search import ranks
+from lookalike.search.ranks import ranks_of_relevant
+from lookalike.search.topk import top_k
 
 
 def all_ranks(

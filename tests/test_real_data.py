@@ -9,8 +9,8 @@ import pytest
 
 import lookalike
 from lookalike.config import ExportConfig
+from lookalike.config.settings import config_from
 from lookalike.progress import SilentProgress
-from lookalike.recipes import config_from
 
 REAL_DATA = Path(os.environ.get("LOOKALIKE_REAL_DATA", "no-such-folder"))
 GROCERY = REAL_DATA / "data" / "grocery"

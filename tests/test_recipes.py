@@ -15,15 +15,9 @@ import yaml
 
 from lookalike.cli.main import main
 from lookalike.config import TrainConfig
+from lookalike.config.recipes import SHIPPED, find_recipe, read_recipe, shipped_text, summary
+from lookalike.config.settings import config_from
 from lookalike.errors import DataError
-from lookalike.recipes import (
-    SHIPPED,
-    config_from,
-    find_recipe,
-    read_recipe,
-    shipped_text,
-    summary,
-)
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -48,7 +42,7 @@ def test_where_all_of_a_large_model_is_trained_fast_its_first_layers_are_trained
 
 
 def test_the_recipes_that_ship_are_those_in_the_folder() -> None:
-    folder = files("lookalike.recipes") / "shipped"
+    folder = files("lookalike.config") / "shipped"
     assert sorted(one.name for one in folder.iterdir()) == sorted(f"{n}.yaml" for n in SHIPPED)
 
 
@@ -166,5 +160,5 @@ def test_the_wheel_holds_every_recipe(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("lookalike-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         for name in SHIPPED:
-            text = archive.read(f"lookalike/recipes/shipped/{name}.yaml").decode()
+            text = archive.read(f"lookalike/config/shipped/{name}.yaml").decode()
             assert text == shipped_text(name)

@@ -17,18 +17,18 @@ from test_evaluate import Settings, Told
 
 import lookalike
 from lookalike.config import EvaluateConfig, TrainConfig
+from lookalike.config.settings import config_from
 from lookalike.errors import DataError, OutputError
 from lookalike.evaluation.results import report_file, result_files, write_results
 from lookalike.evaluation.retrieval import Retrieval
 from lookalike.evaluation.scoring.statistics import PairedTest
 from lookalike.progress import SilentProgress
-from lookalike.recipes import config_from
 from lookalike.report.epoch import embedding_map, queries, summary, write
 from lookalike.report.epoch.history import read_history
 from lookalike.report.epoch.queries import Confusion, choose_queries, find_confusions, outcome_of
 from lookalike.report.thumbnails import Thumbnails
-from lookalike.training import measuring
-from lookalike.training.outcome import TrainResult
+from lookalike.training import evaluator as measuring
+from lookalike.training.history import TrainResult
 
 
 def train(settings: dict[str, Any], resume: Path | None = None) -> TrainResult:

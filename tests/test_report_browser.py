@@ -24,7 +24,7 @@ from report_cases import (
     written,
 )
 
-from lookalike.evaluation.original.interpolation import write_trade_off
+from lookalike.evaluation.interpolation import write_trade_off
 from lookalike.evaluation.results import interpolation_file
 
 pytestmark = pytest.mark.browser

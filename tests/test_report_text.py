@@ -15,7 +15,7 @@ from test_report import part, text, train
 import lookalike
 from lookalike.config import EvaluateConfig
 from lookalike.errors import DataError
-from lookalike.evaluation.original.interpolation import write_trade_off
+from lookalike.evaluation.interpolation import write_trade_off
 from lookalike.evaluation.results import interpolation_file, result_files
 from lookalike.report.epoch import summary
 from lookalike.report.epoch.charts import trade_off_figure

@@ -11,15 +11,10 @@ import torch
 from torch import Tensor
 
 from lookalike.errors import ConfigError, ModelError
-from lookalike.processes import ALONE, Processes
-from lookalike.runtime import (
-    Runtime,
-    give_back_freed_memory,
-    make_runtime,
-    random_state,
-    restore_random_state,
-    seeded,
-)
+from lookalike.runtime.device import Runtime, make_runtime
+from lookalike.runtime.memory import give_back_freed_memory
+from lookalike.runtime.randomness import random_state, restore_random_state, seeded
+from lookalike.runtime.world import ALONE, Processes
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -16,9 +16,9 @@ from bad_decoder import crash_or_hang, die
 from conftest import draw
 from PIL import Image
 
-from lookalike.checkup.reading.picture import PictureFacts, chroma_of, describe_file, luma_of
-from lookalike.checkup.reading.scan import scan
-from lookalike.checkup.reading.workers import describe_files
+from lookalike.checks.reading.image import PictureFacts, chroma_of, describe_file, luma_of
+from lookalike.checks.reading.scan import scan
+from lookalike.checks.reading.workers import describe_files
 from lookalike.data.reading.decode import read_image
 from lookalike.errors import ImageError
 from lookalike.progress import SilentProgress
@@ -211,7 +211,7 @@ def test_files_that_killed_their_reader_are_tried_again_the_next_time(
 SCAN_SLOWLY = """
 import sys, time
 from pathlib import Path
-from lookalike.checkup.reading import scan
+from lookalike.checks.reading import scan
 from lookalike.progress import SilentProgress
 
 scan._COMMIT_S = 0.05

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from test_train import assert_same_bits, load
 
-from lookalike.training.saving.folder import find_checkpoints
+from lookalike.training.checkpoints.folder import find_checkpoints
 
 KILLS = 20
 EPOCHS = 40

@@ -15,12 +15,13 @@ from transformers import CLIPModel
 from lookalike.errors import ConfigError, NonFiniteError, TrainingError
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.layers import drop_patches
-from lookalike.runtime import Runtime, make_runtime
-from lookalike.training.objectives.memory import CrossBatchMemory
-from lookalike.training.objectives.supcon import SupConLoss
-from lookalike.training.stepping import batch_memory
-from lookalike.training.stepping.batch_memory import bytes_per_picture, find_chunk_size
-from lookalike.training.stepping.learner import Learner
+from lookalike.runtime import memory
+from lookalike.runtime.device import Runtime, make_runtime
+from lookalike.training.losses.memory import CrossBatchMemory
+from lookalike.training.losses.supcon import SupConLoss
+from lookalike.training.step import batch_memory
+from lookalike.training.step.batch_memory import bytes_per_picture, find_chunk_size
+from lookalike.training.step.learner import Learner
 
 LABELS = torch.arange(4).repeat_interleave(3)
 PIXELS = torch.randint(0, 256, (12, 3, 32, 32), dtype=torch.uint8)
@@ -282,16 +283,16 @@ def test_files_that_a_container_has_cached_count_as_free_memory(
         (folder / name).write_text(content)
     if stat is not None:
         (folder / files[0]).with_name("memory.stat").write_text(stat)
-    monkeypatch.setattr(batch_memory, "_CONTROL_GROUP", folder)
-    assert batch_memory.free_bytes(torch.device("cpu")) == left
+    monkeypatch.setattr(memory, "_CONTROL_GROUP", folder)
+    assert memory.free_bytes(torch.device("cpu")) == left
 
 
 def test_without_a_limit_a_container_has_the_memory_of_the_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "memory.max").write_text("max\n")
-    monkeypatch.setattr(batch_memory, "_CONTROL_GROUP", tmp_path)
-    assert batch_memory.free_bytes(torch.device("cpu")) > 1000
+    monkeypatch.setattr(memory, "_CONTROL_GROUP", tmp_path)
+    assert memory.free_bytes(torch.device("cpu")) > 1000
 
 
 def test_not_even_one_picture(tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,9 @@ from torch.nn.functional import normalize
 import lookalike
 from lookalike.cli.main import main
 from lookalike.config import EvaluateConfig, TrainConfig
-from lookalike.evaluation.original import drift
-from lookalike.evaluation.original.drift import (
+from lookalike.config.settings import config_from
+from lookalike.evaluation import drift
+from lookalike.evaluation.drift import (
     measure_drift,
     originals_of,
     read_originals,
@@ -27,7 +28,6 @@ from lookalike.evaluation.results import originals_file, result_files
 from lookalike.evaluation.text import TextQueries, search_by_text, text_metrics, text_queries
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.progress import SilentProgress
-from lookalike.recipes import config_from
 
 
 def document(out: Path, epoch: int) -> Any:

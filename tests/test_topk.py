@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lookalike.embedding.ranking import similarity, topk
-from lookalike.embedding.ranking.rows import Rows
-from lookalike.embedding.ranking.similarity import (
+from lookalike.errors import ConfigError, DataError
+from lookalike.search import similarity, topk
+from lookalike.search.rows import Rows
+from lookalike.search.similarity import (
     Arithmetic,
     error_bound,
     exact_similarities,
@@ -24,8 +25,7 @@ from lookalike.embedding.ranking.similarity import (
     order_keys,
     products,
 )
-from lookalike.embedding.ranking.topk import top_k
-from lookalike.errors import ConfigError, DataError
+from lookalike.search.topk import top_k
 
 ARITHMETICS: tuple[Arithmetic, ...] = ("bf16", "fp32", "exact")
 

@@ -21,8 +21,8 @@ from test_train import Watch
 
 import lookalike
 from lookalike.config import TrainConfig
+from lookalike.config.settings import config_from
 from lookalike.errors import MissingExtraError, TrackerError
-from lookalike.recipes import config_from
 from lookalike.tracking import course
 from lookalike.tracking.course import Tracking, make_tracker
 from lookalike.tracking.tracker import TrackedRun

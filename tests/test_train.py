@@ -21,6 +21,7 @@ from torch import Tensor
 import lookalike
 from lookalike.cli.main import main
 from lookalike.config import EvaluateConfig, ExportConfig, TrainConfig
+from lookalike.config.settings import config_from
 from lookalike.errors import (
     CheckpointError,
     ConfigError,
@@ -32,10 +33,10 @@ from lookalike.errors import (
 )
 from lookalike.evaluation import retrieval
 from lookalike.progress import SilentProgress, Task
-from lookalike.recipes import config_from
-from lookalike.training import making, measuring
-from lookalike.training.objectives import choose
-from lookalike.training.outcome import TrainResult
+from lookalike.training import evaluator as measuring
+from lookalike.training import making
+from lookalike.training.history import TrainResult
+from lookalike.training.losses import registry as choose
 
 Settings = Callable[..., dict[str, Any]]
 

@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from lookalike.checkup import labels
-from lookalike.checkup.labels import (
+from lookalike.checks import labels
+from lookalike.checks.labels import (
     Judgement,
     Whitening,
     class_numbers,
     judge_labels,
     learn_whitening,
 )
-from lookalike.embedding.ranking.topk import top_k
+from lookalike.search.topk import top_k
 
 
 def world(

@@ -19,16 +19,16 @@ from lookalike.embedding.embed import embed
 from lookalike.errors import ConfigError
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.text import embed_texts
-from lookalike.processes import Processes, joined
 from lookalike.progress import SilentProgress
-from lookalike.runtime import Runtime, make_runtime
-from lookalike.training.anchoring.anchors import Anchors
-from lookalike.training.anchoring.captions import CaptionLoss
-from lookalike.training.anchoring.original import OriginalWeights
-from lookalike.training.objectives.arcface import ArcFaceLoss
-from lookalike.training.objectives.supcon import SupConLoss
-from lookalike.training.stepping.learner import Learner
-from lookalike.training.stepping.parallel import shard, whole_tensors
+from lookalike.runtime.device import Runtime, make_runtime
+from lookalike.runtime.world import Processes, joined
+from lookalike.training.losses.arcface import ArcFaceLoss
+from lookalike.training.losses.supcon import SupConLoss
+from lookalike.training.regularizers.anchors import Anchors
+from lookalike.training.regularizers.captions import CaptionLoss
+from lookalike.training.regularizers.original import OriginalWeights
+from lookalike.training.step.learner import Learner
+from lookalike.training.step.parallel import shard, whole_tensors
 
 LABELS = torch.arange(4).repeat_interleave(3)
 PIXELS = torch.randint(

@@ -189,11 +189,11 @@ def lookalike(
     from lookalike.data.reading.loader import ImageLoader, chunks
     from lookalike.data.reading.reader import Request
     from lookalike.embedding.embed import embed
-    from lookalike.embedding.inference import inference_form
     from lookalike.model.encoder import CLIPEncoder
+    from lookalike.model.inference import inference_form
     from lookalike.model.layers import on_device
     from lookalike.progress import SilentProgress
-    from lookalike.runtime import make_runtime
+    from lookalike.runtime.device import make_runtime
 
     runtime, size, silent = make_runtime(device, precision), 64, SilentProgress()
     encoder = on_device(CLIPEncoder(model), runtime)

@@ -32,14 +32,14 @@ from ceilings import ceiling
 from machine import MODELS, describe, gigaflops, in_turns, table, write_clip, write_photos
 
 from lookalike.config import TrainConfig
+from lookalike.config.settings import config_from
 from lookalike.data.reading.reader import Request
 from lookalike.data.sources import load_images
 from lookalike.progress import SilentProgress
-from lookalike.recipes import config_from
-from lookalike.runtime import make_runtime
+from lookalike.runtime.device import make_runtime
 from lookalike.training.making import make_encoder, make_learner, make_loader
-from lookalike.training.stepping.compiling import compile_layers
-from lookalike.training.stepping.learner import Learner
+from lookalike.training.step.compiling import compile_layers
+from lookalike.training.step.learner import Learner
 
 PLAIN = ("fp32", "autocast")
 BATCHES = {

@@ -19,47 +19,47 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lookalike.checkup.findings import CheckResult
-    from lookalike.checkup.run import check
+    from lookalike.checks.findings import CheckResult
+    from lookalike.commands.bench import BenchResult, bench
+    from lookalike.commands.check import check
+    from lookalike.commands.evaluate import EvaluateResult, evaluate
+    from lookalike.commands.export import ExportResult, export
+    from lookalike.commands.train import train
     from lookalike.config import BenchConfig, CheckConfig, EvaluateConfig, ExportConfig, TrainConfig
     from lookalike.data.sampler import BalancedBatchSampler
     from lookalike.errors import LookalikeError
-    from lookalike.exporting.run import ExportResult, export
-    from lookalike.measure.bench import BenchResult, bench
-    from lookalike.measure.evaluate import EvaluateResult, evaluate
     from lookalike.model.encoder import CLIPEncoder
-    from lookalike.training.objectives.arcface import ArcFaceLoss
-    from lookalike.training.objectives.memory import CrossBatchMemory
-    from lookalike.training.objectives.smooth_ap import SmoothAPLoss
-    from lookalike.training.objectives.supcon import SupConLoss
-    from lookalike.training.outcome import TrainResult
-    from lookalike.training.trainer import train
+    from lookalike.training.history import TrainResult
+    from lookalike.training.losses.arcface import ArcFaceLoss
+    from lookalike.training.losses.memory import CrossBatchMemory
+    from lookalike.training.losses.smooth_ap import SmoothAPLoss
+    from lookalike.training.losses.supcon import SupConLoss
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "ArcFaceLoss": "lookalike.training.objectives.arcface",
+    "ArcFaceLoss": "lookalike.training.losses.arcface",
     "BalancedBatchSampler": "lookalike.data.sampler",
     "BenchConfig": "lookalike.config",
-    "BenchResult": "lookalike.measure.bench",
+    "BenchResult": "lookalike.commands.bench",
     "CLIPEncoder": "lookalike.model.encoder",
     "CheckConfig": "lookalike.config",
-    "CheckResult": "lookalike.checkup.findings",
-    "CrossBatchMemory": "lookalike.training.objectives.memory",
+    "CheckResult": "lookalike.checks.findings",
+    "CrossBatchMemory": "lookalike.training.losses.memory",
     "EvaluateConfig": "lookalike.config",
-    "EvaluateResult": "lookalike.measure.evaluate",
+    "EvaluateResult": "lookalike.commands.evaluate",
     "ExportConfig": "lookalike.config",
-    "ExportResult": "lookalike.exporting.run",
+    "ExportResult": "lookalike.commands.export",
     "LookalikeError": "lookalike.errors",
-    "SmoothAPLoss": "lookalike.training.objectives.smooth_ap",
-    "SupConLoss": "lookalike.training.objectives.supcon",
+    "SmoothAPLoss": "lookalike.training.losses.smooth_ap",
+    "SupConLoss": "lookalike.training.losses.supcon",
     "TrainConfig": "lookalike.config",
-    "TrainResult": "lookalike.training.outcome",
-    "bench": "lookalike.measure.bench",
-    "check": "lookalike.checkup.run",
-    "evaluate": "lookalike.measure.evaluate",
-    "export": "lookalike.exporting.run",
-    "train": "lookalike.training.trainer",
+    "TrainResult": "lookalike.training.history",
+    "bench": "lookalike.commands.bench",
+    "check": "lookalike.commands.check",
+    "evaluate": "lookalike.commands.evaluate",
+    "export": "lookalike.commands.export",
+    "train": "lookalike.commands.train",
 }
 
 __all__ = [

@@ -11,7 +11,7 @@ from lookalike.files import shown
 from lookalike.progress import counted
 
 if TYPE_CHECKING:
-    from lookalike.checkup.findings import CheckResult, ClassSizes, Finding, Kind
+    from lookalike.checks.findings import CheckResult, ClassSizes, Finding, Kind
 
 _WIDTH = 80
 _MOST = {"must mend": 5, "look at": 3, "note": 1}

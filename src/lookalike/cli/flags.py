@@ -11,7 +11,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any, Literal, NoReturn
 
-from lookalike.recipes import knobs_by_group
+from lookalike.config.settings import knobs_by_group
 
 
 class Parser(argparse.ArgumentParser):

@@ -13,16 +13,16 @@ from lookalike.files import shown
 from lookalike.progress import counted
 
 if TYPE_CHECKING:
+    from lookalike.commands.bench import BenchResult
+    from lookalike.commands.compare import Comparison
+    from lookalike.commands.export import ExportResult
     from lookalike.data.sources import Unreadable
-    from lookalike.evaluation.original.drift import Drift
-    from lookalike.evaluation.original.interpolation import TradeOff
+    from lookalike.evaluation.drift import Drift
+    from lookalike.evaluation.interpolation import TradeOff
     from lookalike.evaluation.retrieval import Retrieval
     from lookalike.evaluation.scoring.scores import QueryScores
-    from lookalike.exporting.run import ExportResult
-    from lookalike.measure.bench import BenchResult
-    from lookalike.measure.compare import Comparison
     from lookalike.progress import Progress
-    from lookalike.training.outcome import Best, EpochSummary
+    from lookalike.training.history import Best, EpochSummary
 
 PREVIEW_RANKS = 3
 UNREADABLE_SHOWN = 20

@@ -10,7 +10,7 @@ from contextlib import ExitStack, redirect_stderr, redirect_stdout
 
 from lookalike.cli.verbs import run_evaluate, run_train
 from lookalike.errors import ConfigError, LookalikeError
-from lookalike.processes import joined
+from lookalike.runtime.world import joined
 
 Run = Callable[[argparse.Namespace, Callable[[str], None]], int]
 

@@ -13,20 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from lookalike.cli.flags import paragraphs
 from lookalike.config import BenchConfig, CheckConfig, EvaluateConfig, ExportConfig, TrainConfig
+from lookalike.config.recipes import SHIPPED, find_recipe, read_recipe, shipped_text, summary
+from lookalike.config.settings import config_from, format_recipe
 from lookalike.files import shown
-from lookalike.recipes import (
-    SHIPPED,
-    config_from,
-    find_recipe,
-    format_recipe,
-    read_recipe,
-    shipped_text,
-    summary,
-)
 
 if TYPE_CHECKING:
-    from lookalike.evaluation.original.interpolation import TradeOff
-    from lookalike.training.outcome import Best
+    from lookalike.evaluation.interpolation import TradeOff
+    from lookalike.training.history import Best
 
 MUST_MEND = 1
 
@@ -39,8 +32,8 @@ def run_train(given: argparse.Namespace) -> None:
     resume: Path | None = None
     if given.resume is not None:
         from lookalike.model.pretrained import read_checkpoint
-        from lookalike.training.saving.checkpoint import check_can_go_on
-        from lookalike.training.saving.folder import newest_checkpoint
+        from lookalike.training.checkpoints.checkpoint import check_can_go_on
+        from lookalike.training.checkpoints.folder import newest_checkpoint
 
         out = Path(knobs.get("out", recipe.get("out", ".")))
         resume = Path(given.resume or out)
@@ -55,8 +48,8 @@ def run_train(given: argparse.Namespace) -> None:
         return
 
     from lookalike.cli import tables
+    from lookalike.commands.train import train
     from lookalike.progress import default_progress
-    from lookalike.training.trainer import train
 
     progress = default_progress()
     result = train(config, resume=resume, progress=progress)
@@ -91,7 +84,7 @@ def run_evaluate(given: argparse.Namespace) -> None:
         return
 
     from lookalike.cli import tables
-    from lookalike.measure.evaluate import evaluate
+    from lookalike.commands.evaluate import evaluate
     from lookalike.progress import default_progress
 
     progress = default_progress()
@@ -119,7 +112,7 @@ def run_evaluate(given: argparse.Namespace) -> None:
 def run_compare(given: argparse.Namespace) -> None:
     """Puts results beside each other."""
     from lookalike.cli import tables
-    from lookalike.measure.compare import compare
+    from lookalike.commands.compare import compare
 
     comparison = compare(
         given.results,
@@ -152,8 +145,8 @@ def run_check(given: argparse.Namespace) -> int | None:
         _print_utf8(format_recipe(config))
         return None
 
-    from lookalike.checkup.run import check
     from lookalike.cli.findings import print_findings
+    from lookalike.commands.check import check
     from lookalike.progress import default_progress
 
     result = check(config, progress=default_progress())
@@ -173,7 +166,7 @@ def run_bench(given: argparse.Namespace) -> None:
         return
 
     from lookalike.cli import tables
-    from lookalike.measure.bench import bench
+    from lookalike.commands.bench import bench
     from lookalike.progress import default_progress
 
     progress = default_progress()
@@ -194,7 +187,7 @@ def run_export(given: argparse.Namespace) -> None:
         return
 
     from lookalike.cli import tables
-    from lookalike.exporting.run import export
+    from lookalike.commands.export import export
     from lookalike.progress import default_progress
 
     result = export(config, progress=default_progress())
@@ -239,7 +232,7 @@ _USE_A_RECIPE = """
 def run_demo(given: argparse.Namespace) -> None:
     """Shows the main job on invented pictures."""
     from lookalike.cli import tables
-    from lookalike.demo.run import SHEET, demo
+    from lookalike.commands.demo import SHEET, demo
     from lookalike.evaluation.results import report_file
     from lookalike.progress import default_progress
 

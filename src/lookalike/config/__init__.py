@@ -9,7 +9,7 @@ from lookalike.config.bench import BenchConfig
 from lookalike.config.check import CheckConfig
 from lookalike.config.evaluate import EvaluateConfig
 from lookalike.config.export import ExportConfig
-from lookalike.config.shared import (
+from lookalike.config.groups import (
     DEFAULT_MAX_MEGAPIXELS,
     DEFAULT_MODEL,
     MAX_PILLOW_MEGAPIXELS,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lookalike.config.shared import BatchShape, Shared
-from lookalike.knobs import knob, same_knob
+from lookalike.config.groups import BatchShape, Shared
+from lookalike.config.options import knob, same_knob
 
 
 @dataclass(frozen=True, kw_only=True)

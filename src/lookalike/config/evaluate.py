@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from lookalike.config.shared import Common
+from lookalike.config.groups import Common
+from lookalike.config.options import knob
 from lookalike.errors import ConfigError
-from lookalike.knobs import knob
 
 
 @dataclass(frozen=True, kw_only=True)

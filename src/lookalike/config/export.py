@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from lookalike.config.shared import Shared
+from lookalike.config.groups import Shared
+from lookalike.config.options import knob, same_knob, settle
 from lookalike.errors import ConfigError
-from lookalike.knobs import knob, same_knob, settle
 
 # The hub's own rules: no dash or dot at an end, no two of them in a row.
 _PART = r"[A-Za-z0-9_](?:[.-]?[A-Za-z0-9_])*"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from lookalike.config.shared import BatchShape, Common
+from lookalike.config.groups import BatchShape, Common
+from lookalike.config.options import knob, same_knob
 from lookalike.errors import ConfigError
-from lookalike.knobs import knob, same_knob
 
 _LEAST_PX = 8  # of a training picture's side
 

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from lookalike.data.reading.loader import ImageLoader, chunks_of
 from lookalike.data.sources import Unreadable, list_unreadable
-from lookalike.embedding.inference import inference_form
 from lookalike.errors import DataError, ModelError
 from lookalike.files import shown
 from lookalike.model.encoder import CLIPEncoder, evaluation_mode
+from lookalike.model.inference import inference_form
 from lookalike.progress import Progress, counted
-from lookalike.runtime import Runtime, enough_memory
+from lookalike.runtime.device import Runtime
+from lookalike.runtime.memory import enough_memory
 
 
 @dataclass(frozen=True)

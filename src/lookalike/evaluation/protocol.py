@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lookalike.config import EvaluateConfig, TrainConfig
-from lookalike.data.holdout import held_out_classes
 from lookalike.data.sources import (
     TABLE_ENDINGS,
     ImageSet,
@@ -19,6 +18,7 @@ from lookalike.data.sources import (
     keep_readable,
     load_images,
 )
+from lookalike.data.splits import held_out_classes
 from lookalike.errors import DataError
 from lookalike.files import shown
 from lookalike.progress import Progress, counted

@@ -14,17 +14,17 @@ from torch import Tensor
 from lookalike.data.reading.loader import ImageLoader
 from lookalike.data.sources import ImageSet, Unreadable
 from lookalike.embedding.embed import embed
-from lookalike.embedding.ranking.exclusions import Exclude
-from lookalike.embedding.ranking.ranks import QUERIES_AT_A_TIME, Ranked, ranks_of_relevant
-from lookalike.embedding.ranking.topk import MEMORY_BYTES, top_k
 from lookalike.errors import DataError
 from lookalike.evaluation.protocol import Protocol
 from lookalike.evaluation.scoring.scores import QueryScores, joined, score_ranks
 from lookalike.files import shown
 from lookalike.model.encoder import CLIPEncoder
-from lookalike.processes import ALONE, Processes
 from lookalike.progress import Progress, counted
-from lookalike.runtime import Runtime
+from lookalike.runtime.device import Runtime
+from lookalike.runtime.world import ALONE, Processes
+from lookalike.search.exclusions import Exclude
+from lookalike.search.ranks import QUERIES_AT_A_TIME, Ranked, ranks_of_relevant
+from lookalike.search.topk import MEMORY_BYTES, top_k
 
 _ROWS_AT_A_TIME = 2**14
 

@@ -15,12 +15,12 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from lookalike.data.sources import ImageSet
-from lookalike.embedding.ranking.ranks import ranks_of_relevant
 from lookalike.errors import DataError
 from lookalike.evaluation.scoring.scores import RECALL_KS, QueryScores, joined, score_ranks
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.text import caption_of, embed_texts
 from lookalike.progress import Progress
+from lookalike.search.ranks import ranks_of_relevant
 
 TEXT_HEADLINE = (*(f"recall@{k}" for k in RECALL_KS), "mAP")
 """The metrics of text search that are reported."""

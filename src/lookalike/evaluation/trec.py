@@ -20,12 +20,12 @@ from urllib.parse import quote
 import numpy as np
 import torch
 
-from lookalike.embedding.ranking.exclusions import any_equal, equal_pairs
 from lookalike.errors import DataError
 from lookalike.evaluation.metrics import ranks_of
 from lookalike.evaluation.retrieval import Retrieval, label_numbers
 from lookalike.evaluation.scoring.scores import QueryScores, score_ranks
 from lookalike.files import shown, write_whole
+from lookalike.search.exclusions import any_equal, equal_pairs
 
 Value = TypeVar("Value")
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lookalike.errors import ConfigError, ModelError
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.preprocessing import num_patches
-from lookalike.runtime import Runtime
+from lookalike.runtime.device import Runtime
 
 _SHORT_SEQUENCE = 300  # patches
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from lookalike.evaluation.original.interpolation import Mixture, TradeOff, read_trade_off
+from lookalike.evaluation.interpolation import Mixture, TradeOff, read_trade_off
 from lookalike.evaluation.results import interpolation_file, remove_mixture_results
 from lookalike.evaluation.retrieval import Retrieval
 from lookalike.evaluation.scoring.scores import METRICS
-from lookalike.training.anchoring.mixing import MixedWeights, alphas, plain_originals
-from lookalike.training.saving.checkpoint import save_mixture
+from lookalike.training.checkpoints.checkpoint import save_mixture
+from lookalike.training.regularizers.mixing import MixedWeights, alphas, plain_originals
 
 if TYPE_CHECKING:
     from lookalike.training.run import Run

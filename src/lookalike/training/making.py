@@ -12,19 +12,19 @@ from lookalike.data.reading.cache import DecodeCache
 from lookalike.data.reading.loader import ImageLoader
 from lookalike.data.sources import ImageSet
 from lookalike.data.transforms import Augmentation
-from lookalike.model.adapters import add_lora
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.layers import drop_patches, freeze_layers, on_device
+from lookalike.model.lora import add_lora
 from lookalike.model.quick_gelu import train_in_fewer_passes
 from lookalike.progress import Progress
-from lookalike.runtime import Runtime
-from lookalike.training.anchoring.anchors import make_anchors
-from lookalike.training.objectives.choose import make_objective
+from lookalike.runtime.device import Runtime
+from lookalike.training.losses.registry import make_objective
 from lookalike.training.optimization.averaging import WeightAverage
 from lookalike.training.optimization.optimizer import make_optimizer
-from lookalike.training.stepping.batch_memory import find_chunk_size
-from lookalike.training.stepping.learner import Learner
-from lookalike.training.stepping.parallel import check_trainable, shard
+from lookalike.training.regularizers.anchors import make_anchors
+from lookalike.training.step.batch_memory import find_chunk_size
+from lookalike.training.step.learner import Learner
+from lookalike.training.step.parallel import check_trainable, shard
 
 
 def make_encoder(

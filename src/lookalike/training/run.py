@@ -32,32 +32,34 @@ from lookalike.evaluation.results import remove_mixture_results
 from lookalike.evaluation.retrieval import refuse_learned_classes
 from lookalike.files import shown, write_json
 from lookalike.progress import Progress
-from lookalike.runtime import Runtime, enough_memory, restore_random_state
-from lookalike.training.anchoring.anchors import UNLABELLED
-from lookalike.training.anchoring.others import read_other_pictures
-from lookalike.training.interpolation import finish_with_mixture
-from lookalike.training.making import make_encoder, make_learner, make_loader
-from lookalike.training.measuring import Measurements
-from lookalike.training.narration import UnreadableTraining, introduce, tell_cache, tell_early_stop
-from lookalike.training.optimization.optimizer import (
-    learning_rate_at,
-    set_learning_rate,
-)
-from lookalike.training.outcome import TrainResult
-from lookalike.training.pictures import read_training_pictures
-from lookalike.training.saving.autosave import Autosave
-from lookalike.training.saving.checkpoint import (
+from lookalike.runtime.device import Runtime
+from lookalike.runtime.memory import enough_memory
+from lookalike.runtime.randomness import restore_random_state
+from lookalike.training.checkpoints.autosave import Autosave
+from lookalike.training.checkpoints.checkpoint import (
     TrainingState,
     check_same_pictures,
     check_same_settings,
     restore_checkpoint,
     save_checkpoint,
 )
-from lookalike.training.saving.folder import RunFolder
-from lookalike.training.saving.interrupt import Interrupt
-from lookalike.training.stepping.compiling import compile_layers
-from lookalike.training.stepping.learner import Stepped
-from lookalike.training.stepping.parallel import read_together, share_of_batch
+from lookalike.training.checkpoints.folder import RunFolder
+from lookalike.training.checkpoints.interrupt import Interrupt
+from lookalike.training.data import read_training_pictures
+from lookalike.training.evaluator import Measurements
+from lookalike.training.history import TrainResult
+from lookalike.training.interpolation import finish_with_mixture
+from lookalike.training.making import make_encoder, make_learner, make_loader
+from lookalike.training.optimization.optimizer import (
+    learning_rate_at,
+    set_learning_rate,
+)
+from lookalike.training.regularizers.anchors import UNLABELLED
+from lookalike.training.regularizers.others import read_other_pictures
+from lookalike.training.startup import UnreadableTraining, introduce, tell_cache, tell_early_stop
+from lookalike.training.step.compiling import compile_layers
+from lookalike.training.step.learner import Stepped
+from lookalike.training.step.parallel import read_together, share_of_batch
 
 # Of several processes all find these at the same point of the same step.
 _MET_BY_ALL = (DataError, NoPositivesError, NonFiniteError, OutputError)

@@ -36,8 +36,8 @@ from PIL import Image, features
 from lookalike.config import DEFAULT_MAX_MEGAPIXELS, EvaluateConfig, TrainConfig
 from lookalike.data.reading.decode import read_image
 from lookalike.files import shown
-from lookalike.processes import Processes
 from lookalike.progress import Progress, counted
+from lookalike.runtime.world import Processes
 
 _FORMAT = 1  # to be raised when `read_image` gives other pixels, or a file is laid out otherwise
 _START = struct.Struct("<16sII")  # mark, checksum of all that follows this, bytes of the head

@@ -15,8 +15,8 @@ from lookalike.data.reading.cache import DecodeCache, Reads
 from lookalike.data.reading.reader import Batch, Reader, Request, leave_interrupts_alone
 from lookalike.data.transforms import Augmentation, Preprocessing
 from lookalike.errors import DataError
-from lookalike.processes import Processes
-from lookalike.runtime import Runtime
+from lookalike.runtime.device import Runtime
+from lookalike.runtime.world import Processes
 
 # What is read ahead of training lies in shared memory and, for a GPU, in pinned memory: a gigabyte
 # of it is enough for any model, and a batch of 1,024 pictures at 336 px would be a third of that.

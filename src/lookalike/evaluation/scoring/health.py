@@ -17,7 +17,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lookalike.embedding.ranking.exclusions import Exclude, any_equal, equal_pairs
+from lookalike.search.exclusions import Exclude, any_equal, equal_pairs
 
 Similarities = Float32[Tensor, " pairs"]
 

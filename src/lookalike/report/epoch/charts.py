@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lookalike.evaluation.original.interpolation import TradeOff
+from lookalike.evaluation.interpolation import TradeOff
 from lookalike.evaluation.scoring.health import BINS
 from lookalike.evaluation.scoring.scores import HEADLINE, MEDIAN_RANK
 from lookalike.evaluation.text import TEXT_HEADLINE

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lookalike.evaluation.original.interpolation import Mixture, TradeOff
+from lookalike.evaluation.interpolation import Mixture, TradeOff
 from lookalike.evaluation.scoring.scores import HEADLINE, MEDIAN_RANK
 from lookalike.evaluation.scoring.statistics import PairedTest, paired_tests
 from lookalike.evaluation.text import TEXT_HEADLINE

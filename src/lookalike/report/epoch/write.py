@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lookalike.evaluation.original.interpolation import TradeOff, read_trade_off
+from lookalike.evaluation.interpolation import TradeOff, read_trade_off
 from lookalike.evaluation.protocol import Protocol
 from lookalike.evaluation.results import interpolation_file, report_file
 from lookalike.evaluation.retrieval import Retrieval

@@ -1,0 +1,298 @@
+"""How long each step between files and embeddings takes, alone and all together."""
+
+from __future__ import annotations
+
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import cycle, islice
+
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from lookalike.benchmark.advice import READERS, Stage
+from lookalike.data.reading.decode import probe_image, read_image
+from lookalike.data.reading.loader import ImageLoader
+from lookalike.data.reading.reader import Request
+from lookalike.data.sources import Unreadable, list_unreadable
+from lookalike.data.transforms import Preprocessing, preprocess
+from lookalike.embedding.embed import embed
+from lookalike.errors import DataError, ImageError
+from lookalike.model.encoder import CLIPEncoder, evaluation_mode
+from lookalike.model.inference import inference_form
+from lookalike.progress import Progress, counted
+from lookalike.runtime.device import Runtime
+
+_TRANSFERS = 10
+
+
+@dataclass(frozen=True)
+class ReadPicture:
+    """One picture that was read: what it is, and the seconds that each step took."""
+
+    path: str
+    seconds: dict[str, float]
+    num_bytes: int
+    format: str
+    stored: tuple[int, int]  # px, as the file has them
+    decoded: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What was read: the pictures, the pixels of the first of them, and files that are none."""
+
+    pictures: list[ReadPicture]
+    pixels: UInt8[Tensor, "first 3 height width"]
+    unreadable: list[Unreadable]
+
+    def batch(self, size: int) -> UInt8[Tensor, "size 3 height width"]:
+        """So many pictures, some of them several times if need be."""
+        return self.pixels[torch.arange(size) % len(self.pixels)]
+
+
+def spread(paths: Sequence[str], most: int) -> list[str]:
+    """Some of them, evenly spread; in an order in which the first few are spread as well."""
+    count = min(len(paths), most)
+    chosen = [paths[i * len(paths) // count] for i in range(count)]
+    random.Random(0).shuffle(chosen)  # noqa: S311 - no secret
+    return chosen
+
+
+def read_one_by_one(
+    paths: Sequence[str],
+    how: Preprocessing,
+    *,
+    keep: int,
+    seconds: float,
+    max_megapixels: float,
+    progress: Progress,
+) -> Sample:
+    """Reads pictures on one core until the time is over; at least one that can be read.
+
+    Args:
+        paths: the files.
+        how: cut and size of the pixels.
+        keep: of how many pictures the pixels are kept.
+        seconds: after which no other picture is begun.
+        max_megapixels: larger pictures are unreadable.
+        progress: where it is shown.
+
+    Raises:
+        DataError: there is none.
+    """
+    read: list[ReadPicture] = []
+    pixels: list[Tensor] = []
+    unreadable: list[Unreadable] = []
+    with suppress(ImageError):
+        probe_image(paths[0])  # loads Pillow's formats, which is no picture's own time
+    preprocess(Image.new("RGB", (2 * how.width, 2 * how.height)), how)
+    end = time.perf_counter() + seconds
+    with _one_thread(), progress.task("reading one by one", len(paths)) as task:
+        for path in paths:
+            try:
+                picture, its_pixels = _read(path, how, max_megapixels)
+            except ImageError as error:
+                unreadable.append(Unreadable(error.path, error.reason))
+            else:
+                read.append(picture)
+                pixels += [its_pixels] if len(pixels) < keep else []
+            task.advance()
+            if read and time.perf_counter() > end:
+                break
+    if not read:
+        raise DataError(f"none of the {len(paths):,} pictures that were tried can be read: "
+                        f"{list_unreadable(unreadable)}")  # fmt: skip
+    return Sample(read, torch.stack(pixels), unreadable)
+
+
+def _read(
+    path: str, how: Preprocessing, max_megapixels: float
+) -> tuple[ReadPicture, UInt8[Tensor, "3 height width"]]:
+    """Does one step after the other what the loader's workers do.
+
+    Decoding opens the file once more, when the system has it in memory.
+
+    Raises:
+        ImageError: as the loader does.
+    """
+    num_bytes = 0
+    start = time.perf_counter()
+    with suppress(OSError):  # decoding says what is wrong with the file
+        if os.path.isfile(path):  # opening a pipe would wait for ever
+            with open(path, "rb") as file:
+                num_bytes = len(file.read())
+    was_read = time.perf_counter()
+    image = read_image(path, max_megapixels, draft_px=how.draft_px())
+    decoded = time.perf_counter()
+    try:
+        pixels = preprocess(image, how)
+    except (MemoryError, ValueError) as error:
+        reason = f"cannot be resized ({image.width}x{image.height} px)"
+        raise ImageError(path, reason) from error
+    end = time.perf_counter()
+    with Image.open(path) as header:  # which read_image has just found good
+        stored_as, stored = header.format or "unknown", header.size
+    seconds = dict(zip(READERS, (was_read - start, decoded - was_read, end - decoded), strict=True))
+    return ReadPicture(path, seconds, num_bytes, stored_as, stored, image.size), pixels
+
+
+def reader_stages(read: Sequence[ReadPicture], at_a_time: int) -> list[Stage]:
+    """What reading them took, where so many processes do it."""
+    found = []
+    for name in READERS:
+        times = [1000 * one.seconds[name] for one in read]
+        found.append(Stage(name, statistics.median(times), statistics.mean(times), at_a_time))
+    return found
+
+
+def time_device(
+    encoder: CLIPEncoder,
+    batch: UInt8[Tensor, "batch 3 height width"],
+    runtime: Runtime,
+    *,
+    seconds: float,
+    progress: Progress,
+) -> list[Stage]:
+    """The way to the device (no time on a CPU), and the model on pixels that are there."""
+    there, size = batch.to(runtime.device), len(batch)
+    pinned = batch.pin_memory() if runtime.device.type == "cuda" else batch
+
+    def transfer() -> None:
+        pinned.to(runtime.device, non_blocking=True)[0, 0, 0, 0].item()  # waits for it
+
+    on_the_way = [0.0]
+    if runtime.device.type != "cpu":
+        on_the_way = [_took(transfer) for _ in range(1 + _TRANSFERS)][1:]
+    with evaluation_mode(encoder), torch.no_grad():
+        embed_batch = inference_form(encoder, runtime)
+        in_model = _model_times(lambda: embed_batch(there).cpu(), size, seconds, progress)
+    return [_stage("transfer", on_the_way, size), _stage("model", in_model, size)]
+
+
+def _model_times(
+    forward: Callable[[], object], size: int, seconds: float, progress: Progress
+) -> list[float]:
+    """Seconds of each batch; what warms up does not count."""
+    with progress.task("warming up", size) as task:
+        one = _took(forward)
+        task.advance(size)
+    if one < seconds / 4:
+        one = _took(forward)  # as quick as the next ones, which tells how many there is time for
+    runs = max(1, int(seconds / one))
+    taken = []
+    with progress.task("the model alone", size * runs) as task:
+        for _ in range(runs):
+            taken.append(_took(forward))
+            task.advance(size)
+    return taken
+
+
+def _took(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def _stage(name: str, seconds: Sequence[float], size: int) -> Stage:
+    """A stage that takes batches."""
+    to_ms = 1000 / size
+    return Stage(name, to_ms * statistics.median(seconds), to_ms * statistics.mean(seconds))
+
+
+def gigaflops(encoder: CLIPEncoder) -> float:
+    """What the model computes for one picture; a multiplication and an addition are two."""
+    black = encoder.preprocessing.black(1).to(encoder.device)
+    with (
+        evaluation_mode(encoder),
+        torch.no_grad(),
+        sdpa_kernel(SDPBackend.MATH),  # the one form of attention that is counted on any device
+        FlopCounterMode(display=False) as counter,
+    ):
+        encoder(black)
+    return float(counter.get_total_flops()) / 1e9
+
+
+def time_whole(
+    encoder: CLIPEncoder,
+    paths: Sequence[str],
+    how: Preprocessing,
+    runtime: Runtime,
+    *,
+    batch_size: int,
+    num_pictures: int,
+    max_megapixels: float,
+    progress: Progress,
+) -> tuple[float, float]:
+    """Pictures a second from files to embeddings, and the seconds that the workers took to start.
+
+    It begins to count when each worker could have brought a batch: then all are under way.
+
+    Args:
+        encoder: the model, on the runtime's device.
+        paths: files that can be read; taken again and again.
+        how: cut and size of the pixels.
+        runtime: device, precision and number of workers.
+        batch_size: pictures embedded at a time.
+        num_pictures: about how many are counted; a batch at least.
+        max_megapixels: as the loader has it.
+        progress: where it is shown.
+    """
+    uncounted = max(1, runtime.num_workers)
+    batches = uncounted + max(1, round(num_pictures / batch_size))
+    files = list(islice(cycle(paths), batches * batch_size))
+    loader = ImageLoader(files, how, runtime, max_megapixels=max_megapixels)
+    start_s = 0.0
+    if runtime.num_workers:
+        progress.note(f"starting {counted(runtime.num_workers, 'worker')}")
+        start_s = _took(lambda: list(loader.read([Request(())] * runtime.num_workers)))
+    watched = _Watched(progress)
+    embed(encoder, loader, runtime, batch_size=batch_size, progress=watched, title="all together")
+    (first, before), (last, after) = watched.seen[uncounted - 1], watched.seen[batches - 1]
+    return (after - before) / (last - first), start_s
+
+
+class _Watched:
+    """A display that notes when how many pictures were done."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.note, self.warn = progress.note, progress.warn
+        self.seen: list[tuple[float, int]] = []
+
+    @contextmanager
+    def task(
+        self, title: str, total: int, unit: str = "images", done: int = 0
+    ) -> Iterator[_WatchedTask]:
+        """The task itself, watched."""
+        with self._progress.task(title, total, unit, done) as task:
+            yield _WatchedTask(task.advance, self.seen)
+
+
+class _WatchedTask:
+    def __init__(self, advance: Callable[..., None], seen: list[tuple[float, int]]) -> None:
+        self._advance, self._seen, self._done = advance, seen, 0
+
+    def advance(self, amount: int = 1, **stats: float) -> None:
+        self._done += amount
+        self._seen.append((time.perf_counter(), self._done))
+        self._advance(amount, **stats)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Inside the block torch computes on one core, as it does in a worker."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,239 @@
+"""Copies among pictures: exact ones by hash, near ones by small descriptors and a closer look."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, normalize
+
+from lookalike.checks.copies.alignment import align
+from lookalike.checks.reading.image import BLANK_CONTRAST, PictureFacts, chroma_of, luma_of
+from lookalike.data.reading.decode import read_image
+from lookalike.errors import ImageError
+from lookalike.progress import Progress
+from lookalike.search.topk import top_k
+
+# Chosen from measured distributions: docs/experiments.md, "What a copy looks like".
+MIN_DESCRIPTOR_SIMILARITY = 0.72
+MIN_EMBEDDING_SIMILARITY = 0.8
+MIN_HALF_AGREEMENT = 0.5  # of 16 px thumbs
+MIN_COARSE_AGREEMENT = 0.75  # of 32 px thumbs
+MIN_AGREEMENT = 0.85  # of the pictures at 96 px
+MAX_SPILL = 0.03
+
+_NEIGHBORS = 5
+_CHROMA_WEIGHT = 0.2
+_LOOK_PX = 96
+_KEPT_PX = 192
+_QUERIES_AT_A_TIME = 16384
+_PAIRS_AT_A_TIME = 256  # what a processor's cache holds
+_LOOKS_AT_A_TIME = 256
+
+
+@dataclass(frozen=True)
+class NearCopy:
+    """Two pictures of which one is a changed copy of the other, by position."""
+
+    first: int
+    second: int
+    agreement: float
+
+
+def exact_groups(facts: Sequence[PictureFacts]) -> list[list[int]]:
+    """Positions of pictures with the same pixels, two or more a group.
+
+    The files may differ: in metadata, or in a format that loses nothing.
+    """
+    groups: defaultdict[bytes, list[int]] = defaultdict(list)
+    for position, one in enumerate(facts):
+        if one.readable:
+            groups[one.pixels_sha256].append(position)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def near_copies(
+    paths: Sequence[str],
+    facts: Sequence[PictureFacts],
+    embeddings: Float32[Tensor, "n dim"] | None,
+    *,
+    max_megapixels: float,
+    device: torch.device,
+    progress: Progress,
+) -> list[NearCopy]:
+    """Pairs of pictures that are copies without being exact ones.
+
+    Candidates are neighbours by descriptor, and by embedding where there are embeddings. Of
+    exact copies the first stands for all; pictures that show nothing are copies of nothing.
+
+    Args:
+        paths, facts: of all files; those that cannot be read take no part.
+        embeddings: L2-normalised, one row a file; rows of zeros for those that have none.
+        max_megapixels: as in the scan.
+        device: where neighbours are searched.
+        progress: shows how far it is.
+    """
+    seen: set[bytes] = set()
+    rows: list[int] = []
+    for position, one in enumerate(facts):
+        if one.readable and one.contrast >= BLANK_CONTRAST and one.pixels_sha256 not in seen:
+            seen.add(one.pixels_sha256)
+            rows.append(position)
+    if len(rows) < 2:
+        return []
+    thumbs = [facts[row].thumb for row in rows]
+    descriptors = describe_thumbs(thumbs)
+    pairs = _neighbors(descriptors.to(device), MIN_DESCRIPTOR_SIMILARITY, progress)
+    if embeddings is not None:
+        mine = embeddings[torch.tensor(rows)]
+        more = _neighbors(mine.to(device), MIN_EMBEDDING_SIMILARITY, progress)
+        pairs = torch.cat([pairs, more]).unique(dim=0)
+    hopeful = _look_from_afar(thumbs, pairs, progress)
+    found = _look_closely([paths[row] for row in rows], hopeful, max_megapixels, progress)
+    return [NearCopy(rows[one.first], rows[one.second], one.agreement) for one in found]
+
+
+def describe_thumbs(thumbs: Sequence[bytes]) -> Float32[Tensor, "n 96"]:
+    """L2-normalised descriptors: 8x8 luma, freed from brightness and contrast, and 4x4 colour."""
+    result = torch.empty(len(thumbs), 96)
+    for row, thumb in enumerate(thumbs):
+        luma = luma_of(thumb).reshape(8, 4, 8, 4).mean(axis=(1, 3)).ravel()
+        luma -= luma.mean()
+        luma /= np.linalg.norm(luma) + 1e-6
+        chroma = chroma_of(thumb).reshape(2, 4, 2, 4, 2).mean(axis=(2, 4)).ravel()
+        chroma = (chroma - 128) * (_CHROMA_WEIGHT / 40)
+        result[row] = torch.from_numpy(np.concatenate([luma, chroma]))
+    return normalize(result, dim=1)
+
+
+def clusters(num: int, pairs: Sequence[tuple[int, int]]) -> Int64[np.ndarray, " num"]:
+    """For each of `num` things the smallest one it is connected to by pairs (union-find)."""
+    above = list(range(num))
+
+    def root(one: int) -> int:
+        while above[one] != one:
+            above[one] = above[above[one]]
+            one = above[one]
+        return one
+
+    for first, second in pairs:
+        a, b = root(first), root(second)
+        above[max(a, b)] = min(a, b)
+    return np.array([root(one) for one in range(num)], dtype=np.int64)
+
+
+def _neighbors(
+    vectors: Float32[Tensor, "n dim"], least: float, progress: Progress
+) -> Int64[Tensor, "pairs 2"]:
+    """Pairs, each once, of rows of which one is among the other's nearest and similar enough."""
+    everyone = torch.arange(len(vectors), device=vectors.device)
+    found = [torch.empty(0, 2, dtype=torch.int64)]
+    with progress.task("finding neighbours", len(vectors), "images") as task:
+        for some in everyone.split(_QUERIES_AT_A_TIME):
+            exclude = [(some, everyone)]
+            similarities, places = top_k(vectors[some], vectors, _NEIGHBORS, exclude=exclude)
+            rows, ranks = ((places >= 0) & (similarities >= least)).nonzero().unbind(dim=1)
+            found.append(torch.stack([some[rows], places[rows, ranks]], dim=1).cpu())
+            task.advance(len(some))
+    once: Tensor = torch.cat(found).sort(dim=1).values.unique(dim=0)
+    return once
+
+
+def _look_from_afar(
+    thumbs: Sequence[bytes], pairs: Int64[Tensor, "pairs 2"], progress: Progress
+) -> list[tuple[int, int, Tensor]]:
+    """The pairs whose thumbs can be laid over each other, with how."""
+    hopeful: list[tuple[int, int, Tensor]] = []
+    with progress.task("comparing thumbs", len(pairs), "pairs") as task:
+        for begin in range(0, len(pairs), _PAIRS_AT_A_TIME):
+            some = pairs[begin : begin + _PAIRS_AT_A_TIME]
+            first, second = (
+                torch.from_numpy(np.stack([luma_of(thumbs[i]) for i in side.tolist()]))
+                for side in some.unbind(dim=1)
+            )
+            # Most pairs are told apart at half the size, at a quarter of the cost.
+            half = align(avg_pool2d(first, 2), avg_pool2d(second, 2), sides=(8, 16))
+            rows = (half.agreement >= MIN_HALF_AGREEMENT).nonzero()[:, 0]
+            start = half.placement[rows]
+            whole = align(first[rows], second[rows], start=start, sides=(32,))
+            passed = (whole.agreement >= MIN_COARSE_AGREEMENT) & (whole.spill <= 2 * MAX_SPILL)
+            for which in passed.nonzero()[:, 0].tolist():
+                a, b = some[rows[which]].tolist()
+                hopeful.append((a, b, whole.placement[which]))
+            task.advance(len(some))
+    return hopeful
+
+
+def _look_closely(
+    paths: Sequence[str],
+    hopeful: Sequence[tuple[int, int, Tensor]],
+    max_megapixels: float,
+    progress: Progress,
+) -> list[NearCopy]:
+    """Of these pairs, by position in `paths`, those that agree in detail."""
+
+    def small(position: int) -> Image.Image | None:
+        try:
+            image = read_image(paths[position], max_megapixels, draft_px=2 * _KEPT_PX).convert("L")
+        except ImageError:
+            return None  # it has changed since the scan
+        image.thumbnail((_KEPT_PX, _KEPT_PX), Image.Resampling.BOX)
+        return image
+
+    found: list[NearCopy] = []
+    with (
+        ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool,
+        progress.task("comparing closely", len(hopeful), "pairs") as task,
+    ):
+        for start in range(0, len(hopeful), _LOOKS_AT_A_TIME):
+            some = hopeful[start : start + _LOOKS_AT_A_TIME]
+            wanted = sorted({i for first, second, _ in some for i in (first, second)})
+            image_of = dict(zip(wanted, pool.map(small, wanted), strict=True))
+            squares, known = [], []
+            for pair in some:
+                a, b = image_of[pair[0]], image_of[pair[1]]
+                if a is not None and b is not None:
+                    squares.append(_alike_squares(a, b))
+                    known.append(pair)
+            found += _agreeing(squares, known)
+            task.advance(len(some))
+    return found
+
+
+def _agreeing(
+    squares: Sequence[tuple[Tensor, Tensor]], pairs: Sequence[tuple[int, int, Tensor]]
+) -> list[NearCopy]:
+    if not pairs:
+        return []
+    first, second = (torch.stack(side) for side in zip(*squares, strict=True))
+    start = torch.stack([placement for _, _, placement in pairs])
+    aligned = align(first, second, start=start, sides=(_LOOK_PX,), iterations=6)
+    passed = (aligned.agreement >= MIN_AGREEMENT) & (aligned.spill <= MAX_SPILL)
+    return [
+        NearCopy(pair[0], pair[1], float(aligned.agreement[row]))
+        for row, pair in enumerate(pairs)
+        if passed[row]
+    ]
+
+
+def _alike_squares(a: Image.Image, b: Image.Image) -> tuple[Tensor, Tensor]:
+    """Two pictures as squares of one size that are equally sharp: as sharp as the smaller one."""
+    size = (min(a.width, b.width), min(a.height, b.height))
+    first, second = (
+        torch.from_numpy(
+            np.asarray(
+                image.resize(size, Image.Resampling.BOX).resize((_LOOK_PX, _LOOK_PX)),
+                dtype=np.float32,
+            )
+        )
+        for image in (a, b)
+    )
+    return first, second

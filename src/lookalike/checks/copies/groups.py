@@ -1,0 +1,75 @@
+"""Groups of copies as findings: within a class, under different labels, across splits."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+
+from lookalike.checks.copies.duplicates import NearCopy
+from lookalike.checks.findings import Files, Finding
+from lookalike.checks.structure import class_key
+from lookalike.files import shown
+
+
+def exact_findings(files: Files, groups: Sequence[Sequence[int]]) -> Iterator[Finding]:
+    """One finding a group of pictures with the same pixels."""
+    for group in groups:
+        pictures = []
+        for position in group:
+            facts, first = files.facts[position], files.facts[group[0]]
+            same_bytes = facts.sha256 == first.sha256
+            detail = "" if same_bytes else f"same pixels, other file ({facts.format})"
+            pictures.append(files.picture(position, detail))
+        says = _spread(files, group)
+        if len({os.path.realpath(files.paths[position]) for position in group}) == 1:
+            says += "; it is one and the same file"
+        yield Finding(_copy_kind(files, group, "exact_copies"), says, pictures)
+
+
+def near_findings(
+    files: Files, near: Sequence[NearCopy], copies: Sequence[int]
+) -> Iterator[Finding]:
+    """One finding a cluster; of exact copies in one split and class the first stands for all."""
+    agreement: dict[int, float] = {}
+    for one in near:
+        for position in (one.first, one.second):
+            agreement[position] = max(agreement.get(position, 0), one.agreement)
+    members: defaultdict[int, list[int]] = defaultdict(list)
+    seen: set[tuple[bytes, str, str | None]] = set()
+    wanted = {copies[position] for position in agreement}
+    for position, cluster in enumerate(copies):
+        if cluster in wanted:
+            pixels = files.facts[position].pixels_sha256
+            this = (pixels, files.splits[position], files.labels[position])
+            if this not in seen:
+                seen.add(this)
+                members[cluster].append(position)
+    for group in members.values():
+        pictures = []
+        for position in group:
+            facts = files.facts[position]
+            pictures.append(files.picture(position, f"{facts.width}x{facts.height} px"))
+        likest = max(agreement.get(position, 0) for position in group)
+        says = f"{_spread(files, group)}; they agree by {likest:.0%} in detail"
+        yield Finding(_copy_kind(files, group, "near_copies"), says, pictures)
+
+
+def _copy_kind(files: Files, group: Sequence[int], kind: str) -> str:
+    labels = {class_key(files.labels[i] or "") for i in group if files.labels[i] is not None}
+    across = len({files.splits[i] for i in group}) > 1
+    if len(labels) > 1 and not (across and kind == "near_copies"):
+        return f"{kind}_other_label"
+    return f"{kind}_other_split" if across else kind
+
+
+def _spread(files: Files, group: Sequence[int]) -> str:
+    """In which splits and classes a group of copies lies: "2 in train, 1 in test, of Apple"."""
+    splits = Counter(files.splits[i] for i in group)
+    says = ", ".join(f"{count} in {shown(split)}" for split, count in splits.items())
+    labels = list(dict.fromkeys(label for i in group if (label := files.labels[i]) is not None))
+    if not labels:
+        return says
+    return f"{says}, labelled {' and '.join(map(shown, labels[:4]))}" + (
+        f" and {len(labels) - 4} more" if len(labels) > 4 else ""
+    )

@@ -1,0 +1,243 @@
+"""What a check came to: findings of some twenty kinds, each with its pictures and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lookalike.checks.reading.image import PictureFacts
+from lookalike.files import shown
+from lookalike.progress import counted
+
+Severity = Literal["must mend", "look at", "note"]
+SEVERITIES: tuple[Severity, ...] = ("must mend", "look at", "note")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of trouble: what it is called, how bad it is, what it means and what to do."""
+
+    name: str
+    severity: Severity
+    title: str
+    advice: str
+
+
+KINDS: tuple[Kind, ...] = (
+    Kind("unreadable", "must mend", "files that cannot be read",
+         "Replace or remove them. Training leaves them out and says so."),
+    Kind("too_few_classes", "must mend", "too few classes to train on",
+         "Add classes or pictures, or lower --n-classes-per-batch."),
+    Kind("exact_copies_other_label", "must mend", "exact copies under different labels",
+         "At most one of the labels is right: keep that copy, remove the others."),
+    Kind("exact_copies_other_split", "must mend", "exact copies across splits",
+         "A test that shares pictures with training (or queries with their gallery) measures "
+         "memory. Remove them from one side."),
+    Kind("near_copies_other_split", "must mend", "near copies across splits",
+         "Resized, recompressed, cut or brightened copies, or shots of one burst, leak as exact "
+         "ones do. Keep each group within one split."),
+    Kind("wrong_label", "look at", "likely wrong labels",
+         "Each looks like the class that is suggested. Look at the pictures; move what is wrong."),
+    Kind("near_copies_other_label", "look at", "near copies under different labels",
+         "One photo, two labels: decide which is right."),
+    Kind("similar_class_names", "look at", "class names that differ in spelling only",
+         "If one thing is meant, give it one name: the loss pushes classes apart."),
+    Kind("exact_copies", "look at", "exact copies within a class",
+         "They count twice, and make a positive that is no challenge. Keep one."),
+    Kind("blank", "look at", "pictures that show nothing",
+         "Nearly one colour throughout. Remove them, unless that is what the class looks like."),
+    Kind("extreme_shape", "look at", "extremely long or wide pictures",
+         "A model that cuts out the middle sees little of them. Crop them to what matters."),
+    Kind("tiny", "look at", "tiny pictures",
+         "Little is to be seen on them. Look for larger ones, or remove them."),
+    Kind("singleton_class", "look at", "classes of a single picture",
+         "There is no pair to learn from: training leaves them out (see --singletons of train)."),
+    Kind("near_copies", "note", "near copies within a class",
+         "They are easy positives. Keep them if they are what your users will take."),
+    Kind("small_class", "note", "classes with fewer pictures than K",
+         "Their pictures are repeated to fill a batch. More pictures help them most."),
+    Kind("one_split_only", "note", "classes that are in one split only",
+         "As it should be for a test on new classes; otherwise pictures are missing."),
+    Kind("below_model_input", "note", "pictures smaller than the model's input",
+         "They are enlarged. A model with a smaller input may do as well at less cost."),
+    Kind("repeated_name", "note", "one file name in different classes of two splits",
+         "By chance, as cameras count; or a picture was filed under two classes."),
+    Kind("huge", "note", "very large pictures",
+         "They take long to decode, every epoch. Smaller copies train as well."),
+    Kind("odd_format", "note", "unusual formats and colour modes",
+         "They are read: grey is stretched to 8 bits, transparency laid over white, colour made "
+         "RGB. Make sure that this is how they are meant."),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Files:
+    """All files of all splits, one entry a file in every column. `labels` are None without."""
+
+    paths: list[str]
+    names: list[str]
+    splits: list[str]
+    labels: list[str | None]
+    facts: list[PictureFacts]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def picture(self, position: int, detail: str = "", role: str = "") -> Picture:
+        """One file as findings name it."""
+        return Picture(self.splits[position], self.names[position], self.labels[position],
+                       self.paths[position], detail, role)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a finding. `name` is relative to the split's folder.
+
+    `role` tells the pictures of a likely wrong label apart: "suspect", "suggested" (a neighbour
+    of the suggested class) or "own" (the nearest of its own class).
+    """
+
+    split: str
+    name: str
+    label: str | None
+    path: str
+    detail: str = ""
+    role: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One trouble. `pictures` are those it is about, or some of them where it is about many."""
+
+    kind: str
+    says: str
+    pictures: list[Picture]
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split as it was found."""
+
+    name: str
+    source: str
+    num_files: int
+    num_readable: int
+    num_classes: int
+
+
+@dataclass(frozen=True)
+class Bar:
+    """How many classes have so many pictures, from `smallest` to `largest`."""
+
+    smallest: int
+    largest: int
+    num_classes: int
+    below_k: bool
+
+    def describe(self) -> str:
+        """The range in words."""
+        if self.smallest == self.largest:
+            return counted(self.smallest, "picture")
+        return f"{self.smallest:,} to {self.largest:,} pictures"
+
+
+@dataclass(frozen=True)
+class ClassSizes:
+    """The classes of the training split against P and K; counts of readable pictures.
+
+    `histogram` has a bar for each range of sizes, those below K first.
+    """
+
+    split: str
+    num_classes: int
+    num_images: int
+    n_classes_per_batch: int
+    n_samples_per_class: int
+    smallest: int
+    median: float
+    largest: int
+    num_below_k: int
+    num_singletons: int
+    repeated_images: int
+    histogram: list[Bar]
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """All that a check found, the worst kinds first.
+
+    Attributes:
+        findings: in the order of `KINDS`.
+        splits: what was looked at.
+        classes: sizes of the training classes; None without labels.
+        left_out: what was not looked for, and what to do to have it.
+        files: what was written.
+    """
+
+    findings: list[Finding]
+    splits: list[Split]
+    classes: ClassSizes | None
+    left_out: list[str]
+    files: list[Path]
+
+    def by_kind(self) -> list[tuple[Kind, list[Finding]]]:
+        """The kinds that were found, worst first, with their findings."""
+        of_kind: dict[str, list[Finding]] = {}
+        for finding in self.findings:
+            of_kind.setdefault(finding.kind, []).append(finding)
+        return [(kind, of_kind[kind.name]) for kind in KINDS if kind.name in of_kind]
+
+    def num(self, severity: Severity) -> int:
+        """How many findings are that bad."""
+        names = {kind.name for kind in KINDS if kind.severity == severity}
+        return sum(finding.kind in names for finding in self.findings)
+
+    @property
+    def must_mend(self) -> bool:
+        """Whether anything must be mended before training or measuring makes sense."""
+        return self.num("must mend") > 0
+
+    def verdict(self) -> str:
+        """The outcome in one sentence."""
+        counts = [f"{self.num(s):,} to {s}" if s != "note" else f"{self.num(s):,} to note"
+                  for s in SEVERITIES if self.num(s) and s != "must mend"]  # fmt: skip
+        if self.must_mend:
+            number = self.num("must mend")
+            counts.insert(0, f"{number:,} {'thing' if number == 1 else 'things'} must be mended")
+        else:
+            counts.insert(0, "Nothing must be mended")
+        return "; ".join(counts) + "."
+
+    def document(self) -> dict[str, Any]:
+        """The whole outcome for JSON."""
+        return {
+            "verdict": self.verdict(),
+            "must_mend": self.must_mend,
+            "counts": {severity: self.num(severity) for severity in SEVERITIES},
+            "splits": [asdict(split) for split in self.splits],
+            "classes": asdict(self.classes) if self.classes else None,
+            "kinds": [
+                {**asdict(kind), "num_findings": len(found),
+                 "findings": [_as_json(finding) for finding in found]}
+                for kind, found in self.by_kind()
+            ],
+            "left_out": self.left_out,
+            "files": [shown(path) for path in self.files],
+        }  # fmt: skip
+
+
+def _as_json(finding: Finding) -> dict[str, Any]:
+    pictures = [asdict(picture) for picture in finding.pictures]
+    return {"says": finding.says, "pictures": pictures}
+
+
+def listed(words: Sequence[str], most: int = 3) -> str:
+    """The first few of some names, and how many more there are.
+
+    >>> listed(["a", "b", "c", "d"])
+    'a, b, c and 1 more'
+    """
+    told = ", ".join(shown(word) for word in words[:most])
+    return told + (f" and {len(words) - most:,} more" if len(words) > most else "")

@@ -1,0 +1,305 @@
+"""Labels that are likely wrong: two judges look at each picture, and both must disagree.
+
+Raw neighbours disagree with many a right label: embeddings vary most with light, distance and
+background, which say nothing about the class. So embeddings are whitened first by how pictures
+of one class differ among each other (the within-class covariance, as linear discriminant
+analysis has it). Then, of each picture,
+
+1. the *neighbours* judge: how similar are the two nearest pictures of another class, and the two
+   nearest of its own?
+2. a *ridge classifier* judges, to which each class counts alike.
+
+Whatever judges a picture, the whitening included, has learned from other pictures only: they are
+dealt into ten folds, and each fold is judged by what the other nine teach. A judge that had seen
+the wrong label would believe it, the more so the fewer pictures there are. Judging out of sample
+and ranking by how sure the judges are is from Northcutt et al., "Confident Learning" (JAIR 2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Float64, Int64
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from lookalike.search.topk import top_k
+
+# Chosen on planted wrong labels: docs/experiments.md, "Wrong labels".
+MIN_NEIGHBOR_MARGIN = 0.18
+MIN_RIDGE_MARGIN = 0.1
+MIN_CLASS_SIZE = 3
+"""A picture of a smaller class has less than two others to be compared with."""
+
+_FOLDS = 10
+_VOTERS = 2  # nearest pictures of a class that speak for it
+_RIDGE = 1.0
+_ROWS_AT_A_TIME = 65536
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A picture that looks like another class than its own; positions are those handed in.
+
+    `margin` is how much more similar the nearest pictures of the suggested class are than those
+    of its own (cosine, whitened); the larger, the surer.
+    """
+
+    position: int
+    suggested: int
+    margin: float
+    nearest_suggested: list[int]
+    nearest_own: list[int]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the judges found; suspects come surest first."""
+
+    suspects: list[Suspect]
+    num_judged: int
+    num_unjudged: int  # in classes too small
+    share_of_neighbors_disagreeing: float
+
+
+def judge_labels(
+    embeddings: Float32[Tensor, "n dim"],
+    classes: Int64[Tensor, " n"],
+    copies: Int64[Tensor, " n"],
+    *,
+    num_neighbors: int,
+) -> Judgement:
+    """Finds pictures whose label is likely wrong.
+
+    Args:
+        embeddings: L2-normalised.
+        classes: numbers from 0.
+        copies: equal for pictures that are copies of each other: such a pair says nothing about
+            a label, and of copies within a class one stands for all.
+        num_neighbors: nearest pictures that are looked at; a class is suggested if two of them
+            are its own.
+    """
+    kept = _one_of_each_copy(classes, copies)
+    large = torch.bincount(classes[kept])[classes[kept]] >= MIN_CLASS_SIZE
+    judged, num_unjudged = kept[large], int((~large).sum())
+    if len(classes[judged].unique()) < 2:
+        return Judgement([], 0, len(kept), 0.0)
+    of_class, own = classes[judged].unique(return_inverse=True)
+    known = _Known(embeddings[judged], own, copies[judged])
+    suspects: list[Suspect] = []
+    disagreeing = 0
+    for fold in _folds(own):
+        others = torch.ones(len(own), dtype=torch.bool)
+        others[fold] = False
+        found, disagree = _judge_fold(known, fold, others.nonzero()[:, 0], num_neighbors)
+        suspects += found
+        disagreeing += disagree
+    suspects = [
+        Suspect(
+            int(judged[one.position]),
+            int(of_class[one.suggested]),
+            one.margin,
+            judged[one.nearest_suggested].tolist(),
+            judged[one.nearest_own].tolist(),
+        )
+        for one in sorted(suspects, key=lambda one: -one.margin)
+    ]
+    return Judgement(suspects, len(judged), num_unjudged, disagreeing / len(judged))
+
+
+def class_numbers(labels: Sequence[str]) -> tuple[Int64[Tensor, " n"], list[str]]:
+    """Each label as a number from 0, and the labels by number."""
+    names, numbers = np.unique(np.array(labels, dtype=object), return_inverse=True)
+    return torch.from_numpy(numbers.astype(np.int64)), [str(name) for name in names]
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """Makes pictures of one class vary alike in every direction."""
+
+    mean: Float64[Tensor, " dim"]
+    root: Float64[Tensor, "dim dim"]  # lower Cholesky factor of the within-class covariance
+
+    def __call__(self, rows: Float32[Tensor, "n dim"]) -> Float32[Tensor, "n dim"]:
+        """The rows, whitened and L2-normalised."""
+        return torch.cat([self._white(part) for part in rows.split(_ROWS_AT_A_TIME)])
+
+    def _white(self, rows: Float32[Tensor, "n dim"]) -> Float32[Tensor, "n dim"]:
+        centred = (rows.double() - self.mean).T
+        white = torch.linalg.solve_triangular(self.root, centred, upper=False).T
+        return normalize(white, dim=1).float()
+
+
+def learn_whitening(
+    rows: Float32[Tensor, "n dim"], classes: Int64[Tensor, " n"], num_classes: int
+) -> Whitening:
+    """The whitening of some embeddings.
+
+    Their within-class covariance is shrunk towards a multiple of the identity, by as much as
+    Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices"
+    (2004), find best for so many pictures.
+    """
+    n, dim = rows.shape
+    counts = torch.bincount(classes, minlength=num_classes).clamp(min=1)
+    sums = torch.zeros(num_classes, dim, dtype=torch.float64)
+    for part, of in zip(rows.split(_ROWS_AT_A_TIME), classes.split(_ROWS_AT_A_TIME), strict=True):
+        sums.index_add_(0, of, part.double())
+    centres = sums / counts[:, None]
+    covariance = torch.zeros(dim, dim, dtype=torch.float64)
+    fourth = 0.0
+    for part, of in zip(rows.split(_ROWS_AT_A_TIME), classes.split(_ROWS_AT_A_TIME), strict=True):
+        residuals = part.double() - centres[of]
+        covariance += residuals.T @ residuals / n
+        fourth += float(residuals.square().sum(dim=1).square().sum()) / n
+    scale = covariance.diagonal().mean()
+    identity = scale * torch.eye(dim, dtype=torch.float64)
+    noise = (fourth - covariance.square().sum()) / n
+    distance = (covariance - identity).square().sum().clamp(min=1e-30)
+    shrinkage = float((noise / distance).clamp(0, 1))
+    shrunk = (1 - shrinkage) * covariance + shrinkage * identity
+    shrunk += (1e-6 * scale + 1e-12) * torch.eye(dim, dtype=torch.float64)
+    return Whitening(sums.sum(dim=0) / n, torch.linalg.cholesky(shrunk))
+
+
+@dataclass(frozen=True)
+class _Known:
+    """The pictures that are judged and judge: their embeddings, classes from 0, and copies."""
+
+    embeddings: Float32[Tensor, "n dim"]
+    classes: Int64[Tensor, " n"]
+    copies: Int64[Tensor, " n"]
+
+
+def _one_of_each_copy(
+    classes: Int64[Tensor, " n"], copies: Int64[Tensor, " n"]
+) -> Int64[Tensor, " kept"]:
+    """Positions of the first picture of each set of copies, in each class."""
+    both = torch.stack([classes, copies], dim=1).numpy()
+    _, first = np.unique(both, axis=0, return_index=True)
+    return torch.from_numpy(np.sort(first))
+
+
+def _folds(classes: Int64[Tensor, " n"]) -> list[Int64[Tensor, " fold"]]:
+    """Positions dealt round by class, so that a fold takes as little of a class as can be."""
+    order = classes.argsort(stable=True)
+    num = min(_FOLDS, len(classes))
+    return [order[start::num] for start in range(num)]
+
+
+def _judge_fold(
+    known: _Known, fold: Int64[Tensor, " fold"], others: Int64[Tensor, " rest"], num_neighbors: int
+) -> tuple[list[Suspect], int]:
+    """The suspects of a fold, and for how many the nearest picture is of another class."""
+    own, voters = known.classes[fold], known.classes[others]
+    num_classes = int(known.classes.max()) + 1
+    whiten = learn_whitening(known.embeddings[others], voters, num_classes)
+    asked, rest = whiten(known.embeddings[fold]), whiten(known.embeddings[others])
+    twins = (known.copies[fold], known.copies[others])
+    similarities, places = top_k(asked, rest, num_neighbors, exclude=[twins])
+    labels = torch.where(places >= 0, voters[places], -1)
+    disagree = int(((labels[:, 0] != own) & (labels[:, 0] >= 0)).sum())
+
+    rivals, rival_similarities = _best_rivals(similarities, labels, own)
+    rows = (rivals >= 0).nonzero()[:, 0]
+    mates, mate_similarities = _nearest_mates(asked, rest, own, voters, twins, rows)
+    margins = rival_similarities[rows] - mate_similarities
+    sure = margins >= MIN_NEIGHBOR_MARGIN
+    sure &= margins.isfinite()  # it has two mates that are no copies of it
+    rows, mates, margins = rows[sure], mates[sure], margins[sure]
+    agreed = _ridge_margins(rest, voters, asked[rows], own[rows], num_classes) >= MIN_RIDGE_MARGIN
+    suspects = []
+    for row, mate, margin in zip(rows[agreed], mates[agreed], margins[agreed], strict=True):
+        suggested = others[places[row][labels[row] == rivals[row]]]
+        suspects.append(
+            Suspect(int(fold[row]), int(rivals[row]), float(margin), suggested[:3].tolist(),
+                    others[mate].tolist())
+        )  # fmt: skip
+    return suspects, disagree
+
+
+def _best_rivals(
+    similarities: Float32[Tensor, "n k"], labels: Int64[Tensor, "n k"], own: Int64[Tensor, " n"]
+) -> tuple[Int64[Tensor, " n"], Float32[Tensor, " n"]]:
+    """The other class whose two nearest pictures are the most similar in the mean, and that mean.
+
+    -1 where no other class has two among the neighbours.
+    """
+    best = torch.full((len(own),), float("-inf"))
+    which = torch.full((len(own),), -1, dtype=torch.int64)
+    for rank in range(1, labels.shape[1]):
+        label = labels[:, rank]
+        earlier = labels[:, :rank] == label[:, None]
+        second = (earlier.sum(dim=1) == _VOTERS - 1) & (label >= 0) & (label != own)
+        first_rank = earlier.int().argmax(dim=1, keepdim=True)
+        mean = (similarities.gather(1, first_rank)[:, 0] + similarities[:, rank]) / _VOTERS
+        better = second & (mean > best)
+        best = torch.where(better, mean, best)
+        which = torch.where(better, label, which)
+    return which, best
+
+
+def _nearest_mates(
+    asked: Float32[Tensor, "fold dim"],
+    rest: Float32[Tensor, "rest dim"],
+    own: Int64[Tensor, " fold"],
+    voters: Int64[Tensor, " rest"],
+    twins: tuple[Tensor, Tensor],
+    rows: Int64[Tensor, " rows"],
+) -> tuple[Int64[Tensor, "rows 2"], Float32[Tensor, " rows"]]:
+    """For some pictures the two nearest of their own class, and their mean similarity.
+
+    The mean is minus infinity where there are no two.
+    """
+    mates = torch.zeros(len(rows), _VOTERS, dtype=torch.int64)
+    means = torch.full((len(rows),), float("-inf"))
+    for label in own[rows].unique():
+        members = (voters == label).nonzero()[:, 0]
+        if len(members) < _VOTERS:
+            continue
+        here = (own[rows] == label).nonzero()[:, 0]
+        some = rows[here]
+        exclude = [(twins[0][some], twins[1][members])]
+        found, places = top_k(asked[some], rest[members], _VOTERS, exclude=exclude)
+        mates[here], means[here] = members[places], found.mean(dim=1)
+    return mates, means
+
+
+def _ridge_margins(
+    rest: Float32[Tensor, "rest dim"],
+    voters: Int64[Tensor, " rest"],
+    asked: Float32[Tensor, "rows dim"],
+    own: Int64[Tensor, " rows"],
+    num_classes: int,
+) -> Float64[Tensor, " rows"]:
+    """By how much the best other class beats the own one, to a classifier that learned from `rest`.
+
+    Least squares on one-hot classes with a ridge; a picture weighs one over the root of its
+    class's size.
+    """
+    if not len(asked):
+        return torch.empty(0, dtype=torch.float64)
+    weights = torch.bincount(voters, minlength=num_classes)[voters].double().rsqrt()
+    weights = weights / weights.mean()
+    width = rest.shape[1] + 1
+    mean = rest.mean(dim=0).double()
+    normal = torch.full((width,), _RIDGE, dtype=torch.float64)
+    normal[-1] = 1e-9  # the intercept is free
+    normal = normal.diag()
+    sums = torch.zeros(num_classes, width, dtype=torch.float64)
+    for part in torch.arange(len(rest)).split(_ROWS_AT_A_TIME):
+        inputs = _with_intercept(rest[part].double() - mean)
+        weighted = inputs * weights[part, None]
+        normal += weighted.T @ inputs
+        sums.index_add_(0, voters[part], weighted)
+    scores = _with_intercept(asked.double() - mean) @ torch.linalg.solve(normal, sums.T)
+    mine = scores.gather(1, own[:, None])[:, 0]
+    scores.scatter_(1, own[:, None], float("-inf"))
+    margins: Tensor = scores.amax(dim=1) - mine
+    return margins
+
+
+def _with_intercept(rows: Float64[Tensor, "n dim"]) -> Float64[Tensor, "n dim_plus_1"]:
+    return torch.cat([rows, torch.ones(len(rows), 1, dtype=torch.float64)], dim=1)

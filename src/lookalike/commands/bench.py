@@ -1,0 +1,178 @@
+"""`lookalike.bench`: where the time goes between files and embeddings, and what to change."""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from lookalike.benchmark.advice import Machine, Pictures, Speed, advice, expected
+from lookalike.benchmark.timing import (
+    ReadPicture,
+    gigaflops,
+    read_one_by_one,
+    reader_stages,
+    spread,
+    time_device,
+    time_whole,
+)
+from lookalike.config import BenchConfig
+from lookalike.data.sources import Unreadable, load_unlabelled
+from lookalike.data.transforms import Preprocessing
+from lookalike.errors import ConfigError
+from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.layers import on_device
+from lookalike.progress import Progress, default_progress
+from lookalike.runtime.device import Runtime, cpu_gains_by_int8, has_fast_bf16, make_runtime
+
+_MANY = (1_000, 100_000, 1_000_000)
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """How fast pictures become embeddings here, what limits that, and what to change."""
+
+    model_name: str
+    kind: str
+    dim: int
+    device: str
+    speed: Speed
+    workers_start_s: float
+    unreadable: list[Unreadable]
+    config: BenchConfig
+
+    @property
+    def advice(self) -> list[str]:
+        """What limits, and what to change, in sentences."""
+        return advice(self.speed)
+
+    def seconds_for(self) -> dict[int, float]:
+        """How long so many pictures would take."""
+        return {number: number / self.speed.whole for number in _MANY}
+
+    def document(self) -> dict[str, Any]:
+        """All of it, as JSON has it."""
+        speed, shares = self.speed, self.speed.shares()
+        return {
+            "model": {"name": self.model_name, "embedding": self.kind, "dim": self.dim,
+                      "gigaflops": speed.gigaflops},
+            "machine": asdict(speed.machine) | {"description": self.device},
+            "pictures": asdict(speed.pictures),
+            "stages": {
+                one.name: {**asdict(one), "pictures_per_s": one.pictures_per_s,
+                           "share": shares[one.name]}
+                for one in speed.stages
+            },
+            "model_alone_pictures_per_s": speed.model_alone,
+            "whole_pictures_per_s": speed.whole,
+            "whole_of_model_alone": speed.reached,
+            "workers_start_s": self.workers_start_s,
+            "limit": speed.limit,
+            "advice": self.advice,
+            "seconds_for": {str(number): took for number, took in self.seconds_for().items()},
+            "unreadable": [asdict(one) for one in self.unreadable],
+            "config": asdict(self.config),
+        }  # fmt: skip
+
+
+def bench(config: BenchConfig, *, progress: Progress | None = None) -> BenchResult:
+    """Measures each stage between files and embeddings alone, and then all of it together.
+
+    Reading, decoding and preprocessing are measured picture by picture on one core; files come as
+    the system has them, from memory where it has read them before. The model is measured on
+    pixels that are there already; the whole as evaluation goes about it, with its workers, on
+    the same pictures over and over. Nothing is written.
+
+    Raises:
+        ConfigError: no pictures are named, or the device or precision is not to be had.
+        DataError: there are no pictures, or not one that can be read.
+        ModelError, CheckpointError: the model cannot be loaded.
+    """
+    progress = progress or default_progress()
+    if config.data is None:
+        raise ConfigError("there is nothing to measure with; name a folder of pictures or a table: "
+                          "lookalike bench PICTURES")  # fmt: skip
+    paths = load_unlabelled(config.data, progress).paths
+    runtime = make_runtime(config.device, config.precision, config.num_workers)
+    encoder = on_device(CLIPEncoder(config.model_name, embedding=config.embedding), runtime)
+    with runtime.autocast():
+        dim = encoder.dim
+    progress.note(f"model    {config.model_name} · {encoder.kind} {dim}-d")
+    progress.note(f"device   {runtime.describe()}")
+    how = replace(encoder.preprocessing, exact=config.exact_pixels)
+    sample = read_one_by_one(
+        spread(paths, config.num_pictures),
+        how,
+        keep=config.eval_batch_size,
+        seconds=config.seconds,
+        max_megapixels=config.max_megapixels,
+        progress=progress,
+    )
+    machine = _machine(runtime, config)
+    at_a_time = max(1, min(machine.num_workers, machine.num_cores))
+    readers = reader_stages(sample.pictures, at_a_time)
+    batch = sample.batch(config.eval_batch_size)
+    device = time_device(encoder, batch, runtime, seconds=config.seconds, progress=progress)
+    pictures = _pictures(sample.pictures, len(paths), how)
+    parts = Speed((*readers, *device), math.nan, gigaflops(encoder), pictures, machine)
+    whole, start_s = time_whole(
+        encoder,
+        [one.path for one in sample.pictures],
+        how,
+        runtime,
+        batch_size=config.eval_batch_size,
+        num_pictures=round(config.seconds * expected(parts, max(1, machine.num_workers))),
+        max_megapixels=config.max_megapixels,
+        progress=progress,
+    )
+    return BenchResult(
+        model_name=config.model_name,
+        kind=encoder.kind,
+        dim=dim,
+        device=runtime.describe(),
+        speed=replace(parts, whole=whole),
+        workers_start_s=start_s,
+        unreadable=sample.unreadable,
+        config=config,
+    )
+
+
+def _pictures(read: Sequence[ReadPicture], num_found: int, how: Preprocessing) -> Pictures:
+    """What the files are, as far as it matters to speed."""
+    enough = replace(how, exact=False).draft_px() or 0
+    in_full = [one for one in read if sum(one.decoded) == sum(one.stored)]  # they may be turned
+    reduced = [one for one in read if sum(one.decoded) < sum(one.stored)]
+    formats = Counter(one.format for one in read)
+    oversized = Counter(one.format for one in in_full if min(one.stored) >= 2 * enough)
+    return Pictures(
+        num_found=num_found,
+        num_measured=len(read),
+        formats=dict(formats.most_common()),
+        median_megapixels=statistics.median(one.stored[0] * one.stored[1] / 1e6 for one in read),
+        median_kilobytes=statistics.median(one.num_bytes / 1e3 for one in read),
+        oversized=dict(oversized.most_common()),
+        large=sum(min(one.stored) >= 4 * enough for one in reduced),
+        enough_px=enough,
+        exact=how.exact,
+    )
+
+
+def _machine(runtime: Runtime, config: BenchConfig) -> Machine:
+    best = make_runtime().device.type
+    return Machine(
+        device=runtime.device.type,
+        precision=runtime.precision,
+        fast_bf16=has_fast_bf16(runtime.device),
+        num_cores=os.cpu_count() or 1,
+        num_threads=torch.get_num_threads(),
+        num_workers=runtime.num_workers,
+        batch_size=config.eval_batch_size,
+        better_device=best if runtime.device.type == "cpu" != best else None,
+        fast_int8=runtime.device.type == "cpu" and cpu_gains_by_int8(),
+    )

@@ -1,0 +1,323 @@
+"""`lookalike.check`: what is wrong with labelled pictures, before time is spent on them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from lookalike.checks.copies.duplicates import clusters, exact_groups, near_copies
+from lookalike.checks.copies.groups import exact_findings, near_findings
+from lookalike.checks.findings import KINDS, CheckResult, ClassSizes, Files, Finding, Split
+from lookalike.checks.labels import MIN_CLASS_SIZE, class_numbers, judge_labels
+from lookalike.checks.page import write_page
+from lookalike.checks.reading.image import PictureFacts
+from lookalike.checks.reading.scan import SCAN_FILE, scan
+from lookalike.checks.structure import (
+    class_key,
+    class_sizes,
+    classes_across_splits,
+    extremes,
+    repeated_names,
+    similar_class_names,
+    small_classes,
+    unreadable,
+)
+from lookalike.config import CheckConfig
+from lookalike.data.reading.loader import ImageLoader
+from lookalike.data.sources import ImageSet, load_images
+from lookalike.embedding.embed import embed
+from lookalike.errors import ConfigError, DataError, Interrupted
+from lookalike.files import shown, writable_folder, write_json, write_text
+from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.layers import on_device
+from lookalike.progress import Progress, default_progress
+from lookalike.runtime.device import Runtime, make_runtime
+
+_SPLIT_NAMES = {"train", "training", "test", "val", "valid", "validation", "query", "gallery"}
+_MAX_READERS = 16
+_SAYS_LITTLE = 0.5  # share of pictures whose neighbours disagree, above which a model is no judge
+
+
+def check(config: CheckConfig, *, progress: Progress | None = None) -> CheckResult:
+    """Looks for whatever is wrong with a data set.
+
+    Every file is decoded once and remembered in `scan.sqlite` under `config.out`, so that a
+    check that was stopped goes on, and a second one reads only what has changed. The findings
+    are written beside it, as `check.json` and, with their pictures, `check.html`.
+
+    Raises:
+        LookalikeError: the check could not be done (see `lookalike.errors`). What is wrong with
+            the pictures raises nothing: it is what is returned.
+        Interrupted: Ctrl-C; what was read is kept.
+    """
+    try:
+        return _check(config, progress or default_progress())
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"stopped; what was read is kept in {shown(Path(config.out) / SCAN_FILE)}, and is not "
+            "read again by the same command"
+        ) from None
+
+
+def _check(config: CheckConfig, progress: Progress) -> CheckResult:
+    sources = _sources(config, progress)
+    out = writable_folder(Path(config.out))
+    runtime = make_runtime(config.device, config.precision, config.num_workers)
+    encoder = None
+    if config.model_name is not None:  # before anything is read: it may not be there
+        encoder = on_device(CLIPEncoder(config.model_name, embedding=config.embedding), runtime)
+    files = _read(sources, config, out, progress)
+    embeddings = None
+    if encoder is not None:
+        embeddings, files = _embed(files, encoder, config, runtime, progress)
+    findings, copies = _find_copies(files, embeddings, config, runtime, progress)
+    training = _training_split(files)
+    sizes = None
+    if training is not None:
+        sizes = class_sizes(files, training, config.n_classes_per_batch, config.n_samples_per_class)
+    findings += small_classes(files, sizes) if sizes else ()
+    names, why_no_names = repeated_names(files, copies)
+    wrong, left_out = _wrong_labels(files, embeddings, copies, config)
+    findings += [
+        *unreadable(files),
+        *classes_across_splits(files),
+        *similar_class_names(files),
+        *names,
+        *extremes(files, _input_px(encoder)),
+        *wrong,
+    ]
+    left_out += [why_no_names] if why_no_names else []
+    if training is None:
+        left_out.append("class sizes against K: no split is called train")
+    return _written(config, out, files, sources, findings, sizes, left_out, progress)
+
+
+def _sources(config: CheckConfig, progress: Progress) -> list[tuple[str, str, ImageSet]]:
+    """Name, source and pictures of each split."""
+    if config.data is None:
+        raise ConfigError("there is nothing to check; name a folder of pictures or a table: "
+                          "lookalike check PICTURES")  # fmt: skip
+    found: list[tuple[str, str, ImageSet]] = []
+    seen: set[str] = set()
+    for name, source in (("train", config.data), ("test", config.test),
+                         ("query", config.query), ("gallery", config.gallery)):  # fmt: skip
+        if source is None:
+            continue
+        if os.path.realpath(source) in seen:
+            if Path(source).is_dir():  # a table may well hold all the splits
+                progress.warn(f"{shown(source)} is given twice; it is looked at once")
+            continue
+        seen.add(os.path.realpath(source))
+        if Path(source).is_dir() and Path(config.out).resolve().is_relative_to(
+            Path(source).resolve()
+        ):
+            raise ConfigError(f"out is {shown(config.out)}, inside the pictures in "
+                              f"{shown(source)}, where it would be taken for a class; choose "
+                              "another folder with --out")  # fmt: skip
+        images = load_images(source, progress)
+        _refuse_folders_of_splits(source, images)
+        if name != "train":  # of a table what training and evaluation would take
+            found += _sides(name, source, images.of_split("test", name))
+        elif images.splits is None:
+            found += _sides(name, source, images)
+        else:
+            for split in sorted(set(images.splits), key=lambda split: (split != "train", split)):
+                found += _sides(split, source, images.of_split(split))
+    names = Counter(name for name, _, _ in found)
+    return [
+        (f"{name} of {os.path.basename(source)}" if names[name] > 1 else name, source, images)
+        for name, source, images in found
+    ]
+
+
+def _sides(name: str, source: str, images: ImageSet) -> list[tuple[str, str, ImageSet]]:
+    """A split, or its queries and its gallery, which are searched in each other."""
+    if images.is_query is None or len(set(images.is_query)) < 2:
+        return [(name, source, images)]
+    sides = [
+        (side, images.subset(i for i, flag in enumerate(images.is_query) if flag == wanted))
+        for side, wanted in (("query", True), ("gallery", False))
+    ]
+    return [(f"{name} {side}", source, some) for side, some in sides]
+
+
+def _refuse_folders_of_splits(source: str, images: ImageSet) -> None:
+    """A folder that holds train/ and test/ has splits where we expect classes."""
+    labels = set(images.labels or ())
+    if Path(source).is_dir() and labels and {label.lower() for label in labels} <= _SPLIT_NAMES:
+        names = sorted(labels)
+        first = next((n for n in names if n.lower().startswith("train")), names[0])
+        raise DataError(
+            f"the folders in {shown(source)} are {', '.join(map(shown, names))}: splits, not "
+            f"classes. Name each: lookalike check {shown(os.path.join(source, first))} "
+            "[--test ... | --query ... --gallery ...]"
+        )
+
+
+def _read(
+    sources: Sequence[tuple[str, str, ImageSet]], config: CheckConfig, out: Path, progress: Progress
+) -> Files:
+    paths: list[str] = []
+    names: list[str] = []
+    splits: list[str] = []
+    labels: list[str | None] = []
+    for split, _, images in sources:
+        paths += images.paths
+        names += images.names
+        splits += [split] * len(images)
+        labels += images.labels or [None] * len(images)
+    # Nothing else needs the cores while files are read, so "auto" is more here than elsewhere.
+    readers = min(_MAX_READERS, os.cpu_count() or 1)
+    facts = scan(
+        paths,
+        out / SCAN_FILE,
+        max_megapixels=config.max_megapixels,
+        num_workers=readers if config.num_workers == "auto" else int(config.num_workers),
+        progress=progress,
+    )
+    return Files(paths, names, splits, labels, facts)
+
+
+def _embed(
+    files: Files, encoder: CLIPEncoder, config: CheckConfig, runtime: Runtime, progress: Progress
+) -> tuple[Float32[Tensor, "n dim"] | None, Files]:
+    """Embeddings of all files, zeros for unreadable ones; and the files as they are by now."""
+    readable = [position for position, facts in enumerate(files.facts) if facts.readable]
+    if not readable:
+        return None, files
+    progress.note(f"model    {config.model_name} · {encoder.kind} · {runtime.describe()}")
+    loader = ImageLoader(
+        [files.paths[position] for position in readable],
+        replace(encoder.preprocessing, exact=config.exact_pixels),
+        runtime,
+        max_megapixels=config.max_megapixels,
+    )
+    embedded = embed(encoder, loader, runtime, batch_size=config.eval_batch_size, progress=progress)
+    result = torch.zeros(len(files), embedded.embeddings.shape[1])
+    rows = torch.tensor(readable)[torch.from_numpy(embedded.positions)]
+    result[rows] = embedded.embeddings
+    gone = {one.path: one.reason for one in embedded.unreadable}
+    facts = [
+        PictureFacts(reason=f"changed during the check: {gone[path]}") if path in gone else known
+        for path, known in zip(files.paths, files.facts, strict=True)
+    ]
+    return result, replace(files, facts=facts)
+
+
+def _find_copies(
+    files: Files,
+    embeddings: Float32[Tensor, "n dim"] | None,
+    config: CheckConfig,
+    runtime: Runtime,
+    progress: Progress,
+) -> tuple[list[Finding], list[int]]:
+    """Findings of copies, and for each file the first one it is connected to by copies."""
+    near = near_copies(
+        files.paths,
+        files.facts,
+        embeddings,
+        max_megapixels=config.max_megapixels,
+        device=runtime.device,
+        progress=progress,
+    )
+    exact = exact_groups(files.facts)
+    linked = [(group[0], other) for group in exact for other in group[1:]]
+    linked += [(one.first, one.second) for one in near]
+    copies = clusters(len(files), linked).tolist()
+    return [*exact_findings(files, exact), *near_findings(files, near, copies)], copies
+
+
+def _input_px(encoder: CLIPEncoder | None) -> int | None:
+    """The shorter side of what a model takes."""
+    if encoder is None:
+        return None
+    return min(encoder.preprocessing.height, encoder.preprocessing.width)
+
+
+def _training_split(files: Files) -> str | None:
+    """The split to learn from; None where none is called so and there are several."""
+    splits = list(dict.fromkeys(files.splits))
+    named = [split for split in splits if split.startswith("train")]
+    return named[0] if named else splits[0] if len(splits) == 1 else None
+
+
+def _wrong_labels(
+    files: Files,
+    embeddings: Float32[Tensor, "n dim"] | None,
+    copies: Sequence[int],
+    config: CheckConfig,
+) -> tuple[list[Finding], list[str]]:
+    """Likely wrong labels, and what is to be said about how far they were looked for."""
+    if config.model_name is None:
+        return [], ["likely wrong labels, and near copies by embedding: name a model with "
+                    "--model-name"]  # fmt: skip
+    has_one = [] if embeddings is None else embeddings.any(dim=1).tolist()
+    positions = [i for i, has in enumerate(has_one) if has and files.labels[i] is not None]
+    if embeddings is None or not positions:
+        return [], ["likely wrong labels: there are no pictures with labels"]
+    rows = torch.tensor(positions)
+    numbers, keys = class_numbers([class_key(str(files.labels[i])) for i in positions])
+    if len(keys) < 2:
+        return [], ["likely wrong labels: there is a single class, so nothing to take it for"]
+    spelling = {class_key(str(files.labels[i])): str(files.labels[i]) for i in positions}
+    judgement = judge_labels(
+        embeddings[rows], numbers, torch.tensor(copies)[rows], num_neighbors=config.num_neighbors
+    )
+    notes = []
+    if judgement.num_unjudged:
+        notes.append(
+            f"labels of classes with fewer than {MIN_CLASS_SIZE} pictures that are no copies, too "
+            f"few to judge by: {judgement.num_unjudged:,} in all"
+        )
+    if judgement.share_of_neighbors_disagreeing > _SAYS_LITTLE:
+        notes.append(
+            f"likely wrong labels: to {config.model_name} the nearest picture is of another class "
+            f"for {judgement.share_of_neighbors_disagreeing:.0%} of the pictures, so it cannot "
+            "judge them. Try a larger model, or one that was trained on pictures like these"
+        )
+        return [], notes
+    found = []
+    for one in judgement.suspects:
+        suggested = spelling[keys[one.suggested]]
+        own = str(files.labels[positions[one.position]])
+        pictures = [files.picture(positions[one.position], "labelled " + shown(own), "suspect")]
+        pictures += [files.picture(positions[i], "", "suggested") for i in one.nearest_suggested]
+        pictures += [files.picture(positions[i], "", "own") for i in one.nearest_own]
+        says = f"labelled {shown(own)}, looks like {shown(suggested)} (margin {one.margin:.2f})"
+        found.append(Finding("wrong_label", says, pictures))
+    return found, notes
+
+
+def _written(
+    config: CheckConfig,
+    out: Path,
+    files: Files,
+    sources: Sequence[tuple[str, str, ImageSet]],
+    findings: list[Finding],
+    sizes: ClassSizes | None,
+    left_out: list[str],
+    progress: Progress,
+) -> CheckResult:
+    """The outcome, once it is on the disk."""
+    order = {kind.name: place for place, kind in enumerate(KINDS)}
+    findings = sorted(findings, key=lambda finding: order[finding.kind])
+    document, page = out / "check.json", out / "check.html"
+    splits = [_split(files, name, source) for name, source, _ in sources]
+    result = CheckResult(findings, splits, sizes, left_out, [document, page, out / SCAN_FILE])
+    write_json(document, {**result.document(), "config": asdict(config)})
+    write_text(page, write_page(result, progress))
+    return result
+
+
+def _split(files: Files, name: str, source: str) -> Split:
+    here = [position for position, split in enumerate(files.splits) if split == name]
+    readable = [position for position in here if files.facts[position].readable]
+    labels = {files.labels[position] for position in readable} - {None}
+    return Split(name, shown(source), len(here), len(readable), len(labels))

@@ -1,0 +1,343 @@
+"""`lookalike.evaluate`: one model, or what another system made, under one protocol."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lookalike.config import EvaluateConfig
+from lookalike.data.reading.cache import make_cache
+from lookalike.data.reading.loader import ImageLoader
+from lookalike.data.sources import Unreadable
+from lookalike.embedding.interchange import (
+    embedding_files,
+    load_embeddings,
+    require_pyarrow,
+    save_embeddings,
+)
+from lookalike.errors import ConfigError, OutputError
+from lookalike.evaluation.protocol import Holdout, Protocol, load_protocol
+from lookalike.evaluation.results import (
+    metrics_document,
+    mixture_files,
+    result_files,
+    write_results,
+)
+from lookalike.evaluation.retrieval import (
+    Retrieval,
+    evaluate_encoder,
+    exclusions,
+    refuse_learned_classes,
+    retrieve,
+)
+from lookalike.evaluation.scoring.scores import QueryScores
+from lookalike.evaluation.text import search_by_text, text_document, text_metrics, text_queries
+from lookalike.evaluation.trec import score_trec, write_trec
+from lookalike.files import shown, writable_folder, write_json
+from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.layers import on_device
+from lookalike.model.pretrained import chosen_embedding, is_checkpoint, read_checkpoint
+from lookalike.progress import Progress, SilentProgress, counted, default_progress
+from lookalike.report.epoch.write import write_report
+from lookalike.runtime.device import make_runtime
+from lookalike.runtime.world import ALONE, Processes, joined
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """What a model retrieves, how good that is, and where it was written.
+
+    `retrieval` is None where a run of another system was scored: it has no pictures.
+    `text_scores` are of text search by class name, where the model has a text tower.
+    """
+
+    epoch: int
+    scores: QueryScores | None
+    retrieval: Retrieval | None
+    files: list[Path]
+    unreadable: list[Unreadable]
+    text_scores: QueryScores | None = None
+
+    @property
+    def metrics(self) -> dict[str, float] | None:
+        """Means over the queries that have an answer; None without labels."""
+        return self.scores.micro() if self.scores else None
+
+    @property
+    def text_metrics(self) -> dict[str, float] | None:
+        """Means over classes of text search; None where the model embeds no texts."""
+        return text_metrics(self.text_scores) if self.text_scores else None
+
+
+def evaluate(config: EvaluateConfig, *, progress: Progress | None = None) -> EvaluateResult:
+    """Measures a model on labelled pictures, or just retrieves among unlabelled ones.
+
+    Writes `results/retrieval_results_epoch_XX.json` and `results/metrics_epoch_XX.json` under
+    `config.out`, XX being the epoch of a checkpoint of ours, or 00, and with `config.report`
+    `results/report.html`, a page to look at. Embeddings made elsewhere
+    (`test_embeddings`, ...) are measured as a model's are. A ranking made elsewhere (`run` and
+    `qrels`) is scored without pictures, into `results/metrics_<name of the run>.json`.
+
+    Processes that `torchrun` started embed a share of the pictures each; the first one ranks,
+    writes and shows progress, and all return the same.
+
+    Raises:
+        LookalikeError: of the kind that says what is wrong (see `lookalike.errors`).
+    """
+    with joined() as processes:
+        progress = (progress or default_progress()) if processes.is_first else SilentProgress()
+        if config.run or config.test_embeddings or config.query_embeddings:
+            return processes.by_first(lambda: _evaluate(config, progress, ALONE))
+        return _evaluate(config, progress, processes)
+
+
+def _evaluate(config: EvaluateConfig, progress: Progress, processes: Processes) -> EvaluateResult:
+    """The same, by processes that have joined."""
+    out = writable_folder(Path(config.out))
+    if config.run is not None and config.qrels is not None:
+        return _evaluate_run(config, Path(config.run), Path(config.qrels), out, progress)
+    if config.save_embeddings == "parquet":
+        require_pyarrow()  # before anything is embedded
+    given = config.test_embeddings or config.query_embeddings
+    checkpoint: dict[str, Any] | None = None
+    if not given:
+        if is_checkpoint(config.model_name):
+            checkpoint = read_checkpoint(Path(config.model_name))
+            checkpoint.pop("optimizer_state_dict", None)  # twice the size of the model
+        # The results say which one was measured.
+        config = replace(config, embedding=chosen_embedding(config.embedding, checkpoint))
+    protocol = load_protocol(config, progress, _holdout_of(checkpoint, config, progress))
+    if protocol is None:
+        raise ConfigError("there is nothing to evaluate on: give --test, or --query and --gallery; "
+                          "or --run and --qrels of another system")  # fmt: skip
+    text_scores: QueryScores | None = None
+    if given:
+        epoch = 0
+        _refuse_to_replace(_files_of(out, epoch, config, protocol), config)
+        retrieval = _retrieve_given(config, protocol, progress)
+    else:
+        epoch, retrieval, text_scores = _retrieve_with_model(
+            config, checkpoint, protocol, out, progress, processes
+        )
+    alpha = _alpha_of(checkpoint)
+    files = processes.by_first(
+        lambda: _write(config, out, epoch, alpha, retrieval, protocol, text_scores, progress)
+    )
+    return EvaluateResult(
+        epoch, retrieval.scores, retrieval, files, retrieval.unreadable, text_scores
+    )
+
+
+def _write(
+    config: EvaluateConfig,
+    out: Path,
+    epoch: int,
+    alpha: float | None,
+    retrieval: Retrieval,
+    protocol: Protocol,
+    text_scores: QueryScores | None,
+    progress: Progress,
+) -> list[Path]:
+    """Writes what was measured, and says where."""
+    given = config.test_embeddings or config.query_embeddings
+    about = {"embeddings_of": given or config.model_name, "config": asdict(config)}
+    about |= text_document(text_scores) | ({} if alpha is None else {"alpha": alpha})
+    mixture = alpha is not None
+    write_results(out, epoch, retrieval, protocol, about=about, of_mixture=mixture)
+    _write_interchange(config, out, epoch, retrieval, protocol)
+    files = _files_of(out, epoch, config, protocol, of_mixture=mixture)
+    if config.report:
+        files.append(
+            write_report(out, epoch, retrieval, protocol, progress=progress, of_mixture=mixture)
+        )
+    return files
+
+
+def _alpha_of(checkpoint: dict[str, Any] | None) -> float | None:
+    """The share of trained weights in a mixture; None of any other model."""
+    mixture = (checkpoint or {}).get("interpolation")
+    return mixture["alpha"] if mixture else None
+
+
+def _retrieve_with_model(
+    config: EvaluateConfig,
+    checkpoint: dict[str, Any] | None,
+    protocol: Protocol,
+    out: Path,
+    progress: Progress,
+    processes: Processes,
+) -> tuple[int, Retrieval, QueryScores | None]:
+    runtime = make_runtime(config.device, config.precision, config.num_workers, processes)
+    encoder = on_device(
+        CLIPEncoder(config.model_name, embedding=config.embedding, checkpoint=checkpoint), runtime
+    )
+    files = _files_of(
+        out, encoder.epoch, config, protocol, of_mixture=_alpha_of(checkpoint) is not None
+    )
+    _refuse_to_replace(files, config)
+    refuse_learned_classes(encoder, protocol)
+    with runtime.autocast():
+        dim = encoder.dim
+    progress.note(f"model    {config.model_name} · {encoder.kind} {dim}-d")
+    progress.note(f"test     {protocol.describe()}")
+    progress.note(f"device   {runtime.describe()}")
+    cache = make_cache(config, progress)
+    loader = ImageLoader(
+        protocol.files,
+        replace(encoder.preprocessing, exact=config.exact_pixels),
+        runtime,
+        max_megapixels=config.max_megapixels,
+        cache=cache,
+    )
+    if cache is not None:
+        processes.by_first(cache.prepare)
+        progress.note(f"cache    {cache.describe()}")
+    retrieval = evaluate_encoder(
+        encoder,
+        protocol,
+        loader,
+        runtime,
+        top_k_wanted=config.top_k,
+        batch_size=config.eval_batch_size,
+        progress=progress,
+    )
+    if cache is not None:
+        progress.note(f"cache    {cache.reads_of_all(processes)}")
+    text_scores: QueryScores | None = None
+    if retrieval.gallery.labels is not None and encoder.has_text:
+        queries = text_queries(encoder, retrieval.gallery.labels, config.caption_template, progress)
+        text_scores = search_by_text(queries, retrieval.gallery, retrieval.gallery_embeddings)
+    return encoder.epoch, retrieval, text_scores
+
+
+def _retrieve_given(config: EvaluateConfig, protocol: Protocol, progress: Progress) -> Retrieval:
+    """Retrieval by embeddings that were made elsewhere."""
+    query_file = config.test_embeddings or config.query_embeddings
+    gallery_file = config.test_embeddings or config.gallery_embeddings
+    progress.note(f"test     {protocol.describe()}")
+    query = load_embeddings(Path(query_file or ""), protocol.query)
+    same = query_file == gallery_file and protocol.query is protocol.gallery
+    gallery = query if same else load_embeddings(Path(gallery_file or ""), protocol.gallery)
+    return retrieve(
+        query,
+        gallery,
+        protocol.query,
+        protocol.gallery,
+        exclude=exclusions(
+            protocol.query, protocol.gallery, protocol.query_ids, protocol.gallery_ids
+        ),
+        top_k_wanted=config.top_k,
+        progress=progress,
+        unreadable=protocol.unreadable,
+    )
+
+
+def _write_interchange(
+    config: EvaluateConfig, out: Path, epoch: int, retrieval: Retrieval, protocol: Protocol
+) -> None:
+    """What other tools read, as far as it is asked for."""
+    if config.trec:
+        write_trec(*_trec_files(out, epoch), retrieval)
+    sides = {
+        "query": (retrieval.query, retrieval.query_embeddings),
+        "gallery": (retrieval.gallery, retrieval.gallery_embeddings),
+        "test": (retrieval.query, retrieval.query_embeddings),
+    }
+    for side, path in _embedding_files(out, epoch, config, protocol).items():
+        images, embeddings = sides[side]
+        save_embeddings(path, embeddings, images)
+
+
+def _files_of(
+    out: Path,
+    epoch: int,
+    config: EvaluateConfig,
+    protocol: Protocol,
+    *,
+    of_mixture: bool = False,
+) -> list[Path]:
+    """What an evaluation is going to write, but for the report, which is always the newest."""
+    files = [*(mixture_files(out) if of_mixture else result_files(out, epoch))]
+    if config.trec:
+        run, qrels = _trec_files(out, epoch)
+        files += [run, qrels] if protocol.labelled else [run]
+    for path in _embedding_files(out, epoch, config, protocol).values():
+        files += embedding_files(path)
+    return files
+
+
+def _trec_files(out: Path, epoch: int) -> tuple[Path, Path]:
+    folder = out / "results"
+    return folder / f"run_epoch_{epoch:02}.trec", folder / f"qrels_epoch_{epoch:02}.trec"
+
+
+def _embedding_files(
+    out: Path, epoch: int, config: EvaluateConfig, protocol: Protocol
+) -> dict[str, Path]:
+    """Where the embeddings of each side go, if anywhere."""
+    if config.save_embeddings == "none":
+        return {}
+    sides = ("test",) if protocol.kind == "leave-one-out" else ("query", "gallery")
+    stem = f"embeddings_epoch_{epoch:02}"
+    return {side: out / "results" / f"{stem}_{side}.{config.save_embeddings}" for side in sides}
+
+
+def _evaluate_run(
+    config: EvaluateConfig, run: Path, qrels: Path, out: Path, progress: Progress
+) -> EvaluateResult:
+    """Scores a ranking that was made elsewhere."""
+    path = out / "results" / f"metrics_{run.stem}.json"
+    _refuse_to_replace([path], config)
+    scored = score_trec(run, qrels)
+    progress.note(f"run      {shown(run)}: {scored.num_retrieved:,} retrieved")
+    progress.note(f"qrels    {shown(qrels)}: {counted(len(scored.names), 'query', 'queries')}")
+    if scored.not_in_run:
+        progress.warn(
+            f"not in the run: {counted(len(scored.not_in_run), 'query', 'queries')} of the qrels, "
+            f"which will score as if nothing was retrieved, such as {shown(scored.not_in_run[0])}"
+        )
+    if scored.not_in_qrels:
+        progress.warn(
+            "not in the qrels, and left out: "
+            f"{counted(len(scored.not_in_qrels), 'query', 'queries')} of the run, such as "
+            f"{shown(scored.not_in_qrels[0])}"
+        )
+    protocol = {
+        "kind": "run-qrels",
+        "num_queries": len(scored.names),
+        "num_queries_not_in_run": len(scored.not_in_run),
+        "num_queries_not_in_qrels": len(scored.not_in_qrels),
+        "fingerprint": scored.fingerprint,
+    }
+    write_json(
+        path,
+        metrics_document(scored.scores, scored.names, protocol, about={"config": asdict(config)}),
+    )
+    return EvaluateResult(0, scored.scores, None, [path], [])
+
+
+def _refuse_to_replace(paths: list[Path], config: EvaluateConfig) -> None:
+    existing = [path for path in paths if path.exists()]
+    if existing and not config.overwrite:
+        raise OutputError(
+            f"{shown(existing[0])} exists already; choose another folder with --out, or replace "
+            "it with --overwrite"
+        )
+
+
+def _holdout_of(
+    checkpoint: dict[str, Any] | None, config: EvaluateConfig, progress: Progress
+) -> Holdout | None:
+    """The classes that a checkpoint was kept from: the test may not have the same ones in all."""
+    saved = checkpoint.get("holdout") if checkpoint else None
+    if saved is None:
+        return None
+    holdout = Holdout(**saved)
+    if config.holdout_classes is None:
+        progress.warn(
+            f"{config.model_name} has not learned {len(holdout.classes):,} of its classes; to test "
+            f"these alone: --holdout-classes {holdout.rule} --holdout-seed {holdout.seed}"
+        )
+    same = (config.holdout_classes, config.holdout_seed) == (holdout.rule, holdout.seed)
+    return holdout if same else None

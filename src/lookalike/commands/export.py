@@ -1,0 +1,144 @@
+"""`lookalike.export`: a checkpoint, or any model, in a form that other software loads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lookalike.config import ExportConfig
+from lookalike.errors import OutputError
+from lookalike.evaluation.results import library_versions
+from lookalike.exports.agreement import Agreement, Form, check_agreement
+from lookalike.exports.card import write_card
+from lookalike.exports.formats.onnx_graph import ONNX, require_onnx
+from lookalike.exports.formats.sentence_transformers_folder import (
+    SENTENCE_TRANSFORMERS,
+    require_sentence_transformers,
+)
+from lookalike.exports.formats.transformers_folder import TRANSFORMERS
+from lookalike.exports.hub import find_repository
+from lookalike.exports.source import Source, read_source
+from lookalike.files import shown, writable_folder, write_folder_whole, write_json
+from lookalike.progress import Progress, default_progress
+
+MANIFEST = "lookalike.json"
+
+_FORMS: dict[str, tuple[Form, Callable[[], Any] | None]] = {
+    "transformers": (TRANSFORMERS, None),
+    "sentence-transformers": (SENTENCE_TRANSFORMERS, require_sentence_transformers),
+    "onnx": (ONNX, require_onnx),
+}
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What was exported, where to, and how near it is to the model it was made from.
+
+    `unmeasured` says why the model card has no table of measured numbers, where it has none.
+    `url` is where the hub shows it, if it was pushed there.
+    """
+
+    folder: Path
+    files: list[Path]
+    kind: str
+    dim: int
+    agreement: Agreement
+    unmeasured: str | None
+    url: str | None
+
+
+def export(config: ExportConfig, *, progress: Progress | None = None) -> ExportResult:
+    """Writes a model in another form, checked against the original, with a model card.
+
+    The folder appears whole or not at all, and only after what was written gives the embeddings
+    of the original. Beside the model it holds README.md, the card with the numbers that the
+    checkpoint's run measured, and lookalike.json, the facts for programs.
+
+    Raises:
+        ConfigError: no model is named; or there is no way to push, which is found out first.
+        MissingExtraError: the form needs a package that is not installed.
+        ModelError, CheckpointError: the model cannot be loaded, or not be put into this form.
+        OutputError: the folder is taken, cannot be written, or cannot be uploaded.
+    """
+    progress = progress or default_progress()
+    form, require = _FORMS[config.to]
+    if require is not None:
+        require()
+    out = Path(config.out)
+    _check_free(out, config)
+    writable_folder(out.resolve().parent)
+    repository = None
+    if config.push_to_hub is not None:
+        repository = find_repository(config.push_to_hub, private=config.private)
+    source = read_source(config)
+    encoder = source.encoder
+    progress.note(f"model    {shown(source.name)} · {encoder.kind} {encoder.dim}-d")
+    found: list[Agreement] = []
+
+    def write(folder: Path) -> None:
+        progress.note(f"writing  {config.to}")
+        form.write(encoder, folder)
+        progress.note("checking whether it gives the embeddings of the original")
+        found.append(check_agreement(folder, form, encoder))
+        write_card(folder, source, config, found[0])
+        write_json(folder / MANIFEST, _facts(source, config, found[0]))
+
+    write_folder_whole(out, write)
+    url = None
+    if repository is not None:
+        progress.note(f"upload   to {repository.name}")
+        url = repository.push(out, f"Export of {source.name} by Lookalike")
+    return ExportResult(
+        folder=out,
+        files=sorted(path for path in out.rglob("*") if path.is_file()),
+        kind=encoder.kind,
+        dim=encoder.dim,
+        agreement=found[0],
+        unmeasured=source.unmeasured,
+        url=url,
+    )
+
+
+def _check_free(out: Path, config: ExportConfig) -> None:
+    """Raises where the folder holds something that an export may not replace."""
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    if not out.exists():
+        return
+    if not (out / MANIFEST).is_file():
+        raise OutputError(
+            f"{shown(out)} exists already, and is no export of ours, so nothing of it is touched; "
+            "name a new folder with --out"
+        )
+    if not config.overwrite:
+        raise OutputError(
+            f"{shown(out)} already holds an export; name another folder with --out, or replace it "
+            "with --overwrite"
+        )
+    if config.model_name is not None and out.resolve() in _with_parents(Path(config.model_name)):
+        raise OutputError(
+            f"--overwrite would remove {shown(config.model_name)}, which is to be exported; name "
+            "another folder with --out"
+        )
+
+
+def _with_parents(path: Path) -> list[Path]:
+    """A file or folder that is there, and the folders it lies in."""
+    return [path.resolve(), *path.resolve().parents] if path.exists() else []
+
+
+def _facts(source: Source, config: ExportConfig, agreement: Agreement) -> dict[str, Any]:
+    """What a program wants to know of an export."""
+    encoder = source.encoder
+    return {
+        "format": "lookalike-export-1",
+        "to": config.to,
+        "embedding": {"kind": encoder.kind, "dim": encoder.dim, "normalized": True},
+        "preparation": encoder.preprocessing.facts()
+        | {"scale_and_normalize_are_in_the_model": config.to == "onnx"},
+        "made_from": source.origin(),
+        "agreement": asdict(agreement),
+        "versions": library_versions(),
+    }

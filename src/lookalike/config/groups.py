@@ -1,0 +1,215 @@
+"""The knobs that several verbs share."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from lookalike.config.options import knob, same_knob, settle
+from lookalike.errors import ConfigError
+
+DEFAULT_MODEL = "openai/clip-vit-large-patch14-336"
+DEFAULT_MAX_MEGAPIXELS = 89.0  # where Pillow begins to warn
+MAX_PILLOW_MEGAPIXELS = 178.0  # above this Pillow refuses a file by itself, as a bomb
+
+
+@dataclass(frozen=True, kw_only=True)
+class Basics:
+    """The knobs of whatever embeds pictures: the model, the machine, what counts as a picture."""
+
+    model_name: str | None = knob(
+        DEFAULT_MODEL,
+        "a hub id, a local Transformers folder, or a checkpoint of ours (.pth)",
+        group="Model",
+        metavar="NAME",
+    )
+    embedding: Literal["auto", "projected", "pooled"] = knob(
+        "auto",
+        "auto: the one that a checkpoint was trained for, else projected; projected: the space "
+        "shared with text, where the model has one (else pooled); pooled: what the vision tower "
+        "gives before that projection",
+        group="Model",
+    )
+    max_megapixels: float = knob(
+        DEFAULT_MAX_MEGAPIXELS,
+        "a larger picture is refused before it is decoded",
+        group="Pictures",
+        above=0,
+        at_most=MAX_PILLOW_MEGAPIXELS,
+    )
+    exact_pixels: bool = knob(
+        False,
+        "decode and resize pictures as the model's own processor does, to the last bit, to compare "
+        "with other tools: slower, of large photos several times",
+        group="Pictures",
+    )
+    eval_batch_size: int = knob(64, "pictures embedded at a time", group="Machine", at_least=1)
+    device: str = knob(
+        "auto",
+        "auto, cuda, cuda:1, mps, xpu or cpu; auto takes the first there is",
+        group="Machine",
+        metavar="NAME",
+    )
+    precision: Literal["auto", "bf16", "fp16", "fp32", "int8"] = knob(
+        "auto",
+        "arithmetic of the model; auto: bf16 where the device is fast at it, else fp16 on a GPU, "
+        "else fp32; int8: about 1.5 times as fast as bf16 on a CPU with VNNI, and coarser",
+        group="Machine",
+    )
+    num_workers: int | Literal["auto"] = knob(
+        "auto",
+        "processes that read pictures; 0 reads in the main process",
+        group="Machine",
+        at_least=0,
+    )
+
+    def __post_init__(self) -> None:
+        settle(self)
+        for name in ("train", "data", "test", "query", "gallery", "out", "model_name",
+                     "distillation_pictures", "decode_cache"):  # fmt: skip
+            if getattr(self, name, None) == "":
+                raise ConfigError(f"{name} is empty; name something, or leave it out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared(Basics):
+    """The knobs that every verb with test pictures shares."""
+
+    query: str | None = knob(
+        None,
+        "pictures to search for: a class-per-folder tree, a flat folder, or a table",
+        group="Test pictures",
+        metavar="PICTURES",
+    )
+    gallery: str | None = knob(
+        None,
+        "pictures to search in, given together with query",
+        group="Test pictures",
+        metavar="PICTURES",
+    )
+    test: str | None = knob(
+        None,
+        "one labelled folder or table instead: each picture searches in all the others",
+        group="Test pictures",
+        metavar="PICTURES",
+    )
+    out: str = knob(
+        ".", "folder that results/ and weights/ are written under", group="Output", metavar="FOLDER"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchShape:
+    """What a training batch is made of."""
+
+    n_classes_per_batch: int = knob(
+        4, "P: different classes in each batch", group="Batches", at_least=2
+    )
+    n_samples_per_class: int = knob(
+        2, "K: pictures of each of them; a batch is P x K", group="Batches", at_least=2
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common(Shared):
+    """The knobs that training and evaluation share."""
+
+    holdout_classes: str | None = knob(
+        None,
+        "test on classes that are kept from training: a share of all classes such as 0.5, or one "
+        "of so many folds such as 2/5",
+        group="Test pictures",
+        metavar="SHARE",
+    )
+    holdout_seed: int = knob(
+        0, "another seed holds out other classes", group="Test pictures", at_least=0
+    )
+    group_pattern: str | None = knob(
+        None,
+        "a regular expression; test pictures whose names give the same match (its first "
+        "parenthesis, or all of it) come from one shoot, and are never searched in each other",
+        group="Test pictures",
+        metavar="REGEX",
+    )
+    decode_cache: str | None = knob(
+        None,
+        "a folder that keeps decoded pictures (width x height x 3 bytes each), so that later "
+        "epochs and runs need not decode the files again, with the same results to the last bit; "
+        "worth it for large photos and PNG files, over several epochs, where a GPU waits for "
+        "pictures; none: off",
+        group="Pictures",
+        metavar="FOLDER",
+    )
+    decode_cache_gb: float = knob(
+        20.0,
+        "GB (10^9 bytes) that decode_cache may take; when it is full, what is in it stays and "
+        "other pictures are decoded each time; 5 GB of the disk are left free in any case",
+        group="Pictures",
+        above=0,
+    )
+    caption_template: str = knob(
+        "a photo of a {}.",
+        "the text of a class, for models with a text tower; {} is its name",
+        group="Text search",
+        metavar="TEXT",
+    )
+    top_k: int = knob(10, "retrievals returned per query", group="Test pictures", at_least=1)
+    model_name: str = same_knob(Shared, "model_name")
+    overwrite: bool = knob(False, "replace what an earlier run wrote there", group="Output")
+    report: bool = knob(
+        True,
+        "write results/report.html: charts, classes, and what was found for each query",
+        group="Output",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.holdout_classes is not None:
+            object.__setattr__(self, "holdout_classes", _plain_holdout(self.holdout_classes))
+        if self.group_pattern is not None:
+            _check_pattern(self.group_pattern)
+        if "{}" not in self.caption_template:
+            raise ConfigError(
+                f"caption_template is {self.caption_template!r}; it needs a {{}} where the name of "
+                "the class goes"
+            )
+        if self.test is not None and (self.query is not None or self.gallery is not None):
+            raise ConfigError("give either test, or query and gallery, not both")
+        if (self.query is None) != (self.gallery is None):
+            given, missing = ("query", "gallery") if self.query else ("gallery", "query")
+            raise ConfigError(f"{given} is given without {missing}; give both, or test instead")
+
+
+def holdout_bounds(holdout: str) -> tuple[float, float]:
+    """Which part of the ordered classes is held out, as shares: "0.5" is 0 to 0.5.
+
+    Raises:
+        ConfigError: it is neither a share nor a fold.
+    """
+    first, slash, second = holdout.partition("/")
+    try:
+        if slash and 1 <= int(first) <= int(second) and int(second) >= 2:
+            return (int(first) - 1) / int(second), int(first) / int(second)
+        if not slash and 0 < float(first) < 1:
+            return 0.0, float(first)
+    except ValueError:
+        pass
+    raise ConfigError(
+        f"holdout_classes is {holdout!r}; expected a share of the classes such as 0.5, or a fold "
+        "such as 2/5"
+    )
+
+
+def _plain_holdout(holdout: str) -> str:
+    """One way of writing it: 0.50 is 0.5, 01/2 is 1/2."""
+    holdout_bounds(holdout)
+    first, slash, second = holdout.partition("/")
+    return f"{int(first)}/{int(second)}" if slash else f"{float(first):g}"
+
+
+def _check_pattern(pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"group_pattern {pattern!r} is no regular expression: {error}") from error

@@ -1,1 +1,0 @@
-"""A fine-tuned model beside the one it came from."""

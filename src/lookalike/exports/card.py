@@ -1,0 +1,230 @@
+"""The model card: README.md, with the numbers that were measured and code that loads the model."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lookalike.config import ExportConfig, TrainConfig
+from lookalike.config.settings import FREE_ON_RESUME
+from lookalike.evaluation.results import library_versions
+from lookalike.evaluation.scoring.scores import HEADLINE
+from lookalike.evaluation.text import TEXT_HEADLINE
+from lookalike.exports.agreement import Agreement
+from lookalike.exports.source import Source
+from lookalike.files import write_text
+from lookalike.progress import counted
+from lookalike.report.epoch.history import Document, History
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+    from jinja2 import Template
+
+CARD = "README.md"
+# These have a sentence of their own, or mean something on the trainer's machine alone.
+_NOT_LISTED = (FREE_ON_RESUME - {"precision"}) | {
+    "model_name", "objective", "learning_rate", "n_classes_per_batch", "n_samples_per_class",
+}  # fmt: skip
+
+
+def write_card(folder: Path, source: Source, config: ExportConfig, agreement: Agreement) -> None:
+    """Writes README.md into the folder of an export.
+
+    The hub's front matter first, then for people: how well it retrieves (the table that the
+    checkpoint's run measured, before and after, or why there is none), how to load it, how it
+    was trained, versions. It names no folder of the machine it was made on.
+    """
+    name = config.push_to_hub or Path(config.out).resolve().name
+    body = _template().render(
+        name=name,
+        title=name.rpartition("/")[2],
+        on_hub=config.push_to_hub is not None,
+        to=config.to,
+        source=source,
+        encoder=source.encoder,
+        results=None if source.history is None else results_in_words(source.history, source),
+        settings=changed_settings(source),
+        trained=(source.checkpoint or {}).get("config"),
+        loading=_loading(source),
+        preparation=source.encoder.preprocessing.facts(),
+        agreement=agreement.in_words(),
+        license=config.license,
+        versions=library_versions(),
+        trained_with=(source.checkpoint or {}).get("versions"),
+    )
+    write_text(folder / CARD, f"---\n{front_matter(source, config)}\n---\n\n{body.strip()}\n")
+
+
+def front_matter(source: Source, config: ExportConfig) -> str:
+    """What the hub reads of a card, as YAML. What is not known is left out."""
+    from huggingface_hub import ModelCardData
+
+    of_form = ["sentence-transformers"] if config.to == "sentence-transformers" else []
+    data = ModelCardData(
+        library_name=config.to,
+        pipeline_tag="image-feature-extraction",
+        tags=["image-retrieval", "image-similarity", "lookalike", *of_form],
+        license=config.license,
+        base_model=source.base_model,
+        base_model_relation="finetune" if source.base_model and source.checkpoint else None,
+        metrics=list(HEADLINE) if source.history else None,
+        model_name=(config.push_to_hub or Path(config.out).resolve().name).rpartition("/")[2],
+        eval_results=_eval_results(source.history) if source.history else None,
+    )
+    return str(data.to_yaml()).strip()
+
+
+def _eval_results(history: History) -> list[EvalResult]:
+    """The numbers as the hub's model index holds them."""
+    from huggingface_hub import EvalResult
+
+    protocol, metrics = history.current["protocol"], history.current["metrics"]
+    arguments = {name: protocol[name] for name in ("kind", "num_queries", "num_gallery")}
+    return [
+        EvalResult(
+            task_type="image-retrieval",
+            task_name="Image retrieval",
+            dataset_type="own-pictures",
+            dataset_name="The trainer's own test pictures",
+            dataset_args={**arguments, "fingerprint": protocol["fingerprint"]},
+            metric_type=name,
+            metric_name=name,
+            metric_value=round(metrics[name], 4),
+        )
+        for name in HEADLINE
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """The measured table as text: one row a metric, and what was measured on what."""
+
+    heading: list[str]
+    rows: list[list[str]]
+    protocol: list[str]
+
+
+def results_in_words(history: History, source: Source) -> Results:
+    """The numbers of this epoch beside those before training, and the protocol of both."""
+    before, now = history.before, history.current
+    mixed = f", mixed with the original, alpha {now['alpha']:g}" if "alpha" in now else ""
+    heading = ["", f"this model (epoch {now['epoch']}{mixed})"]
+    if before is not None:
+        # An epoch 0 is the model as it came; a run may have begun to be measured later.
+        word = "before training" if before["epoch"] == 0 else "earlier"
+        heading = ["", f"{word} (epoch {before['epoch']})", heading[1], "change"]
+    rows = [_row(name, before, now, name) for name in HEADLINE]
+    if now.get("text_metrics"):
+        rows += [_row(f"text {name}", before, now, name, "text_") for name in TEXT_HEADLINE]
+    return Results(heading, rows, protocol_in_words(now, source.encoder.trained_on))
+
+
+def _row(
+    title: str, before: Document | None, now: Document, name: str, kind: str = ""
+) -> list[str]:
+    """One metric: of picture search, or, as `kind` "text_" says, of text search."""
+    value = _with_interval(now, name, kind)
+    if before is None:
+        return [title, value]
+    if not before.get(f"{kind}metrics"):
+        return [title, "", f"**{value}**", ""]
+    change = now[f"{kind}metrics"][name] - before[f"{kind}metrics"][name]
+    return [title, _with_interval(before, name, kind), f"**{value}**", f"{change:+.4f}"]
+
+
+def _with_interval(document: Document, name: str, kind: str) -> str:
+    low, high = document[f"{kind}intervals"][name]
+    return f"{document[f'{kind}metrics'][name]:.4f} ({low:.3f} to {high:.3f})"
+
+
+def protocol_in_words(document: Document, trained_on: frozenset[str]) -> list[str]:
+    """What was searched in what, a sentence each."""
+    facts = document["protocol"]
+    classes = counted(facts["num_query_classes"], "class", "classes")
+    if facts["kind"] == "leave-one-out":
+        told = [f"Each of {facts['num_queries']:,} test pictures, of {classes}, searched in all "
+                "the others."]  # fmt: skip
+    else:
+        told = [f"{counted(facts['num_queries'], 'query', 'queries')}, of {classes}, searched in "
+                f"a gallery of {counted(facts['num_gallery'], 'picture')}."]  # fmt: skip
+    told.append("No picture finds itself, nor one of its own group where groups were given.")
+    without = facts.get("num_queries_without_answer")
+    if without:
+        told.append(f"Left out of the numbers: {counted(without, 'query', 'queries')} without a "
+                    "picture of the same class to find.")  # fmt: skip
+    tested = set(document["per_class"])
+    known = len(tested & trained_on)
+    if known == 0:
+        told.append("It was trained on none of these classes.")
+    else:
+        which = "all" if known == len(tested) else f"{known:,}"
+        told.append(f"It was trained on pictures of {which} of these classes.")
+    told.append("In parentheses the 95% bootstrap interval over queries.")
+    return told
+
+
+def changed_settings(source: Source) -> list[tuple[str, str, str]]:
+    """Name, value and default of each knob that shaped the training and is not at its default."""
+    if source.checkpoint is None:
+        return []
+    saved, rows = source.checkpoint["config"], []
+    for knob in dataclasses.fields(TrainConfig):
+        value = saved.get(knob.name, knob.default)
+        if knob.name in _NOT_LISTED or value == knob.default:
+            continue
+        rows.append((knob.name, str(value), "" if knob.default is None else str(knob.default)))
+    return rows
+
+
+def _loading(source: Source) -> dict[str, Any]:
+    """What differs from model to model in the code that loads it with Transformers."""
+    encoder, description = source.encoder, source.encoder.description()
+    two_towers = hasattr(encoder.backbone, "get_image_features")
+    has_words = bool({"tokenizer.json", "vocab.json"} & description["side_files"].keys())
+    if encoder.kind == "projected" and two_towers:
+        call, output = "model.get_image_features", ".pooler_output"
+    elif encoder.kind == "projected":
+        call, output = "model", ".image_embeds"
+    elif two_towers:
+        call, output = "model.vision_model", ".pooler_output"
+    elif description["pool"] == "cls":
+        call, output = "model", ".last_hidden_state[:, 0]"
+    elif description["pool"] == "mean":
+        call, output = "model", ".last_hidden_state.mean(dim=1)"
+    else:
+        call, output = "model", ".pooler_output.flatten(1)"
+    projects_alone = encoder.kind == "projected" and not two_towers
+    return {
+        "auto_class": type(encoder.backbone).__name__ if projects_alone else "AutoModel",
+        "call": call,
+        "output": output,
+        "two_towers": two_towers,
+        "texts": two_towers and has_words and encoder.kind == "projected",
+        "pads_to_the_end": encoder.backbone.config.model_type.startswith("siglip"),
+    }
+
+
+@cache
+def _template() -> Template:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=False,  # noqa: S701 - Markdown; what people wrote goes through `code`
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["code"] = code
+    return environment.get_template("card.md.j2")
+
+
+def code(text: str) -> str:
+    """Any text as one piece of code that stands in a sentence or a table.
+
+    >>> code("a `b` | c")
+    "`a 'b' / c`"
+    """
+    return f"`{' '.join(text.split()).replace('`', chr(39)).replace('|', '/')}`"

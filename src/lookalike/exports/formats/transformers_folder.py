@@ -1,0 +1,46 @@
+"""A folder that Transformers' `from_pretrained` loads, text tower and all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+from safetensors import SafetensorError
+
+from lookalike.errors import OutputError
+from lookalike.exports.agreement import Embeddings, Form, embed_pictures
+from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.pretrained import quiet_transformers, write_side_files
+
+
+def save_transformers(encoder: CLIPEncoder, folder: Path) -> None:
+    """Writes weights (safetensors), configuration, and the small files of the original model.
+
+    Raises:
+        OutputError: the disk is full.
+    """
+    description = encoder.description()
+    state = encoder.backbone.state_dict()
+    if description["pool"] != "pooler":
+        # Where there are such weights the original came without them, so they are random and not
+        # used. Left out here as well, whoever loads the folder sees that as we did.
+        state = {name: tensor for name, tensor in state.items() if "pooler" not in name}
+    try:
+        with quiet_transformers():
+            encoder.backbone.save_pretrained(folder, state_dict=state)
+    except SafetensorError as error:  # reports a full disk in its own way
+        raise OutputError(
+            f"cannot write {folder.name}: {error}. Free some room, or choose another disk with "
+            "--out; nothing is left of this export"
+        ) from error
+    side_files = dict(description["side_files"])
+    side_files.pop("config.json", None)  # the one just written is of these weights
+    write_side_files(side_files, folder)
+
+
+def _embed(folder: Path, encoder: CLIPEncoder, pictures: Sequence[Image.Image]) -> Embeddings:
+    return embed_pictures(CLIPEncoder(str(folder), embedding=encoder.embedding), pictures)
+
+
+TRANSFORMERS = Form(save_transformers, _embed, tolerance=0.0)

@@ -1,0 +1,237 @@
+"""Where and how the arithmetic runs: device, precision, processes, readers, seed.
+
+One `Runtime` is made at the top of a command and handed down; nothing reads a global.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Literal, TypeVar
+
+import psutil
+import torch
+from torch import nn
+
+from lookalike.errors import ConfigError, MissingExtraError, ModelError
+from lookalike.progress import counted
+from lookalike.runtime.memory import enough_memory, keep_freed_memory
+from lookalike.runtime.world import ALONE, Processes
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+Precision = Literal["bf16", "fp16", "fp32", "int8"]
+_FIRST_SCALE = 2.0**16  # of the gradient of a whole batch
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The machine as one command uses it."""
+
+    device: torch.device
+    precision: Precision
+    num_workers: int
+    processes: Processes = ALONE
+
+    def place(self, module: ModuleT) -> ModuleT:
+        """Moves a model to the device.
+
+        Raises:
+            ModelError: it does not fit.
+        """
+        advice = "take a smaller one, free some memory, or set --device cpu"
+        with enough_memory(
+            ModelError, f"{self.device} has too little memory for the model", advice
+        ):
+            return module.to(self.device)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Inside the block the model computes in the chosen precision; in fp32 where that is int8,
+        which takes another form of it (`embedding/inference.py`).
+        """
+        if self.precision in _DTYPES:
+            return torch.autocast(self.device.type, dtype=_DTYPES[self.precision])
+        return nullcontext()
+
+    def grad_scaler(self) -> torch.amp.GradScaler:
+        """Scales the loss so that fp16 gradients do not underflow; idle in other precisions.
+
+        Of several processes each goes backward with its part of the gradient times their count,
+        of which then the mean is taken: a smaller scale makes up for it.
+        """
+        return torch.amp.GradScaler(
+            self.device.type,
+            init_scale=_FIRST_SCALE / self.processes.count,
+            enabled=self.precision == "fp16",
+        )
+
+    def describe(self) -> str:
+        """One line for the start of a run: `cuda (NVIDIA H100) · bf16 · 8 workers`."""
+        name = str(self.device)
+        if self.device.type == "cuda":
+            name += f" ({torch.cuda.get_device_name(self.device)})"
+        elif self.device.type == "cpu":
+            name += f" ({counted(torch.get_num_threads(), 'thread')})"
+        readers = counted(self.num_workers, "worker")
+        several = f"{self.processes.count} processes · " if self.processes.count > 1 else ""
+        return f"{several}{name} · {self.precision} · {readers}"
+
+
+def make_runtime(
+    device: str = "auto",
+    precision: str = "auto",
+    num_workers: int | Literal["auto"] = "auto",
+    processes: Processes = ALONE,
+) -> Runtime:
+    """Finds the device and the precision that suits it.
+
+    On a CPU under glibc the process keeps from then on what memory it frees, for its next use,
+    unless a variable of the environment tells glibc what to keep. It holds for the whole process.
+
+    Args:
+        device: "auto" (CUDA, else MPS, else XPU, else CPU) or what `torch.device` takes.
+        precision: "auto", "bf16", "fp16", "fp32", or "int8", which is for embedding alone.
+        num_workers: readers of pictures, of each process, or "auto".
+        processes: of several on a machine each takes a GPU of its own, and its share of the cores.
+
+    Raises:
+        ConfigError: the device does not exist here, or cannot compute in that precision; or there
+            are fewer GPUs than processes.
+        MissingExtraError: int8 is wanted, and OpenVINO is not installed.
+    """
+    chosen = _find_device() if device == "auto" else _named_device(device)
+    if processes.count > 1:
+        chosen = _own_device(chosen, processes)
+        _share_threads(processes)
+    if chosen.type == "cuda" and chosen.index is not None:
+        torch.cuda.set_device(chosen)  # pinned memory and capability questions ask the current one
+    if chosen.type == "cpu":
+        keep_freed_memory()
+    workers = int(num_workers) if num_workers != "auto" else _default_workers(chosen, processes)
+    return Runtime(chosen, _find_precision(precision, chosen), workers, processes)
+
+
+def _own_device(device: torch.device, processes: Processes) -> torch.device:
+    """The device of one of several processes."""
+    if device.type == "cpu":
+        return device
+    if device != torch.device("cuda"):
+        raise ConfigError(
+            f"the device is {device}, and {processes.count} processes cannot share it; give each "
+            "a GPU of its own with --device cuda, or use --device cpu"
+        )
+    if processes.local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"{processes.local_count} processes run on this machine, which has "
+            f"{torch.cuda.device_count()} GPUs; start no more: torchrun --nproc-per-node "
+            f"{torch.cuda.device_count()}, or use --device cpu"
+        )
+    return torch.device("cuda", processes.local_rank)
+
+
+def _share_threads(processes: Processes) -> None:
+    """Divides the cores of the machine among its processes, unless somebody has said how many.
+
+    One thread is what torchrun says by itself when nobody does.
+    """
+    if os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // processes.local_count))
+
+
+def _default_workers(device: torch.device, processes: Processes) -> int:
+    """On a CPU the model needs the cores itself; a GPU leaves them to the readers."""
+    cores = max(1, (os.cpu_count() or 1) // processes.local_count)
+    return max(1, min(4, cores // 2)) if device.type == "cpu" else min(16, cores)
+
+
+def _find_device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    if torch.xpu.is_available():
+        return torch.device("xpu")
+    return torch.device("cpu")
+
+
+def _named_device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"there is no device {name!r}; use --device auto, or cuda, cuda:1, mps, xpu or cpu"
+        ) from error
+    try:
+        torch.empty(1, device=device)  # the only question every backend answers alike
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        first_line = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"device {name!r} cannot be used here ({first_line}); "
+            f"use --device auto, which takes {_find_device().type!r}"
+        ) from error
+    if device.type == "meta":
+        raise ConfigError("device 'meta' computes nothing; use --device auto")
+    return device
+
+
+def _find_precision(wanted: str, device: torch.device) -> Precision:
+    if wanted == "fp32":
+        return "fp32"
+    if wanted in ("bf16", "fp16"):
+        if not _can_autocast(device, _DTYPES[wanted]):
+            raise ConfigError(f"{device.type} cannot compute in {wanted}; use --precision auto")
+        return "bf16" if wanted == "bf16" else "fp16"
+    if wanted == "int8":
+        if device.type != "cpu":
+            raise ConfigError(f"int8 is for a CPU, and the device is {device.type}; set --device "
+                              "cpu, or --precision auto")  # fmt: skip
+        if find_spec("openvino") is None:
+            raise MissingExtraError("precision int8 needs OpenVINO: pip install 'lookalike[int8]'")
+        return "int8"
+    if wanted != "auto":
+        raise ConfigError(f"precision is {wanted!r}; expected auto, bf16, fp16, fp32 or int8")
+    if has_fast_bf16(device):
+        return "bf16"
+    if device.type != "cpu" and _can_autocast(device, torch.float16):
+        return "fp16"
+    return "fp32"
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether the device has units for bf16, rather than an emulation that is slower than fp32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        return _cpu_has_bf16_units()
+    return _can_autocast(device, torch.bfloat16)
+
+
+def cpu_gains_by_int8() -> bool:
+    """Whether the processor has units for int8, and none (AMX) that are as fast in bf16."""
+    return _cpu_has("_is_vnni_supported", "_is_avx512_vnni_supported") and not _cpu_has(
+        "_is_amx_tile_supported"
+    )
+
+
+def _cpu_has_bf16_units() -> bool:
+    return _cpu_has("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+
+
+def _cpu_has(*names: str) -> bool:
+    """Whether torch.cpu, which asks the processor, says yes to one of its private questions; where
+    it does not know the question, that is no.
+    """
+    return any(bool(getattr(torch.cpu, name, bool)()) for name in names)
+
+
+def _can_autocast(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a small product under autocast comes out in `dtype`."""
+    try:
+        with torch.autocast(device.type, dtype=dtype):
+            ones = torch.ones(8, 8, device=device)
+            return (ones @ ones).dtype == dtype
+    except (RuntimeError, TypeError, NotImplementedError):
+        return False

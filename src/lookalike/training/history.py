@@ -1,0 +1,121 @@
+"""What a run comes to, epoch by epoch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lookalike.data.sources import Unreadable
+from lookalike.errors import DataError
+from lookalike.evaluation.drift import Drift
+from lookalike.evaluation.interpolation import TradeOff
+from lookalike.evaluation.protocol import Protocol
+from lookalike.evaluation.results import result_files
+from lookalike.evaluation.retrieval import Retrieval
+from lookalike.evaluation.scoring.scores import is_better
+from lookalike.evaluation.text import named_apart
+from lookalike.files import shown
+from lookalike.model.encoder import CLIPEncoder
+
+
+@dataclass(frozen=True)
+class EpochSummary:
+    """One line of the closing table; epoch 0 is the model as it came.
+
+    `text_metrics` are those of text search by class name, where the model has a text tower.
+    """
+
+    epoch: int
+    loss: float | None
+    metrics: dict[str, float] | None
+    text_metrics: dict[str, float] | None = None
+    drift: Drift | None = None
+
+    @property
+    def all_metrics(self) -> dict[str, float]:
+        """Metrics of picture search and of text search beside each other."""
+        return (self.metrics or {}) | named_apart(self.text_metrics or {})
+
+
+@dataclass(frozen=True)
+class Best:
+    """The epoch that was best by a metric, the first where several were.
+
+    It may be epoch 0, the model as it came, of which there is no checkpoint.
+    """
+
+    epoch: int
+    metric: str
+    value: float
+    checkpoint: Path | None = None
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to.
+
+    `retrieval` is that of the last evaluation, if there was one; `best` is None where nothing
+    was measured. With `interpolation` the encoder, and the last evaluation, is that of the
+    mixture that `trade_off` tells about; otherwise it is the last epoch's.
+    """
+
+    history: list[EpochSummary]
+    best: Best | None
+    retrieval: Retrieval | None
+    checkpoint: Path | None
+    files: list[Path]
+    unreadable: list[Unreadable]
+    encoder: CLIPEncoder
+    trade_off: TradeOff | None = None
+
+
+def best_epoch(history: Sequence[EpochSummary], metric: str) -> Best | None:
+    """The best of the epochs so far; None where none has a number for the metric."""
+    best: Best | None = None
+    for one in history:
+        value = one.all_metrics.get(metric)
+        if value is None or math.isnan(value):
+            continue
+        if best is None or is_better(metric, value, best.value):
+            best = Best(one.epoch, metric, value)
+    return best
+
+
+def earlier_epochs(out: Path, run: str, last: int, protocol: Protocol | None) -> list[EpochSummary]:
+    """The epochs up to `last` that a run measured before it was stopped, from its result files."""
+    summaries = []
+    for epoch in range(last + 1):
+        path = result_files(out, epoch)[1]
+        if protocol is None or not path.is_file():
+            continue
+        try:
+            found = _summary(json.loads(path.read_bytes()), epoch, run, protocol)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{shown(path)} is damaged ({type(error).__name__}: {error}); remove it, and the "
+                "run goes on without the numbers of that epoch"
+            ) from error
+        if found is not None:
+            summaries.append(found)
+    return summaries
+
+
+def _summary(
+    document: dict[str, Any], epoch: int, run: str, protocol: Protocol
+) -> EpochSummary | None:
+    """What a metrics file tells; None where it is of another run or another test."""
+    same_test = all(document["protocol"].get(k) == v for k, v in protocol.facts().items())
+    if document.get("run") != run or not same_test:
+        return None
+    drift = document.get("drift")
+    return EpochSummary(
+        epoch,
+        document["loss"],
+        document["metrics"],
+        document.get("text_metrics"),
+        Drift(**drift) if drift else None,
+    )

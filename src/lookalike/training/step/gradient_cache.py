@@ -1,0 +1,93 @@
+"""The gradient of a batch of any size, in the memory of a part of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import pad
+
+from lookalike.runtime.randomness import random_state, restore_random_state
+from lookalike.runtime.world import ALONE, Processes
+
+
+def backward_in_chunks(
+    embed: Callable[[Tensor], Tensor],
+    pixels: Tensor,
+    loss_of: Callable[[Tensor], Tensor],
+    *,
+    chunk_size: int,
+    scale: Callable[[Tensor], Tensor] = lambda loss: loss,
+    processes: Processes = ALONE,
+    keeping_gradients: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Float[Tensor, ""]:
+    """Adds the gradient of `scale(loss_of(embed(pixels)))`, with one chunk's activations at a time.
+
+    Gradient caching (Gao et al., RepL4NLP 2021): all chunks are embedded, the loss of all
+    embeddings is computed and derived by them, and each chunk is embedded once more, now for the
+    backward pass, from the random state it had the first time, so that dropout drops the same.
+    The last chunk need not be: its activations are still there. With a single chunk this is the
+    plain step.
+
+    Of several processes each embeds its part of the batch, computes the loss of the embeddings of
+    all, and derives it by its own; the mean of what they add is the gradient.
+
+    Args:
+        embed: pictures to embeddings, each picture for itself; called with gradients on or off.
+        pixels: the whole batch, or this process's part of it.
+        loss_of: the loss of the whole batch's embeddings; called once.
+        chunk_size: pictures at a time.
+        scale: applied to the loss before it is derived.
+        processes: that share the batch.
+        keeping_gradients: all backward passes but the last one are done inside of it.
+
+    Returns:
+        The loss before scaling.
+    """
+    *chunks, last_chunk = split_in_chunks(pixels, chunk_size, processes)
+    states, embeddings = [], []
+    for chunk in chunks:
+        states.append(random_state(pixels.device))
+        with torch.no_grad():
+            embeddings.append(embed(chunk))
+    kept = keeping_gradients if chunks else nullcontext
+    with kept():
+        last = embed(last_chunk)
+    after = random_state(pixels.device)
+
+    mine = torch.cat([*embeddings, last.detach()])[: len(pixels)]
+    leaf, own = processes.gather_rows(mine)
+    leaf.requires_grad_()
+    loss = loss_of(leaf)
+    scale(loss).backward()
+    assert leaf.grad is not None, "the loss does not depend on the embeddings"
+    # Means over the processes are what they will make of it.
+    gradient = leaf.grad[own] * processes.count
+    sizes = [len(chunk) for chunk in (*chunks, last_chunk)]
+    filled = pad(gradient, (0, 0, 0, sum(sizes) - len(gradient)))
+    *gradients, last_gradient = filled.split(sizes)
+    with kept():
+        last.backward(last_gradient)
+    for chunk, state, part in zip(chunks, states, gradients, strict=True):
+        restore_random_state(state, pixels.device)
+        with nullcontext() if chunk is chunks[-1] else keeping_gradients():
+            embed(chunk).backward(part)
+    restore_random_state(after, pixels.device)
+    return loss.detach()
+
+
+def split_in_chunks(pixels: Tensor, chunk_size: int, processes: Processes) -> tuple[Tensor, ...]:
+    """The pictures in chunks of one size, the last one smaller; or, of several processes, in as
+    many chunks in each, because all compute at a time. Black pictures fill up what would be empty.
+    """
+    if processes.count == 1:
+        return tuple(pixels.split(chunk_size))
+    num_chunks = max(processes.gather_objects(math.ceil(len(pixels) / chunk_size)))
+    black = pixels.new_zeros(max(0, num_chunks - len(pixels)), *pixels.shape[1:])
+    chunks: tuple[Tensor, ...] = torch.cat([pixels, black]).tensor_split(num_chunks)
+    return chunks

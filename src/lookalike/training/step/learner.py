@@ -1,0 +1,189 @@
+"""An encoder in training: what changes its weights, once a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float32, Int64, UInt8
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from lookalike.errors import NonFiniteError, TrainingError
+from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.lora import merge_for_good, merged
+from lookalike.runtime.device import Runtime
+from lookalike.runtime.memory import enough_memory
+from lookalike.runtime.randomness import random_state, restore_random_state
+from lookalike.training.optimization.averaging import WeightAverage
+from lookalike.training.regularizers.anchors import NO_ANCHORS, Anchors
+from lookalike.training.step.compiling import leave_uncompiled, uncompiled
+from lookalike.training.step.gradient_cache import backward_in_chunks
+from lookalike.training.step.parallel import Spread
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """What a step came to. The norm is that of the gradient before it was shortened."""
+
+    loss: float
+    grad_norm: float
+
+
+class Learner:
+    """An encoder in training, with all that changes its weights.
+
+    Args:
+        encoder: its trainable parameters are trained.
+        objective: called once a step, as `objective(embeddings, labels)`, with the whole batch.
+        optimizer: of the encoder's parameters and the objective's.
+        runtime: device, precision and processes.
+        chunk_size: pictures that go through the encoder at a time, in each process.
+        max_grad_norm: the encoder's gradient is shortened to it; None: never.
+        average: takes in the weights after each step, and is what is measured; None: off.
+        anchors: what holds the encoder to the model it came from.
+    """
+
+    def __init__(
+        self,
+        encoder: CLIPEncoder,
+        objective: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        runtime: Runtime,
+        *,
+        chunk_size: int,
+        max_grad_norm: float | None,
+        average: WeightAverage | None = None,
+        anchors: Anchors = NO_ANCHORS,
+    ) -> None:
+        self.encoder, self.objective, self.optimizer = encoder, objective, optimizer
+        self.runtime, self.scaler = runtime, runtime.grad_scaler()
+        self.chunk_size = chunk_size
+        self.max_grad_norm = max_grad_norm
+        self.average, self.anchors = average, anchors
+        self.parameters = [p for _, p in encoder.trainable_parameters()]
+        self._spread = Spread(encoder, runtime.processes)
+        self.between_steps = True  # False while weights and optimiser are being changed
+
+    def step(
+        self,
+        pixels: UInt8[Tensor, "part 3 height width"],
+        labels: Int64[Tensor, " part"],
+    ) -> Stepped:
+        """Changes the weights once; the gradient is that of the whole batch.
+
+        Args:
+            pixels: the batch, or this process's part of it.
+            labels: of the same pictures; `UNLABELLED` where only distillation looks at one.
+
+        Raises:
+            NonFiniteError: loss or gradient is; no weight was changed.
+            TrainingError: the device has too little memory; no weight was changed.
+        """
+        with self._undone_on_failure():
+            return self._step(pixels, labels)
+
+    @contextmanager
+    def _undone_on_failure(self) -> Iterator[None]:
+        """A step that fails before it changed a weight leaves no trace: the next one draws the
+        random numbers it would have drawn, and its objective remembers no other batches.
+        """
+        device = self.runtime.device
+        numbers = random_state(device)
+        remembered = {name: value.clone() for name, value in self.objective.named_buffers()}
+        try:
+            yield
+        except Exception:
+            if self.between_steps:
+                restore_random_state(numbers, device)
+                for name, value in self.objective.named_buffers():
+                    value.copy_(remembered[name])
+            raise
+
+    def _step(
+        self,
+        pixels: UInt8[Tensor, "part 3 height width"],
+        labels: Int64[Tensor, " part"],
+    ) -> Stepped:
+        if not self.encoder.training:  # to say so to hundreds of modules takes a while
+            self.encoder.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        all_labels, _ = self.runtime.processes.gather_rows(labels)
+        with enough_memory(
+            TrainingError,
+            f"{self.runtime.device} has too little memory for {self.chunk_size} pictures at a time",
+            f"set --batch-memory {max(1, self.chunk_size // 2)}, or add --gradient-checkpointing",
+        ):
+            before = self.anchors.embed_before(
+                pixels, labels, self.runtime, chunk_size=self.chunk_size
+            )
+            loss = backward_in_chunks(
+                self._embed,
+                pixels,
+                lambda embeddings: self._loss(embeddings, all_labels, before),
+                chunk_size=self.chunk_size,
+                scale=self.scaler.scale,
+                processes=self.runtime.processes,
+                keeping_gradients=self._spread.keeping_gradients,
+            )
+        self.scaler.unscale_(self.optimizer)
+        limit = self.max_grad_norm or float("inf")
+        norm = nn.utils.clip_grad_norm_(self.parameters, limit)
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
+        # With gradient scaling an overflow is expected now and then, and the scaler skips it.
+        if not self.scaler.is_enabled():
+            _check_finite("gradient", norm)
+        moves = bool(norm.isfinite())
+        self.between_steps = False
+        if moves:
+            self.anchors.pull(self.optimizer)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if moves and self.average is not None:
+            self.average.update()
+        self.between_steps = True
+        least = 1 / self.runtime.processes.count  # after 17 overflows in a row
+        if self.scaler.is_enabled() and self.scaler.get_scale() < least:
+            _check_finite("gradient", norm)
+        return Stepped(loss.item(), norm.item())
+
+    @contextmanager
+    def measured(self) -> Iterator[CLIPEncoder]:
+        """Inside the block the encoder has the weights that are measured and saved: averaged, and
+        with LoRA merged into them. Afterwards it goes on with its own, the same to the bit.
+        """
+        averaged = self.average.applied() if self.average else nullcontext()
+        with averaged, merged(self.encoder), uncompiled(self.encoder):
+            yield self.encoder
+
+    def finish(self) -> CLIPEncoder:
+        """The encoder with the weights that were measured, for good; it is trained no more."""
+        if self.average is not None:
+            self.average.swap()
+        merge_for_good(self.encoder)
+        leave_uncompiled(self.encoder)
+        return self.encoder.eval()
+
+    def _embed(self, pixels: UInt8[Tensor, "n 3 height width"]) -> Float[Tensor, "n dim"]:
+        with self.runtime.autocast():
+            return self._spread(pixels)
+
+    def _loss(
+        self,
+        embeddings: Float[Tensor, "batch dim"],
+        labels: Int64[Tensor, " batch"],
+        before: Float32[Tensor, "held dim"] | None,
+    ) -> Float[Tensor, ""]:
+        rows = self.anchors.labelled(labels)
+        loss: Tensor = self.objective(embeddings[rows], labels[rows])
+        loss = loss + self.anchors.loss(embeddings, labels, before)
+        _check_finite("loss", loss)
+        return loss
+
+
+def _check_finite(what: str, value: Tensor) -> None:
+    if not value.isfinite():
+        raise NonFiniteError(f"the {what} became {value.item()}")
