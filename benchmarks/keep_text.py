@@ -5,10 +5,10 @@
     python benchmarks/keep_text.py FOLDER --holds nothing keep-text --seeds 0
 
 The CLIP is trained from scratch by `small_clip.py`, into FOLDER unless it is there: on a third of
-the training pictures of all 81 classes, with class names as captions. `lookalike.train` then
-trains its vision side on all training pictures of every second class, with what `_holds` says
-beside the objective, as someone would who has pictures of some goods and searches for all of them
-by words. A mixture of weights is chosen on the even test pictures; the last model and the mixture
+the training images of all 81 classes, with class names as captions. `lookalike.train` then
+trains its vision side on all training images of every second class, with what `_holds` says
+beside the objective, as someone would who has images of some goods and searches for all of them
+by words. A mixture of weights is chosen on the even test images; the last model and the mixture
 are measured on the odd ones, leave-one-out.
 
 Writes Markdown to stdout, and each run as a line of JSON to FOLDER/runs.jsonl; what stands there
@@ -63,9 +63,9 @@ def _holds() -> dict[str, dict[str, Any]]:
     recipe = find_recipe("keep-text")
     # Weights here are as much further from where they began as steps are larger.
     recipe["l2_sp"] *= float(recipe["learning_rate"]) / COMMON["learning_rate"]
-    knobs = ("caption_weight", "distillation_weight", "l2_sp")
-    alone = {name.split("_weight")[0]: {name: recipe[name]} for name in knobs}
-    return {NAIVE: {}, **alone, "keep-text": {name: recipe[name] for name in knobs}}
+    options = ("caption_weight", "distillation_weight", "l2_sp")
+    alone = {name.split("_weight")[0]: {name: recipe[name]} for name in options}
+    return {NAIVE: {}, **alone, "keep-text": {name: recipe[name] for name in options}}
 
 
 def main() -> None:
@@ -129,7 +129,7 @@ def _run(folder: Path, what: dict[str, Any]) -> dict[str, Any]:
 
 
 def _measure(folder: Path, model: Path) -> dict[str, dict[str, float]]:
-    """What a model finds: by pictures of the learned classes, and by the names of all classes."""
+    """What a model finds: by images of the learned classes, and by the names of all classes."""
     everything = _evaluated(model, folder / "odd.csv")
     among_learned = _evaluated(model, folder / "odd_learned.csv")
     assert everything.text_scores is not None
@@ -166,20 +166,20 @@ def _mean(scores: QueryScores | None, classes: set[str], metric: str) -> float:
 
 
 def _learned_classes(folder: Path) -> list[str]:
-    return sorted(path.name for path in (folder / "pictures" / "train").iterdir())[::2]
+    return sorted(path.name for path in (folder / "images" / "train").iterdir())[::2]
 
 
 def _write_tables(folder: Path) -> None:
-    """Which pictures are learned from, which choose a mixture, which measure it.
+    """Which images are learned from, which choose a mixture, which measure it.
 
-    Mixtures are chosen as they are measured: pictures of learned classes search among all.
+    Mixtures are chosen as they are measured: images of learned classes search among all.
     """
     learned = set(_learned_classes(folder))
     tables: dict[str, list[tuple[str, str, bool]]] = {
         "learned": [], "even": [], "odd": [], "odd_learned": []
     }  # fmt: skip
     for split in ("train", "test"):
-        for i, path in enumerate(sorted((folder / "pictures" / split).rglob("*.png"))):
+        for i, path in enumerate(sorted((folder / "images" / split).rglob("*.png"))):
             label, is_learned = path.parent.name, path.parent.name in learned
             row = (path.relative_to(folder).as_posix(), label)
             if split == "train" and is_learned:

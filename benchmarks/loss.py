@@ -1,6 +1,6 @@
 """Time and memory of SupConLoss, forward and backward, beside the matrix products it needs.
 
-    python benchmarks/loss.py                      # up to 16,384 pictures
+    python benchmarks/loss.py                      # up to 16,384 images
     python benchmarks/loss.py --batches 65536
 
 A loss over B embeddings of D numbers needs two products of 2 B^2 D operations where it makes use of

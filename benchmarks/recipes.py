@@ -5,7 +5,7 @@
     python benchmarks/recipes.py --recipes strong --seeds 0 --set layer_decay=1
 
 Same-class: learn from train, search test leave-one-out. Class-disjoint: learn half of the classes,
-search the test pictures of the other half; the halves are drawn anew for each seed. Each run is a
+search the test images of the other half; the halves are drawn anew for each seed. Each run is a
 process of its own, one at a time, for so many epochs that all train about equally long (EPOCHS),
 and is measured once, at its end. Writes Markdown to stdout, and each run as a line of JSON to
 stderr. The time needs a quiet machine; the rest is the same on a busy one.
@@ -119,7 +119,7 @@ def _run(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _write_tables(folder: Path, protocol: str, seed: int) -> list[Path]:
-    """The pictures to learn from and those to test on, as tables."""
+    """The images to learn from and those to test on, as tables."""
     from lookalike.data.sources import load_images
     from lookalike.data.splits import held_out_classes
 

@@ -1,9 +1,9 @@
-"""A small CLIP, trained from scratch on labelled pictures with their class names as captions.
+"""A small CLIP, trained from scratch on labelled images with their class names as captions.
 
     export LOOKALIKE_REAL_DATA=...
-    python benchmarks/small_clip.py FOLDER     # FOLDER/pictures, FOLDER/clip
+    python benchmarks/small_clip.py FOLDER     # FOLDER/images, FOLDER/clip
 
-`benchmarks/keep_text.py` fine-tunes it. Pictures are made small once, as PNG: two minutes, most of
+`benchmarks/keep_text.py` fine-tunes it. Images are made small once, as PNG: two minutes, most of
 it decoding. The model is saved as a Transformers folder with tokenizer and image processor, which
 `lookalike train --model-name FOLDER/clip` takes.
 """
@@ -56,32 +56,32 @@ class Schedule:
 
 
 def make_small_clip(data: Path, folder: Path, schedule: Schedule) -> None:
-    """Writes `pictures` (the splits of `data`, small) and `clip` (the model), where they are not.
+    """Writes `images` (the splits of `data`, small) and `clip` (the model), where they are not.
 
-    Of each class the model sees the first third of the training pictures: by name, so that most
-    pictures of one shelf are on one side.
+    Of each class the model sees the first third of the training images: by name, so that most
+    images of one shelf are on one side.
     """
-    if not (folder / "pictures").is_dir():
+    if not (folder / "images").is_dir():
         for split in ("train", "test"):
-            _shrink(data / split, folder / "unfinished-pictures" / split)
-        (folder / "unfinished-pictures").rename(folder / "pictures")
+            _shrink(data / split, folder / "unfinished-images" / split)
+        (folder / "unfinished-images").rename(folder / "images")
     if not (folder / "clip").is_dir():
-        pictures = _first_third(load_images(folder / "pictures" / "train"))
-        _untrained(pictures, folder / "unfinished-clip", schedule.seed)
-        _train(pictures, folder / "unfinished-clip", schedule)
+        images = _first_third(load_images(folder / "images" / "train"))
+        _untrained(images, folder / "unfinished-clip", schedule.seed)
+        _train(images, folder / "unfinished-clip", schedule)
         (folder / "unfinished-clip").rename(folder / "clip")
 
 
-def _first_third(pictures: ImageSet) -> ImageSet:
+def _first_third(images: ImageSet) -> ImageSet:
     """The first third of each class, rounded up."""
     places: dict[str, list[int]] = {}
-    for i, label in enumerate(pictures.labels or ()):
+    for i, label in enumerate(images.labels or ()):
         places.setdefault(label, []).append(i)
-    return pictures.subset(i for some in places.values() for i in some[: math.ceil(len(some) / 3)])
+    return images.subset(i for some in places.values() for i in some[: math.ceil(len(some) / 3)])
 
 
 def _shrink(source: Path, target: Path) -> None:
-    """The same tree with pictures whose shorter side is STORED_PX, as PNG."""
+    """The same tree with images whose shorter side is STORED_PX, as PNG."""
     for path in sorted(source.rglob("*.jpg")):
         with Image.open(path) as image:
             scale = STORED_PX / min(image.size)
@@ -93,11 +93,11 @@ def _shrink(source: Path, target: Path) -> None:
         small.save(file)
 
 
-def _untrained(pictures: ImageSet, folder: Path, seed: int) -> None:
+def _untrained(images: ImageSet, folder: Path, seed: int) -> None:
     """A random CLIP whose tokenizer knows the words of the captions."""
-    assert pictures.labels is not None
+    assert images.labels is not None
     folder.mkdir(parents=True, exist_ok=True)
-    captions = sorted({caption_of(label, TEMPLATE) for label in pictures.labels})
+    captions = sorted({caption_of(label, TEMPLATE) for label in images.labels})
     tokenizer = _tokenizer(captions, folder)
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
            "pad_token_id": tokenizer.pad_token_id}  # fmt: skip
@@ -133,29 +133,29 @@ def _tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
     return tokenizer
 
 
-def _train(pictures: ImageSet, folder: Path, schedule: Schedule) -> None:
+def _train(images: ImageSet, folder: Path, schedule: Schedule) -> None:
     """Contrastive training of both towers (Radford et al., ICML 2021, figure 3)."""
-    assert pictures.labels is not None
+    assert images.labels is not None
     encoder = CLIPEncoder(str(folder)).requires_grad_(True).train()
-    classes = sorted(set(pictures.labels))
+    classes = sorted(set(images.labels))
     number = {label: i for i, label in enumerate(classes)}
     captions = [caption_of(label, TEMPLATE) for label in classes]
     tokens = CLIPTokenizer.from_pretrained(folder)(captions, padding=True, return_tensors="pt")
     optimizer = torch.optim.AdamW(
         encoder.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
     )
-    # One picture a class: no caption stands in a batch twice, where it would be its own negative.
+    # One image a class: no caption stands in a batch twice, where it would be its own negative.
     sampler = BalancedBatchSampler(
-        pictures.labels, schedule.captions_per_batch, 1, seed=schedule.seed
+        images.labels, schedule.captions_per_batch, 1, seed=schedule.seed
     )
     num_steps = schedule.epochs * len(sampler)
     rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_cosine(step, num_steps))
-    loader = _loader(pictures, encoder, make_runtime(device="cpu", precision="fp32", num_workers=0))
+    loader = _loader(images, encoder, make_runtime(device="cpu", precision="fp32", num_workers=0))
     for epoch in range(schedule.epochs):
         sampler.set_epoch(epoch)
         losses = []
         for batch in loader.read(_requests(sampler, schedule.seed, epoch)):
-            own = torch.tensor([number[pictures.labels[i]] for i in batch.indices])
+            own = torch.tensor([number[images.labels[i]] for i in batch.indices])
             texts = _embed_texts(encoder.backbone, {k: v[own] for k, v in tokens.items()})
             loss = _contrast(encoder(batch.pixels), texts, encoder.backbone.logit_scale)
             optimizer.zero_grad()
@@ -173,14 +173,14 @@ def _warm_cosine(step: int, num_steps: int) -> float:
     return min(1.0, 10 * (step + 1) / num_steps) * (1 + math.cos(math.pi * done)) / 2
 
 
-def _loader(pictures: ImageSet, encoder: CLIPEncoder, runtime: Runtime) -> ImageLoader:
+def _loader(images: ImageSet, encoder: CLIPEncoder, runtime: Runtime) -> ImageLoader:
     return ImageLoader(
-        pictures.paths,
+        images.paths,
         encoder.preprocessing,
         runtime,
         max_megapixels=1,
         augmentation=Augmentation("crop-flip", min_crop_area=0.5),
-        labels=pictures.labels,
+        labels=images.labels,
     )
 
 
@@ -196,7 +196,7 @@ def _embed_texts(clip: CLIPModel, tokens: dict[str, Tensor]) -> Tensor:
 
 
 def _contrast(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
-    """Each picture finds its caption among the batch's, and each caption its picture."""
+    """Each image finds its caption among the batch's, and each caption its image."""
     logits = logit_scale.exp() * images @ texts.T
     right = torch.arange(len(logits))
     return (functional.cross_entropy(logits, right) + functional.cross_entropy(logits.T, right)) / 2

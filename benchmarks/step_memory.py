@@ -141,7 +141,7 @@ def _table(rows: list[dict[str, Any]], given: argparse.Namespace) -> str:
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; torch "
         f"{version('torch')}, transformers {version('transformers')}; {date.today()}.",
         "",
-        "| pictures at a time | peak memory | of it before the step | one step | loss | gradient |",
+        "| images at a time | peak memory | of it before the step | one step | loss | gradient |",
         "|---|---|---|---|---|---|",
     ]
     lines += [

@@ -30,7 +30,7 @@ CONTENDERS = {
     "faiss": "faiss IndexFlatIP",
     "top_k": "lookalike top_k",
     "top_k_mapped": "lookalike top_k, gallery memory-mapped in 8 shards",
-    "evaluate": "lookalike evaluation: top 100, and the rank of each right picture",
+    "evaluate": "lookalike evaluation: top 100, and the rank of each right image",
 }
 SHARDS = 8
 
@@ -130,11 +130,11 @@ def _ours(given: argparse.Namespace) -> Any:
     if given.contender == "top_k":
         return lambda: top_k(query, gallery, given.k)[1].numpy()
 
-    def pictures(rows: int) -> ImageSet:
+    def images(rows: int) -> ImageSet:
         names = [f"{i}.jpg" for i in range(rows)]
-        return ImageSet(Path("pictures"), names, [str(i % given.num_classes) for i in range(rows)])
+        return ImageSet(Path("images"), names, [str(i % given.num_classes) for i in range(rows)])
 
-    asked, searched = pictures(len(query)), pictures(len(gallery))
+    asked, searched = images(len(query)), images(len(gallery))
     return lambda: (
         retrieve(query, gallery, asked, searched, exclude=[], top_k_wanted=given.k,
                  progress=SilentProgress()).positions.numpy()

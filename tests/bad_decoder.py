@@ -6,19 +6,19 @@ import os
 import signal
 import time
 
-from lookalike.checks.reading.image import PictureFacts
+from lookalike.checks.reading.image import ImageFacts
 
 
-def crash_or_hang(path: str, max_megapixels: float) -> PictureFacts:
+def crash_or_hang(path: str, max_megapixels: float) -> ImageFacts:
     """Ends its process over one file, never ends over another, and reads the rest."""
     if path.endswith("1.png"):
         os.kill(os.getpid(), signal.SIGSEGV)
     if path.endswith("3.png"):
         time.sleep(600)
-    return PictureFacts(sha256=path.encode())
+    return ImageFacts(sha256=path.encode())
 
 
-def die(path: str, max_megapixels: float) -> PictureFacts:
+def die(path: str, max_megapixels: float) -> ImageFacts:
     """Ends its process over every file, as where memory has run out."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError

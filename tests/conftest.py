@@ -1,4 +1,4 @@
-"""Small models and pictures made on the spot; nothing is fetched."""
+"""Small models and images made on the spot; nothing is fetched."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def draw(label: int, copy: int, size: tuple[int, int] = (40, 36)) -> Image.Image:
-    """A picture of a class: a colour and a stripe pattern of its own, with noise."""
+    """An image of a class: a colour and a stripe pattern of its own, with noise."""
     rng = np.random.default_rng([label, copy])
     base = np.random.default_rng(label).integers(40, 216, 3)
     width, height = size
@@ -60,7 +60,7 @@ def draw(label: int, copy: int, size: tuple[int, int] = (40, 36)) -> Image.Image
 
 
 def write_tree(root: Path, counts: dict[str, int], first: int = 0) -> Path:
-    """A class-per-folder tree with so many pictures of each class."""
+    """A class-per-folder tree with so many images of each class."""
     for label, (name, count) in enumerate(sorted(counts.items())):
         folder = root / name
         folder.mkdir(parents=True)

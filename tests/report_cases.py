@@ -19,12 +19,12 @@ from lookalike.progress import SilentProgress
 from lookalike.report.epoch.write import write_report
 
 
-def images(names: list[str], labels: list[str] | None, root: Path = Path("gone")) -> ImageSet:
+def image_set(names: list[str], labels: list[str] | None, root: Path = Path("gone")) -> ImageSet:
     return ImageSet(root, names, labels)
 
 
 def leave_one_out(rows: torch.Tensor, side: ImageSet) -> tuple[Retrieval, Protocol]:
-    """Pictures searched in each other, by embeddings that came from somewhere."""
+    """Images searched in each other, by embeddings that came from somewhere."""
     ids = list(range(len(side)))
     protocol = Protocol("leave-one-out", side, side, ids, ids, side.paths)
     exclude = exclusions(side, side, ids, ids)
@@ -35,7 +35,7 @@ def leave_one_out(rows: torch.Tensor, side: ImageSet) -> tuple[Retrieval, Protoc
 
 
 def embeddings(of_class: torch.Tensor, *, noise: float, seed: int = 0) -> torch.Tensor:
-    """The centre of each picture's class, and noise; of length 1."""
+    """The centre of each image's class, and noise; of length 1."""
     centres = torch.randn(int(of_class.max()) + 1, 16, generator=_generator(99))
     rows = centres[of_class] + noise * torch.randn(len(of_class), 16, generator=_generator(seed))
     return torch.nn.functional.normalize(rows, dim=1)
@@ -44,17 +44,17 @@ def embeddings(of_class: torch.Tensor, *, noise: float, seed: int = 0) -> torch.
 def synthetic(
     num: int, num_classes: int, *, noise: float = 1.0, labelled: bool = True
 ) -> tuple[Retrieval, Protocol]:
-    """Pictures that are not there, in classes of equal size."""
+    """Images that are not there, in classes of equal size."""
     of_class = torch.arange(num) % num_classes
     labels = [f"class {number}" for number in of_class.tolist()]
-    side = images([f"{i:06}.jpg" for i in range(num)], labels if labelled else None)
+    side = image_set([f"{i:06}.jpg" for i in range(num)], labels if labelled else None)
     return leave_one_out(embeddings(of_class, noise=noise), side)
 
 
 def large(num: int, num_classes: int) -> tuple[Retrieval, Protocol]:
     """A retrieval of any size whose results are drawn, not searched: half of them are right."""
     of_class = torch.arange(num) % num_classes
-    side = images([f"{i:06}.jpg" for i in range(num)], [f"class {i}" for i in of_class.tolist()])
+    side = image_set([f"{i:06}.jpg" for i in range(num)], [f"class {i}" for i in of_class.tolist()])
     ids = list(range(num))
     generator = _generator(0)
     steps = torch.randint(1, num // num_classes, (num, 10), generator=generator) * num_classes
@@ -99,13 +99,13 @@ def told_of_text(mean: float) -> dict[str, Any]:
 
 def told_of_drift(mean: float, low: float) -> dict[str, Any]:
     """What a metrics file says of drift."""
-    return {"drift": {"mean_cosine": mean, "low_cosine": low, "num_pictures": 72}}
+    return {"drift": {"mean_cosine": mean, "low_cosine": low, "num_images": 72}}
 
 
 def mixtures(
     *rows: tuple[float, float, float | None], metric: str = "mAP@R", epoch: int = 1
 ) -> TradeOff:
-    """Of rows (alpha, the metric of pictures, mAP of text search) the trade-off of run "one"."""
+    """Of rows (alpha, the metric of images, mAP of text search) the trade-off of run "one"."""
     made = tuple(
         Mixture(alpha, {metric: value}, None if text is None else {"mAP": text})
         for alpha, value, text in rows
@@ -114,7 +114,7 @@ def mixtures(
 
 
 def of_test(trade_off: TradeOff, made: tuple[Retrieval, Protocol]) -> TradeOff:
-    """The same, measured on these pictures."""
+    """The same, measured on these images."""
     return replace(trade_off, fingerprint=made[1].facts()["fingerprint"])
 
 

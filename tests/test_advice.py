@@ -9,8 +9,8 @@ import pytest
 
 from lookalike.benchmark.advice import (
     STAGES,
+    Images,
     Machine,
-    Pictures,
     Speed,
     Stage,
     advice,
@@ -23,7 +23,7 @@ CPU = Machine("cpu", "fp32", fast_bf16=False, num_cores=8, num_threads=8, num_wo
               batch_size=64)  # fmt: skip
 GPU = Machine("cuda", "bf16", fast_bf16=True, num_cores=16, num_threads=16, num_workers=4,
               batch_size=64)  # fmt: skip
-SMALL_JPEG = Pictures(1000, 256, {"JPEG": 256}, median_megapixels=0.1, median_kilobytes=16.0,
+SMALL_JPEG = Images(1000, 256, {"JPEG": 256}, median_megapixels=0.1, median_kilobytes=16.0,
                       oversized={}, large=0, enough_px=280, exact=False)  # fmt: skip
 
 
@@ -35,16 +35,16 @@ def speed(
     transfer: float = 0.0,
     model: float = 0.0,
     whole: float = 0.0,
-    pictures: Pictures = SMALL_JPEG,
+    images: Images = SMALL_JPEG,
     gigaflops: float = 8.7,
 ) -> Speed:
-    """A measurement in milliseconds a picture, on one core each; the readers' go on in parallel."""
+    """A measurement in milliseconds an image, on one core each; the readers' go on in parallel."""
     taken = dict(zip(STAGES, (reading, decoding, preprocessing, transfer, model), strict=True))
     stages = tuple(
         Stage(name, ms, ms, 1 if name in ("transfer", "model") else max(1, machine.num_workers))
         for name, ms in taken.items()
     )
-    return Speed(stages, whole, gigaflops, pictures, machine)
+    return Speed(stages, whole, gigaflops, images, machine)
 
 
 def said(*args: Any, **changes: Any) -> str:
@@ -58,10 +58,10 @@ def test_costs_and_shares_count_what_goes_on_at_a_time() -> None:
         {"reading": 0.05, "decoding": 0.15, "preprocessing": 0.1, "transfer": 0.1, "model": 0.6}
     )
     assert sum(one.shares().values()) == pytest.approx(1)
-    assert one.stage("decoding").pictures_per_s == pytest.approx(4 / 0.006)
+    assert one.stage("decoding").images_per_s == pytest.approx(4 / 0.006)
     assert one.model_alone == pytest.approx(1000 / 6)
     assert one.reached == pytest.approx(0.75)
-    assert speed(CPU, model=5).stage("transfer").pictures_per_s is None
+    assert speed(CPU, model=5).stage("transfer").images_per_s is None
 
 
 @pytest.mark.parametrize(
@@ -83,24 +83,24 @@ def test_the_side_that_costs_more_limits_by_its_dearest_stage(
 
 
 def test_slow_readers_on_a_gpu_are_told_how_many_would_keep_up() -> None:
-    # 10 ms a picture on one core, 1 ms on the device: 10 workers.
+    # 10 ms an image on one core, 1 ms on the device: 10 workers.
     slow = speed(GPU, 1, 6, 3, transfer=0.1, model=0.9, whole=390)
     assert (enough_workers(slow), better_workers(slow)) == (10, 10)
     assert expected(slow, 4) == pytest.approx(400)
     assert expected(slow, 10) == pytest.approx(1000)
     assert expected(slow, 16) == pytest.approx(1000)
-    assert "--num-workers 10 would make about 1,000 pictures/s instead of 390." in "\n".join(
+    assert "--num-workers 10 would make about 1,000 images/s instead of 390." in "\n".join(
         advice(slow)
     )
     few_cores = replace(slow, machine=replace(GPU, num_cores=6))
     text = "\n".join(advice(few_cores))
-    assert "--num-workers 6 would make about 600 pictures/s" in text
+    assert "--num-workers 6 would make about 600 images/s" in text
     assert "would take 10; there are 6 cores." in text
 
 
 def test_on_a_cpu_readers_and_model_share_the_cores() -> None:
-    # 16 ms of one core to read, 4 ms of all 8 cores to compute: 48 core-ms a picture, so at most
-    # 8 / 0.048 = 167 pictures/s, which three readers (188/s) can feed and two (125/s) cannot.
+    # 16 ms of one core to read, 4 ms of all 8 cores to compute: 48 core-ms an image, so at most
+    # 8 / 0.048 = 167 images/s, which three readers (188/s) can feed and two (125/s) cannot.
     one = speed(replace(CPU, num_workers=2), 0, 14, 2, model=4, whole=120)
     assert expected(one, 2) == pytest.approx(125)
     assert expected(one, 3) == expected(one, 8) == pytest.approx(8000 / 48)
@@ -117,7 +117,7 @@ def test_reading_in_the_main_process_is_told_of() -> None:
     assert "what limits is the model." in text
     assert better_workers(speed(replace(CPU, num_workers=0), 0, 2, 1, model=10, whole=75)) == 1
     assert "Nothing is read while the model works: --num-workers 1 would" in text
-    assert "about 96.4 pictures/s instead of 75." in text
+    assert "about 96.4 images/s instead of 75." in text
 
 
 def test_where_more_workers_would_not_help_none_are_advised() -> None:
@@ -127,20 +127,20 @@ def test_where_more_workers_would_not_help_none_are_advised() -> None:
     assert "More workers would not help: keeping up with the model would take 160" in text
     assert "--num-workers" not in text
     disturbed = said(all_read, 0, 160, 0, model=1, whole=50)
-    assert "Of 16 workers 100 pictures/s could be expected: something else takes" in disturbed
+    assert "Of 16 workers 100 images/s could be expected: something else takes" in disturbed
 
 
 def test_files_that_are_decoded_in_full_are_counted_with_their_format() -> None:
-    pictures = replace(SMALL_JPEG, formats={"PNG": 200, "JPEG": 56}, oversized={"PNG": 190})
-    text = said(GPU, 1, 90, 3, model=1, whole=42, pictures=pictures)
-    assert "190 of 256 pictures (190 PNG) are much larger than the model needs" in text
+    images = replace(SMALL_JPEG, formats={"PNG": 200, "JPEG": 56}, oversized={"PNG": 190})
+    text = said(GPU, 1, 90, 3, model=1, whole=42, images=images)
+    assert "190 of 256 images (190 PNG) are much larger than the model needs" in text
     assert "560 px on the shorter side" in text
     assert "large JPEG" not in text
-    text = said(GPU, 1, 90, 3, model=1, whole=42, pictures=replace(SMALL_JPEG, large=200))
-    assert "200 of 256 pictures are large JPEG files" in text
+    text = said(GPU, 1, 90, 3, model=1, whole=42, images=replace(SMALL_JPEG, large=200))
+    assert "200 of 256 images are large JPEG files" in text
     assert "in full" not in text
     # Where reading is a small part of the time, files are nobody's business.
-    assert "larger" not in said(GPU, 0, 4, 0, model=20, whole=50, pictures=pictures)
+    assert "larger" not in said(GPU, 0, 4, 0, model=20, whole=50, images=images)
 
 
 def test_a_slow_disk_is_named_with_what_a_file_takes() -> None:
@@ -151,12 +151,12 @@ def test_a_slow_disk_is_named_with_what_a_file_takes() -> None:
 
 def test_exact_pixels_are_told_of_where_they_cost_time() -> None:
     exact = replace(SMALL_JPEG, exact=True, oversized={"JPEG": 256})
-    text = said(GPU, 1, 90, 30, model=1, whole=33, pictures=exact)
+    text = said(GPU, 1, 90, 30, model=1, whole=33, images=exact)
     assert "--no-exact-pixels" in text
     assert "JPEG copies" not in text
     mixed = replace(exact, oversized={"JPEG": 200, "PNG": 56})
-    assert "56 of 256 pictures (56 PNG)" in said(GPU, 1, 90, 30, model=1, whole=33, pictures=mixed)
-    assert "exact" not in said(GPU, 0, 1, 1, model=20, whole=50, pictures=exact)
+    assert "56 of 256 images (56 PNG)" in said(GPU, 1, 90, 30, model=1, whole=33, images=mixed)
+    assert "exact" not in said(GPU, 0, 1, 1, model=20, whole=50, images=exact)
 
 
 def test_precision_is_told_of_where_another_one_is_faster() -> None:

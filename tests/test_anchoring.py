@@ -28,7 +28,7 @@ from lookalike.training.optimization.averaging import WeightAverage
 from lookalike.training.regularizers.anchors import NO_ANCHORS, UNLABELLED, Anchors
 from lookalike.training.regularizers.captions import CaptionLoss, make_caption_loss
 from lookalike.training.regularizers.original import OriginalWeights
-from lookalike.training.regularizers.others import OtherPictures, read_other_pictures
+from lookalike.training.regularizers.others import OtherImages, read_other_images
 from lookalike.training.step.learner import Learner
 
 __all__ = ["seed", "without_dropout"]  # fixtures
@@ -110,7 +110,7 @@ def test_distillation_has_the_gradient_of_cosines_to_a_second_model(
             assert torch.allclose(found[name], parameter.grad, rtol=1e-4, atol=1e-6), name
 
 
-def test_other_pictures_are_for_distillation_alone(without_dropout: Path, seed: None) -> None:
+def test_other_images_are_for_distillation_alone(without_dropout: Path, seed: None) -> None:
     start, frozen = (CLIPEncoder(str(without_dropout)) for _ in range(2))
     anchors = Anchors(OriginalWeights(start), distillation_weight=2.0, on_others=True)
     labels = torch.cat([LABELS[:8], torch.full((4,), UNLABELLED)])
@@ -133,7 +133,7 @@ def changed_back(encoder: CLIPEncoder, anchors: Anchors) -> CLIPEncoder:
     return changed(encoder).eval()
 
 
-def test_a_step_whose_other_pictures_are_all_unreadable_is_a_plain_one(
+def test_a_step_whose_other_images_are_all_unreadable_is_a_plain_one(
     without_dropout: Path, seed: None
 ) -> None:
     encoder = CLIPEncoder(str(without_dropout))
@@ -219,14 +219,14 @@ def test_l2_sp_is_part_of_a_step(without_dropout: Path) -> None:
         assert torch.allclose(weight, named(free)[name] - pull, atol=1e-6), name
 
 
-# Pictures without labels
+# Images without labels
 
 
-def others_of(count: int, per_step: int, seed: int = 3) -> OtherPictures:
-    return OtherPictures(ImageSet(Path(), [str(i) for i in range(count)]), [], per_step, seed)
+def others_of(count: int, per_step: int, seed: int = 3) -> OtherImages:
+    return OtherImages(ImageSet(Path(), [str(i) for i in range(count)]), [], per_step, seed)
 
 
-def test_each_other_picture_has_its_turn_before_any_comes_again() -> None:
+def test_each_other_image_has_its_turn_before_any_comes_again() -> None:
     requests = list(others_of(7, 3).requests(0, 14, slice(0, 3)))
     seen = [index for request in requests for index in request.indices]
     assert len(seen) == 42
@@ -236,7 +236,7 @@ def test_each_other_picture_has_its_turn_before_any_comes_again() -> None:
     assert seen != [i for r in others_of(7, 3, seed=4).requests(0, 14, slice(0, 3)) for i in r[0]]
 
 
-def test_other_pictures_go_on_where_a_run_was_stopped_and_are_shared() -> None:
+def test_other_images_go_on_where_a_run_was_stopped_and_are_shared() -> None:
     whole = list(others_of(7, 4).requests(0, 9, slice(0, 4)))
     assert list(others_of(7, 4).requests(5, 4, slice(0, 4))) == whole[5:]
     halves = [list(others_of(7, 4).requests(0, 9, own)) for own in (slice(0, 2), slice(2, 4))]
@@ -253,7 +253,7 @@ def test_a_held_run_that_is_interrupted_ends_bit_for_bit_like_another(
     photos: Path, settings: Settings, more: dict[str, Any]
 ) -> None:
     write_tree(photos / "others" / "x", {"": 7}, first=50)
-    shared = {**ALL, **more, "num_epochs": 2, "distillation_pictures": str(photos / "others" / "x"),
+    shared = {**ALL, **more, "num_epochs": 2, "distillation_images": str(photos / "others" / "x"),
               "interpolation": 2}  # fmt: skip
     whole = load(train(settings(**shared, out=str(photos / "whole"))).checkpoint)
     stopped = settings(**shared, out=str(photos / "parts"))
@@ -268,26 +268,22 @@ def test_a_held_run_that_is_interrupted_ends_bit_for_bit_like_another(
                        for run in ("whole", "parts")))  # fmt: skip
 
 
-def test_a_resumed_run_keeps_its_other_pictures(photos: Path, settings: Settings) -> None:
+def test_a_resumed_run_keeps_its_other_images(photos: Path, settings: Settings) -> None:
     others = write_tree(photos / "others" / "x", {"": 7}, first=50)
-    shared = settings(distillation_weight=1.0, distillation_pictures=str(others))
+    shared = settings(distillation_weight=1.0, distillation_images=str(others))
     saved = train(shared).checkpoint
     assert saved is not None
     next(others.rglob("*.png")).unlink()
-    with pytest.raises(CheckpointError, match="distillation_pictures are not those of"):
+    with pytest.raises(CheckpointError, match="distillation_images are not those of"):
         train({**shared, "num_epochs": 2}, resume=saved)
 
 
-def test_an_unreadable_other_picture_is_named_and_left_out(
-    photos: Path, settings: Settings
-) -> None:
+def test_an_unreadable_other_image_is_named_and_left_out(photos: Path, settings: Settings) -> None:
     others = write_tree(photos / "others" / "x", {"": 3}, first=50)
     bad = sorted(others.rglob("*.png"))[1]
     bad.write_bytes(bad.read_bytes()[:300])
     watch = Watch()
-    result = train(
-        settings(distillation_weight=1.0, distillation_pictures=str(others)), watch=watch
-    )
+    result = train(settings(distillation_weight=1.0, distillation_images=str(others)), watch=watch)
     assert sum(bad.name in warning for warning in watch.warnings) == 1
     assert [Path(one.path) for one in result.unreadable] == [bad]
 
@@ -295,29 +291,29 @@ def test_an_unreadable_other_picture_is_named_and_left_out(
 # Bad input
 
 
-@pytest.mark.parametrize("knob", ["distillation_weight", "interpolation"])
+@pytest.mark.parametrize("option", ["distillation_weight", "interpolation"])
 def test_running_statistics_are_a_part_of_the_original_that_is_not_kept(
-    tmp_path: Path, settings: Settings, knob: str
+    tmp_path: Path, settings: Settings, option: str
 ) -> None:
     model = export_cases.resnet(tmp_path / "resnet")
-    with pytest.raises(ConfigError, match=rf"statistics as well \(BatchNorm\); set {knob} to 0"):
-        train(settings(model_name=model, **{knob: 2}))
+    with pytest.raises(ConfigError, match=rf"statistics as well \(BatchNorm\); set {option} to 0"):
+        train(settings(model_name=model, **{option: 2}))
 
 
-def other_pictures(settings: Settings, source: Path) -> ImageSet:
-    config = TrainConfig(**settings(distillation_weight=1.0, distillation_pictures=str(source)))
-    others = read_other_pictures(config, SilentProgress())
+def other_images(settings: Settings, source: Path) -> ImageSet:
+    config = TrainConfig(**settings(distillation_weight=1.0, distillation_images=str(source)))
+    others = read_other_images(config, SilentProgress())
     assert others is not None
     return others.images
 
 
-def test_other_pictures_lie_as_they_like_but_not_in_the_test(
+def test_other_images_lie_as_they_like_but_not_in_the_test(
     photos: Path, settings: Settings
 ) -> None:
     tree = write_tree(photos / "mixed", {"c": 2}, first=60)
     write_tree(tree / "a", {"b": 2}, first=60)
     draw(9, 9).save(tree / "loose.png")
-    images = other_pictures(settings, tree)
+    images = other_images(settings, tree)
     assert (len(images), images.labels) == (5, None)
     table = photos / "table.csv"
     rows = [
@@ -326,7 +322,7 @@ def test_other_pictures_lie_as_they_like_but_not_in_the_test(
         for path in sorted((photos / split).rglob("*.png"))
     ]
     table.write_text("\n".join(["path,split,label", *rows]))
-    images = other_pictures(settings, table)
+    images = other_images(settings, table)
     assert images.labels is None
     assert {name.partition("/")[0] for name in images.names} == {"train"}
 
@@ -359,7 +355,7 @@ def test_captions_of_numbers_are_warned_of(tiny_clip: Path, names: list[str], wa
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"distillation_pictures": "x"}, "distillation is off; set distillation_weight"),
+        ({"distillation_images": "x"}, "distillation is off; set distillation_weight"),
         ({"l2_sp": 1e9}, r"set l2_sp to 1000 or less"),
         ({"sharding": "full", "distillation_weight": 1.0}, "set --sharding none"),
     ],

@@ -33,12 +33,12 @@ HOW = Preprocessing(32, 32, 32, 3, 1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), ex
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> Path:
-    """Six small PNG files, two large ones, a large JPEG file, and one that is no picture."""
+    """Six small PNG files, two large ones, a large JPEG file, and one that is no image."""
     root = write_tree(tmp_path / "mixed", {"cup": 6})
     for copy in range(2):
         draw(1, copy, (200, 100)).save(root / "cup" / f"large{copy}.png")
     draw(1, 2, (240, 640)).save(root / "cup" / "photo.jpg")
-    (root / "notes.txt").write_text("no picture")
+    (root / "notes.txt").write_text("no image")
     return root
 
 
@@ -51,36 +51,36 @@ def test_every_stage_is_measured_and_the_shares_add_up(mixed: Path, tiny_clip: P
     assert sum(one["share"] for one in stages.values()) == pytest.approx(1)
     for name, one in stages.items():
         if name == "transfer":  # there is no way to go on a CPU
-            assert (one["mean_ms"], one["pictures_per_s"], one["share"]) == (0, None, 0)
+            assert (one["mean_ms"], one["images_per_s"], one["share"]) == (0, None, 0)
         else:
-            assert min(one["median_ms"], one["mean_ms"], one["pictures_per_s"]) > 0
-    assert document["whole_pictures_per_s"] > 0
-    alone = document["model_alone_pictures_per_s"]
+            assert min(one["median_ms"], one["mean_ms"], one["images_per_s"]) > 0
+    assert document["whole_images_per_s"] > 0
+    alone = document["model_alone_images_per_s"]
     assert alone == pytest.approx(1000 / stages["model"]["mean_ms"])
-    reached = document["whole_pictures_per_s"] / alone
+    reached = document["whole_images_per_s"] / alone
     assert document["whole_of_model_alone"] == pytest.approx(reached)
     assert document["limit"] in STAGES
     assert document["limit"] in document["advice"][0]
     for number in (1_000, 100_000, 1_000_000):
-        expected = number / document["whole_pictures_per_s"]
+        expected = number / document["whole_images_per_s"]
         assert document["seconds_for"][str(number)] == pytest.approx(expected)
 
 
 def test_the_files_are_told_apart_and_unreadable_ones_named(mixed: Path, tiny_clip: Path) -> None:
     outcome = lookalike("bench", mixed, "--model-name", tiny_clip, "--json", *QUICK)
-    pictures = outcome.json()["pictures"]
-    assert (pictures["num_found"], pictures["num_measured"]) == (10, 9)
-    assert pictures["formats"] == {"PNG": 8, "JPEG": 1}
-    assert pictures["median_megapixels"] == pytest.approx(40 * 36 / 1e6)
+    images = outcome.json()["images"]
+    assert (images["num_found"], images["num_measured"]) == (10, 9)
+    assert images["formats"] == {"PNG": 8, "JPEG": 1}
+    assert images["median_megapixels"] == pytest.approx(40 * 36 / 1e6)
     # 40 px are enough for an input of 32: the large PNG files are decoded in full, the JPEG file
     # at a fraction, which still has more than four times as many on its shorter side.
-    assert (pictures["enough_px"], pictures["oversized"], pictures["large"]) == (40, {"PNG": 2}, 1)
+    assert (images["enough_px"], images["oversized"], images["large"]) == (40, {"PNG": 2}, 1)
     (bad,) = outcome.json()["unreadable"]
     assert bad["path"] == str(mixed / "notes.txt")
     assert "1 file could not be read and took no part" in outcome.err
-    assert "notes.txt: not a picture" in outcome.err
+    assert "notes.txt: not an image" in outcome.err
     exact = lookalike("bench", mixed, "--model-name", tiny_clip, "--json", "--exact-pixels", *QUICK)
-    assert exact.json()["pictures"]["oversized"] == {"PNG": 2, "JPEG": 1}
+    assert exact.json()["images"]["oversized"] == {"PNG": 2, "JPEG": 1}
 
 
 def test_the_table_fits_a_terminal(
@@ -91,22 +91,22 @@ def test_the_table_fits_a_terminal(
     assert outcome.code == 0, outcome.err
     assert max(map(len, outcome.out.splitlines())) <= 80
     for words in (*STAGES, "model alone", "all together", "to start 1 worker", "what limits is",
-                  "Pictures at this rate: 1,000 in "):  # fmt: skip
+                  "Images at this rate: 1,000 in "):  # fmt: skip
         assert words in outcome.out
-    assert "9 of 10 pictures: 8 PNG, 1 JPEG" in outcome.out
+    assert "9 of 10 images: 8 PNG, 1 JPEG" in outcome.out
 
 
 def test_what_stands_in_the_way_is_one_line(tmp_path: Path, tiny_clip: Path) -> None:
-    assert_refused(lookalike("bench"), "nothing to measure with", "lookalike bench PICTURES")
+    assert_refused(lookalike("bench"), "nothing to measure with", "lookalike bench IMAGES")
     assert_refused(lookalike("bench", tmp_path / "no"), "does not exist")
     assert_refused(lookalike("bench", tmp_path, "--seconds", "0"), "seconds is 0", "above 0")
     (tmp_path / "words").mkdir()
     for i in range(3):
-        (tmp_path / "words" / f"{i}.txt").write_text("no picture")
+        (tmp_path / "words" / f"{i}.txt").write_text("no image")
     outcome = lookalike("bench", tmp_path / "words", "--model-name", tiny_clip, *QUICK)
     assert outcome.code == 2
-    assert "none of the 3 pictures that were tried can be read" in outcome.err
-    assert "0.txt: not a picture" in outcome.err
+    assert "none of the 3 images that were tried can be read" in outcome.err
+    assert "0.txt: not an image" in outcome.err
 
 
 def test_where_many_files_are_bad_the_rest_is_said_to_be_in_json(
@@ -114,12 +114,12 @@ def test_where_many_files_are_bad_the_rest_is_said_to_be_in_json(
 ) -> None:
     root = write_tree(tmp_path / "bad", {"cup": 1})
     for i in range(22):
-        (root / f"{i}.txt").write_text("no picture")
+        (root / f"{i}.txt").write_text("no image")
     outcome = lookalike("bench", root, "--model-name", tiny_clip, *QUICK)
     assert outcome.code == 0
     assert "22 files could not be read and took no part" in outcome.err
     assert outcome.err.endswith("  ... and 2 more, of which --json tells all\n")
-    assert "1 of 23 pictures: 1 PNG;" in outcome.out
+    assert "1 of 23 images: 1 PNG;" in outcome.out
 
 
 def test_it_is_there_in_python_and_writes_nothing(
@@ -128,15 +128,15 @@ def test_it_is_there_in_python_and_writes_nothing(
     before = files_below(tmp_path)
     monkeypatch.chdir(tmp_path)
     config = BenchConfig(data=str(mixed), model_name=str(tiny_clip), seconds=0.1, device="cpu",
-                         eval_batch_size=2, num_workers=0, num_pictures=4)  # fmt: skip
+                         eval_batch_size=2, num_workers=0, num_images=4)  # fmt: skip
     result = package.bench(config, progress=SilentProgress())
-    assert result.speed.pictures.num_measured + len(result.unreadable) == 4
+    assert result.speed.images.num_measured + len(result.unreadable) == 4
     assert result.advice
     assert result.workers_start_s == 0
     assert files_below(tmp_path) == before
 
 
-def test_pictures_are_taken_evenly_from_all_of_them() -> None:
+def test_images_are_taken_evenly_from_all_of_them() -> None:
     paths = [str(i) for i in range(100)]
     assert sorted(map(int, spread(paths, 10))) == list(range(0, 100, 10))
     assert sorted(map(int, spread(paths, 1000))) == list(range(100))
@@ -157,18 +157,18 @@ def test_what_is_measured_are_the_loaders_own_pixels(mixed: Path) -> None:
     loader = ImageLoader(paths, HOW, make_runtime("cpu", "fp32", 0), max_megapixels=1)
     (batch,) = loader.read(chunks(len(paths), len(paths)))
     assert sample.pixels.equal(batch.pixels)
-    assert [one.path for one in sample.pictures] == paths
-    photo = next(one for one in sample.pictures if one.path.endswith("photo.jpg"))
+    assert [one.path for one in sample.images] == paths
+    photo = next(one for one in sample.images if one.path.endswith("photo.jpg"))
     assert (photo.stored, photo.decoded) == ((240, 640), (60, 160))
     assert photo.num_bytes == Path(photo.path).stat().st_size
     exact = read(paths, replace(HOW, exact=True))
-    assert all(one.stored == one.decoded for one in exact.pictures)
+    assert all(one.stored == one.decoded for one in exact.images)
 
 
 def test_a_batch_is_full_whatever_was_kept(mixed: Path) -> None:
     paths = sorted(str(path) for path in (mixed / "cup").iterdir())
     sample = read(paths, keep=3)
-    assert (len(sample.pictures), len(sample.pixels)) == (9, 3)
+    assert (len(sample.images), len(sample.pixels)) == (9, 3)
     batch = sample.batch(7)
     assert batch.equal(sample.pixels[[0, 1, 2, 0, 1, 2, 0]])
     assert sample.batch(2).equal(sample.pixels[:2])
@@ -177,7 +177,7 @@ def test_a_batch_is_full_whatever_was_kept(mixed: Path) -> None:
 def test_reading_ends_when_the_time_is_over_but_not_before_one_could_be_read(mixed: Path) -> None:
     paths = [str(mixed / "notes.txt"), *sorted(str(path) for path in (mixed / "cup").iterdir())]
     sample = read(paths, seconds=1e-9)
-    assert (len(sample.pictures), len(sample.unreadable)) == (1, 1)
+    assert (len(sample.images), len(sample.unreadable)) == (1, 1)
 
 
 def test_the_whole_counts_what_came_after_the_first_batches(mixed: Path, tiny_clip: Path) -> None:
@@ -186,7 +186,7 @@ def test_the_whole_counts_what_came_after_the_first_batches(mixed: Path, tiny_cl
     runtime = make_runtime("cpu", "fp32", 0)
     paths = sorted(str(path) for path in (mixed / "cup").iterdir())
     rate, start_s = time_whole(
-        encoder, paths, HOW, runtime, batch_size=4, num_pictures=8, max_megapixels=1,
+        encoder, paths, HOW, runtime, batch_size=4, num_images=8, max_megapixels=1,
         progress=SilentProgress(),
     )  # fmt: skip
     # Two batches of four are counted, of 50 ms and more each; the first of three is not.
@@ -202,7 +202,7 @@ def test_what_warms_the_model_up_is_not_counted(tiny_clip: Path) -> None:
         encoder, HOW.black(4), make_runtime("cpu", "fp32", 0), seconds=0.1,
         progress=SilentProgress(),
     )  # fmt: skip
-    assert (transfer.mean_ms, transfer.pictures_per_s) == (0, None)
+    assert (transfer.mean_ms, transfer.images_per_s) == (0, None)
     assert 10 / 4 <= model.median_ms < 1000 / 4
     assert 10 / 4 <= model.mean_ms < 1000 / 4
 

@@ -1,4 +1,4 @@
-"""Decoded pictures kept on disk, against files that are decoded each time."""
+"""Decoded images kept on disk, against files that are decoded each time."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ KINDS: dict[str, Callable[[Path], Path]] = {
 }  # fmt: skip
 
 
-def same_picture(one: Image.Image, other: Image.Image) -> bool:
+def same_image(one: Image.Image, other: Image.Image) -> bool:
     return (one.mode, one.size, one.tobytes()) == (other.mode, other.size, other.tobytes())
 
 
@@ -92,7 +92,7 @@ def kept(folder: Path) -> list[Path]:
 
 
 def others(folder: Path) -> list[str]:
-    """All that lies in the folder beside kept pictures."""
+    """All that lies in the folder beside kept images."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".rgb"]
     return sorted(path.name for path in files)
 
@@ -104,11 +104,11 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def paths(tmp_path: Path) -> list[str]:
-    """Ten pictures of 40 x 36 px, each of which takes two blocks of a disk when it is kept."""
-    (tmp_path / "pictures").mkdir()
+    """Ten images of 40 x 36 px, each of which takes two blocks of a disk when it is kept."""
+    (tmp_path / "images").mkdir()
     for number in range(10):
-        draw(number, 0).save(tmp_path / "pictures" / f"{number}.png")
-    return [str(tmp_path / "pictures" / f"{number}.png") for number in range(10)]
+        draw(number, 0).save(tmp_path / "images" / f"{number}.png")
+    return [str(tmp_path / "images" / f"{number}.png") for number in range(10)]
 
 
 @pytest.fixture
@@ -125,19 +125,19 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-# The same pictures
+# The same images
 
 
 @pytest.mark.parametrize("draft_px", [None, 100])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_kept_picture_is_the_decoded_one_to_the_last_bit(
+def test_a_kept_image_is_the_decoded_one_to_the_last_bit(
     tmp_path: Path, folder: Path, decoded: list[str], kind: str, draft_px: int | None
 ) -> None:
     path = str(KINDS[kind](tmp_path))
     expected = read_image(path, draft_px=draft_px)
     cached = reader(folder)
     for _ in range(3):
-        assert same_picture(cached.read(path, 89, draft_px=draft_px), expected)
+        assert same_image(cached.read(path, 89, draft_px=draft_px), expected)
     assert decoded == [path]
     assert cached.take_reads() == Reads(from_cache=2, decoded=1, added=1)
     assert cached.take_reads() == Reads()
@@ -147,11 +147,11 @@ def test_a_kept_picture_is_the_decoded_one_to_the_last_bit(
     assert file.stat().st_size < 3 * expected.width * expected.height + 1000
 
 
-def test_a_kept_picture_can_be_changed_by_its_reader_alone(folder: Path, paths: list[str]) -> None:
+def test_a_kept_image_can_be_changed_by_its_reader_alone(folder: Path, paths: list[str]) -> None:
     cached = reader(folder)
     for _ in range(3):
         image = cached.read(paths[0])
-        assert same_picture(image, read_image(paths[0]))
+        assert same_image(image, read_image(paths[0]))
         image.paste((0, 0, 0), (0, 0, 10, 10))
 
 
@@ -209,7 +209,7 @@ def test_in_a_second_epoch_no_file_is_decoded(
 def test_what_the_parts_of_a_batch_came_to_is_added_up(
     folder: Path, paths: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lookalike.data.reading.loader._PART_BYTES", 1)  # a part is one picture
+    monkeypatch.setattr("lookalike.data.reading.loader._PART_BYTES", 1)  # a part is one image
     cache = open_cache(folder)
     read = [batch.reads for batch in batches(paths, cache, training=False)]
     added = [Reads(decoded=n, added=n) for n in (4, 4, 2)]
@@ -231,7 +231,7 @@ def test_readers_in_two_processes_use_one_folder_at_a_time(folder: Path, paths: 
     assert others(folder) == ["used"]
 
 
-def test_readers_that_write_the_same_pictures_at_once_all_get_them(
+def test_readers_that_write_the_same_images_at_once_all_get_them(
     folder: Path, paths: list[str]
 ) -> None:
     def read_all(number: int) -> list[Image.Image]:
@@ -242,12 +242,12 @@ def test_readers_that_write_the_same_pictures_at_once_all_get_them(
     with ThreadPoolExecutor(4) as pool:
         for number, images in enumerate(pool.map(read_all, range(4))):
             for place, image in enumerate(images):
-                assert same_picture(image, expected[(place + number) % 10])
+                assert same_image(image, expected[(place + number) % 10])
     assert len(kept(folder)) == 10
     assert others(folder) == ["used"]
 
 
-# What a picture is known by
+# What an image is known by
 
 
 def test_a_file_that_changed_is_decoded_anew_and_takes_the_place_of_the_old_one(
@@ -258,12 +258,12 @@ def test_a_file_that_changed_is_decoded_anew_and_takes_the_place_of_the_old_one(
     before = path.stat()
     Image.new("RGB", (40, 36), (9, 9, 9)).save(path)  # another size
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert same_picture(cached.read(paths[0]), read_image(paths[0]))
+    assert same_image(cached.read(paths[0]), read_image(paths[0]))
     flat = path.stat()
     Image.new("RGB", (40, 36), (8, 8, 8)).save(path)  # the same size
     assert path.stat().st_size == flat.st_size
     os.utime(path, ns=(flat.st_atime_ns, flat.st_mtime_ns + 1))
-    assert same_picture(cached.read(paths[0]), read_image(paths[0]))
+    assert same_image(cached.read(paths[0]), read_image(paths[0]))
     assert cached.take_reads() == Reads(decoded=3, added=3)
     assert len(kept(folder)) == 1
 
@@ -294,7 +294,7 @@ def test_other_decoders_decode_anew(
     assert cached.take_reads() == Reads(from_cache=1, decoded=2, added=2)
 
 
-def test_a_drafted_picture_is_another_one(tmp_path: Path, folder: Path) -> None:
+def test_a_drafted_image_is_another_one(tmp_path: Path, folder: Path) -> None:
     path = str(KINDS["JPEG"](tmp_path))
     cached = reader(folder)
     for draft_px, size in ((None, (800, 600)), (300, (400, 300)), (100, (200, 150))) * 2:
@@ -312,9 +312,7 @@ def test_a_path_is_the_same_from_wherever_it_is_named(
     assert cached.take_reads() == Reads(from_cache=1, decoded=1, added=1)
 
 
-def test_a_picture_above_the_limit_is_refused_though_it_is_kept(
-    tmp_path: Path, folder: Path
-) -> None:
+def test_a_image_above_the_limit_is_refused_though_it_is_kept(tmp_path: Path, folder: Path) -> None:
     path = str(KINDS["JPEG"](tmp_path))
     cached = reader(folder)
     cached.read(path, 10, draft_px=100)  # 200 x 150 px are kept of 0.48 megapixels
@@ -381,14 +379,14 @@ def test_a_damaged_file_is_decoded_anew_and_replaced(
     (file,) = kept(folder)
     whole = file.read_bytes()
     file.write_bytes(DAMAGES[kind](whole))
-    assert same_picture(cached.read(paths[0]), read_image(paths[0]))
+    assert same_image(cached.read(paths[0]), read_image(paths[0]))
     assert len(decoded) == 2
     assert file.read_bytes() == whole
-    assert same_picture(cached.read(paths[0]), read_image(paths[0]))
+    assert same_image(cached.read(paths[0]), read_image(paths[0]))
     assert len(decoded) == 2
 
 
-def test_the_kept_picture_of_another_file_is_not_taken_for_this_one(
+def test_the_kept_image_of_another_file_is_not_taken_for_this_one(
     folder: Path, paths: list[str]
 ) -> None:
     cached = reader(folder)
@@ -397,7 +395,7 @@ def test_the_kept_picture_of_another_file_is_not_taken_for_this_one(
     cached.read(paths[1])
     (second,) = set(kept(folder)) - {first}
     shutil.copy(first, second)
-    assert same_picture(cached.read(paths[1]), read_image(paths[1]))
+    assert same_image(cached.read(paths[1]), read_image(paths[1]))
 
 
 # The bound
@@ -406,7 +404,7 @@ def test_the_kept_picture_of_another_file_is_not_taken_for_this_one(
 def test_when_the_folder_is_full_what_is_in_it_stays(
     folder: Path, paths: list[str], decoded: list[str]
 ) -> None:
-    cache = open_cache(folder, max_bytes=6 * BLOCK + 100)  # three pictures of two blocks each
+    cache = open_cache(folder, max_bytes=6 * BLOCK + 100)  # three images of two blocks each
     cache.prepare()
     plain = list(batches(paths, None))
     decoded.clear()
@@ -437,7 +435,7 @@ def test_a_disk_is_never_filled_to_its_end(folder: Path, paths: list[str]) -> No
     folder.mkdir()
     free = shutil.disk_usage(folder).free
     cached = reader(folder, kept_free=2 * free)
-    assert same_picture(cached.read(paths[0]), read_image(paths[0]))
+    assert same_image(cached.read(paths[0]), read_image(paths[0]))
     assert cached.take_reads() == Reads(decoded=1, without_room=1)
     assert kept(folder) == []
 
@@ -453,7 +451,7 @@ def test_the_account_is_put_right_when_a_command_begins(folder: Path, paths: lis
     cache.draft_sizes.add(None)
     cache.prepare()
     assert (folder / "used").stat().st_size == 12
-    assert cache.describe() == f"{folder}: 6 decoded pictures, 0.0 of 1 GB"
+    assert cache.describe() == f"{folder}: 6 decoded images, 0.0 of 1 GB"
 
 
 # Failures
@@ -471,7 +469,7 @@ def test_a_full_disk_is_a_warning_once(
     cache.prepare()
     assert same_batches(list(batches(paths, cache)), list(batches(paths, None)))
     (warning,) = watch.warnings
-    assert warning.startswith(f"cannot keep decoded pictures in {folder}: No space left on device")
+    assert warning.startswith(f"cannot keep decoded images in {folder}: No space left on device")
     assert cache.reads == Reads(decoded=20, failure="No space left on device")
     assert kept(folder) == []
     assert others(folder) == ["CACHEDIR.TAG", "used"]  # and nothing half-written
@@ -501,11 +499,11 @@ def test_what_is_in_a_folder_that_cannot_be_written_to_is_read(
     cache.prepare()
     list(batches(paths, cache))
     assert len(watch.warnings) == 1
-    assert cache.describe() == f"{folder}: 5 decoded pictures, 0.0 of 1 GB"
+    assert cache.describe() == f"{folder}: 5 decoded images, 0.0 of 1 GB"
     assert cache.reads == replace(Reads(from_cache=10, decoded=10), failure="Read-only file system")
 
 
-def test_a_picture_too_large_to_be_copied_is_read_all_the_same(
+def test_a_image_too_large_to_be_copied_is_read_all_the_same(
     folder: Path, paths: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_memory(_: Image.Image) -> bytes:
@@ -515,16 +513,16 @@ def test_a_picture_too_large_to_be_copied_is_read_all_the_same(
     with monkeypatch.context() as patch:
         patch.setattr(Image.Image, "tobytes", no_memory)
         image = cached.read(paths[0])
-    assert same_picture(image, expected)
+    assert same_image(image, expected)
     assert cached.take_reads().failure == "no memory for a copy of 40x36 px"
 
 
-# Outdated pictures
+# Outdated images
 
 
 @pytest.fixture
 def outdated(folder: Path, paths: list[str], monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """A cache of ten pictures, of which those returned are of no use any more."""
+    """A cache of ten images, of which those returned are of no use any more."""
     cached = reader(folder)
     for path in paths[:6]:
         cached.read(path)
@@ -555,7 +553,7 @@ def test_where_room_is_needed_what_is_outdated_goes(folder: Path, outdated: list
     assert [path for path in before if not path.exists()] == outdated
     assert all(path.exists() for path in foreign)
     assert (folder / "used").stat().st_size == 12
-    assert cache.describe().endswith("6 decoded pictures, 0.0 of 9.8304e-05 GB; 5 outdated removed")
+    assert cache.describe().endswith("6 decoded images, 0.0 of 9.8304e-05 GB; 5 outdated removed")
 
 
 def test_where_there_is_room_nothing_goes(folder: Path, outdated: list[Path]) -> None:
@@ -599,11 +597,11 @@ def test_a_training_run_is_the_same_to_the_last_bit_and_later_decodes_nothing(
         assert [e.metrics for e in plain.history] == [e.metrics for e in result.history]
         assert len(decoded) == len(set(decoded)) == 30 + 18  # once, in the first run's first epoch
     first, second = ([note for note in watch.notes if "cache " in note] for watch in watches)
-    assert first[0].endswith("kept: 0 decoded pictures, 0.0 of 20 GB")
+    assert first[0].endswith("kept: 0 decoded images, 0.0 of 20 GB")
     # An epoch has 40 places, since classes of 5 repeat one for pairs; 18 are measured three times.
-    assert first[1] == "cache    86 pictures read from it, 48 decoded, 48 of these kept"
-    assert second[0].endswith("kept: 48 decoded pictures, 0.0 of 20 GB")
-    assert second[1] == "cache    134 pictures read from it, 0 decoded"
+    assert first[1] == "cache    86 images read from it, 48 decoded, 48 of these kept"
+    assert second[0].endswith("kept: 48 decoded images, 0.0 of 20 GB")
+    assert second[1] == "cache    134 images read from it, 0 decoded"
 
 
 def test_an_evaluation_is_the_same_and_reads_what_another_has_kept(
@@ -625,7 +623,7 @@ def test_an_evaluation_is_the_same_and_reads_what_another_has_kept(
     assert decoded == []
     assert again.metrics == plain.metrics
     assert torch.equal(again.retrieval.query_embeddings, plain.retrieval.query_embeddings)
-    assert notes[-1] == "cache    18 pictures read from it, 0 decoded"
+    assert notes[-1] == "cache    18 images read from it, 0 decoded"
 
 
 def test_a_resumed_run_may_bring_a_cache_and_a_folder_has_a_name() -> None:

@@ -27,7 +27,7 @@ Check = Callable[..., CheckResult]
 
 
 def photo(seed: int, size: tuple[int, int] = (160, 120)) -> Image.Image:
-    """A picture with detail at every scale, as photos have; no two seeds look alike."""
+    """An image with detail at every scale, as photos have; no two seeds look alike."""
     rng = np.random.default_rng(seed)
     pixels = np.zeros((*size[::-1], 3))
     for cells in (3, 6, 12, 24, 48):
@@ -37,7 +37,7 @@ def photo(seed: int, size: tuple[int, int] = (160, 120)) -> Image.Image:
 
 
 def tinted(label: int, copy: int) -> Image.Image:
-    """A picture of a class that has nothing in common but a colour."""
+    """An image of a class that has nothing in common but a colour."""
     colour = [(230, 40, 40), (40, 230, 40), (40, 40, 230), (230, 230, 40), (40, 230, 230),
               (230, 40, 230)][label]  # fmt: skip
     size = (64, 64)
@@ -78,7 +78,7 @@ def of_kind(result: CheckResult, kind: str) -> list[Finding]:
 
 
 def names(finding: Finding) -> list[str]:
-    return [f"{picture.split}/{picture.name}" for picture in finding.pictures]
+    return [f"{image.split}/{image.name}" for image in finding.images]
 
 
 def kinds(result: CheckResult) -> list[str]:
@@ -109,7 +109,7 @@ def test_every_unreadable_file_is_named_with_its_reason(check: Check, data: Path
     assert found == {
         "train/kiwi/kiwitrain1.png": "image file is truncated",
         "test/leek/leektest0.png": "empty file (0 bytes)",
-        "train/pear/page.jpg": "not a picture: an HTML page (a failed download?)",
+        "train/pear/page.jpg": "not an image: an HTML page (a failed download?)",
         "train/pear/gone.jpg": "No such file or directory",
     }
     assert result.must_mend
@@ -133,7 +133,7 @@ def test_exact_copies_are_told_apart_by_where_they_lie(check: Check, data: Path)
     assert names(across_splits) == ["train/apple/appletrain0.png", "test/apple/again.png"]
     assert across_splits.says == "1 in train, 1 in test, labelled apple"
     assert names(within) == ["train/leek/leektrain0.png", "train/leek/lossless.tiff"]
-    assert within.pictures[1].detail == "same pixels, other file (TIFF)"
+    assert within.images[1].detail == "same pixels, other file (TIFF)"
     assert result.num("must mend") == 2
 
 
@@ -184,7 +184,7 @@ def test_exact_copies_of_a_near_copy_are_told_as_both(check: Check, data: Path) 
     (data / "test/kiwi/twin.png").write_bytes(original.read_bytes())
     Image.open(original).resize((100, 75)).save(data / "train/kiwi/near.jpg")
     near, exact = check().findings[1], check().findings[0]
-    assert len(exact.pictures) == 3
+    assert len(exact.images) == 3
     assert (exact.kind, near.kind) == ("exact_copies_other_split", "near_copies_other_split")
     # One of the exact copies in each split and class stands for the others.
     assert names(near) == ["train/kiwi/kiwitrain3.png", "train/kiwi/near.jpg", "test/kiwi/twin.png"]
@@ -202,10 +202,10 @@ def test_class_sizes_are_held_against_k(check: Check, data: Path) -> None:
     assert (sizes.num_below_k, sizes.num_singletons, sizes.repeated_images) == (2, 1, 1)
     bars = [(bar.describe(), bar.num_classes, bar.below_k) for bar in sizes.histogram]
     assert bars == [
-        ("1 picture", 1, True), ("2 to 3 pictures", 1, True), ("4 to 7 pictures", 2, False),
+        ("1 image", 1, True), ("2 to 3 images", 1, True), ("4 to 7 images", 2, False),
     ]  # fmt: skip
     assert kinds(result) == ["too_few_classes", "singleton_class", "small_class"]
-    assert "3 classes of train have two pictures or more; a batch takes 4" in (
+    assert "3 classes of train have two images or more; a batch takes 4" in (
         result.findings[0].says
     )
     assert kinds(check(n_samples_per_class=2, n_classes_per_batch=3)) == ["singleton_class"]
@@ -363,7 +363,7 @@ def test_a_wrong_label_is_shown_among_its_neighbours(
     suspects = of_kind(result, "wrong_label")
     assert [names(one)[0] for one in suspects] == ["train/class4/wrong.png"]
     assert "labelled class4, looks like class2" in suspects[0].says
-    roles = [(picture.role, picture.label) for picture in suspects[0].pictures]
+    roles = [(image.role, image.label) for image in suspects[0].images]
     assert roles == [
         ("suspect", "class4"),
         *[("suggested", "class2")] * 3,
@@ -384,7 +384,7 @@ def test_a_table_has_its_splits_checked_against_each_other(check: Check, data: P
     assert kinds(result) == ["exact_copies_other_split"]
 
 
-def test_pictures_without_labels_are_checked_as_far_as_can_be(check: Check, data: Path) -> None:
+def test_images_without_labels_are_checked_as_far_as_can_be(check: Check, data: Path) -> None:
     flat = data / "flat"
     flat.mkdir()
     for copy in range(4):
@@ -407,7 +407,7 @@ def test_hostile_names_are_told_and_do_no_harm(
         b"<script>alert(1)</script>".replace(b"/", b""),
     ):
         with open(folder + b"/" + name, "wb") as file:
-            file.write(b"no picture")
+            file.write(b"no image")
     (data / "test/kiwi/<b>bold</b>".replace("/b>", "b>")).write_bytes(
         (data / "train/kiwi/kiwitrain0.png").read_bytes()
     )
@@ -418,7 +418,7 @@ def test_hostile_names_are_told_and_do_no_harm(
     assert "<b>bold" not in page
     assert "test/<wbr>kiwi/<wbr>&lt;b&gt;bold" in page
     document = json.loads((data / "out/check.json").read_text(encoding="utf-8"))
-    told = [f["pictures"][0]["name"] for f in document["kinds"][0]["findings"]]
+    told = [f["images"][0]["name"] for f in document["kinds"][0]["findings"]]
     assert os.fsencode(sorted(told)[1]) == b"kiwi/caf\xe9.jpg"
 
 
@@ -432,7 +432,7 @@ def test_the_document_holds_everything(check: Check, data: Path) -> None:
     assert document["counts"] == {"must mend": 1, "look at": 0, "note": 0}
     (kind,) = document["kinds"]
     assert list(kind) == ["name", "severity", "title", "advice", "num_findings", "findings"]
-    assert kind["findings"][0]["pictures"][0] == {
+    assert kind["findings"][0]["images"][0] == {
         "split": "train", "name": "pear/page.jpg", "label": "pear",
         "path": str(data / "train/pear/page.jpg"), "detail": "", "role": "",
     }  # fmt: skip
@@ -460,10 +460,10 @@ def test_the_page_says_what_it_leaves_out(check: Check, data: Path) -> None:
     check()
     page = (data / "out/check.html").read_text(encoding="utf-8")
     assert "5 more are in check.json." in page
-    assert "and 4 more pictures" in page
+    assert "and 4 more images" in page
     document = json.loads((data / "out/check.json").read_text(encoding="utf-8"))
     assert [len(kind["findings"]) for kind in document["kinds"]] == [65, 1]
-    assert len(document["kinds"][1]["findings"][0]["pictures"]) == 16
+    assert len(document["kinds"][1]["findings"][0]["images"]) == 16
 
 
 def test_kinds_are_ordered_by_how_bad_they_are() -> None:
@@ -501,7 +501,7 @@ class TestTheCommand:
         assert main(["check", str(data / "trian")]) == 2
         assert "did you mean" in capsys.readouterr().err
         assert main(["check"]) == 2
-        assert "lookalike check PICTURES" in capsys.readouterr().err
+        assert "lookalike check IMAGES" in capsys.readouterr().err
 
     def test_json_is_one_document(self, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert self.run(data, "--json") == 0
@@ -527,7 +527,7 @@ def test_where_nothing_can_be_read_that_is_what_is_found(
     result = check(model_name=str(tiny_clip))
     assert kinds(result) == ["unreadable"]
     assert result.num("must mend") == 28
-    assert result.left_out == ["likely wrong labels: there are no pictures with labels"]
+    assert result.left_out == ["likely wrong labels: there are no images with labels"]
 
 
 def test_settings_of_a_check_are_a_recipe(tmp_path: Path) -> None:
@@ -548,7 +548,7 @@ def test_a_folder_of_splits_is_not_taken_for_classes(check: Check, data: Path) -
         check(data=str(both), test=None)
 
 
-def test_findings_do_not_go_among_the_pictures(check: Check, data: Path) -> None:
+def test_findings_do_not_go_among_the_images(check: Check, data: Path) -> None:
     with pytest.raises(ConfigError, match="would be taken for a class"):
         check(out=str(data / "train/out"))
 

@@ -1,4 +1,4 @@
-"""The check on real pictures with planted trouble, where LOOKALIKE_REAL_DATA names them."""
+"""The check on real images with planted trouble, where LOOKALIKE_REAL_DATA names them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = [
 
 
 class Planted:
-    """Grocery's training pictures, and an eighth of its test pictures, with trouble planted.
+    """Grocery's training images, and an eighth of its test images, with trouble planted.
 
     Every number is that of the task: 10 corrupt files, 20 exact and 20 resized copies across the
     splits, 15 wrong labels (8 of any other class, 7 of a class of the same kind of goods).
@@ -133,5 +133,5 @@ def test_planted_trouble_is_found_with_few_false_alarms(tmp_path: Path) -> None:
 
 
 def of_kind(result: CheckResult, kind: str) -> list[list[str]]:
-    """Names of the pictures of each finding of a kind."""
-    return [[one.name for one in f.pictures] for f in result.findings if f.kind == kind]
+    """Names of the images of each finding of a kind."""
+    return [[one.name for one in f.images] for f in result.findings if f.kind == kind]

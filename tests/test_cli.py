@@ -106,7 +106,7 @@ def files_below(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures that no test changes: `train` and `test` trees, flat `asked` and `stock`."""
+    """Images that no test changes: `train` and `test` trees, flat `asked` and `stock`."""
     root = tmp_path_factory.mktemp("shop")
     write_tree(root / "train", dict.fromkeys(CLASSES, 4))
     write_tree(root / "test", dict.fromkeys(CLASSES, 2), first=10)
@@ -132,7 +132,7 @@ def trained(
 
 @pytest.fixture
 def small_run(photos: Path, tiny_clip: Path) -> list[str]:
-    """The words of a run on pictures of the test's own, which write below `photos / "out"`."""
+    """The words of a run on images of the test's own, which write below `photos / "out"`."""
     return [
         "train", str(photos / "train"), "--test", str(photos / "test"),
         "--model-name", str(tiny_clip), "--learning-rate", "1e-3",
@@ -176,19 +176,19 @@ def test_the_help_names_every_verb(words: list[str]) -> None:
         ("export", ExportConfig),
     ],
 )
-def test_the_help_of_a_verb_shows_every_knob_with_its_default(verb: str, config: Any) -> None:
+def test_the_help_of_a_verb_shows_every_option_with_its_default(verb: str, config: Any) -> None:
     sections = sections_of_help(verb)
-    for knob in dataclasses.fields(config):
+    for option in dataclasses.fields(config):
         about = {"train": "train", "check": "data", "bench": "data", "export": "model_name"}
-        if about.get(verb) == knob.name:
+        if about.get(verb) == option.name:
             continue  # what it is all about is no flag
-        said = sections[knob.name.replace("_", "-")]
-        assert knob.metadata["help"] in said
-        if knob.default is not None and not isinstance(knob.default, bool):
+        said = sections[option.name.replace("_", "-")]
+        assert option.metadata["help"] in said
+        if option.default is not None and not isinstance(option.default, bool):
             default = re.search(r"\(default: ([^)]*)\)$", said)
             assert default, said
-            value = float(default[1]) if isinstance(knob.default, float) else default[1]
-            assert value == (knob.default if isinstance(value, float) else str(knob.default))
+            value = float(default[1]) if isinstance(option.default, float) else default[1]
+            assert value == (option.default if isinstance(value, float) else str(option.default))
 
 
 def test_the_help_shows_the_defaults_of_the_mission() -> None:
@@ -356,7 +356,7 @@ def test_flags_win_over_the_recipe(tmp_path: Path) -> None:
     assert (config.top_k, config.seed, config.overwrite) == (5, 3, False)
 
 
-def test_test_pictures_of_a_flag_take_the_place_of_those_of_the_recipe(tmp_path: Path) -> None:
+def test_test_images_of_a_flag_take_the_place_of_those_of_the_recipe(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("test: old\n")
     outcome = lookalike(
@@ -375,7 +375,7 @@ def test_results_go_to_stdout_and_progress_to_stderr(trained: tuple[Path, Outcom
     for word in ("model", "train", "test", "batches", "device"):
         assert re.search(rf"^{word} +\S", outcome.err, re.MULTILINE)
         assert not re.search(rf"^{word}  +\S", outcome.out, re.MULTILINE)
-    assert "24 pictures, 6 classes" in outcome.err
+    assert "24 images, 6 classes" in outcome.err
     assert "mAP@R" not in outcome.err
     metrics = [
         json.loads((out / f"results/metrics_epoch_0{epoch}.json").read_text("utf-8"))
@@ -383,7 +383,7 @@ def test_results_go_to_stdout_and_progress_to_stderr(trained: tuple[Path, Outcom
     ]
     rows = {
         row[0] if row[0] == "change" else f"{row[0]} {row[1]}": row
-        for line in outcome.out.partition("Pictures found by")[0].splitlines()
+        for line in outcome.out.partition("Images found by")[0].splitlines()
         if (row := line.replace(" best", "").split()) and row[0] in ("epoch", "change")
     }
     names = ["recall@1", "recall@5", "recall@10", "mAP", "mAP@R"]
@@ -527,7 +527,7 @@ def test_training_prints_one_json_document_and_nothing_else(
     assert "device" in outcome.err
 
 
-def test_unlabelled_pictures_are_retrieved_best_first(
+def test_unlabelled_images_are_retrieved_best_first(
     shop: Path, tiny_clip: Path, tmp_path: Path
 ) -> None:
     outcome = lookalike(
@@ -539,7 +539,7 @@ def test_unlabelled_pictures_are_retrieved_best_first(
     assert set(retrieved) == {f"asked{i}.png" for i in range(4)}
     for i in range(4):
         row = retrieved[f"asked{i}.png"]
-        assert row[0] == f"stock{i}.png"  # the very same picture, under another name
+        assert row[0] == f"stock{i}.png"  # the very same image, under another name
         assert sorted(row) == [f"stock{j}.png" for j in range(4)]  # fewer than top_k: all
     assert "recall" not in outcome.out
     assert "right" not in outcome.out
@@ -547,7 +547,7 @@ def test_unlabelled_pictures_are_retrieved_best_first(
     assert "no labels" in outcome.err
 
 
-def test_pictures_that_share_a_file_name_are_named_by_their_paths(
+def test_images_that_share_a_file_name_are_named_by_their_paths(
     tiny_clip: Path, tmp_path: Path
 ) -> None:
     for label in "ab":
@@ -616,15 +616,15 @@ def test_a_missing_folder_names_one_like_it(shop: Path, tmp_path: Path) -> None:
     assert_refused(missing, "does not exist")
 
 
-def test_a_folder_without_pictures_is_refused(tmp_path: Path, tiny_clip: Path) -> None:
+def test_a_folder_without_images_is_refused(tmp_path: Path, tiny_clip: Path) -> None:
     words = ["--out", str(tmp_path / "out"), "--model-name", str(tiny_clip), *MACHINE]
     (tmp_path / "empty").mkdir()
     assert_refused(lookalike("train", tmp_path / "empty", *words), "no files in")
     for label in "ab":
         (tmp_path / "texts" / label).mkdir(parents=True)
-        (tmp_path / "texts" / label / "notes.txt").write_text("no picture")
+        (tmp_path / "texts" / label / "notes.txt").write_text("no image")
     refused = lookalike("train", tmp_path / "texts", *words)
-    assert_refused(refused, "none of the 2 files", "is a picture", "notes.txt: not a picture")
+    assert_refused(refused, "none of the 2 files", "is an image", "notes.txt: not an image")
     refused = lookalike("evaluate", "--test", tmp_path / "texts", *words)
     assert_refused(refused, "none of the 2 files")
 
@@ -632,7 +632,7 @@ def test_a_folder_without_pictures_is_refused(tmp_path: Path, tiny_clip: Path) -
 @pytest.mark.parametrize(
     ("counts", "words", "messages"),
     [
-        ({"a": 5}, [], ["There must be pictures of at least two classes"]),
+        ({"a": 5}, [], ["There must be images of at least two classes"]),
         ({"a": 3, "b": 3}, [], ["needs 4 different classes", "--n-classes-per-batch 2"]),
         ({"a": 3, "b": 1}, ["--n-classes-per-batch", "2"], ["2 different", "--singletons repeat"]),
         (
@@ -661,12 +661,12 @@ def test_classes_smaller_than_k_are_counted_and_the_run_goes_on(
         "--n-samples-per-class", "5",
     )  # fmt: skip
     assert outcome.code == 0
-    # c lacks 2 pictures of 5, d 3; e has a single one and is left out.
+    # c lacks 2 images of 5, d 3; e has a single one and is left out.
     assert re.search(
-        r"warning: 2 classes with fewer than 5 pictures; repeats fill 5 places",
+        r"warning: 2 classes with fewer than 5 images; repeats fill 5 places",
         outcome.err,
     )
-    assert re.search(r"warning: left out: 1 class with a single picture; --singletons", outcome.err)
+    assert re.search(r"warning: left out: 1 class with a single image; --singletons", outcome.err)
 
 
 def spoil(tree: Path) -> dict[str, str]:
@@ -680,7 +680,7 @@ def spoil(tree: Path) -> dict[str, str]:
         "cut.png": "truncated",
         "zero.jpg": "empty file",
         "page.jpg": "HTML page",
-        "noise.png": "not a picture",
+        "noise.png": "not an image",
     }
 
 
@@ -712,7 +712,7 @@ def test_unreadable_files_are_named_counted_and_repeated_at_the_end(
     assert not set(retrieved) & set(reasons)
 
 
-def test_pictures_that_are_all_unreadable_stop_the_run(small_run: list[str], photos: Path) -> None:
+def test_images_that_are_all_unreadable_stop_the_run(small_run: list[str], photos: Path) -> None:
     for path in (photos / "train").rglob("*.png"):
         path.write_bytes(b"")
     assert_refused(lookalike(*small_run), "none of the 30 files", "empty file (0 bytes)")
@@ -724,7 +724,7 @@ def test_pictures_that_are_all_unreadable_stop_the_run(small_run: list[str], pho
     outcome = lookalike(*words)
     assert (outcome.code, outcome.out) == (2, "")
     last = outcome.err.splitlines()[-1]
-    assert last.startswith("lookalike: none of the 18 pictures can be read: ")
+    assert last.startswith("lookalike: none of the 18 images can be read: ")
     assert "and 15 more" in last
 
 
@@ -1026,7 +1026,7 @@ def test_ctrl_c_before_the_first_step_is_130_without_a_traceback(
 def test_ctrl_c_sent_to_a_real_process_ends_it_with_130_and_a_way_to_go_on(
     photos: Path, tiny_clip: Path
 ) -> None:
-    # The same pictures under many names make an epoch that is long enough to be met in.
+    # The same images under many names make an epoch that is long enough to be met in.
     for path in sorted((photos / "train").rglob("*.png")):
         for copy in range(20):
             os.link(path, path.with_stem(f"{path.stem}_{copy}"))

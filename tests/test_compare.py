@@ -59,8 +59,8 @@ def test_runs_are_tested_query_by_query(two_runs: tuple[Path, Path], tmp_path: P
 
 
 def test_a_folder_alone_compares_its_epochs(settings: Settings, photos: Path) -> None:
-    knobs = config_from(lookalike.TrainConfig, settings(num_epochs=2))
-    lookalike.train(knobs, progress=SilentProgress())
+    options = config_from(lookalike.TrainConfig, settings(num_epochs=2))
+    lookalike.train(options, progress=SilentProgress())
     comparison = compare([photos / "out"])
     assert [one.name for one in comparison.results] == ["epoch_00", "epoch_01", "epoch_02"]
     assert len(comparison.tests) == 2
@@ -78,7 +78,7 @@ def test_different_protocols_are_refused_unless_told(
     assert comparison.why_untested
 
 
-def test_the_same_pictures_in_other_groups_are_another_protocol(
+def test_the_same_images_in_other_groups_are_another_protocol(
     settings: Settings, tmp_path: Path
 ) -> None:
     one = evaluate(settings(out=str(tmp_path / "one")))
@@ -126,28 +126,28 @@ def test_one_and_the_same_protocol_compares_however_it_was_asked_for(
 def test_a_gallery_of_which_less_could_be_read_is_not_tested_against(
     settings: Settings, photos: Path, tmp_path: Path
 ) -> None:
-    knobs = {"test": None, "query": str(photos / "query"), "gallery": str(photos / "gallery")}
+    options = {"test": None, "query": str(photos / "query"), "gallery": str(photos / "gallery")}
     distractors = write_tree(photos / "gallery" / "zdistract", {"z": 2})
-    one = evaluate(settings(out=str(tmp_path / "a"), **knobs))
-    picture = next((distractors / "z").iterdir())
-    picture.write_bytes(picture.read_bytes()[:-60])  # its header is whole
-    two = evaluate(settings(out=str(tmp_path / "b"), **knobs))
+    one = evaluate(settings(out=str(tmp_path / "a"), **options))
+    image = next((distractors / "z").iterdir())
+    image.write_bytes(image.read_bytes()[:-60])  # its header is whole
+    two = evaluate(settings(out=str(tmp_path / "b"), **options))
     comparison = compare([one, two])
     assert comparison.tests == []
-    assert "read the same pictures" in (comparison.why_untested or "")
+    assert "read the same images" in (comparison.why_untested or "")
 
 
 def test_a_file_that_is_its_own_answer_in_one_of_two_makes_two_protocols(
     settings: Settings, photos: Path, tmp_path: Path
 ) -> None:
-    knobs = {"test": None, "query": str(photos / "query"), "gallery": str(photos / "gallery")}
-    picture = next((photos / "query" / "classa").iterdir())
+    options = {"test": None, "query": str(photos / "query"), "gallery": str(photos / "gallery")}
+    image = next((photos / "query" / "classa").iterdir())
     copy = photos / "gallery" / "classa" / "also.png"
-    copy.write_bytes(picture.read_bytes())
-    one = evaluate(settings(out=str(tmp_path / "a"), **knobs))
+    copy.write_bytes(image.read_bytes())
+    one = evaluate(settings(out=str(tmp_path / "a"), **options))
     copy.unlink()
-    copy.symlink_to(picture)
-    two = evaluate(settings(out=str(tmp_path / "b"), **knobs))
+    copy.symlink_to(image)
+    two = evaluate(settings(out=str(tmp_path / "b"), **options))
     with pytest.raises(ConfigError, match="num_pairs_of_one_file: 0 and 1"):
         compare([one, two])
 

@@ -22,7 +22,7 @@ from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.layers import drop_patches
 from lookalike.progress import PlainProgress, SilentProgress
 from lookalike.runtime.device import Runtime, make_runtime
-from lookalike.runtime.world import Processes
+from lookalike.runtime.world import World
 from lookalike.training.step import compiling
 from lookalike.training.step.compiling import compile_layers, uncompiled
 
@@ -92,7 +92,7 @@ def vision_layers(encoder: CLIPEncoder) -> list[nn.Module]:
 @pytest.mark.parametrize(
     ("changes", "steps", "runtime", "expected"),
     [
-        ({}, 450, GPU, True),  # of 8 pictures, a second each step
+        ({}, 450, GPU, True),  # of 8 images, a second each step
         ({}, 120, GPU, True),
         ({}, 119, GPU, False),
         ({}, 10**6, CPU, False),
@@ -105,7 +105,7 @@ def vision_layers(encoder: CLIPEncoder) -> list[nn.Module]:
         ({"distillation_weight": 1.0}, 10**6, GPU, False),
         ({"frozen_layers": 1}, 10**6, GPU, False),
         ({}, 10**6, Runtime(GPU.device, "fp16", 0), False),
-        ({}, 10**6, Runtime(GPU.device, "bf16", 0, Processes(1, 2)), False),
+        ({}, 10**6, Runtime(GPU.device, "bf16", 0, World(1, 2)), False),
     ],
 )
 def test_auto_compiles_what_was_measured_where_it_takes_minutes(
@@ -157,8 +157,8 @@ def test_every_size_that_a_step_has_is_tried_before_it(tiny_clip: Path, compiler
 def test_of_several_processes_the_sizes_are_as_even_as_they_are_in_a_step(
     tiny_clip: Path, compiler: Compiler
 ) -> None:
-    class Two(Processes):
-        def gather_objects(self, one: Any) -> list[Any]:
+    class Two(World):
+        def all_gather_objects(self, one: Any) -> list[Any]:
             return [one, one]
 
     runtime = Runtime(CPU.device, "fp32", 0, Two(0, 2))
@@ -167,8 +167,8 @@ def test_of_several_processes_the_sizes_are_as_even_as_they_are_in_a_step(
 
 
 def test_if_one_process_cannot_none_does(tiny_clip: Path, compiler: Compiler) -> None:
-    class Two(Processes):
-        def gather_objects(self, one: Any) -> list[Any]:
+    class Two(World):
+        def all_gather_objects(self, one: Any) -> list[Any]:
             return [one, "no compiler" if one is None else one]
 
     encoder, runtime = CLIPEncoder(str(tiny_clip)), Runtime(CPU.device, "fp32", 0, Two(0, 2))
@@ -258,7 +258,7 @@ def test_what_does_not_fit_uncompiled_is_told_as_that(
     monkeypatch.setattr(compiling, "only_tried", lambda *_: nullcontext())
     monkeypatch.setattr(compiling, "black", lambda *_: PIXELS)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
-    with pytest.raises(TrainingError, match=r"too little memory for 6 pictures .*--batch-memory 3"):
+    with pytest.raises(TrainingError, match=r"too little memory for 6 images .*--batch-memory 3"):
         compile_for(CLIPEncoder(str(tiny_clip)), GPU, chunk_size=6)
 
 

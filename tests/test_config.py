@@ -1,4 +1,4 @@
-"""The knobs: defaults, what each may be, and recipes in and out."""
+"""The options: defaults, what each may be, and recipes in and out."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def texts() -> st.SearchStrategy[str]:
     """Anything that can be a file's name, and what YAML stumbles over."""
     letters = st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"])
     any_text = st.sampled_from(AWKWARD_TEXT) | st.text(letters, min_size=1)
-    # These words mean that a knob is off, wherever it can be.
+    # These words mean that an option is off, wherever it can be.
     return any_text.filter(lambda text: text.strip().lower() not in ("none", "off", "null"))
 
 
@@ -137,7 +137,7 @@ def test_a_key_like_no_other_lists_the_known_ones() -> None:
     assert "did you mean" not in str(told.value)
 
 
-def test_a_later_choice_of_test_pictures_undoes_an_earlier_one() -> None:
+def test_a_later_choice_of_test_images_undoes_an_earlier_one() -> None:
     sides = {"query": "q", "gallery": "g"}
     config = config_from(TrainConfig, {"test": "t"}, sides)
     assert (config.test, config.query, config.gallery) == (None, "q", "g")
@@ -149,7 +149,7 @@ def test_a_later_choice_of_test_pictures_undoes_an_earlier_one() -> None:
         config_from(TrainConfig, {"test": "t", **sides})
 
 
-def test_knobs_of_training_are_unknown_to_evaluation() -> None:
+def test_options_of_training_are_unknown_to_evaluation() -> None:
     with pytest.raises(ConfigError, match="unknown key 'learning_rate'"):
         config_from(EvaluateConfig, {"learning_rate": 1e-5})
 
@@ -295,7 +295,7 @@ def test_a_size_for_training_between_share_and_px_is_refused(refused: Any) -> No
 
 
 @pytest.mark.parametrize("make", [TrainConfig, EvaluateConfig])
-def test_test_pictures_are_given_in_one_way(make: Callable[..., Any]) -> None:
+def test_test_images_are_given_in_one_way(make: Callable[..., Any]) -> None:
     for contradiction in (
         {"test": "t", "query": "q", "gallery": "g"},
         {"test": "t", "query": "q"},
@@ -325,10 +325,10 @@ def test_a_recipe_brings_back_awkward_text(text: str) -> None:
     assert round_trip(config) == config
 
 
-def test_a_recipe_names_every_knob_once_under_its_own_line() -> None:
+def test_a_recipe_names_every_option_once_under_its_own_line() -> None:
     lines = format_recipe(TrainConfig()).splitlines()
     keys = [line.partition(":")[0] for line in lines if line and not line.startswith("#")]
-    assert sorted(keys) == sorted(knob.name for knob in dataclasses.fields(TrainConfig))
+    assert sorted(keys) == sorted(option.name for option in dataclasses.fields(TrainConfig))
     assert "learning_rate: 1e-07" in format_recipe(TrainConfig())
 
 
@@ -410,7 +410,7 @@ def test_the_length_of_a_cosine_cannot_change_on_resume() -> None:
     assert changed == ["num_epochs: 1 -> 2"]
 
 
-def test_a_run_saved_before_a_knob_existed_goes_on_with_its_default() -> None:
+def test_a_run_saved_before_a_option_existed_goes_on_with_its_default() -> None:
     saved = dataclasses.asdict(TrainConfig())
     del saved["weight_decay"]
     assert changed_on_resume(saved, TrainConfig()) == []

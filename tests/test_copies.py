@@ -1,4 +1,4 @@
-"""Copies: how one picture lies over another, and which are connected."""
+"""Copies: how one image lies over another, and which are connected."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def luma(image: Image.Image, side: int = SIDE) -> torch.Tensor:
 
 
 def cut(image: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
-    """The part of a picture between shares of its sides."""
+    """The part of an image between shares of its sides."""
     width, height = image.size
     return image.crop((round(left * width), round(top * height), round(right * width),
                        round(bottom * height)))  # fmt: skip
@@ -65,7 +65,7 @@ def test_another_standpoint_spills_over() -> None:
     assert aligned.spill == pytest.approx(0.2 / 0.9, abs=0.02)  # and neither holds the other
 
 
-def test_different_pictures_do_not_agree() -> None:
+def test_different_images_do_not_agree() -> None:
     first = torch.cat([luma(photo(10 + i)) for i in range(20)])
     second = torch.cat([luma(photo(40 + i)) for i in range(20)])
     assert align(first, second).agreement.max() < 0.5
@@ -83,7 +83,7 @@ def test_light_and_layout_alone_are_no_agreement() -> None:
     assert align(first, second).agreement < 0.5
 
 
-def test_flat_pictures_agree_with_nothing_and_break_nothing() -> None:
+def test_flat_images_agree_with_nothing_and_break_nothing() -> None:
     flat = torch.full((1, SIDE, SIDE), 80.0)
     for other in (flat, luma(photo(5))):
         aligned = align(flat, other)
@@ -142,7 +142,7 @@ def test_an_embedding_finds_what_the_descriptor_passes_over(tmp_path: Path) -> N
     assert near(paths, embeddings) == {(0, 1)}
 
 
-def test_pictures_that_show_nothing_are_copies_of_nothing(tmp_path: Path) -> None:
+def test_images_that_show_nothing_are_copies_of_nothing(tmp_path: Path) -> None:
     paths = [str(tmp_path / f"{nth}.png") for nth in range(2)]
     faint = photo(3).point(lambda value: 120 + value // 10)
     faint.save(paths[0])
@@ -172,7 +172,7 @@ def test_a_file_that_is_gone_by_now_takes_no_part(tmp_path: Path) -> None:
     assert found == []
 
 
-def test_exact_groups_hold_readable_pictures_only(tmp_path: Path) -> None:
+def test_exact_groups_hold_readable_images_only(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         photo(1).save(tmp_path / name)
         (tmp_path / f"{name}.txt").write_text("the same text")

@@ -53,7 +53,7 @@ STORED = {
 
 
 def painted(rows: list[str]) -> Image.Image:
-    """A picture of one coloured block a letter."""
+    """An image of one coloured block a letter."""
     small = np.array([[LETTERS[letter] for letter in row] for row in rows], dtype=np.uint8)
     return Image.fromarray(small.repeat(BLOCK_PX, axis=0).repeat(BLOCK_PX, axis=1))
 
@@ -82,7 +82,7 @@ def colour_at(image: Image.Image, x: int, y: int) -> Colour:
 
 
 def row_of(path: str | Path) -> list[Colour]:
-    """The colours of a picture of one row, which must have been read as RGB."""
+    """The colours of an image of one row, which must have been read as RGB."""
     image = read_image(str(path))
     assert image.mode == "RGB"
     assert image.height == 1
@@ -90,7 +90,7 @@ def row_of(path: str | Path) -> list[Colour]:
 
 
 def greys(path: str | Path) -> list[int]:
-    """The values of a grey picture of one row."""
+    """The values of a grey image of one row."""
     row = row_of(path)
     assert all(red == green == blue for red, green, blue in row)
     return [red for red, _, _ in row]
@@ -147,12 +147,12 @@ def noise(size: tuple[int, int] = (24, 20), mode: str = "RGB") -> Image.Image:
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF", "JPEG", "WEBP", "AVIF", "HEIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_rotated_picture_is_read_as_a_viewer_shows_it(
+def test_a_rotated_image_is_read_as_a_viewer_shows_it(
     tmp_path: Path, orientation: int, format: str
 ) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = tmp_path / "picture"
+    path = tmp_path / "image"
     content = encoded(painted(STORED[orientation]), format, exif=exif.tobytes(), quality=95)
     path.write_bytes(content)
     upright = read_image(str(path))
@@ -164,8 +164,8 @@ def test_a_rotated_picture_is_read_as_a_viewer_shows_it(
 def test_an_orientation_that_does_not_exist_is_ignored(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    painted(UPRIGHT).save(tmp_path / "picture.png", exif=exif)
-    assert letters_of(read_image(str(tmp_path / "picture.png"))) == UPRIGHT
+    painted(UPRIGHT).save(tmp_path / "image.png", exif=exif)
+    assert letters_of(read_image(str(tmp_path / "image.png"))) == UPRIGHT
 
 
 @pytest.mark.parametrize(
@@ -181,22 +181,22 @@ def test_another_tag_of_a_wrong_kind_does_not_cost_the_orientation(
     )
     exif = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 2) + b"".join(entries) + bytes(4)
     exif += struct.pack(">II", 72, 1)  # at 38
-    painted(STORED[6]).save(tmp_path / "picture.png", exif=exif)
-    assert letters_of(read_image(str(tmp_path / "picture.png"))) == UPRIGHT
+    painted(STORED[6]).save(tmp_path / "image.png", exif=exif)
+    assert letters_of(read_image(str(tmp_path / "image.png"))) == UPRIGHT
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's remark on it
-def test_metadata_without_a_header_does_not_cost_the_picture(tmp_path: Path) -> None:
-    painted(UPRIGHT).save(tmp_path / "picture.png", exif=b"Exif\0\0no TIFF header here")
-    assert letters_of(read_image(str(tmp_path / "picture.png"))) == UPRIGHT
+def test_metadata_without_a_header_does_not_cost_the_image(tmp_path: Path) -> None:
+    painted(UPRIGHT).save(tmp_path / "image.png", exif=b"Exif\0\0no TIFF header here")
+    assert letters_of(read_image(str(tmp_path / "image.png"))) == UPRIGHT
 
 
 BROKEN_EXIF = b"Exif\0\0MM\0*\xff\xff\xff\xff and junk"
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's remark on it
-def test_broken_metadata_does_not_cost_the_picture(tmp_path: Path) -> None:
-    path = tmp_path / "picture.jpg"
+def test_broken_metadata_does_not_cost_the_image(tmp_path: Path) -> None:
+    path = tmp_path / "image.jpg"
     painted(UPRIGHT).save(path, quality=95, exif=BROKEN_EXIF)
     assert letters_of(read_image(str(path))) == UPRIGHT
 
@@ -211,7 +211,7 @@ def test_16_bit_grey_is_divided_by_257_and_rounded(tmp_path: Path, ending: str) 
     assert greys(path) == [0, 0, 1, 1, 128, 255]
 
 
-def test_a_dark_16_bit_picture_stays_dark(tmp_path: Path) -> None:
+def test_a_dark_16_bit_image_stays_dark(tmp_path: Path) -> None:
     path = tmp_path / "dark.png"
     Image.fromarray(np.array([[0, 100, 255]], dtype=np.uint16)).save(path)
     assert greys(path) == [0, 0, 1]
@@ -279,10 +279,10 @@ def test_32_bit_grey_is_taken_for_what_its_range_looks_like(
 
 
 def test_a_palette_is_resolved(tmp_path: Path) -> None:
-    picture = Image.new("P", (3, 1))
-    picture.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
-    picture.putdata([2, 0, 1])
-    picture.save(tmp_path / "palette.png")
+    image = Image.new("P", (3, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    image.putdata([2, 0, 1])
+    image.save(tmp_path / "palette.png")
     assert row_of(tmp_path / "palette.png") == [(70, 80, 90), (10, 20, 30), (40, 50, 60)]
 
 
@@ -296,10 +296,10 @@ def test_a_palette_is_resolved(tmp_path: Path) -> None:
 def test_transparent_palette_entries_lie_over_white(
     tmp_path: Path, transparency: int | bytes, expected: list[Colour]
 ) -> None:
-    picture = Image.new("P", (2, 1))
-    picture.putpalette([10, 20, 30, 40, 50, 60])
-    picture.putdata([1, 0])
-    picture.save(tmp_path / "palette.png", transparency=transparency)
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putdata([1, 0])
+    image.save(tmp_path / "palette.png", transparency=transparency)
     assert row_of(tmp_path / "palette.png") == expected
 
 
@@ -428,7 +428,7 @@ def test_of_several_frames_the_first_counts(
 
 @pytest.mark.parametrize("format", ["AVIF", "HEIF"])
 def test_avif_and_heic_are_read(tmp_path: Path, format: str) -> None:
-    path = tmp_path / f"picture.{format.lower()}"
+    path = tmp_path / f"image.{format.lower()}"
     path.write_bytes(encoded(painted(UPRIGHT), format, quality=95))
     image = read_image(str(path))
     assert (image.mode, image.size) == ("RGB", (48, 32))
@@ -436,7 +436,7 @@ def test_avif_and_heic_are_read(tmp_path: Path, format: str) -> None:
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP", "AVIF", "GIF", "HEIF", "BMP", "TIFF"])
-@pytest.mark.parametrize("name", ["picture.jpg", "picture.txt", "picture"])
+@pytest.mark.parametrize("name", ["image.jpg", "image.txt", "image"])
 def test_the_extension_is_not_trusted(tmp_path: Path, format: str, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(encoded(painted(UPRIGHT), format, quality=95))
@@ -444,7 +444,7 @@ def test_the_extension_is_not_trusted(tmp_path: Path, format: str, name: str) ->
     probe_image(str(path))
 
 
-# What is no picture
+# What is no image
 
 
 @pytest.mark.parametrize(
@@ -455,16 +455,16 @@ def test_the_extension_is_not_trusted(tmp_path: Path, format: str, name: str) ->
         (b"  \n<HTML><head></head></HTML>", "HTML"),
         (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
         (b'<svg xmlns="http://www.w3.org/2000/svg"></svg>', "SVG"),
-        (b"\0" * 2000, "not a picture"),
-        ("Thesaurus, nicht Bild: äöü".encode(), "not a picture"),
-        (b"\x89PNG\r\n\x1a\n", "not a picture"),
-        (b"\xff\xd8\xff", "not a picture"),
+        (b"\0" * 2000, "not an image"),
+        ("Thesaurus, nicht Bild: äöü".encode(), "not an image"),
+        (b"\x89PNG\r\n\x1a\n", "not an image"),
+        (b"\xff\xd8\xff", "not an image"),
     ],
 )
-def test_what_is_no_picture_is_refused_with_a_reason(
+def test_what_is_no_image_is_refused_with_a_reason(
     tmp_path: Path, content: bytes, said: str
 ) -> None:
-    path = tmp_path / "picture.jpg"
+    path = tmp_path / "image.jpg"
     path.write_bytes(content)
     assert said in reason_of(path)
     with pytest.raises(ImageError):
@@ -477,9 +477,9 @@ def test_a_long_message_of_a_decoder_becomes_one_short_line(
     def fails(*_: object) -> None:
         raise ValueError("bad\n\n  block " + "x" * 5000)
 
-    Image.new("RGB", (2, 2)).save(tmp_path / "picture.png")
+    Image.new("RGB", (2, 2)).save(tmp_path / "image.png")
     monkeypatch.setattr(Image, "open", fails)
-    reason = reason_of(tmp_path / "picture.png")
+    reason = reason_of(tmp_path / "image.png")
     assert reason.startswith("bad block xxx")
 
 
@@ -487,7 +487,7 @@ def test_a_missing_file_is_an_image_error(tmp_path: Path) -> None:
     assert reason_of(tmp_path / "gone.jpg") == "No such file or directory"
 
 
-def test_a_folder_is_no_picture(tmp_path: Path) -> None:
+def test_a_folder_is_no_image(tmp_path: Path) -> None:
     assert reason_of(tmp_path)
 
 
@@ -499,9 +499,9 @@ def test_the_error_names_the_file_and_the_reason(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
-def test_a_truncated_picture_is_refused(tmp_path: Path, format: str) -> None:
+def test_a_truncated_image_is_refused(tmp_path: Path, format: str) -> None:
     content = encoded(noise((64, 64)), format)
-    path = tmp_path / "picture"
+    path = tmp_path / "image"
     path.write_bytes(content)
     assert read_image(str(path)).size == (64, 64)
     path.write_bytes(content[: len(content) // 2])
@@ -513,7 +513,7 @@ def test_truncation_is_called_by_its_name_and_passes_the_header_check(
     tmp_path: Path, format: str
 ) -> None:
     content = encoded(noise((64, 64)), format)
-    path = tmp_path / "picture"
+    path = tmp_path / "image"
     path.write_bytes(content[: len(content) * 3 // 4])
     probe_image(str(path))
     assert "truncated" in reason_of(path)
@@ -525,28 +525,28 @@ def seed_files() -> dict[str, bytes]:
     exif = Image.Exif()
     exif[0x0112] = 6
     exif[0x010E] = "a description"
-    picture, grey = noise(), noise(mode="L")
-    frames = {"save_all": True, "append_images": [Image.new("RGB", picture.size)]}
+    image, grey = noise(), noise(mode="L")
+    frames = {"save_all": True, "append_images": [Image.new("RGB", image.size)]}
     deep = Image.fromarray(np.arange(480, dtype=np.uint16).reshape(20, 24) * 100)
     return {
-        "jpeg": encoded(picture, "JPEG", exif=exif),
-        "progressive": encoded(picture, "JPEG", progressive=True),
+        "jpeg": encoded(image, "JPEG", exif=exif),
+        "progressive": encoded(image, "JPEG", progressive=True),
         "cmyk": encoded(noise(mode="CMYK").convert("CMYK"), "JPEG", icc_profile=printing_profile()),
-        "png": encoded(picture, "PNG", exif=exif),
+        "png": encoded(image, "PNG", exif=exif),
         "deep": encoded(deep, "PNG", transparency=100),
-        "palette": encoded(picture.quantize(16), "PNG", transparency=b"\x00\x80"),
-        "apng": encoded(picture, "PNG", **frames),
-        "gif": encoded(picture, "GIF", **frames),
-        "webp": encoded(picture, "WEBP", exif=exif),
-        "tiff": encoded(picture, "TIFF", exif=exif),
-        "deflated": encoded(picture, "TIFF", compression="tiff_deflate"),
+        "palette": encoded(image.quantize(16), "PNG", transparency=b"\x00\x80"),
+        "apng": encoded(image, "PNG", **frames),
+        "gif": encoded(image, "GIF", **frames),
+        "webp": encoded(image, "WEBP", exif=exif),
+        "tiff": encoded(image, "TIFF", exif=exif),
+        "deflated": encoded(image, "TIFF", compression="tiff_deflate"),
         "float": encoded(grey.convert("F"), "TIFF"),
-        "bmp": encoded(picture, "BMP"),
-        "ico": encoded(picture.resize((16, 16)), "ICO"),
-        "ppm": encoded(picture, "PPM"),
+        "bmp": encoded(image, "BMP"),
+        "ico": encoded(image.resize((16, 16)), "ICO"),
+        "ppm": encoded(image, "PPM"),
         "tga": encoded(noise(mode="RGBA"), "TGA"),
-        "avif": encoded(picture, "AVIF", exif=exif),
-        "heif": encoded(picture, "HEIF", exif=exif),
+        "avif": encoded(image, "AVIF", exif=exif),
+        "heif": encoded(image, "HEIF", exif=exif),
     }
 
 
@@ -571,7 +571,7 @@ def test_the_files_to_be_corrupted_are_whole(tmp_path: Path, kind: str) -> None:
     ),
     kept=st.one_of(st.none(), st.floats(0, 1)),
 )
-def test_corrupt_bytes_give_a_picture_or_an_image_error_and_nothing_else(
+def test_corrupt_bytes_give_a_image_or_an_image_error_and_nothing_else(
     kind: str, flips: list[tuple[int, int]], kept: float | None
 ) -> None:
     content = bytearray(seed_files()[kind])
@@ -600,7 +600,7 @@ def test_corrupt_bytes_give_a_picture_or_an_image_error_and_nothing_else(
 # The size limit
 
 
-def test_a_picture_above_the_limit_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+def test_a_image_above_the_limit_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     path = tmp_path / "huge.png"
     path.write_bytes(png_without_pixels(9000, 9000))
     reason = reason_of(path, max_megapixels=80)
@@ -612,7 +612,7 @@ def test_a_picture_above_the_limit_is_refused_before_it_is_decoded(tmp_path: Pat
     assert "truncated" in reason_of(path, max_megapixels=82)
 
 
-def test_a_picture_of_just_the_limit_is_read(tmp_path: Path) -> None:
+def test_a_image_of_just_the_limit_is_read(tmp_path: Path) -> None:
     path = tmp_path / "just.png"
     Image.new("RGB", (1000, 250)).save(path)
     assert read_image(str(path), max_megapixels=0.25).size == (1000, 250)

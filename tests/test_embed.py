@@ -1,4 +1,4 @@
-"""Embedding many pictures: as fast as the device allows, and as near as can be to float32."""
+"""Embedding many images: as fast as the device allows, and as near as can be to float32."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def runtime(precision: Precision) -> Runtime:
     return Runtime(torch.device("cpu"), precision, 0)
 
 
-def noise(encoder: CLIPEncoder, num_pictures: int = 6) -> torch.Tensor:
+def noise(encoder: CLIPEncoder, num_images: int = 6) -> torch.Tensor:
     how = encoder.preprocessing
     generator = torch.Generator().manual_seed(0)
-    shape = (num_pictures, 3, how.height, how.width)
+    shape = (num_images, 3, how.height, how.width)
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
 

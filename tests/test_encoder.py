@@ -200,7 +200,7 @@ def test_siglip_keeps_its_text_tower_frozen(tmp_path: Path, images: list[Image.I
     assert encoder.backbone.text_model is not None
 
 
-# Pictures of another size than the model's own
+# Images of another size than the model's own
 
 
 def transformers_own(model: Any, pixels: torch.Tensor, embedding: str, **options: bool) -> Any:
@@ -256,11 +256,11 @@ def test_a_size_that_leaves_part_of_a_patch_names_the_sizes_nearby(
         encoder.preprocessing_at(7)
 
 
-def test_a_model_for_pictures_that_are_not_square_is_refused_square_ones(tmp_path: Path) -> None:
+def test_a_model_for_images_that_are_not_square_is_refused_square_ones(tmp_path: Path) -> None:
     model = ViTModel(ViTConfig(**{**VISION, "image_size": (32, 16)}, intermediate_size=64))
     processor = ViTImageProcessorPil(size={"height": 32, "width": 16})
     encoder = CLIPEncoder(save(tmp_path / "model", model, processor))
-    with pytest.raises(ModelError, match="takes pictures of 16x32 px, which are not square"):
+    with pytest.raises(ModelError, match="takes images of 16x32 px, which are not square"):
         encoder.preprocessing_at(32)
 
 
@@ -307,7 +307,7 @@ def test_an_encoder_knows_what_a_size_for_training_means_to_it(
 def test_a_model_for_one_size_only_is_refused_another(tmp_path: Path) -> None:
     encoder = CLIPEncoder(levit(tmp_path / "model"))
     assert encoder.preprocessing_at(SIZE_PX) == encoder.preprocessing
-    with pytest.raises(ModelError, match=r"cannot take pictures of 64x64 px.*leave train_size out"):
+    with pytest.raises(ModelError, match=r"cannot take images of 64x64 px.*leave train_size out"):
         encoder.preprocessing_at(64)
 
 
@@ -375,13 +375,13 @@ def test_without_pooled_output_the_class_token_is_taken_or_the_mean_of_all_patch
     torch.testing.assert_close(found, normalize(rows, dim=-1), atol=1e-6, rtol=0)
 
 
-def test_a_model_that_embeds_one_picture_differently_each_time_is_refused_and_mended_as_it_says(
+def test_a_model_that_embeds_one_image_differently_each_time_is_refused_and_mended_as_it_says(
     tmp_path: Path,
 ) -> None:
     model = ViTMAEModel(ViTMAEConfig(**VISION, intermediate_size=64)).eval()
     folder = save(tmp_path / "model", model, ViTImageProcessorPil(size=SQUARE))
     with pytest.raises(
-        ModelError, match=r"\(vit_mae\) embeds one picture differently each time.*config\.json$"
+        ModelError, match=r"\(vit_mae\) embeds one image differently each time.*config\.json$"
     ):
         CLIPEncoder(folder)
     file = tmp_path / "model" / "config.json"
@@ -401,7 +401,7 @@ def test_half_precision_weights_are_loaded_as_float32(tmp_path: Path, tiny_clip:
     assert {p.dtype for p in CLIPEncoder(str(folder)).parameters()} == {torch.float32}
 
 
-def test_one_picture_gives_the_same_bits_from_a_folder_and_from_its_checkpoint(
+def test_one_image_gives_the_same_bits_from_a_folder_and_from_its_checkpoint(
     tiny_clip: Path, tmp_path: Path, images: list[Image.Image]
 ) -> None:
     encoder = CLIPEncoder(str(tiny_clip))
@@ -466,7 +466,7 @@ def test_gradient_checkpointing_where_there_is_none_is_refused(tmp_path: Path) -
 def test_a_text_model_is_refused(tmp_path: Path) -> None:
     config = BertConfig(**TOWER, intermediate_size=64, vocab_size=30)
     folder = save(tmp_path / "model", BertModel(config), clip_processor())
-    with pytest.raises(ModelError, match=r"bert.*does not turn a picture"):
+    with pytest.raises(ModelError, match=r"bert.*does not turn an image"):
         CLIPEncoder(folder)
 
 
@@ -527,7 +527,7 @@ def test_side_files_for_text_search_are_kept(tiny_clip: Path) -> None:
 
 # --- The small files of a model from the hub --------------------------------------------------
 
-PICTURES_ONLY = ("config.json", "preprocessor_config.json", "processor_config.json")
+IMAGES_ONLY = ("config.json", "preprocessor_config.json", "processor_config.json")
 
 
 class Hub:
@@ -551,34 +551,34 @@ class Hub:
 
 
 @pytest.fixture
-def used_for_pictures_only(tiny_clip: Path, tmp_path: Path) -> Path:
+def used_for_images_only(tiny_clip: Path, tmp_path: Path) -> Path:
     """The folder of a CLIP in the hub's cache, after AutoModel and its processor were loaded."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    for name in PICTURES_ONLY:
+    for name in IMAGES_ONLY:
         if (tiny_clip / name).is_file():
             shutil.copy(tiny_clip / name, folder)
     return folder
 
 
 def test_a_tokenizer_that_was_never_fetched_is_asked_for_once(
-    used_for_pictures_only: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
+    used_for_images_only: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub = Hub(used_for_pictures_only, tiny_clip)
+    hub = Hub(used_for_images_only, tiny_clip)
     monkeypatch.setattr("huggingface_hub.snapshot_download", hub.snapshot_download)
     config = AutoConfig.from_pretrained(tiny_clip)
     assert _side_files_from_hub("shop/clip", config) == tiny_clip
     assert hub.times_asked == 1
 
 
-def test_pictures_need_no_tokenizer_where_the_hub_is_out_of_reach(
-    used_for_pictures_only: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
+def test_images_need_no_tokenizer_where_the_hub_is_out_of_reach(
+    used_for_images_only: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub = Hub(used_for_pictures_only, None)
+    hub = Hub(used_for_images_only, None)
     monkeypatch.setattr("huggingface_hub.snapshot_download", hub.snapshot_download)
     config = AutoConfig.from_pretrained(tiny_clip)
-    assert _side_files_from_hub("shop/clip", config) == used_for_pictures_only
-    for file in used_for_pictures_only.glob("p*processor_config.json"):
+    assert _side_files_from_hub("shop/clip", config) == used_for_images_only
+    for file in used_for_images_only.glob("p*processor_config.json"):
         file.unlink()
     with pytest.raises(ModelError, match="out of reach"):
         _side_files_from_hub("shop/clip", config)
@@ -586,9 +586,9 @@ def test_pictures_need_no_tokenizer_where_the_hub_is_out_of_reach(
 
 @pytest.mark.parametrize("complete", [True, False])
 def test_a_hub_that_has_nothing_to_add_is_not_asked(
-    complete: bool, used_for_pictures_only: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
+    complete: bool, used_for_images_only: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tiny_clip if complete else used_for_pictures_only
+    folder = tiny_clip if complete else used_for_images_only
     hub = Hub(folder, None)
     monkeypatch.setattr("huggingface_hub.snapshot_download", hub.snapshot_download)
     config = AutoConfig.from_pretrained(tiny_clip) if complete else Dinov2Config(**VISION)

@@ -57,7 +57,7 @@ def measured(result: EvaluateResult, names: dict[str, float]) -> dict[str, float
 def naive_scores(
     settings: dict[str, Any], query: list[Path], gallery: list[Path]
 ) -> tuple[dict[str, float], dict[str, list[str]]]:
-    """Embeds picture by picture, ranks with sorted(), and scores with loops, in float64."""
+    """Embeds image by image, ranks with sorted(), and scores with loops, in float64."""
     encoder = CLIPEncoder(settings["model_name"]).eval()
 
     def embed(path: Path) -> list[float]:
@@ -142,7 +142,7 @@ def test_a_query_that_lies_in_the_gallery_does_not_find_itself_but_its_copy(
     assert len(row) == 4
 
 
-def test_unlabelled_pictures_are_retrieved_without_metrics(
+def test_unlabelled_images_are_retrieved_without_metrics(
     settings: Settings, tmp_path: Path
 ) -> None:
     for side in ("asked", "shop"):
@@ -152,7 +152,7 @@ def test_unlabelled_pictures_are_retrieved_without_metrics(
     result = run(settings(test=None, query=str(tmp_path / "asked"), gallery=str(tmp_path / "shop")))
     assert result.metrics is None
     assert document(result, 1)["metrics"] is None
-    # The same three pictures on both sides, as different files: each finds its copy first.
+    # The same three images on both sides, as different files: each finds its copy first.
     assert {q: row[0] for q, row in document(result, 0).items()} == {
         f"asked{i}.png": f"shop{i}.png" for i in range(3)
     }
@@ -182,11 +182,11 @@ def test_labels_that_meet_nowhere_are_an_error(settings: Settings, tmp_path: Pat
         run(settings(test=None, query=str(query), gallery=str(gallery)))
 
 
-def test_pictures_of_one_group_never_match(settings: Settings, tmp_path: Path) -> None:
+def test_images_of_one_group_never_match(settings: Settings, tmp_path: Path) -> None:
     write_tree(tmp_path / "all", {"a": 4, "b": 4})
     rows = ["path,label,group"]
     rows += [f"all/{c}/{c}_{i:03}.png,{c},{c}{i // 2}" for c in "ab" for i in range(4)]
-    table = tmp_path / "pictures.csv"
+    table = tmp_path / "images.csv"
     table.write_text("\n".join(rows))
     found = document(run(settings(test=str(table))), 0)
     for query, row in found.items():
@@ -196,13 +196,13 @@ def test_pictures_of_one_group_never_match(settings: Settings, tmp_path: Path) -
         assert len(row) == 6  # of 8: not itself, not its partner
 
 
-def test_a_table_says_which_pictures_are_queries(settings: Settings, tmp_path: Path) -> None:
+def test_a_table_says_which_images_are_queries(settings: Settings, tmp_path: Path) -> None:
     write_tree(tmp_path / "all", {"a": 3, "b": 3})
     rows = ["path,label,split,is_query"]
     for c in "ab":
         rows += [f"all/{c}/{c}_000.png,{c},test,true", f"all/{c}/{c}_001.png,{c},test,false"]
         rows += [f"all/{c}/{c}_002.png,{c},train,"]
-    table = tmp_path / "pictures.csv"
+    table = tmp_path / "images.csv"
     table.write_text("\n".join(rows))
     result = run(settings(test=str(table)))
     found = document(result, 0)
@@ -227,13 +227,11 @@ def test_file_names_that_repeat_become_paths_and_a_warning(
     assert any("share their file name" in warning for warning in told.warnings)
 
 
-def test_unreadable_pictures_are_left_out_and_written_down(
-    settings: Settings, photos: Path
-) -> None:
+def test_unreadable_images_are_left_out_and_written_down(settings: Settings, photos: Path) -> None:
     folder = photos / "test" / "classa"
     whole = (folder / "classa_010.png").read_bytes()
     (folder / "classa_010.png").write_bytes(whole[: len(whole) // 2])  # its header is intact
-    (folder / "page.jpg").write_text("<html>no such picture</html>")
+    (folder / "page.jpg").write_text("<html>no such image</html>")
     result = run(settings())
     written = {Path(one["path"]).name: one["reason"] for one in document(result, 1)["unreadable"]}
     assert set(written) == {"classa_010.png", "page.jpg"}
@@ -287,14 +285,13 @@ def test_a_device_with_too_little_memory_says_what_to_set(
     monkeypatch.setattr(CLIPEncoder, "forward", full)
     with pytest.raises(ModelError) as told:
         run(given)
-    pictures = "1 picture" if batch_size == 1 else "7 pictures"
+    images = "1 image" if batch_size == 1 else "7 images"
     assert str(told.value) == (
-        f"cpu has too little memory to embed {pictures} at a time (CUDA out of memory); "
-        f"set {advice}"
+        f"cpu has too little memory to embed {images} at a time (CUDA out of memory); set {advice}"
     )
 
 
-def test_a_picture_that_the_model_makes_nonsense_of_is_named(
+def test_a_image_that_the_model_makes_nonsense_of_is_named(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = CLIPEncoder.forward

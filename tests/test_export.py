@@ -220,7 +220,7 @@ def test_an_exported_folder_can_be_exported_again(
 
 
 @pytest.mark.parametrize("make", ["clip", siglip, dinov2, vit_without_pooler, ijepa])
-def test_sentence_transformers_encodes_pictures_as_the_checkpoint_does(
+def test_sentence_transformers_encodes_images_as_the_checkpoint_does(
     make: Make | str, tmp_path: Path, images: list[Image.Image], request: pytest.FixtureRequest
 ) -> None:
     from sentence_transformers import SentenceTransformer

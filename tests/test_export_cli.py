@@ -43,7 +43,7 @@ def test_json_is_one_document(tiny_clip: Path, tmp_path: Path) -> None:
     assert {Path(path) for path in document["files"]} == set((tmp_path / "out").iterdir())
     assert document["embedding"] == {"kind": "projected", "dim": 24}
     agreement = document["agreement"]
-    assert (agreement["num_pictures"], agreement["largest_difference"]) == (3, 0)
+    assert (agreement["num_images"], agreement["largest_difference"]) == (3, 0)
     assert agreement["smallest_cosine"] == pytest.approx(1)
     assert document["unmeasured"] == "it was not trained with Lookalike"
     assert document["url"] is None

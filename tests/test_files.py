@@ -24,7 +24,7 @@ from lookalike.files import shown, writable_folder, write_folder_whole, write_js
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.runtime.device import make_runtime
 from lookalike.training.checkpoints.checkpoint import TrainingState, save_checkpoint
-from lookalike.training.data import TrainingPictures
+from lookalike.training.data import TrainingImages
 from lookalike.training.losses.supcon import SupConLoss
 from lookalike.training.step.learner import Learner
 
@@ -236,7 +236,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, tiny_clip: 
             config=TrainConfig(),
             learner=learner,
             sampler=BalancedBatchSampler([0, 0, 1, 1], 2, 2),
-            pictures=TrainingPictures(ImageSet(tmp_path, [], []), [], torch.tensor([]), [], "f"),
+            images=TrainingImages(ImageSet(tmp_path, [], []), [], torch.tensor([]), [], "f"),
             others=None,
             holdout=None,
         )

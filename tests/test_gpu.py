@@ -20,7 +20,7 @@ from lookalike.progress import SilentProgress
 from lookalike.runtime.device import Runtime, make_runtime
 from lookalike.training.losses.supcon import SupConLoss
 from lookalike.training.step import batch_memory
-from lookalike.training.step.batch_memory import bytes_per_picture, find_chunk_size
+from lookalike.training.step.batch_memory import bytes_per_image, find_chunk_size
 from lookalike.training.step.compiling import compile_layers
 from lookalike.training.step.learner import Learner
 
@@ -138,7 +138,7 @@ def test_an_interrupted_run_goes_on_here_and_elsewhere(settings: Settings, photo
 
 def test_the_measure_of_memory_is_what_a_step_takes(tiny_clip: Path) -> None:
     encoder, before = on_gpu(tiny_clip), torch.cuda.get_rng_state()
-    each = bytes_per_picture(encoder, runtime())
+    each = bytes_per_image(encoder, runtime())
     assert torch.equal(torch.cuda.get_rng_state(), before)
     learner = learner_of(tiny_clip, 512, "fp32")
     pixels = torch.zeros(512, 3, 32, 32, dtype=torch.uint8, device="cuda")
@@ -154,7 +154,7 @@ def test_little_memory_makes_chunks(tiny_clip: Path, monkeypatch: pytest.MonkeyP
     encoder = on_gpu(tiny_clip)
     assert find_chunk_size("auto", 512, encoder, runtime(), saved=None) == 512
     little = 3 * 4 * sum(p.numel() for _, p in encoder.trainable_parameters())
-    little += 100 * bytes_per_picture(encoder, runtime())
+    little += 100 * bytes_per_image(encoder, runtime())
     monkeypatch.setattr(batch_memory, "free_bytes", lambda _: little / 0.7)
     assert 80 <= find_chunk_size("auto", 512, encoder, runtime(), saved=None) <= 100
 

@@ -71,7 +71,7 @@ def test_effective_rank_is_that_of_numpys_singular_values() -> None:
 
 
 def test_many_pairs_are_sampled_evenly_and_leave_out_what_is_no_pair() -> None:
-    # Classes of very different sizes: each pair must count once, not each class or picture.
+    # Classes of very different sizes: each pair must count once, not each class or image.
     rows, labels = some(60), torch.tensor([0] * 40 + [1] * 15 + [2] * 5)
     ids = torch.arange(60)
     everything = pair_similarities(rows, rows, (labels, labels), exclude=[(ids, ids)])
@@ -82,7 +82,7 @@ def test_many_pairs_are_sampled_evenly_and_leave_out_what_is_no_pair() -> None:
     assert not everything.drawn
     for name in ("positive", "negative", "any"):
         sample, whole = getattr(drawn, name), getattr(everything, name)
-        assert sample.max() < 0.9999  # a picture with itself would have 1
+        assert sample.max() < 0.9999  # an image with itself would have 1
         assert float(sample.mean()) == pytest.approx(float(whole.mean()), abs=0.015)
         assert float(sample.std()) == pytest.approx(float(whole.std()), abs=0.015)
 

@@ -52,8 +52,8 @@ def test_too_few_classes_on_a_side_are_refused() -> None:
 
 
 def test_training_and_test_have_no_class_in_common(settings: Settings, photos: Path) -> None:
-    knobs = settings(holdout_classes="0.5", n_classes_per_batch=3)
-    lookalike.train(config_from(TrainConfig, knobs), progress=SilentProgress())
+    options = settings(holdout_classes="0.5", n_classes_per_batch=3)
+    lookalike.train(config_from(TrainConfig, options), progress=SilentProgress())
     checkpoint = read_checkpoint(photos / "out" / "weights" / "encoder_epoch_01.pth")
     metrics = json.loads((photos / "out" / "results" / "metrics_epoch_01.json").read_text())
     held_out = set(metrics["protocol"]["holdout"]["classes"])
@@ -66,8 +66,8 @@ def test_training_and_test_have_no_class_in_common(settings: Settings, photos: P
 def test_a_checkpoint_knows_its_held_out_classes_where_the_test_lacks_one(
     settings: Settings, photos: Path, tmp_path: Path
 ) -> None:
-    knobs = settings(holdout_classes="0.5", n_classes_per_batch=3)
-    lookalike.train(config_from(TrainConfig, knobs), progress=SilentProgress())
+    options = settings(holdout_classes="0.5", n_classes_per_batch=3)
+    lookalike.train(config_from(TrainConfig, options), progress=SilentProgress())
     weights = str(photos / "out" / "weights" / "encoder_epoch_01.pth")
     protocol = json.loads((photos / "out" / "results" / "metrics_epoch_01.json").read_text())
     held_out = protocol["protocol"]["holdout"]["classes"]
@@ -89,7 +89,7 @@ def test_a_source_without_a_held_out_class_says_so(
     for label in chosen:
         shutil.rmtree(photos / "test" / label)
     config = config_from(TrainConfig, settings(holdout_classes="0.5", n_classes_per_batch=3))
-    with pytest.raises(DataError, match="no picture of the 3 held-out classes"):
+    with pytest.raises(DataError, match="no image of the 3 held-out classes"):
         lookalike.train(config, progress=SilentProgress())
 
 
@@ -98,9 +98,9 @@ def test_a_model_that_has_learned_everything_is_not_tested_as_if_it_had_not(
 ) -> None:
     lookalike.train(config_from(TrainConfig, settings()), progress=SilentProgress())
     all_learned = str(photos / "out" / "weights" / "encoder_epoch_01.pth")
-    knobs = settings(model_name=all_learned, holdout_classes="0.5", n_classes_per_batch=3,
+    options = settings(model_name=all_learned, holdout_classes="0.5", n_classes_per_batch=3,
                      out=str(tmp_path / "second"))  # fmt: skip
-    config = config_from(TrainConfig, knobs)
+    config = config_from(TrainConfig, options)
     with pytest.raises(DataError, match="has learned 3 of the 3 held-out classes"):
         lookalike.train(config, progress=SilentProgress())
     # Trained further on some classes, it has still learned the others.
@@ -112,7 +112,7 @@ def test_a_model_that_has_learned_everything_is_not_tested_as_if_it_had_not(
 
 
 def half_of(photos: Path) -> Path:
-    """The training pictures of three classes."""
+    """The training images of three classes."""
     for label in ("classa", "classb", "classc"):
         shutil.copytree(photos / "train" / label, photos / "half" / label)
     return photos / "half"

@@ -67,7 +67,7 @@ def test_activations_are_on_steps_too(tmp_path: Path, monkeypatch: pytest.Monkey
     assert 1.2 * errors[0] < errors[128] < 0.03
 
 
-def test_an_embedding_does_not_depend_on_the_pictures_beside_it(tmp_path: Path) -> None:
+def test_an_embedding_does_not_depend_on_the_images_beside_it(tmp_path: Path) -> None:
     encoder = CLIPEncoder(wide(tmp_path))
     pixels = noise(encoder)
     pixels[1:] //= 8  # dark ones, with which a common scale would be another

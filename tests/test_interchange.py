@@ -22,7 +22,7 @@ ODD = ["plain.png", "a b, c.png", 'quo"te.png', "new\nline.png", "Screenshot 3.4
 
 
 def images(names: list[str], labels: list[str] | None = None) -> ImageSet:
-    return ImageSet(Path("pictures"), names, labels)
+    return ImageSet(Path("images"), names, labels)
 
 
 def embeddings(n: int, dim: int = 5) -> torch.Tensor:
@@ -64,7 +64,7 @@ def test_the_scale_of_others_embeddings_does_not_matter(
     assert torch.allclose(found, embeddings(4), atol=1e-2 if kind == "float16" else 1e-5)
 
 
-def test_pictures_are_found_by_where_they_lie_however_it_is_written(tmp_path: Path) -> None:
+def test_images_are_found_by_where_they_lie_however_it_is_written(tmp_path: Path) -> None:
     tree = load_images(write_tree(tmp_path / "photos", {"a": 2, "b": 2}))
     ways = [f"./{tree.names[0]}", tree.paths[1], f"a//../{tree.names[2]}", tree.names[3]]
     found = load_embeddings(foreign(tmp_path / "e.npy", ways, embeddings(4).numpy()), tree)
@@ -82,7 +82,7 @@ def test_embeddings_that_have_no_direction_are_named(tmp_path: Path) -> None:
     matrix = embeddings(4).numpy()
     matrix[1], matrix[3, 2] = 0, np.nan
     names = [f"{i}.png" for i in range(4)]
-    with pytest.raises(DataError, match=r"2 pictures.*zero or not finite: 1\.png, 3\.png"):
+    with pytest.raises(DataError, match=r"2 images.*zero or not finite: 1\.png, 3\.png"):
         load_embeddings(foreign(tmp_path / "e.npy", names, matrix), images(names))
 
 
@@ -115,9 +115,9 @@ def test_what_is_no_matrix_of_embeddings_says_so_in_one_line(
     assert "pickle" not in str(caught.value)
 
 
-def test_missing_and_repeated_pictures_are_named(tmp_path: Path) -> None:
+def test_missing_and_repeated_images_are_named(tmp_path: Path) -> None:
     path = foreign(tmp_path / "e.npy", ["a.png", "b.png"], embeddings(2).numpy())
-    with pytest.raises(DataError, match=r"1 of 2 pictures have no embedding.*c\.png.*a\.png"):
+    with pytest.raises(DataError, match=r"1 of 2 images have no embedding.*c\.png.*a\.png"):
         load_embeddings(path, images(["a.png", "c.png"]))
     path = foreign(tmp_path / "e.npy", ["a.png", "./a.png"], embeddings(2).numpy())
     with pytest.raises(DataError, match="twice"):
@@ -138,14 +138,14 @@ def test_another_models_embeddings_score_as_the_model_does(
 def test_queries_and_gallery_of_two_models_are_refused(
     settings: Settings, photos: Path, tmp_path: Path
 ) -> None:
-    knobs: dict[str, Any] = {"test": None}
+    options: dict[str, Any] = {"test": None}
     for side, dim in (("query", 5), ("gallery", 6)):
         names = load_images(photos / side).names
         matrix = embeddings(len(names), dim).numpy()
-        knobs[side] = str(photos / side)
-        knobs[f"{side}_embeddings"] = str(foreign(tmp_path / f"{side}.npy", names, matrix))
+        options[side] = str(photos / side)
+        options[f"{side}_embeddings"] = str(foreign(tmp_path / f"{side}.npy", names, matrix))
     with pytest.raises(DataError, match=r"5-d and the gallery is 6-d"):
-        run(settings(**knobs))
+        run(settings(**options))
 
 
 def test_nothing_is_replaced_and_no_time_is_lost_before_the_missing_package_is_named(

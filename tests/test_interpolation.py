@@ -20,7 +20,7 @@ Table = list[tuple[float, float, float | None]]
 
 
 def trade_off(table: Table, metric: str = "mAP@R") -> TradeOff:
-    """Of rows (alpha, the picture metric, mAP of text search)."""
+    """Of rows (alpha, the image metric, mAP of text search)."""
     mixtures = tuple(
         Mixture(alpha, {metric: value}, None if text is None else {"mAP": text})
         for alpha, value, text in table
@@ -39,7 +39,7 @@ def test_most_of_the_gain_for_least_of_the_loss_is_chosen() -> None:
 
 
 def test_shares_count_and_not_points() -> None:
-    # Pictures gain 60 points and text loses 2: 30 for 1.6 are 50% for 80%, 15 for 0.2 25% for 10%.
+    # Images gain 60 points and text loses 2: 30 for 1.6 are 50% for 80%, 15 for 0.2 25% for 10%.
     table: Table = [(0.0, 0.2, 0.80), (0.2, 0.35, 0.798), (0.5, 0.5, 0.784), (1.0, 0.8, 0.78)]
     assert trade_off(table).chosen.alpha == 0.2
 
@@ -54,23 +54,23 @@ def test_a_mixture_that_finds_more_by_text_than_the_original_has_gained() -> Non
     assert trade_off(table).chosen.alpha == 0.4
 
 
-def test_where_text_lost_nothing_the_best_on_pictures_is_chosen() -> None:
+def test_where_text_lost_nothing_the_best_on_images_is_chosen() -> None:
     assert trade_off([(0.0, 0.2, 0.5), (0.5, 0.9, 0.1), (1.0, 0.6, 0.5)]).chosen.alpha == 0.5
     assert trade_off([(0.0, 0.2, 0.5), (0.5, 0.4, 0.9), (1.0, 0.6, 0.7)]).chosen.alpha == 1.0
 
 
-def test_without_texts_the_best_on_pictures_is_chosen() -> None:
+def test_without_texts_the_best_on_images_is_chosen() -> None:
     assert trade_off([(0.0, 0.2, None), (0.5, 0.7, None), (1.0, 0.6, None)]).chosen.alpha == 0.5
 
 
-def test_where_pictures_gained_nothing_the_best_on_pictures_is_chosen() -> None:
+def test_where_images_gained_nothing_the_best_on_images_is_chosen() -> None:
     worse = trade_off([(0.0, 0.6, 0.9), (0.5, 0.7, 0.5), (1.0, 0.4, 0.1)])
     assert (worse.chosen.alpha, worse.loses_text) == (0.5, False)
     assert trade_off([(0.0, 0.6, 0.9), (0.5, 0.5, 0.8), (1.0, 0.6, 0.1)]).chosen.alpha == 0.0
 
 
 @pytest.mark.parametrize("text", [None, 0.5])
-def test_of_equals_on_pictures_the_one_nearer_to_the_original_is_chosen(text: float | None) -> None:
+def test_of_equals_on_images_the_one_nearer_to_the_original_is_chosen(text: float | None) -> None:
     table: Table = [(0.0, 0.2, text), (0.25, 0.7, text), (0.5, 0.7, text), (1.0, 0.7, text)]
     assert trade_off(table).chosen.alpha == 0.25
 

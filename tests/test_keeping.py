@@ -138,7 +138,7 @@ def test_a_model_that_training_made_worse_is_best_as_it_came(
     assert result.best == Best(0, "median rank", 4.0, None)
 
 
-def test_without_test_pictures_there_is_no_best_and_all_epochs_are_trained(
+def test_without_test_images_there_is_no_best_and_all_epochs_are_trained(
     settings: Settings,
 ) -> None:
     result = train(settings(test=None, num_epochs=2, best_metric="whatever"))
@@ -248,7 +248,7 @@ def test_less_patience_on_resume_still_finishes_the_epoch(
 
 
 @pytest.mark.parametrize("changes", [{"test": None}, {"test": "flat"}])
-def test_patience_without_labelled_test_pictures_is_an_error(
+def test_patience_without_labelled_test_images_is_an_error(
     settings: Settings, photos: Path, changes: dict[str, Any]
 ) -> None:
     if changes["test"]:
@@ -257,7 +257,7 @@ def test_patience_without_labelled_test_pictures_is_an_error(
         for path in (photos / "test").rglob("*.png"):
             (folder / path.name).write_bytes(path.read_bytes())
         changes = {"test": None, "query": str(folder), "gallery": str(folder)}
-    with pytest.raises(ConfigError, match="patience is 3, and without test pictures with labels"):
+    with pytest.raises(ConfigError, match="patience is 3, and without test images with labels"):
         train(settings(patience=3, **changes))
 
 
@@ -281,13 +281,13 @@ def test_the_newest_checkpoints_and_the_best_one_stay(
 
 
 @pytest.mark.parametrize(
-    "knobs",
+    "options",
     [{}, {"ema_decay": 0.9}, {"lora_rank": 2}, {"l2_sp": 1.0}, {"frozen_layers": 2},
      {"cross_batch_memory": 999}, {"objective": "arcface"}],
-    ids=lambda knobs: next(iter(knobs), "plain"),
+    ids=lambda options: next(iter(options), "plain"),
 )  # fmt: skip
 def test_what_a_checkpoint_takes_on_the_disk_is_known_beforehand(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, knobs: dict[str, Any]
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
     known: list[int] = []
 
@@ -296,7 +296,7 @@ def test_what_a_checkpoint_takes_on_the_disk_is_known_beforehand(
         return known[-1]
 
     monkeypatch.setattr(narration, "bytes_of_checkpoint", noting)
-    saved = train(settings(**knobs)).checkpoint
+    saved = train(settings(**options)).checkpoint
     assert saved is not None
     content = load(saved)
     del content["random_states"]  # 5 kB, which is much beside a model this small

@@ -1,4 +1,4 @@
-"""Knobs of optimisation in whole runs: what is trained, measured and saved, and going on."""
+"""Options of optimisation in whole runs: what is trained, measured and saved, and going on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EVERYTHING: dict[str, Any] = {
     "head_warmup_steps": 4, "frozen_layers": 1, "schedule": "cosine", "warmup_steps": 2,
 }  # fmt: skip
 KNOBS = pytest.mark.parametrize(
-    "knobs",
+    "options",
     [
         pytest.param(AVERAGED, id="averaged"),
         pytest.param(LORA, id="lora"),
@@ -63,14 +63,14 @@ def after_each_step(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
 @KNOBS
 @pytest.mark.parametrize("at_step", [3, 7])
 def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(
-    settings: Settings, photos: Path, at_step: int, knobs: dict[str, Any]
+    settings: Settings, photos: Path, at_step: int, options: dict[str, Any]
 ) -> None:
     # Both lie inside an epoch of five; step 4 is the last of head_warmup_steps.
-    whole = load(train(settings(num_epochs=2, out=str(photos / "whole"), **knobs)).checkpoint)
+    whole = load(train(settings(num_epochs=2, out=str(photos / "whole"), **options)).checkpoint)
     with pytest.raises(Interrupted):
-        train(settings(num_epochs=2, **knobs), watch=Watch(at_step, press_ctrl_c))
+        train(settings(num_epochs=2, **options), watch=Watch(at_step, press_ctrl_c))
     saved = photos / "out" / "weights" / "interrupted.pth"
-    parts = load(train(settings(num_epochs=2, **knobs), resume=saved).checkpoint)
+    parts = load(train(settings(num_epochs=2, **options), resume=saved).checkpoint)
     different = ("state", "config", "versions")
     assert parts.keys() == whole.keys()
     assert_same_bits(*({k: v for k, v in one.items() if k not in different}
@@ -79,9 +79,9 @@ def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(
 
 @KNOBS
 def test_the_checkpoint_holds_what_was_measured_as_a_plain_model(
-    settings: Settings, photos: Path, knobs: dict[str, Any]
+    settings: Settings, photos: Path, options: dict[str, Any]
 ) -> None:
-    result = train(settings(num_epochs=2, **knobs))
+    result = train(settings(num_epochs=2, **options))
     saved = load(result.checkpoint)
     assert saved["model_state_dict"].keys() == original(settings).keys()
     assert_same_bits(dict(result.encoder.state_dict()), saved["model_state_dict"])
@@ -168,7 +168,7 @@ def test_first_only_the_head_moves_then_everything(
 
 
 @pytest.mark.parametrize(
-    ("knobs", "told"),
+    ("options", "told"),
     [
         ({"frozen_layers": 3}, r"frozen_layers is 3, .* has 2 layers"),
         ({"lora_rank": 2, "lora_targets": "qkv"}, r"there are: fc1, fc2, k_proj, out_proj"),
@@ -176,11 +176,11 @@ def test_first_only_the_head_moves_then_everything(
         ({"lora_rank": 2, "head_warmup_steps": 2}, r"head_warmup_steps is 2, and nothing"),
     ],
 )
-def test_knobs_that_cannot_work_are_refused_before_anything_is_written(
-    settings: Settings, photos: Path, knobs: dict[str, Any], told: str
+def test_options_that_cannot_work_are_refused_before_anything_is_written(
+    settings: Settings, photos: Path, options: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(ConfigError, match=told):
-        train(settings(**knobs))
+        train(settings(**options))
     assert not (photos / "out" / "weights").exists()
 
 
@@ -201,7 +201,7 @@ def test_weights_of_layers_that_are_not_there_are_refused(settings: Settings, ph
         )
 
 
-def test_the_knobs_go_together(settings: Settings) -> None:
+def test_the_options_go_together(settings: Settings) -> None:
     config = config_from(TrainConfig, settings(**EVERYTHING))
     assert config.lora_rank == 3
     watch = Watch()

@@ -108,7 +108,7 @@ def test_clips_parameters_are_of_the_layers_they_are_of(tiny_clip: Path) -> None
     ("make", "count"),
     [(siglip, 2), (siglip_vision, 2), (dinov2, 2), (vit, 2), (convnext, 4), (resnet, 3)],
 )
-def test_pictures_pass_through_layers_in_their_order(
+def test_images_pass_through_layers_in_their_order(
     make: Make, count: int, tmp_path: Path, pixels: torch.Tensor
 ) -> None:
     encoder = CLIPEncoder(make(tmp_path / "model"))
@@ -177,20 +177,20 @@ def test_freezing_all_that_could_be_trained_is_refused(tmp_path: Path) -> None:
         freeze_layers(encoder, 3)
 
 
-def test_a_structure_that_tells_no_layers_is_refused_by_the_knob_that_needs_them(
+def test_a_structure_that_tells_no_layers_is_refused_by_the_option_that_needs_them(
     tiny_clip: Path,
 ) -> None:
     encoder = CLIPEncoder(str(tiny_clip))
     lists = {name: nn.ModuleList([nn.Linear(2, 2)]) for name in ("first", "second")}
     encoder.backbone = nn.ModuleDict(lists)
-    for knob, how in (
+    for option, how in (
         ("layer_decay", r"set layer_decay to 1 \(--layer-decay 1\)"),
         ("head_warmup_steps", r"set head_warmup_steps to 0 \(--head-warmup-steps 0\)"),
         ("frozen_layers", r"set frozen_layers to 0 \(--frozen-layers 0\)"),
     ):
         among = "backbone.first, backbone.second"
-        with pytest.raises(ModelError, match=f"{knob} needs to know .*{among}.* {how}"):
-            find_layers(encoder, knob)
+        with pytest.raises(ModelError, match=f"{option} needs to know .*{among}.* {how}"):
+            find_layers(encoder, option)
     with pytest.raises(ModelError, match=r"set patch_dropout to 0 \(--patch-dropout 0\)"):
         drop_patches(encoder, 0.5)
     encoder.backbone = nn.Linear(2, 2)
@@ -243,7 +243,7 @@ def tokens_before(encoder: CLIPEncoder, pixels: torch.Tensor) -> torch.Tensor:
     ("make", "num_others"), [(siglip_vision, 0), (clip_vision, 1), (dinov2, 1), (vit, 1)]
 )
 @pytest.mark.parametrize("share", [0.5, 0.75, 0.9])
-def test_training_sees_some_patches_of_each_picture_and_evaluation_all(
+def test_training_sees_some_patches_of_each_image_and_evaluation_all(
     make: Make, num_others: int, share: float, tmp_path: Path, pixels: torch.Tensor
 ) -> None:
     encoder = CLIPEncoder(make(tmp_path / "model"))
@@ -262,7 +262,7 @@ def test_training_sees_some_patches_of_each_picture_and_evaluation_all(
     kept = [[places[0] for places in rows] for rows in where]  # found, and where they were
     assert all(rows[:num_others] == list(range(num_others)) for rows in kept)
     assert all(rows == sorted(set(rows)) for rows in kept)
-    assert len(set(map(tuple, kept))) > 1  # others of each picture
+    assert len(set(map(tuple, kept))) > 1  # others of each image
 
 
 def test_each_patch_is_left_out_equally_often(tmp_path: Path) -> None:

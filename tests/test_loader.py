@@ -1,4 +1,4 @@
-"""Batches from the loader against pictures read and cut one by one."""
+"""Batches from the loader against images read and cut one by one."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ LABELS = ["cat"] * 4 + ["dog"] * 4 + ["owl"] * 2
 
 @pytest.fixture
 def paths(tmp_path: Path) -> list[str]:
-    """Ten pictures of noise: four cats, four dogs, two owls."""
-    return write_pictures(tmp_path)
+    """Ten images of noise: four cats, four dogs, two owls."""
+    return write_images(tmp_path)
 
 
-def write_pictures(folder: Path) -> list[str]:
+def write_images(folder: Path) -> list[str]:
     for number in range(len(LABELS)):
         values = np.random.default_rng(number).integers(0, 256, (40, 48, 3))
         Image.fromarray(values.astype(np.uint8)).save(folder / f"{number}.jpg")
@@ -79,7 +79,7 @@ def same(one: Batch, other: Batch) -> bool:
 # Evaluation
 
 
-def test_pictures_are_read_in_the_order_asked_for(paths: list[str]) -> None:
+def test_images_are_read_in_the_order_asked_for(paths: list[str]) -> None:
     requests = [Request([3, 1]), Request([9]), Request([0, 4, 8])]
     batches = list(loader(paths, training=False).read(requests))
     assert [batch.indices for batch in batches] == [[3, 1], [9], [0, 4, 8]]
@@ -91,14 +91,14 @@ def test_pictures_are_read_in_the_order_asked_for(paths: list[str]) -> None:
         assert torch.equal(batch.pixels, expected)
 
 
-def test_chunks_cover_every_picture_once_in_order() -> None:
+def test_chunks_cover_every_image_once_in_order() -> None:
     assert [list(request.indices) for request in chunks(7, 3)] == [[0, 1, 2], [3, 4, 5], [6]]
     assert [list(request.indices) for request in chunks(6, 3)] == [[0, 1, 2], [3, 4, 5]]
     assert list(chunks(0, 3)) == []
     assert all(request.seed is None for request in chunks(7, 3))
 
 
-def test_in_evaluation_an_unreadable_picture_is_left_out_and_named(paths: list[str]) -> None:
+def test_in_evaluation_an_unreadable_image_is_left_out_and_named(paths: list[str]) -> None:
     truncate(paths[1])
     Path(paths[2]).unlink()
     (batch,) = loader(paths, training=False).read([Request([0, 1, 2, 3])])
@@ -110,7 +110,7 @@ def test_in_evaluation_an_unreadable_picture_is_left_out_and_named(paths: list[s
     assert batch.lost == [1, 2]
 
 
-def test_in_evaluation_a_batch_without_a_picture_is_empty(paths: list[str]) -> None:
+def test_in_evaluation_a_batch_without_a_image_is_empty(paths: list[str]) -> None:
     truncate(paths[1], paths[2])
     empty, full = loader(paths, training=False).read([Request([1, 2]), Request([3])])
     assert empty.pixels.shape == (0, 3, 16, 12)
@@ -145,9 +145,7 @@ def test_augmentation_depends_on_the_seed_of_the_request_and_the_place_alone(
 
 def test_another_seed_or_another_place_changes_the_augmentation(paths: list[str]) -> None:
     requests = [Request([4, 4], (0, 0)), Request([4, 4], (0, 1)), Request([4, 4], (1, 0))]
-    seen = {
-        picture.numpy().tobytes() for batch in loader(paths).read(requests) for picture in batch[0]
-    }
+    seen = {image.numpy().tobytes() for batch in loader(paths).read(requests) for image in batch[0]}
     assert len(seen) == 6
 
 
@@ -160,7 +158,7 @@ def test_without_augmentation_training_reads_the_plain_pixels(paths: list[str]) 
 # Replacement
 
 
-def test_a_truncated_picture_is_replaced_by_another_of_its_class(paths: list[str]) -> None:
+def test_a_truncated_image_is_replaced_by_another_of_its_class(paths: list[str]) -> None:
     truncate(paths[5])
     (batch,) = loader(paths).read([Request([0, 5, 8], (3,))])
     assert batch.pixels.shape == (3, 3, 16, 12)
@@ -169,13 +167,13 @@ def test_a_truncated_picture_is_replaced_by_another_of_its_class(paths: list[str
     assert stand_in in {4, 6, 7}
     assert batch.unreadable == [Unreadable(paths[5], batch.unreadable[0].reason)]
     assert "truncated" in batch.unreadable[0].reason
-    # The pixels are those of the picture that `indices` names, changed as its place asks.
+    # The pixels are those of the image that `indices` names, changed as its place asks.
     expected = augment(read_image(paths[stand_in]), HOW, CHANGES, np.random.default_rng((3, 1)))
     assert torch.equal(batch.pixels[1], expected)
 
 
 @pytest.mark.parametrize("request_", [[4, 5, 6], [5, 4, 6], [6, 4, 5], [4, 6, 5]])
-def test_a_picture_that_is_in_the_batch_already_is_no_stand_in(
+def test_a_image_that_is_in_the_batch_already_is_no_stand_in(
     paths: list[str], request_: list[int]
 ) -> None:
     truncate(paths[5])
@@ -183,7 +181,7 @@ def test_a_picture_that_is_in_the_batch_already_is_no_stand_in(
     assert sorted(batch.indices) == [4, 6, 7]
 
 
-def test_two_bad_pictures_of_a_class_get_different_stand_ins(paths: list[str]) -> None:
+def test_two_bad_images_of_a_class_get_different_stand_ins(paths: list[str]) -> None:
     truncate(paths[4], paths[5])
     (batch,) = loader(paths).read([Request([4, 5], (0,))])
     assert sorted(batch.indices) == [6, 7]
@@ -228,7 +226,7 @@ def test_a_bad_stand_in_is_named_as_well(paths: list[str]) -> None:
     assert sorted(one.path for one in batch.unreadable) == paths[4:7]
 
 
-def test_a_class_without_a_picture_that_can_be_decoded_is_lost_and_the_rest_is_kept(
+def test_a_class_without_a_image_that_can_be_decoded_is_lost_and_the_rest_is_kept(
     paths: list[str],
 ) -> None:
     truncate(*paths[8:])
@@ -250,7 +248,7 @@ def test_a_batch_of_which_all_is_lost_is_empty(paths: list[str]) -> None:
 
 
 @pytest.mark.parametrize("error", [MemoryError(), ValueError("no")])
-def test_a_picture_that_cannot_be_cut_counts_as_unreadable(
+def test_a_image_that_cannot_be_cut_counts_as_unreadable(
     paths: list[str], monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def fails_when_wide(image: Image.Image, how: Preprocessing) -> torch.Tensor:
@@ -299,16 +297,16 @@ def test_requests_may_come_from_a_generator_and_be_read_again(paths: list[str]) 
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("pictures", [1, 2, 3, 5])
+@pytest.mark.parametrize("images", [1, 2, 3, 5])
 def test_a_batch_that_is_read_in_parts_is_the_same_batch(
-    paths: list[str], monkeypatch: pytest.MonkeyPatch, training: bool, pictures: int
+    paths: list[str], monkeypatch: pytest.MonkeyPatch, training: bool, images: int
 ) -> None:
     truncate(paths[5], paths[6], *paths[8:])
     whole = [0, 1, 4, 5, 6, 8, 9, 2]
     requests = [Request(whole, (3,)), Request([1, 2], (4,)), Request(()), Request([6, 5], (5,))]
     requests += [Request(whole[2:5], (3,), 2, whole), Request([5, 0, 1, 7], (6,))]
     expected = list(loader(paths, training=training).read(requests))
-    monkeypatch.setattr("lookalike.data.reading.loader._PART_BYTES", pictures * 3 * 16 * 12)
+    monkeypatch.setattr("lookalike.data.reading.loader._PART_BYTES", images * 3 * 16 * 12)
     read = list(loader(paths, training=training).read(requests))
     assert len(read) == len(expected)
     assert all(same(one, other) for one, other in zip(read, expected, strict=True))
@@ -348,8 +346,8 @@ def test_what_is_read_ahead_fits_into_a_gigabyte(side: int, num_workers: int) ->
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Pictures of which number 5 is truncated and owls cannot be decoded at all."""
-    paths = write_pictures(tmp_path_factory.mktemp("shared"))
+    """Images of which number 5 is truncated and owls cannot be decoded at all."""
+    paths = write_images(tmp_path_factory.mktemp("shared"))
     truncate(paths[5], *paths[8:])
     return paths
 
@@ -491,7 +489,7 @@ def test_each_file_is_decoded_once_an_epoch(
     assert read == paths
 
 
-def test_what_a_reader_is_sent_does_not_grow_with_the_pictures(
+def test_what_a_reader_is_sent_does_not_grow_with_the_images(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Child:

@@ -132,7 +132,7 @@ def test_a_single_class_is_finite_and_right() -> None:
 
 @pytest.mark.parametrize("labels", [[3], [1, 2, 3]])
 def test_no_positive_at_all_is_one_clear_error(labels: list[int]) -> None:
-    with pytest.raises(NoPositivesError, match=f"none of the {len(labels)} pictures"):
+    with pytest.raises(NoPositivesError, match=f"none of the {len(labels)} images"):
         SupConLoss()(random_batch(len(labels)), torch.tensor(labels))
 
 

@@ -20,7 +20,7 @@ TABLE = [
     ("1010", 2, 1, 1, (1 + 2 / 3) / 2, 1 / 2),
     ("0110", 2, 0, 1, (1 / 2 + 2 / 3) / 2, 1 / 4),
     ("11011", 4, 1, 1, (1 + 1 + 3 / 4 + 4 / 5) / 4, (1 + 1 + 3 / 4) / 4),
-    ("1000", 3, 1, 1, 1 / 3, 1 / 3),  # two right pictures were not retrieved: they count as 0
+    ("1000", 3, 1, 1, 1 / 3, 1 / 3),  # two right images were not retrieved: they count as 0
     ("0000", 2, 0, 0, 0.0, 0.0),
 ]
 
@@ -96,7 +96,7 @@ def test_queries_are_scored_one_by_one() -> None:
     assert m.average_precision(ranks[order], total).tolist() == pytest.approx([1 / 3, 1])
 
 
-def test_a_query_whose_right_pictures_were_not_retrieved_scores_nothing() -> None:
+def test_a_query_whose_right_images_were_not_retrieved_scores_nothing() -> None:
     for ranks in (torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1, 0, dtype=torch.int64)):
         total = torch.tensor([2])
         assert m.first_rank(ranks).item() == math.inf

@@ -252,5 +252,5 @@ def test_epochs_come_before_the_mixture_of_the_last(
 
 
 def test_mixtures_need_something_to_choose_by(settings: Settings) -> None:
-    with pytest.raises(ConfigError, match="interpolation is 4, and without test pictures"):
+    with pytest.raises(ConfigError, match="interpolation is 4, and without test images"):
         train(settings(interpolation=4, test=None))

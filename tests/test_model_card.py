@@ -30,7 +30,7 @@ from lookalike.model.pretrained import load_pretrained, read_checkpoint
 
 
 def write_alike(root: Path, first: int) -> Path:
-    """Six classes of four pictures that look like one of two things: hard to tell apart."""
+    """Six classes of four images that look like one of two things: hard to tell apart."""
     for label, name in enumerate(["bowl", "cup", "jug", "mug", "pan", "pot"]):
         (root / name).mkdir(parents=True)
         for copy in range(first, first + 4):
@@ -102,8 +102,8 @@ def test_the_table_holds_what_was_measured_before_and_after(run: Path, tmp_path:
         assert float(change) == pytest.approx(difference, abs=5.1e-5)
     assert "before training (epoch 0)" in text
     assert "this model (epoch 2)" in text
-    pictures = after["protocol"]["num_queries"]
-    assert f"Each of {pictures} test pictures, of 3 classes, searched in all the others." in text
+    images = after["protocol"]["num_queries"]
+    assert f"Each of {images} test images, of 3 classes, searched in all the others." in text
     assert "It was trained on none of these classes." in text
 
 
@@ -152,7 +152,7 @@ def test_the_settings_that_shaped_the_training_are_listed_and_paths_are_not(
     card = card_of(epoch_file(run, 1), tmp_path / "out")
     assert "1 of 2 epochs with the objective `supcon`" in card.text
     assert "at a learning rate of 0.003" in card.text
-    assert "2 classes x 2 pictures" in card.text
+    assert "2 classes x 2 images" in card.text
     listed = dict(re.findall(r"^\| `(\w+)` \| `(.*?)` \|", card.text, re.MULTILINE))
     assert listed == {
         "precision": "fp32",
@@ -205,7 +205,7 @@ def _in_the_middle(out: Path) -> None:
         (_damaged_results, UNREADABLE),
         (_results_of_an_earlier_version, UNREADABLE),
         (_results_of_another_run, "the results beside it are those of another run"),
-        (_results_without_labels, "the pictures it was tested on have no labels"),
+        (_results_without_labels, "the images it was tested on have no labels"),
         (_in_the_middle, "it was saved in the middle of an epoch, and never measured"),
     ],
 )
@@ -227,7 +227,7 @@ def test_another_embedding_than_was_measured_has_no_numbers(run: Path, tmp_path:
 
 
 def run_code(card: ModelCard, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Runs the Python of a card beside the export, with a picture of that name."""
+    """Runs the Python of a card beside the export, with an image of that name."""
     draw(3, 0).save(folder / "photo.jpg", quality=95)
     monkeypatch.chdir(folder)
     names: dict[str, Any] = {}
@@ -282,8 +282,6 @@ def _expected(model: Path, folder: Path, **settings: Any) -> Tensor:
     from PIL import Image
 
     encoder = CLIPEncoder(str(model), **settings)
-    with Image.open(folder / "photo.jpg") as picture, torch.inference_mode():
-        embeddings: Tensor = encoder(
-            preprocess(picture.convert("RGB"), encoder.preprocessing)[None]
-        )
+    with Image.open(folder / "photo.jpg") as image, torch.inference_mode():
+        embeddings: Tensor = encoder(preprocess(image.convert("RGB"), encoder.preprocessing)[None])
     return embeddings

@@ -84,7 +84,7 @@ def test_a_memory_stands_beside_the_batch_as_candidates() -> None:
 def naive_of_last(
     embeddings: Tensor, labels: list[int], *, num_anchors: int, temperature: float
 ) -> float:
-    """Equation 2 for the last pictures only, term by term, over all of them."""
+    """Equation 2 for the last images only, term by term, over all of them."""
     similarity: list[list[float]] = (embeddings @ embeddings.T / temperature).tolist()
     n, losses = len(labels), list[float]()
     for i in range(n - num_anchors, n):

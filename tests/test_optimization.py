@@ -138,7 +138,7 @@ def test_a_head_to_warm_up_that_is_not_there_is_refused(tmp_path: Path) -> None:
         make_optimizer(encoder, TrainConfig(head_warmup_steps=4))
 
 
-def test_knobs_that_need_no_layers_do_not_look_for_them(tmp_path: Path) -> None:
+def test_options_that_need_no_layers_do_not_look_for_them(tmp_path: Path) -> None:
     encoder = CLIPEncoder(dinov2(tmp_path / "model"))
     encoder.backbone = nn.Linear(2, 2)
     optimizer = make_optimizer(encoder, TrainConfig())

@@ -9,13 +9,13 @@ from lookalike.report.page import human_bytes, render_page
 from lookalike.report.thumbnails import Thumbnails
 
 
-def picture(path: Path, size: tuple[int, int] = (300, 200), format: str = "JPEG") -> str:
+def image(path: Path, size: tuple[int, int] = (300, 200), format: str = "JPEG") -> str:
     Image.linear_gradient("L").resize(size).convert("RGB").save(path, format)
     return str(path)
 
 
-def test_a_thumbnail_keeps_the_shape_of_its_picture(tmp_path: Path) -> None:
-    path = picture(tmp_path / "a.jpg", (3000, 1500))
+def test_a_thumbnail_keeps_the_shape_of_its_image(tmp_path: Path) -> None:
+    path = image(tmp_path / "a.jpg", (3000, 1500))
     thumbnails = Thumbnails(side_px=64)
     thumbnails.add([path])
     kind, data = thumbnails.uris[thumbnails.number_of[path]].split(",")
@@ -23,8 +23,8 @@ def test_a_thumbnail_keeps_the_shape_of_its_picture(tmp_path: Path) -> None:
     assert Image.open(io.BytesIO(base64.b64decode(data))).size == (64, 32)
 
 
-def test_each_picture_is_there_once_and_unreadable_ones_have_none(tmp_path: Path) -> None:
-    good, bad = picture(tmp_path / "a.jpg"), tmp_path / "b.jpg"
+def test_each_image_is_there_once_and_unreadable_ones_have_none(tmp_path: Path) -> None:
+    good, bad = image(tmp_path / "a.jpg"), tmp_path / "b.jpg"
     bad.write_text("<html>")
     thumbnails = Thumbnails()
     thumbnails.add([good, str(bad), good])
@@ -35,7 +35,7 @@ def test_each_picture_is_there_once_and_unreadable_ones_have_none(tmp_path: Path
 
 
 def test_thumbnails_stay_within_their_bound_and_count_what_they_leave_out(tmp_path: Path) -> None:
-    paths = [picture(tmp_path / f"{i}.jpg") for i in range(5)]
+    paths = [image(tmp_path / f"{i}.jpg") for i in range(5)]
     one = Thumbnails()
     one.add(paths[:1])
     thumbnails = Thumbnails(max_bytes=int(2.5 * one.num_bytes))

@@ -23,7 +23,7 @@ from two_processes import CASES
 
 from lookalike.errors import ConfigError
 from lookalike.runtime.device import make_runtime
-from lookalike.runtime.world import ALONE, Processes
+from lookalike.runtime.world import ALONE, World
 from lookalike.training.checkpoints.folder import find_checkpoints
 from lookalike.training.step.parallel import share_of_batch
 
@@ -53,11 +53,11 @@ def found(tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dic
     """What one process alone finds out, and what each of two does."""
     folder = tmp_path_factory.mktemp("found")
     model = without_dropout.__wrapped__(tiny_clip, tmp_path_factory.mktemp("model"))  # type: ignore[attr-defined]
-    pictures = write_tree(folder / "pictures", {"a": 5, "b": 8})
-    for bad in (0, 6, 7):  # two of these are in the same four pictures
-        path = sorted(pictures.rglob("*.png"))[bad]
+    images = write_tree(folder / "images", {"a": 5, "b": 8})
+    for bad in (0, 6, 7):  # two of these are in the same four images
+        path = sorted(images.rglob("*.png"))[bad]
         path.write_bytes(path.read_bytes()[:200])
-    words = [HERE / "two_processes.py", model, pictures, folder]
+    words = [HERE / "two_processes.py", model, images, folder]
     python(words)
     python([*TORCHRUN, *words])
     return [torch.load(folder / f"rank{name}.pt") for name in ("-alone", "0", "1")]
@@ -108,25 +108,25 @@ def test_what_processes_tell_each_other(found: list[dict[str, Any]]) -> None:
     assert (first["own"], second["own"]) == ([0, 0], [0, 3])
     assert first["objects"] == second["objects"] == [{"rank": 0}, {"rank": 1}]
     assert first["any"] == second["any"] == [False, True]
-    assert first["by_first"] == second["by_first"] == "of 0"
+    assert first["on_main"] == second["on_main"] == "of 0"
     assert first["raised"] == second["raised"] == "no good"
     assert sorted([first["said"], second["said"]]) == [False, True]
 
 
 def test_alone_there_is_nobody_to_ask() -> None:
     rows = torch.ones(3, 2)
-    assert ALONE.gather_rows(rows) == (rows, slice(0, 3))
-    assert ALONE.gather_objects("a") == ["a"]
-    assert ALONE.by_first(lambda: 5) == 5
+    assert ALONE.all_gather_rows(rows) == (rows, slice(0, 3))
+    assert ALONE.all_gather_objects("a") == ["a"]
+    assert ALONE.on_main(lambda: 5) == 5
     assert ALONE.is_first_to_say("again")
     assert [ALONE.any_of(False), ALONE.any_of(True)] == [False, True]
 
 
 def test_a_batch_that_cannot_be_divided_says_which_can() -> None:
-    assert share_of_batch(Processes(1, 4), 4, 2) == slice(2, 4)
-    message = r"4 classes x 2 pictures = 8 .* 3 processes; set --n-classes-per-batch 6"
+    assert share_of_batch(World(1, 4), 4, 2) == slice(2, 4)
+    message = r"4 classes x 2 images = 8 .* 3 processes; set --n-classes-per-batch 6"
     with pytest.raises(ConfigError, match=message):
-        share_of_batch(Processes(0, 3), 4, 2)
+        share_of_batch(World(0, 3), 4, 2)
 
 
 def test_processes_on_cpus_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,11 +134,11 @@ def test_processes_on_cpus_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("psutil.cpu_count", lambda logical: 12)
     try:
         monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as torchrun sets it
-        make_runtime("cpu", "fp32", 0, Processes(0, 4, 0, 4))
+        make_runtime("cpu", "fp32", 0, World(0, 4, 0, 4))
         assert torch.get_num_threads() == 3
         monkeypatch.setenv("OMP_NUM_THREADS", "2")
         torch.set_num_threads(2)
-        make_runtime("cpu", "fp32", 0, Processes(0, 4, 0, 4))
+        make_runtime("cpu", "fp32", 0, World(0, 4, 0, 4))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -258,4 +258,4 @@ def test_what_is_wrong_is_said_once(photos: Path, tiny_clip: Path) -> None:
                      "--n-samples-per-class", "3")  # fmt: skip
     printed, told = python([*TORCHRUN, *words], expect=1)
     assert printed == ""
-    assert told.count("lookalike: a batch of 3 classes x 3 pictures = 9 cannot be divided") == 1
+    assert told.count("lookalike: a batch of 3 classes x 3 images = 9 cannot be divided") == 1

@@ -1,4 +1,4 @@
-"""Ranks of right pictures against a sorted list, with ties, duplicates and exclusions."""
+"""Ranks of right images against a sorted list, with ties, duplicates and exclusions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def all_ranks(
 @settings(deadline=None, max_examples=40)
 @given(
     queries=st.integers(1, 8),
-    pictures=st.integers(1, 80),
+    images=st.integers(1, 80),
     classes=st.integers(1, 6),
     groups=st.integers(1, 9),
     seed=st.integers(0, 99),
@@ -42,20 +42,20 @@ def all_ranks(
 def test_ranks_are_those_in_the_sorted_gallery(
     worth_bounds: float,
     queries: int,
-    pictures: int,
+    images: int,
     classes: int,
     groups: int,
     seed: int,
     memory: int,
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
-    query, gallery = lattice(queries, seed), lattice(pictures, seed + 1)
-    a, b = (torch.randint(0, classes, (n,), generator=generator) for n in (queries, pictures))
-    banned = tuple(torch.randint(0, groups, (n,), generator=generator) for n in (queries, pictures))
+    query, gallery = lattice(queries, seed), lattice(images, seed + 1)
+    a, b = (torch.randint(0, classes, (n,), generator=generator) for n in (queries, images))
+    banned = tuple(torch.randint(0, groups, (n,), generator=generator) for n in (queries, images))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranks, "_WORTH_BOUNDS", worth_bounds)
         found = all_ranks(query, gallery, a, b, [(banned[0], banned[1])], memory)
-    order = naive(query, gallery, pictures, [(banned[0].tolist(), banned[1].tolist())])
+    order = naive(query, gallery, images, [(banned[0].tolist(), banned[1].tolist())])
     assert found == [
         [rank for rank, j in enumerate(row, start=1) if j >= 0 and b[j] == a[i]]
         for i, row in enumerate(order)

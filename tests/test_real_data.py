@@ -1,4 +1,4 @@
-"""Measured anchors on real pictures, where LOOKALIKE_REAL_DATA names the folder that holds them."""
+"""Measured anchors on real images, where LOOKALIKE_REAL_DATA names the folder that holds them."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import draw
-from report_cases import embeddings, images, large, leave_one_out, synthetic, written
+from report_cases import embeddings, image_set, large, leave_one_out, synthetic, written
 from test_evaluate import Settings, Told
 
 import lookalike
@@ -64,7 +64,7 @@ def test_a_run_writes_one_report_and_each_epoch_replaces_it(
     for name, trace in curves.items():
         assert trace["y"] == [document["metrics"][name] for document in documents]
     data = part(page, "data")
-    names, thumbs = data["pictures"]["names"], data["pictures"]["thumbs"]
+    names, thumbs = data["images"]["names"], data["images"]["thumbs"]
     retrieved = json.loads(result_files(out, 2)[0].read_text())
     assert len(data["queries"]) == len(retrieved) == 18
     assert sorted(thumbs) == list(range(18))
@@ -72,11 +72,11 @@ def test_a_run_writes_one_report_and_each_epoch_replaces_it(
     for row, was, is_now, rank in zip(
         data["queries"], before, now, documents[2]["per_query"]["first rank"], strict=True
     ):
-        picture, first_rank, _, relevant, change, results = row
+        image, first_rank, _, relevant, change, results = row
         found = [names[number].rpartition("/")[2] for number in results[0::2]]
-        assert found == retrieved[names[picture].rpartition("/")[2]]
+        assert found == retrieved[names[image].rpartition("/")[2]]
         assert results[1::2] == pytest.approx(
-            documents[2]["scores"][names[picture].rpartition("/")[2]], abs=6e-4
+            documents[2]["scores"][names[image].rpartition("/")[2]], abs=6e-4
         )
         assert (first_rank, relevant, change) == (rank, 2, is_now - was)
 
@@ -121,8 +121,8 @@ def test_ctrl_c_while_the_report_is_drawn_points_at_the_epoch_just_saved(
     assert result_files(photos / "out", 1)[1].exists()
     monkeypatch.setattr(measuring, "write_report", real)
     metrics = result_files(photos / "out", 1)[1].read_text()
-    knobs = config_from(TrainConfig, settings(report=True))
-    resumed = lookalike.train(knobs, resume=photos / "out/weights/encoder_epoch_01.pth",
+    options = config_from(TrainConfig, settings(report=True))
+    resumed = lookalike.train(options, resume=photos / "out/weights/encoder_epoch_01.pth",
                               progress=Told())  # fmt: skip
     assert [one.epoch for one in resumed.history] == [0, 1]
     assert result_files(photos / "out", 1)[1].read_text() == metrics
@@ -132,7 +132,7 @@ def test_ctrl_c_while_the_report_is_drawn_points_at_the_epoch_just_saved(
 def test_a_name_of_emoji_takes_no_more_room_than_it_must(tmp_path: Path) -> None:
     sizes = {}
     for letter in ("x", "\N{GRINNING FACE}"):
-        side = images([f"{letter * 90}{i}.jpg" for i in range(60)], list("abcdef") * 10)
+        side = image_set([f"{letter * 90}{i}.jpg" for i in range(60)], list("abcdef") * 10)
         made = leave_one_out(embeddings(torch.arange(60) % 6, noise=1.0), side)
         sizes[letter] = len(written(tmp_path / letter, 0, made).encode())
     plain, emoji = sizes.values()
@@ -149,7 +149,7 @@ def test_a_report_changes_nothing_that_is_learned(settings: Settings, photos: Pa
         assert torch.equal(one, other)
 
 
-def test_embeddings_without_their_pictures_make_a_report_of_names(tmp_path: Path) -> None:
+def test_embeddings_without_their_images_make_a_report_of_names(tmp_path: Path) -> None:
     names = [f"{label}/{i}.jpg" for label in "ab" for i in range(3)]
     (tmp_path / "list.csv").write_text(
         "path,label\n" + "".join(f"{name},{name[0]}\n" for name in names)
@@ -163,14 +163,14 @@ def test_embeddings_without_their_pictures_make_a_report_of_names(tmp_path: Path
     )
     result = lookalike.evaluate(config, progress=Told())
     page = result.files[-1].read_text(encoding="utf-8")
-    pictures = part(page, "data")["pictures"]
-    assert set(pictures["thumbs"]) == {-1}
-    assert set(pictures["names"]) == set(names)
+    images = part(page, "data")["images"]
+    assert set(images["thumbs"]) == {-1}
+    assert set(images["names"]) == set(names)
     with pytest.raises(OutputError, match="exists already"):
         lookalike.evaluate(config, progress=Told())
 
 
-def test_unlabelled_pictures_make_a_report_of_strips_and_a_map(tmp_path: Path) -> None:
+def test_unlabelled_images_make_a_report_of_strips_and_a_map(tmp_path: Path) -> None:
     page = written(tmp_path, 0, synthetic(20, 4, labelled=False))
     data, figures = part(page, "data"), part(page, "figures")
     assert not data["labelled"]
@@ -238,7 +238,7 @@ def test_fixed_and_broken_are_told_against_the_epoch_before_and_not_the_first(
 def test_confusions_count_first_results_and_leave_out_queries_without_an_answer() -> None:
     rows = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9], [0.95, 0.05]])
     labels = ["a", "b", "a", "b", "alone"]
-    retrieval, _ = leave_one_out(rows, images([f"{i}.jpg" for i in range(5)], labels))
+    retrieval, _ = leave_one_out(rows, image_set([f"{i}.jpg" for i in range(5)], labels))
     # By hand: 0 finds 4 first; 1 finds 0 (dot 0.9) before 4 (0.86); 2 finds 3; 3 finds 2; 4: none.
     outcome = outcome_of(retrieval, np.array([1.0, 0.0, 0.0, 0.0, np.nan]))
     assert outcome.answerable.tolist() == [True, True, True, True, False]
@@ -257,7 +257,7 @@ def test_too_many_queries_are_represented_by_those_worth_a_look(
     outcome = outcome_of(retrieval, right.astype(float))
     confusions = find_confusions(retrieval, outcome)
     assert choose_queries(retrieval, outcome, confusions) == list(range(3000))
-    monkeypatch.setattr(queries, "MAX_PICTURES", 2999)
+    monkeypatch.setattr(queries, "MAX_IMAGES", 2999)
     chosen = choose_queries(retrieval, outcome, confusions)
     assert chosen == sorted(set(chosen))
     assert 450 < len(chosen) <= 650
@@ -281,11 +281,11 @@ def test_worst_is_a_late_first_right_result_and_then_low_precision() -> None:
 
 def test_a_file_under_two_labels_is_right_for_both() -> None:
     rows = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
-    side = images(["one.jpg", "two.jpg", "one.jpg", "three.jpg"], ["a", "a", "b", "b"])
+    side = image_set(["one.jpg", "two.jpg", "one.jpg", "three.jpg"], ["a", "a", "b", "b"])
     retrieval, _ = leave_one_out(rows, side)
-    pictures = queries.Pictures(retrieval)
-    shown = queries.strips(retrieval, outcome_of(retrieval, None), [1, 3], pictures)
-    columns = pictures.columns({str(Path("gone") / "one.jpg"): 7})
+    images = queries.Images(retrieval)
+    shown = queries.strips(retrieval, outcome_of(retrieval, None), [1, 3], images)
+    columns = images.columns({str(Path("gone") / "one.jpg"): 7})
     for row, label in zip(shown, ("a", "b"), strict=True):
         first = row[5][0]
         assert columns["classes"][columns["labels"][first]] == label
@@ -370,11 +370,11 @@ def drawn_map(retrieval: Retrieval) -> embedding_map.EmbeddingMap:
 
 def test_a_sample_for_the_map_is_even_over_classes() -> None:
     labels = ["big"] * 900 + ["small"] * 30 + ["tiny"] * 5
-    chosen = embedding_map.sample_evenly(images(["x"] * 935, labels), 60, seed=0)
+    chosen = embedding_map.sample_evenly(image_set(["x"] * 935, labels), 60, seed=0)
     counts = {name: sum(labels[i] == name for i in chosen) for name in ("big", "small", "tiny")}
     assert counts == {"big": 28, "small": 27, "tiny": 5}
-    assert chosen == embedding_map.sample_evenly(images(["x"] * 935, labels), 60, seed=0)
-    assert chosen != embedding_map.sample_evenly(images(["x"] * 935, labels), 60, seed=1)
+    assert chosen == embedding_map.sample_evenly(image_set(["x"] * 935, labels), 60, seed=0)
+    assert chosen != embedding_map.sample_evenly(image_set(["x"] * 935, labels), 60, seed=1)
 
 
 def test_the_map_keeps_neighbours_together_and_repeats_itself() -> None:
@@ -403,7 +403,7 @@ def test_without_scikit_learn_the_map_is_a_pca_and_names_what_to_install(
     assert np.allclose(np.abs(places), expected, atol=1e-6)
 
 
-def test_a_map_of_one_picture_or_of_equal_ones_is_still_a_map() -> None:
+def test_a_map_of_one_image_or_of_equal_ones_is_still_a_map() -> None:
     assert embedding_map.project(torch.ones(1, 4), seed=0)[0].shape == (1, 2)
     places, _ = embedding_map.project(torch.ones(30, 4), seed=0)
     assert np.isfinite(places).all()
@@ -428,7 +428,7 @@ def test_a_long_fact_is_cut_and_says_so(tmp_path: Path) -> None:
 def test_whatever_a_name_holds_is_text(tmp_path: Path) -> None:
     evil = ["</script><script>alert(1)</script>", '"><img src=x onerror=alert(2)>',
             "line\nbreak", "\udcff\udcfe", "\u202egpj.exe", "<!--size-->"]  # fmt: skip
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     names, labels = [], []
     for number, label in enumerate(evil):
@@ -438,18 +438,18 @@ def test_whatever_a_name_holds_is_text(tmp_path: Path) -> None:
             names.append(name)
             labels.append(label)
     rows = torch.randn(len(names), 8, generator=torch.Generator().manual_seed(0))
-    made = leave_one_out(rows, images(names, labels, folder))
+    made = leave_one_out(rows, image_set(names, labels, folder))
     page = written(tmp_path, 0, made, {"config": {"model_name": evil[0]}})
     for raw in evil:
         assert raw not in page
-    assert set(part(page, "data")["pictures"]["classes"]) == {
+    assert set(part(page, "data")["images"]["classes"]) == {
         evil[0], evil[1], "line\\nbreak", "\\udcff\\udcfe", "\\u202egpj.exe", evil[5]
     }  # fmt: skip
     assert page.encode("utf-8").decode("utf-8") == page
 
 
 def bounded(tmp_path: Path, num: int, num_classes: int, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The report of a large test, all of whose pictures have thumbnails of 8 kB."""
+    """The report of a large test, all of whose images have thumbnails of 8 kB."""
     made = large(num, num_classes)
     monkeypatch.setattr(Thumbnails, "_uri", lambda self, path: "data:," + path.rjust(8000, "x"))
     return written(tmp_path, 0, made)
@@ -465,9 +465,9 @@ def test_a_large_report_stays_within_its_bound_and_says_what_it_left_out(
     for sentence in (
         "of 6,000 queries are shown",
         "the 2,000 worst of 2,500 classes",
-        "The map shows 1,500 of 6,000 pictures",
+        "The map shows 1,500 of 6,000 images",
         "Similarities and health are of a random sample of pairs",
-        "pictures are named only: thumbnails of one page may take 12.0 MB",
+        "images are named only: thumbnails of one page may take 12.0 MB",
     ):
         assert sentence in text(page)
     size = re.search(r"asks nothing of the network: ([\d.]+) MB", text(page))

@@ -13,7 +13,7 @@ from conftest import draw
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from report_cases import (
     embeddings,
-    images,
+    image_set,
     large,
     leave_one_out,
     mixtures,
@@ -49,17 +49,17 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two epochs of 24 classes with 3 pictures each; one class and its files have evil names."""
+    """Two epochs of 24 classes with 3 images each; one class and its files have evil names."""
     root = tmp_path_factory.mktemp("report")
     of_class = torch.arange(72) % 24
     names, labels = [], []
     for i, number in enumerate(of_class.tolist()):
         label = EVIL if number == 0 else f"class {number:02}"
-        name = f"{'<b>bold & evil' if number == 0 else 'picture'} {i:02}.png"
+        name = f"{'<b>bold & evil' if number == 0 else 'image'} {i:02}.png"
         draw(number, i).save(root / name)
         names.append(name)
         labels.append(label)
-    side = images(names, labels, root)
+    side = image_set(names, labels, root)
     for epoch, noise in enumerate((1.2, 0.7)):
         written(root, epoch, leave_one_out(embeddings(of_class, noise=noise), side))
     return root / "results" / "report.html"
@@ -174,7 +174,7 @@ def test_a_confusion_shows_its_queries_and_nothing_else(page: Page) -> None:
 def test_search_finds_names_and_classes_and_says_when_there_is_none(page: Page) -> None:
     page.get_by_role("searchbox").fill("CLASS 07")
     expect(page.locator(".strip")).to_have_count(3)
-    page.get_by_role("searchbox").fill("picture 07")
+    page.get_by_role("searchbox").fill("image 07")
     expect(page.locator(".strip")).to_have_count(1)
     page.get_by_role("searchbox").fill("no such thing")
     expect(page.locator("#counted")).to_have_text("No query in this file is like this.")
@@ -189,8 +189,8 @@ def test_a_class_of_the_table_leads_to_its_queries(page: Page) -> None:
 def test_a_class_is_found_by_what_it_is_not_by_letters_it_shares(
     browser: Browser, tmp_path: Path
 ) -> None:
-    of_class = torch.arange(60) % 20  # "1" is a part of "10" and of every picture's name
-    side = images(
+    of_class = torch.arange(60) % 20  # "1" is a part of "10" and of every image's name
+    side = image_set(
         [f"1{i:02}.png" for i in range(60)], [str(n) for n in of_class.tolist()], tmp_path
     )
     written(tmp_path, 0, leave_one_out(embeddings(of_class, noise=0.7), side))
@@ -235,7 +235,7 @@ def test_the_keyboard_reaches_the_controls_and_they_answer(page: Page) -> None:
     expect(page.locator("#peek")).to_be_hidden()
 
 
-def test_pointing_at_the_map_shows_the_picture(page: Page) -> None:
+def test_pointing_at_the_map_shows_the_image(page: Page) -> None:
     page.locator("#map").scroll_into_view_if_needed()
     page.locator("[data-figure=map] .point").first.hover(force=True)
     expect(page.locator("#peek img")).to_be_visible()
@@ -313,7 +313,7 @@ def test_a_report_without_labels_works_as_well(browser: Browser, tmp_path: Path)
 def test_few_classes_have_a_colour_each_whatever_they_are_called(
     browser: Browser, tmp_path: Path
 ) -> None:
-    side = images([f"{i}.jpg" for i in range(20)], [EVIL if i % 2 else "b" for i in range(20)])
+    side = image_set([f"{i}.jpg" for i in range(20)], [EVIL if i % 2 else "b" for i in range(20)])
     written(tmp_path, 0, leave_one_out(embeddings(torch.arange(20) % 2, noise=1.0), side))
     for page in opened(browser, tmp_path / "results" / "report.html", DESKTOP):
         texts = page.locator("[data-figure=map] .legendtext").all_text_contents()

@@ -62,10 +62,10 @@ def test_text_search_stands_beside_what_it_was_before(tmp_path: Path) -> None:
     page = written(tmp_path, 1, made, told_of_text(0.5) | told_of_drift(0.9, 0.8125))
     words = section(page, "text")
     assert "Text search and drift" in words
-    assert "mAP how far up all its pictures stand 50.0% before 75.0% -25.0" in words
-    assert "recall@1 the first picture is of the class 40.0% before 60.0% -20.0" in words
+    assert "mAP how far up all its images stand 50.0% before 75.0% -25.0" in words
+    assert "recall@1 the first image is of the class 40.0% before 60.0% -20.0" in words
     assert "41.0% to 57.0%" in words  # the interval of mAP
-    assert "Now 0.900 on average, and below 0.812 for one picture in a hundred" in words
+    assert "Now 0.900 on average, and below 0.812 for one image in a hundred" in words
     assert "-25.0 in text search (mAP 50.0%, before 75.0%)" in section(page, "overview")
     details = section(page, "details")
     assert "1 40.0% 75.0% 80.0% 50.0% 0.900 0.812" in details
@@ -87,7 +87,7 @@ def test_without_texts_there_is_drift_alone_and_without_either_nothing(tmp_path:
     assert 'href="#text"' not in page
 
 
-def test_pictures_without_labels_have_their_drift_in_a_table(tmp_path: Path) -> None:
+def test_images_without_labels_have_their_drift_in_a_table(tmp_path: Path) -> None:
     for epoch, mean in enumerate((1.0, 0.9)):
         about = told_of_drift(mean, mean)
         page = written(tmp_path, epoch, synthetic(40, 4, labelled=False), about)
@@ -120,7 +120,7 @@ def test_mixtures_of_the_run_are_shown_once_they_are_there(tmp_path: Path) -> No
     write_trade_off(path, of_test(TRADED, made))
     assert section(written(tmp_path, 0, made), "mixtures") == ""  # it is of epoch 1
     words = section(written(tmp_path, 1, made), "mixtures")
-    kept = "Alpha 0.5 keeps 90% of what training gained on pictures (mAP@R 56.0%), for 40% of"
+    kept = "Alpha 0.5 keeps 90% of what training gained on images (mAP@R 56.0%), for 40% of"
     assert f"{kept} what it lost on text (mAP 60.0%)." in words
     assert "0 20.0% 80.0% before training 0.25 40.0% 75.0% 0.5 56.0% 60.0% chosen" in words
     assert "1 60.0% 30.0% after training" in words
@@ -146,7 +146,7 @@ def test_a_run_that_mixes_weights_shows_what_they_came_to(settings: Settings, ph
     assert " chosen " in section(page, "mixtures")
 
 
-def test_the_curve_goes_right_by_text_and_up_by_pictures_with_three_points_marked() -> None:
+def test_the_curve_goes_right_by_text_and_up_by_images_with_three_points_marked() -> None:
     found = traces(trade_off_figure(TRADED))
     line = found["mixtures"]
     assert line["x"] == [0.8, 0.75, 0.6, 0.3]
@@ -166,7 +166,7 @@ def test_without_texts_the_curve_goes_by_alpha(tmp_path: Path) -> None:
     made = synthetic(40, 4)
     write_trade_off(interpolation_file(tmp_path), of_test(alone, made))
     words = section(written(tmp_path, 1, made), "mixtures")
-    assert "Alpha 0.5 finds pictures best: mAP@R 70.0%." in words
+    assert "Alpha 0.5 finds images best: mAP@R 70.0%." in words
     assert "text" not in words
     assert "0.5 70.0% chosen 1 60.0% after training" in words
 
@@ -174,17 +174,17 @@ def test_without_texts_the_curve_goes_by_alpha(tmp_path: Path) -> None:
 def test_a_median_rank_is_a_number_and_the_best_is_on_top() -> None:
     ranks = mixtures((0.0, 12.0, 0.8), (0.5, 4.0, 0.7), (1.0, 2.0, 0.4), metric="median rank")
     assert trade_off_figure(ranks)["layout"]["yaxis"]["autorange"] == "reversed"
-    assert [row.pictures for row in summary.mixture_rows(ranks)] == ["12", "4", "2"]
+    assert [row.images for row in summary.mixture_rows(ranks)] == ["12", "4", "2"]
     assert "(median rank 4)" in summary.trade_in_words(ranks)
 
 
 def test_words_say_so_where_a_mixture_beats_both_ends_and_where_none_is_worth_it() -> None:
     gained = mixtures((0.0, 0.2, 0.5), (0.5, 0.5, 0.6), (1.0, 0.6, 0.4))
     assert summary.trade_in_words(gained) == (
-        "Alpha 0.5 weighs best: on pictures mAP@R 50.0% (before training 20.0%, after it 60.0%), "
+        "Alpha 0.5 weighs best: on images mAP@R 50.0% (before training 20.0%, after it 60.0%), "
         "on text mAP 60.0% (before 50.0%, after 40.0%)."
     )
     more = mixtures((0.0, 0.2, 0.5), (0.5, 0.7, 0.45), (1.0, 0.6, 0.4))
-    assert summary.trade_in_words(more).startswith("Alpha 0.5 weighs best: on pictures mAP@R 70.0%")
+    assert summary.trade_in_words(more).startswith("Alpha 0.5 weighs best: on images mAP@R 70.0%")
     nothing = mixtures((0.0, 0.2, 0.5), (0.5, 0.3, 0.2), (1.0, 0.6, 0.1))
     assert summary.trade_in_words(nothing).startswith("No mixture keeps a larger share")

@@ -14,7 +14,7 @@ from lookalike.errors import ConfigError, ModelError
 from lookalike.runtime.device import Runtime, make_runtime
 from lookalike.runtime.memory import give_back_freed_memory
 from lookalike.runtime.randomness import random_state, restore_random_state, seeded
-from lookalike.runtime.world import ALONE, Processes
+from lookalike.runtime.world import ALONE, World
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -163,8 +163,8 @@ def test_a_saved_state_of_another_kind_of_device_is_passed_over_and_said_so() ->
 def test_several_processes_scale_gradients_by_what_one_does_together() -> None:
     """Each goes backward with its part times their count: fp16 overflows where one's would."""
     alone, one_of_four = (
-        Runtime(torch.device("cpu"), "fp16", 0, processes).grad_scaler().get_scale()
-        for processes in (ALONE, Processes(1, 4))
+        Runtime(torch.device("cpu"), "fp16", 0, world).grad_scaler().get_scale()
+        for world in (ALONE, World(1, 4))
     )
     assert alone == 4 * one_of_four == 2**16
 

@@ -26,7 +26,7 @@ Balance = Literal["size", "equal"]
 
 
 def labels_of(sizes: Sequence[int], seed: int = 0) -> list[int]:
-    """So many pictures of class 0, 1, .. in a mixed order."""
+    """So many images of class 0, 1, .. in a mixed order."""
     labels = [label for label, size in enumerate(sizes) for _ in range(size)]
     random.Random(seed).shuffle(labels)
     return labels
@@ -67,7 +67,7 @@ class Case:
         return {label: size for label, size in enumerate(self.sizes) if size >= least}
 
     def places(self) -> dict[int, int]:
-        """How many times K pictures it takes to show a class once."""
+        """How many times K images it takes to show a class once."""
         return {
             label: len(range(0, size, self.per_class)) for label, size in self.taking_part().items()
         }
@@ -92,7 +92,7 @@ def cases(draw: st.DrawFn, balances: Sequence[Balance] = ("size", "equal")) -> C
 
 @settings(deadline=None, max_examples=200)
 @given(cases())
-def test_every_batch_holds_exactly_p_classes_of_k_pictures(case: Case) -> None:
+def test_every_batch_holds_exactly_p_classes_of_k_images(case: Case) -> None:
     labels = case.labels
     for batch in case.sampler():
         assert all(type(index) is int for index in batch)
@@ -104,7 +104,7 @@ def test_every_batch_holds_exactly_p_classes_of_k_pictures(case: Case) -> None:
 
 @settings(deadline=None, max_examples=200)
 @given(cases())
-def test_no_picture_stands_twice_in_a_batch_unless_its_class_is_too_small(case: Case) -> None:
+def test_no_image_stands_twice_in_a_batch_unless_its_class_is_too_small(case: Case) -> None:
     labels = case.labels
     for batch in case.sampler():
         for index, times in Counter(batch).items():
@@ -119,7 +119,7 @@ def test_no_picture_stands_twice_in_a_batch_unless_its_class_is_too_small(case: 
 
 @settings(deadline=None, max_examples=200)
 @given(cases(["size"]))
-def test_an_epoch_is_as_long_as_it_says_and_shows_every_picture(case: Case) -> None:
+def test_an_epoch_is_as_long_as_it_says_and_shows_every_image(case: Case) -> None:
     sampler = case.sampler()
     batches = list(sampler)
     places = case.places()
@@ -132,7 +132,7 @@ def test_an_epoch_is_as_long_as_it_says_and_shows_every_picture(case: Case) -> N
 
 @settings(deadline=None, max_examples=200)
 @given(cases())
-def test_no_picture_is_used_again_before_all_of_its_class_were_used(case: Case) -> None:
+def test_no_image_is_used_again_before_all_of_its_class_were_used(case: Case) -> None:
     labels = case.labels
     times: Counter[int] = Counter()
     unused = dict(case.taking_part())
@@ -147,7 +147,7 @@ def test_no_picture_is_used_again_before_all_of_its_class_were_used(case: Case) 
 
 @settings(deadline=None, max_examples=200)
 @given(cases())
-def test_the_use_of_the_pictures_of_a_class_differs_by_one_at_most(case: Case) -> None:
+def test_the_use_of_the_images_of_a_class_differs_by_one_at_most(case: Case) -> None:
     assume(min(case.taking_part().values()) >= case.per_class)
     labels = case.labels
     times = Counter(index for batch in case.sampler() for index in batch)
@@ -183,7 +183,7 @@ def test_equal_classes_are_met_equally_often_in_an_epoch_of_the_same_length(case
     assert set(met.values()) <= {math.floor(each), math.ceil(each)}
 
 
-def test_the_classes_met_once_more_and_the_pictures_left_out_change_from_epoch_to_epoch() -> None:
+def test_the_classes_met_once_more_and_the_images_left_out_change_from_epoch_to_epoch() -> None:
     # 60 places for 7 classes: eight of each, and four classes that are met a ninth time.
     case = Case([60, 3, 3, 3, 3, 3, 3], 2, 2, "exclude", 0, 0, "equal")
     sampler, once_more, shown = case.sampler(), set(), set()
@@ -291,11 +291,11 @@ OF_EIGHT = [label for label in range(8) for _ in range(8)]
     ("labels", "per_batch", "per_class", "seed"),
     [
         pytest.param(OF_EIGHT, 4, 2, 1, id="another seed"),
-        pytest.param(OF_EIGHT[:-1], 4, 2, 0, id="a picture less"),
+        pytest.param(OF_EIGHT[:-1], 4, 2, 0, id="an image less"),
         pytest.param(OF_EIGHT, 4, 3, 0, id="another K"),
         pytest.param(OF_EIGHT, 2, 2, 0, id="another P"),
         pytest.param(OF_EIGHT, 2, 4, 0, id="another P and K, as many batches"),
-        pytest.param([*OF_EIGHT[1:], 0], 4, 2, 0, id="as many pictures, in another order"),
+        pytest.param([*OF_EIGHT[1:], 0], 4, 2, 0, id="as many images, in another order"),
     ],
 )
 def test_the_state_of_another_sampler_is_refused(
@@ -363,10 +363,10 @@ def test_labels_of_one_order_give_the_same_batches_whatever_their_type() -> None
     assert list(BalancedBatchSampler(torch.tensor(numbers), 3, 2, seed=5)) == batches
 
 
-# Classes of one picture, small ones, large ones
+# Classes of one image, small ones, large ones
 
 
-def test_a_class_of_one_picture_is_left_out_by_default() -> None:
+def test_a_class_of_one_image_is_left_out_by_default() -> None:
     labels = [0, 0, 0, 1, 1, 2]
     sampler = BalancedBatchSampler(labels, 2, 2)
     assert 5 not in {index for batch in sampler for index in batch}
@@ -374,7 +374,7 @@ def test_a_class_of_one_picture_is_left_out_by_default() -> None:
     assert sampler.report.num_classes == 2
 
 
-def test_a_class_of_one_picture_is_repeated_where_asked_for() -> None:
+def test_a_class_of_one_image_is_repeated_where_asked_for() -> None:
     labels = [0, 0, 0, 1, 1, 2]
     sampler = BalancedBatchSampler(labels, 3, 2, singletons="repeat")
     batches = list(sampler)
@@ -383,7 +383,7 @@ def test_a_class_of_one_picture_is_repeated_where_asked_for() -> None:
     assert (sampler.report.small_classes, sampler.report.repeated_images) == (1, 1)
 
 
-def test_with_one_picture_a_class_there_are_no_singletons() -> None:
+def test_with_one_image_a_class_there_are_no_singletons() -> None:
     labels = [0, 1, 2, 3]
     sampler = BalancedBatchSampler(labels, 2, 1)
     assert sorted(index for batch in sampler for index in batch) == labels
@@ -422,7 +422,7 @@ def test_many_classes_of_many_sizes_are_all_shown() -> None:
         (
             [0, 0, 1, 1, 2, 3, 4],
             4,
-            ["2 can take part", "of 5", "3 have a single picture", "--n-classes-per-batch 2"],
+            ["2 can take part", "of 5", "3 have a single image", "--n-classes-per-batch 2"],
         ),
         ([0, 1, 2, 3], 2, ["0 can take part", "4 have a single", "--singletons repeat"]),
         ([0, 0, 0, 0], 2, ["1 can take part", "of 1", "at least two classes"]),
@@ -505,7 +505,7 @@ def test_a_policy_that_does_not_exist_is_refused() -> None:
 
 
 @pytest.mark.parametrize("labels", ["integers", "text"])
-def test_a_sampler_takes_little_memory_a_picture(labels: str) -> None:
+def test_a_sampler_takes_little_memory_a_image(labels: str) -> None:
     numbers = np.random.default_rng(0).integers(0, 20_000, 200_000)
     given: Any = [f"class {n}" for n in numbers.tolist()] if labels == "text" else numbers
     tracemalloc.start()

@@ -16,7 +16,7 @@ from bad_decoder import crash_or_hang, die
 from conftest import draw
 from PIL import Image
 
-from lookalike.checks.reading.image import PictureFacts, chroma_of, describe_file, luma_of
+from lookalike.checks.reading.image import ImageFacts, chroma_of, describe_file, luma_of
 from lookalike.checks.reading.scan import scan
 from lookalike.checks.reading.workers import describe_files
 from lookalike.data.reading.decode import read_image
@@ -40,14 +40,14 @@ class Reader:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def __call__(self, path: str, max_megapixels: float) -> PictureFacts:
+    def __call__(self, path: str, max_megapixels: float) -> ImageFacts:
         self.asked.append(path)
         return describe_file(path, max_megapixels)
 
 
 def read(
     paths: Sequence[str], file: Path, reader: Reader | None = None, limit: float = LIMIT
-) -> list[PictureFacts]:
+) -> list[ImageFacts]:
     return scan(paths, file, max_megapixels=limit, num_workers=0, progress=SilentProgress(),
                 describe=reader or describe_file)  # fmt: skip
 
@@ -81,7 +81,7 @@ def test_pixels_have_one_hash_however_they_are_stored(tmp_path: Path) -> None:
     assert turned.pixels_sha256 not in {one.pixels_sha256 for one in facts.values()}
 
 
-def test_pictures_of_other_sizes_have_other_hashes(tmp_path: Path) -> None:
+def test_images_of_other_sizes_have_other_hashes(tmp_path: Path) -> None:
     for name, size in (("wide.png", (60, 40)), ("tall.png", (40, 60))):
         Image.new("RGB", size, (10, 20, 30)).save(tmp_path / name)
     wide, tall = (describe_file(str(tmp_path / f"{n}.png"), LIMIT) for n in ("wide", "tall"))
@@ -116,7 +116,7 @@ def test_what_is_unreadable_is_remembered_and_what_fails_for_the_moment_is_not(
     tmp_path: Path,
 ) -> None:
     broken, missing = tmp_path / "broken.png", tmp_path / "missing.png"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     kept, reader = tmp_path / "scan.sqlite", Reader()
     for _ in range(2):
         facts = read([str(broken), str(missing)], kept, reader)

@@ -56,7 +56,7 @@ class Recording(SilentProgress):
 
 
 def put(root: Path, *names: str) -> Path:
-    """Writes a small picture at each name below a folder."""
+    """Writes a small image at each name below a folder."""
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def test_splits_given_as_classes_are_warned_of(tmp_path: Path) -> None:
         assert told.warnings == []
 
 
-def test_a_tree_gives_each_picture_the_name_of_its_folder(tmp_path: Path) -> None:
+def test_a_tree_gives_each_image_the_name_of_its_folder(tmp_path: Path) -> None:
     put(tmp_path, "cat/b.png", "cat/a.png", "dog/a.png")
     images = load_images(tmp_path)
     assert images.names == ["cat/a.png", "cat/b.png", "dog/a.png"]
@@ -123,7 +123,7 @@ def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
 
 def test_every_file_counts_until_it_is_read(tmp_path: Path) -> None:
     put(tmp_path, "cat/a.png")
-    (tmp_path / "cat" / "notes.txt").write_text("no picture")
+    (tmp_path / "cat" / "notes.txt").write_text("no image")
     (tmp_path / "cat" / "no_extension").touch()
     assert load_images(tmp_path).names == ["cat/a.png", "cat/no_extension", "cat/notes.txt"]
 
@@ -221,10 +221,10 @@ def test_a_long_list_of_folders_is_cut_short(tmp_path: Path) -> None:
     assert "empty0, empty1, empty2 and 6 more" in warning
 
 
-def test_pictures_beside_class_folders_are_an_error(tmp_path: Path) -> None:
+def test_images_beside_class_folders_are_an_error(tmp_path: Path) -> None:
     put(tmp_path, "cat/a.png", "loose.png", "stray.jpg")
     message = said(tmp_path)
-    assert "2 pictures" in message
+    assert "2 images" in message
     assert "loose.png, stray.jpg" in message
     assert "move" in message
 
@@ -260,7 +260,7 @@ def test_a_missing_folder_with_nothing_near_is_an_error(tmp_path: Path, missing:
     assert "did you mean" not in message
 
 
-def test_one_picture_is_no_source(tmp_path: Path) -> None:
+def test_one_image_is_no_source(tmp_path: Path) -> None:
     message = said(put(tmp_path, "a.png") / "a.png")
     assert "neither a folder nor a table" in message
     for ending in (".csv", ".tsv", ".parquet"):
@@ -588,7 +588,7 @@ def test_two_lists_share_a_fingerprint_only_if_they_are_equal(
 # What can be read
 
 
-def test_files_that_are_no_pictures_are_named_and_the_rest_kept(tmp_path: Path) -> None:
+def test_files_that_are_no_images_are_named_and_the_rest_kept(tmp_path: Path) -> None:
     put(tmp_path, "cat/a.png", "cat/c.png", "dog/e.png")
     (tmp_path / "cat" / "b.jpg").touch()
     (tmp_path / "dog" / "d.jpg").write_text("<html>not found</html>")
@@ -619,7 +619,7 @@ def test_every_column_follows_what_is_kept(tmp_path: Path) -> None:
     assert kept == ImageSet(tmp_path, ["dog/b.png"], ["dog"], [""], ["test"], [False])
 
 
-def test_a_picture_above_the_size_limit_is_named(tmp_path: Path) -> None:
+def test_a_image_above_the_size_limit_is_named(tmp_path: Path) -> None:
     put(tmp_path, "cat/small.png")
     Image.new("L", (100, 100)).save(tmp_path / "cat" / "large.png")
     kept, bad = keep_readable(load_images(tmp_path), max_megapixels=0.005)

@@ -1,4 +1,4 @@
-"""The gradient-cached step, and how many pictures it takes at a time."""
+"""The gradient-cached step, and how many images it takes at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lookalike.runtime.device import Runtime, make_runtime
 from lookalike.training.losses.memory import CrossBatchMemory
 from lookalike.training.losses.supcon import SupConLoss
 from lookalike.training.step import batch_memory
-from lookalike.training.step.batch_memory import bytes_per_picture, find_chunk_size
+from lookalike.training.step.batch_memory import bytes_per_image, find_chunk_size
 from lookalike.training.step.learner import Learner
 
 LABELS = torch.arange(4).repeat_interleave(3)
@@ -226,7 +226,7 @@ def test_too_little_memory_says_which_chunk_to_try(tiny_clip: Path) -> None:
         def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    with pytest.raises(TrainingError, match=r"6 pictures at a time .*--batch-memory 3"):
+    with pytest.raises(TrainingError, match=r"6 images at a time .*--batch-memory 3"):
         learner_of(tiny_clip, 6, objective=Full()).step(PIXELS, LABELS)
 
 
@@ -234,9 +234,9 @@ def runtime() -> Runtime:
     return make_runtime("cpu", "fp32", 0)
 
 
-def room_for(num_pictures: float, encoder: CLIPEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes it look as if so many pictures fitted into the memory that is free."""
-    needed = num_pictures * bytes_per_picture(encoder, runtime())
+def room_for(num_images: float, encoder: CLIPEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes it look as if so many images fitted into the memory that is free."""
+    needed = num_images * bytes_per_image(encoder, runtime())
     needed += 12 * sum(p.numel() for _, p in encoder.trainable_parameters())
     monkeypatch.setattr(batch_memory, "free_bytes", lambda device: needed / 0.7)
 
@@ -295,10 +295,10 @@ def test_without_a_limit_a_container_has_the_memory_of_the_machine(
     assert memory.free_bytes(torch.device("cpu")) > 1000
 
 
-def test_not_even_one_picture(tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_not_even_one_image(tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = CLIPEncoder(str(tiny_clip))
     room_for(0.5, encoder, monkeypatch)
-    with pytest.raises(TrainingError, match=r"not one picture fits .*--gradient-checkpointing"):
+    with pytest.raises(TrainingError, match=r"not one image fits .*--gradient-checkpointing"):
         find_chunk_size("auto", 64, encoder, runtime(), saved=None)
 
 
@@ -315,7 +315,7 @@ def test_too_little_memory_for_a_first_try_says_what_to_do(
 
     monkeypatch.setattr(encoder, "forward", full)
     monkeypatch.setattr(batch_memory, "free_bytes", lambda device: free)
-    with pytest.raises(TrainingError, match=r"not one picture fits .*--gradient-checkpointing"):
+    with pytest.raises(TrainingError, match=r"not one image fits .*--gradient-checkpointing"):
         find_chunk_size("auto", 64, encoder, runtime(), saved=None)
     assert tries == (free > 0)
 
@@ -338,19 +338,19 @@ def test_a_model_that_normalises_over_the_batch_is_not_cut_into_chunks(tiny_clip
 def test_memory_is_measured_and_leaves_no_trace(tiny_clip: Path) -> None:
     encoder = CLIPEncoder(str(tiny_clip))
     before, weights = torch.get_rng_state(), [p.clone() for p in encoder.parameters()]
-    measured = bytes_per_picture(encoder, runtime())
+    measured = bytes_per_image(encoder, runtime())
     assert torch.equal(torch.get_rng_state(), before)
     assert not encoder.training
     assert all(p.grad is None for p in encoder.parameters())
     assert all(map(torch.equal, weights, encoder.parameters()))
-    # 17 tokens of 32 numbers in two layers: what a picture keeps of these is a known minimum.
+    # 17 tokens of 32 numbers in two layers: what an image keeps of these is a known minimum.
     assert 2 * 8 * 17 * 32 * 4 < measured < 2 * 60 * 17 * 32 * 4
 
 
-def test_smaller_training_pictures_show_in_the_measure(tiny_clip: Path) -> None:
+def test_smaller_training_images_show_in_the_measure(tiny_clip: Path) -> None:
     encoder = CLIPEncoder(str(tiny_clip))
-    own, small = (bytes_per_picture(encoder, runtime(), side) for side in (None, 16))
-    assert bytes_per_picture(encoder, runtime(), 32) == own
+    own, small = (bytes_per_image(encoder, runtime(), side) for side in (None, 16))
+    assert bytes_per_image(encoder, runtime(), 32) == own
     assert 4 / 16 * own < small < 6 / 16 * own  # 4 + 1 tokens in place of 16 + 1
     whole = find_chunk_size("auto", 64, encoder, runtime(), saved=None, side=16)
     assert whole == 64
@@ -359,7 +359,7 @@ def test_smaller_training_pictures_show_in_the_measure(tiny_clip: Path) -> None:
 def test_gradient_checkpointing_shows_in_the_measure(tiny_clip: Path) -> None:
     plain = CLIPEncoder(str(tiny_clip))
     recomputing = CLIPEncoder(str(tiny_clip), gradient_checkpointing=True)
-    assert bytes_per_picture(recomputing, runtime()) < 0.7 * bytes_per_picture(plain, runtime())
+    assert bytes_per_image(recomputing, runtime()) < 0.7 * bytes_per_image(plain, runtime())
 
 
 def test_a_run_in_chunks_learns_what_a_run_at_once_does(settings: Settings, photos: Path) -> None:
@@ -377,5 +377,5 @@ def test_a_run_in_chunks_learns_what_a_run_at_once_does(settings: Settings, phot
 
 
 def test_a_batch_memory_beyond_the_batch_is_refused(settings: Settings) -> None:
-    with pytest.raises(ConfigError, match=r"batch_memory is 9, and a batch has 8 pictures"):
+    with pytest.raises(ConfigError, match=r"batch_memory is 9, and a batch has 8 images"):
         train(settings(batch_memory=9))

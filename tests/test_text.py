@@ -1,4 +1,4 @@
-"""Texts beside pictures: their embeddings against what Transformers itself computes."""
+"""Texts beside images: their embeddings against what Transformers itself computes."""
 
 from __future__ import annotations
 

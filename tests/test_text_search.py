@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from report_cases import embeddings, images, leave_one_out
+from report_cases import embeddings, image_set, leave_one_out
 from test_evaluate import Settings, Told
 from torch.nn.functional import normalize
 
@@ -45,13 +45,13 @@ def train(settings: dict[str, Any], resume: Path | None = None) -> tuple[Any, To
 
 def test_text_metrics_are_what_a_loop_in_float64_finds() -> None:
     generator = torch.Generator().manual_seed(5)
-    classes = ["apple", "mug", "no picture", "pear"]
+    classes = ["apple", "mug", "no image", "pear"]
     labels = [["apple", "mug", "pear"][i % 3] for i in range(40)]
     rows = normalize(torch.randn(40, 8, generator=generator), dim=1)
     queries = TextQueries(
         classes, classes, normalize(torch.randn(4, 8, generator=generator), dim=1)
     )
-    scores = search_by_text(queries, images([f"{i}.png" for i in range(40)], labels), rows)
+    scores = search_by_text(queries, image_set([f"{i}.png" for i in range(40)], labels), rows)
     found = text_metrics(scores)
 
     precisions, firsts = [], []
@@ -77,26 +77,26 @@ def test_there_is_one_query_a_class_whose_caption_is_its_name_in_words(tiny_clip
     assert queries.embeddings.shape == (2, 24)
 
 
-def test_drift_is_the_cosine_between_a_picture_now_and_then() -> None:
+def test_drift_is_the_cosine_between_a_image_now_and_then() -> None:
     of_class = torch.arange(30) % 5
-    side = images([f"{i}.png" for i in range(30)], [str(c) for c in of_class.tolist()])
+    side = image_set([f"{i}.png" for i in range(30)], [str(c) for c in of_class.tolist()])
     then = normalize(embeddings(of_class, noise=1.0), dim=1)
     now = normalize(then + 0.3 * torch.randn(30, 16, generator=torch.manual_seed(1)), dim=1)
     originals = originals_of(leave_one_out(then, side)[0], "run", "test")
-    fewer = side.subset(i for i in range(30) if i != 7)  # a picture that can be read no more
+    fewer = side.subset(i for i in range(30) if i != 7)  # an image that can be read no more
     keep = [i for i in range(30) if i != 7]
     found = measure_drift(originals, leave_one_out(now[keep], fewer)[0])
     cosines = [float(a.double() @ b.double()) for a, b in zip(then[keep], now[keep], strict=True)]
     assert found is not None
-    assert found.num_pictures == 29
+    assert found.num_images == 29
     assert found.mean_cosine == pytest.approx(np.mean(cosines))
     assert found.low_cosine == pytest.approx(np.percentile(cosines, 1))
 
 
-def test_of_many_pictures_evenly_spaced_ones_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drift, "MOST_PICTURES", 4)
+def test_of_many_images_evenly_spaced_ones_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drift, "MOST_IMAGES", 4)
     of_class = torch.arange(10) % 5
-    side = images([f"{i}.png" for i in range(10)], [str(c) for c in of_class.tolist()])
+    side = image_set([f"{i}.png" for i in range(10)], [str(c) for c in of_class.tolist()])
     rows = embeddings(of_class, noise=1.0)
     kept = originals_of(leave_one_out(rows, side)[0], "run", "test")
     assert kept.names == ["gallery/0.png", "gallery/2.png", "gallery/5.png", "gallery/7.png"]
@@ -105,7 +105,7 @@ def test_of_many_pictures_evenly_spaced_ones_are_kept(monkeypatch: pytest.Monkey
 
 def test_originals_come_back_as_they_were_and_only_for_their_run_and_test(tmp_path: Path) -> None:
     of_class = torch.arange(10) % 5
-    side = images([f"ä{i}.png" for i in range(10)], [str(c) for c in of_class.tolist()])
+    side = image_set([f"ä{i}.png" for i in range(10)], [str(c) for c in of_class.tolist()])
     kept = originals_of(leave_one_out(embeddings(of_class, noise=1.0), side)[0], "run", "test")
     path = tmp_path / "originals.safetensors"
     assert read_originals(path, "run", "test") is None
@@ -186,10 +186,10 @@ def test_the_terminal_shows_text_search_and_drift_within_80_columns(
     settings: Settings, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    knobs = settings(num_epochs=1, report="false")
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in knobs.items()
+    options = settings(num_epochs=1, report="false")
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()
              if name not in ("train", "report")]  # fmt: skip
-    assert main(["train", knobs["train"], *flags, "--no-report"]) == 0
+    assert main(["train", options["train"], *flags, "--no-report"]) == 0
     printed = capsys.readouterr().out
     assert "by the names of their classes" in printed
     assert "mean cosine" in printed

@@ -79,7 +79,7 @@ def force(arithmetic: str, patch: pytest.MonkeyPatch) -> None:
 @settings(deadline=None, max_examples=60)
 @given(
     queries=st.integers(1, 7),
-    pictures=st.integers(1, 90),
+    images=st.integers(1, 90),
     k=st.integers(1, 12),
     seed=st.integers(0, 99),
     memory=st.sampled_from([1, 10**5, 10**9]),
@@ -87,14 +87,14 @@ def force(arithmetic: str, patch: pytest.MonkeyPatch) -> None:
     data=st.data(),
 )
 def test_neighbours_are_those_of_a_plain_loop_whatever_the_memory_and_arithmetic(
-    queries: int, pictures: int, k: int, seed: int, memory: int, kind: str, data: st.DataObject
+    queries: int, images: int, k: int, seed: int, memory: int, kind: str, data: st.DataObject
 ) -> None:
-    query, gallery = lattice(queries, seed), lattice(pictures, seed + 1)
+    query, gallery = lattice(queries, seed), lattice(images, seed + 1)
     ids = st.integers(0, 4)
     banned = [
         (
             data.draw(st.lists(ids, min_size=queries, max_size=queries)),
-            data.draw(st.lists(ids, min_size=pictures, max_size=pictures)),
+            data.draw(st.lists(ids, min_size=images, max_size=images)),
         )
         for _ in range(data.draw(st.integers(0, 2)))
     ]
@@ -151,7 +151,7 @@ def test_a_model_that_gives_nearly_the_same_embedding_for_all_is_ranked_exactly(
     assert positions.tolist() == naive(collapsed[:3], collapsed, 10, [])
 
 
-def test_pictures_that_get_ever_better_towards_the_end_are_all_considered(arithmetic: str) -> None:
+def test_images_that_get_ever_better_towards_the_end_are_all_considered(arithmetic: str) -> None:
     query = torch.tensor([[1.0, 0.0]])
     angles = torch.linspace(1.5, 0.1, 4000)
     gallery = torch.stack([angles.cos(), angles.sin()], dim=1)
@@ -194,9 +194,9 @@ def test_half_precision_shards_are_ranked_as_the_float32_they_stand_for() -> Non
 
 def test_a_duplicate_of_the_query_is_a_neighbour_and_the_query_itself_is_not() -> None:
     # The duplicate stands before the query: dropping column 0 as "self" would drop the wrong one.
-    picture = normalize(torch.tensor([[0.6, 0.8]]), dim=-1)
+    image = normalize(torch.tensor([[0.6, 0.8]]), dim=-1)
     other = torch.tensor([[1.0, 0.0]])
-    gallery = torch.cat([picture, picture, other])
+    gallery = torch.cat([image, image, other])
     ids = torch.tensor([0, 1, 2])
     similarities, positions = top_k(gallery[1:2], gallery, 2, exclude=[(ids[1:2], ids)])
     assert positions.tolist() == [[0, 2]]
@@ -217,7 +217,7 @@ def test_an_empty_gallery_or_no_query_gives_empty_rows() -> None:
 def test_embeddings_that_are_not_finite_are_named(arithmetic: str) -> None:
     good, bad = unit(50, 8, 0), unit(50, 8, 1)
     bad[37, 2] = float("nan")
-    with pytest.raises(DataError, match=r"gallery picture 37.*not finite"):
+    with pytest.raises(DataError, match=r"gallery image 37.*not finite"):
         top_k(good, bad, 3)
     with pytest.raises(DataError, match=r"query 37.*not finite"):
         top_k(bad, good, 3)
@@ -227,7 +227,7 @@ def test_embeddings_that_are_not_finite_are_named(arithmetic: str) -> None:
 def test_embeddings_too_short_or_too_long_to_compute_with_are_named(length: float) -> None:
     good, bad = unit(50, 8, 0), unit(50, 8, 1)
     bad[37] *= length
-    with pytest.raises(DataError, match=r"gallery picture 37 has length 1e(-24|\+20)"):
+    with pytest.raises(DataError, match=r"gallery image 37 has length 1e(-24|\+20)"):
         top_k(good, bad, 3)
 
 
@@ -241,7 +241,7 @@ def test_nonsense_is_refused() -> None:
         top_k(unit(2, 4, 0), unit(2, 4, 0), -1)
     with pytest.raises(DataError, match="no columns"):
         top_k(torch.empty(2, 0), torch.empty(2, 0), 1)
-    with pytest.raises(DataError, match="1 ids for 2 queries and 2 for 2 gallery pictures"):
+    with pytest.raises(DataError, match="1 ids for 2 queries and 2 for 2 gallery images"):
         top_k(unit(2, 4, 0), unit(2, 4, 0), 1, exclude=[(torch.zeros(1), torch.zeros(2))])
 
 

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 @dataclass
 class Kept:
-    """What a tracker kept of one run: points (x, value) by name, and the knobs as text."""
+    """What a tracker kept of one run: points (x, value) by name, and the options as text."""
 
     project: str
     name: str

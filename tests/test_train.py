@@ -172,20 +172,20 @@ def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(
 
 
 @pytest.mark.parametrize(
-    "knob",
+    "option",
     [{"train_size": 16}, {"color_jitter": 0.3}, {"patch_dropout": 0.5}, {"class_balance": "equal"}],
-    ids=lambda knob: next(iter(knob)),
+    ids=lambda option: next(iter(option)),
 )
-def test_a_knob_of_the_data_changes_what_is_learned_and_survives_an_interruption(
-    settings: Settings, photos: Path, knob: dict[str, Any]
+def test_a_option_of_the_data_changes_what_is_learned_and_survives_an_interruption(
+    settings: Settings, photos: Path, option: dict[str, Any]
 ) -> None:
     for copy in range(100, 110):  # one class is larger than the others
         draw(0, copy).save(photos / "train" / "classa" / f"classa_{copy}.png")
     plain = load(train(settings(out=str(photos / "plain"))).checkpoint)
-    whole = load(train(settings(out=str(photos / "whole"), **knob)).checkpoint)
+    whole = load(train(settings(out=str(photos / "whole"), **option)).checkpoint)
     with pytest.raises(Interrupted):
-        train(settings(**knob), watch=Watch(3, press_ctrl_c))
-    result = train(settings(**knob), resume=photos / "out" / "weights" / "interrupted.pth")
+        train(settings(**option), watch=Watch(3, press_ctrl_c))
+    result = train(settings(**option), resume=photos / "out" / "weights" / "interrupted.pth")
     assert_same_bits(load(result.checkpoint)["model_state_dict"], whole["model_state_dict"])
     assert not torch.equal(
         whole["model_state_dict"]["backbone.visual_projection.weight"],
@@ -194,7 +194,7 @@ def test_a_knob_of_the_data_changes_what_is_learned_and_survives_an_interruption
 
 
 @pytest.mark.parametrize("train_size", [24, 0.7])
-def test_only_training_pictures_have_the_size_for_training(
+def test_only_training_images_have_the_size_for_training(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, train_size: float
 ) -> None:
     sizes: dict[bool, set[tuple[int, ...]]] = {False: set(), True: set()}
@@ -263,7 +263,7 @@ def test_resuming_with_other_settings_names_them(settings: Settings) -> None:
     assert "may change autosave_minutes, batch_memory, best_metric" in str(told.value)
 
 
-def test_resuming_with_other_pictures_is_refused_and_moved_ones_are_fine(
+def test_resuming_with_other_images_is_refused_and_moved_ones_are_fine(
     settings: Settings, photos: Path
 ) -> None:
     first = train(settings())
@@ -272,7 +272,7 @@ def test_resuming_with_other_pictures_is_refused_and_moved_ones_are_fine(
     (photos / "moved" / "classa" / "new.png").write_bytes(
         (photos / "moved" / "classa" / "classa_000.png").read_bytes()
     )
-    with pytest.raises(CheckpointError, match="training pictures are not those"):
+    with pytest.raises(CheckpointError, match="training images are not those"):
         train(moved, resume=first.checkpoint)
     (photos / "moved" / "classa" / "new.png").unlink()
     assert train(moved, resume=first.checkpoint).history[-1].epoch == 2
@@ -343,7 +343,7 @@ def earlier(settings: Settings, photos: Path) -> Path:
         "format": "lookalike-checkpoint-1",
         "random_state": torch.get_rng_state(),
     }
-    content["config"]["forgotten_knob"] = 1
+    content["config"]["forgotten_option"] = 1
     del content["model"]["hub_id"], content["config"]["embedding"], content["config"]["objective"]
     path = photos / "earlier" / "weights" / "encoder_epoch_01.pth"
     torch.save(content, path)
@@ -446,7 +446,7 @@ def fails_in_step_3(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("fails_in_step_3")
-def test_a_loss_that_is_not_a_number_names_step_and_pictures(
+def test_a_loss_that_is_not_a_number_names_step_and_images(
     settings: Settings, photos: Path
 ) -> None:
     watch = Watch()
@@ -555,20 +555,20 @@ def test_weight_decay_spares_biases_and_norms(settings: Settings) -> None:
     assert sorted(others) == [1] * (len(others) - 1) + [2]  # the positions' embeddings
 
 
-def test_a_truncated_training_picture_is_named_and_the_run_goes_on(
+def test_a_truncated_training_image_is_named_and_the_run_goes_on(
     settings: Settings, photos: Path
 ) -> None:
     broken = photos / "train" / "classb" / "classb_002.png"
     whole = broken.read_bytes()
     broken.write_bytes(whole[: len(whole) // 2])
-    (photos / "train" / "classb" / "notes.txt").write_text("not a picture")
+    (photos / "train" / "classb" / "notes.txt").write_text("not an image")
     watch = Watch()
     result = train(settings(num_epochs=2), watch=watch)
     assert {Path(one.path).name for one in result.unreadable} == {"classb_002.png", "notes.txt"}
     assert sum("classb_002.png" in warning for warning in watch.warnings) == 1
 
 
-def test_a_class_without_a_readable_picture_is_named_and_the_run_goes_on(
+def test_a_class_without_a_readable_image_is_named_and_the_run_goes_on(
     settings: Settings, photos: Path
 ) -> None:
     for broken in (photos / "train" / "classb").iterdir():
@@ -576,7 +576,7 @@ def test_a_class_without_a_readable_picture_is_named_and_the_run_goes_on(
         broken.write_bytes(whole[: len(whole) // 2])
     watch = Watch()
     result = train(settings(num_epochs=2), watch=watch)
-    assert sum("no picture of class classb" in warning for warning in watch.warnings) == 1
+    assert sum("no image of class classb" in warning for warning in watch.warnings) == 1
     assert len(result.unreadable) == 5
     listed = json.loads((photos / "out" / "results" / "unreadable.json").read_text())
     assert {Path(one["path"]).parent.name for one in listed} == {"classb"}
@@ -598,7 +598,7 @@ def test_too_few_classes_say_what_to_set(
         train(settings(train=str(folder), **changes))
 
 
-def test_training_without_test_pictures_works_and_says_so(settings: Settings) -> None:
+def test_training_without_test_images_works_and_says_so(settings: Settings) -> None:
     watch = Watch()
     result = train(settings(test=None), watch=watch)
     assert any("nothing is measured" in warning for warning in watch.warnings)
@@ -626,11 +626,11 @@ def test_a_run_too_short_for_its_warm_up_is_told_so(settings: Settings) -> None:
     assert not any("warmup_steps" in one for one in watch.warnings)
 
 
-def test_a_memory_that_holds_all_training_pictures_is_warned_of(settings: Settings) -> None:
+def test_a_memory_that_holds_all_training_images_is_warned_of(settings: Settings) -> None:
     for size, is_told in ((31, True), (30, False)):  # there are 30
         watch = Watch()
         train(settings(cross_batch_memory=size, overwrite=True), watch=watch)
-        told = "cross_batch_memory is 31 and there are 30 training pictures"
+        told = "cross_batch_memory is 31 and there are 30 training images"
         assert any(told in warning for warning in watch.warnings) is is_told
 
 
@@ -696,7 +696,7 @@ def test_files_that_a_killed_run_left_half_written_go(settings: Settings, photos
     assert not any(path.exists() for path in left)
 
 
-def test_flat_training_pictures_are_refused(settings: Settings, tmp_path: Path) -> None:
+def test_flat_training_images_are_refused(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "flat").mkdir()
     draw(0, 0).save(tmp_path / "flat" / "one.png")
     with pytest.raises(DataError, match="no labels to learn from"):
@@ -722,21 +722,21 @@ def test_a_failed_save_leaves_the_last_checkpoint(
 
 def test_a_test_on_what_is_learned_is_warned_of(settings: Settings, photos: Path) -> None:
     told = Told()
-    knobs = config_from(TrainConfig, settings(test=str(photos / "train")))
-    lookalike.train(knobs, progress=told)
-    assert any("30 of the 30 test pictures are learned from" in one for one in told.warnings)
+    options = config_from(TrainConfig, settings(test=str(photos / "train")))
+    lookalike.train(options, progress=told)
+    assert any("30 of the 30 test images are learned from" in one for one in told.warnings)
 
 
 def test_a_finished_run_that_is_resumed_leaves_the_list_of_unreadable_files(
     settings: Settings, photos: Path
 ) -> None:
-    (photos / "test" / "classa" / "bad.png").write_bytes(b"no picture")
+    (photos / "test" / "classa" / "bad.png").write_bytes(b"no image")
     broken = photos / "test" / "classb" / "classb_010.png"  # as only who decodes it will find
     broken.write_bytes(broken.read_bytes()[:-60])
-    knobs = config_from(TrainConfig, settings())
-    lookalike.train(knobs, progress=SilentProgress())
+    options = config_from(TrainConfig, settings())
+    lookalike.train(options, progress=SilentProgress())
     listed = photos / "out" / "results" / "unreadable.json"
     assert len(json.loads(listed.read_text())) == 2
-    lookalike.train(knobs, resume=photos / "out/weights/encoder_epoch_01.pth",
+    lookalike.train(options, resume=photos / "out/weights/encoder_epoch_01.pth",
                     progress=SilentProgress())  # fmt: skip
     assert len(json.loads(listed.read_text())) == 2

@@ -30,7 +30,7 @@ from lookalike.model.preprocessing import preprocessing_from
 Box = tuple[float, float, float, float]
 
 
-def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+def noise_image(width: int, height: int, seed: int = 0) -> Image.Image:
     """Noise over a slope: every pixel and every shift of the cut shows."""
     rng = np.random.default_rng([seed, width, height])
     slope = np.linspace(0, 155, width)[None, :, None] + np.zeros((height, 1, 3))
@@ -51,13 +51,13 @@ PROCESSORS: dict[str, Any] = {
     "clip, a narrow crop": CLIPImageProcessorPil(
         size={"shortest_edge": 40}, crop_size={"height": 33, "width": 20}
     ),
-    "clip, a crop wider than the picture": CLIPImageProcessorPil(
+    "clip, a crop wider than the image": CLIPImageProcessorPil(
         size={"shortest_edge": 20}, crop_size={"height": 16, "width": 32}
     ),
-    "clip, an even crop larger than an odd picture": CLIPImageProcessorPil(
+    "clip, an even crop larger than an odd image": CLIPImageProcessorPil(
         size={"shortest_edge": 21}, crop_size=square(32)
     ),
-    "clip, an odd crop larger than an even picture": CLIPImageProcessorPil(
+    "clip, an odd crop larger than an even image": CLIPImageProcessorPil(
         size={"shortest_edge": 20}, crop_size=square(33)
     ),
     "bit (dinov2)": BitImageProcessorPil(
@@ -94,7 +94,7 @@ def test_pixels_agree_with_transformers_before_and_after_normalisation(name: str
     mean, std = (np.array(v, dtype=np.float64)[:, None, None] for v in (how.mean, how.std))
     sizes = SIZES if how.height < 200 else SIZES[:4]
     for size in sizes:
-        image = picture(*size)
+        image = noise_image(*size)
         pixels = preprocess(image, how)
         assert pixels.dtype == torch.uint8
         assert pixels.shape == (3, how.height, how.width)
@@ -117,7 +117,7 @@ def test_pixels_agree_with_transformers_to_the_last_bit(name: str) -> None:
     processor = PROCESSORS[name]
     how = preprocessing_from(processor.to_dict(), name)
     for size in SIZES[:6]:
-        image = picture(*size, seed=1)
+        image = noise_image(*size, seed=1)
         raw = processor(image, do_rescale=False, do_normalize=False, return_tensors="np")
         assert np.array_equal(preprocess(image, how).numpy(), raw["pixel_values"][0]), size
 
@@ -133,7 +133,7 @@ def test_whatever_the_sizes_the_cut_is_that_of_clip(
     width: int, height: int, shortest: int, crop: int
 ) -> None:
     processor = CLIPImageProcessorPil(size={"shortest_edge": shortest}, crop_size=square(crop))
-    image = picture(width, height)
+    image = noise_image(width, height)
     raw = processor(image, do_rescale=False, do_normalize=False, return_tensors="np")
     ours = preprocess(image, preprocessing_from(processor.to_dict(), "clip")).numpy()
     assert np.abs(ours.astype(np.int64) - raw["pixel_values"][0]).max() <= 1
@@ -146,7 +146,7 @@ def test_whatever_the_sizes_the_cut_is_that_of_clip(
 def test_quick_pixels_are_those_of_the_processor_but_for_rounding(name: str) -> None:
     how = preprocessing_from(PROCESSORS[name].to_dict(), name)
     for size in SIZES if how.height < 200 else SIZES[:4]:
-        image = picture(*size, seed=2)
+        image = noise_image(*size, seed=2)
         exact = preprocess(image, how).numpy().astype(np.int64)
         quick = preprocess(image, replace(how, exact=False))
         assert quick.dtype == torch.uint8
@@ -157,10 +157,10 @@ def test_quick_pixels_are_those_of_the_processor_but_for_rounding(name: str) -> 
         assert apart.mean() < 0.4, size
 
 
-def test_quick_pixels_of_a_picture_of_common_size_are_a_step_off_at_most() -> None:
+def test_quick_pixels_of_a_image_of_common_size_are_a_step_off_at_most() -> None:
     how = replace(HOW, height=224, width=224, shortest_edge=224)
     for size in ((256, 256), (640, 480), (333, 500)):
-        image = picture(*size)
+        image = noise_image(*size)
         quick = preprocess(image, replace(how, exact=False)).numpy().astype(np.int64)
         apart = np.abs(quick - preprocess(image, how).numpy())
         assert apart.max() == 1
@@ -169,11 +169,11 @@ def test_quick_pixels_of_a_picture_of_common_size_are_a_step_off_at_most() -> No
 
 def test_a_filter_that_has_no_quick_form_is_exact() -> None:
     how = replace(HOW, resample=int(Image.Resampling.LANCZOS))
-    image = picture(60, 50)
+    image = noise_image(60, 50)
     assert torch.equal(preprocess(image, replace(how, exact=False)), preprocess(image, how))
 
 
-def test_quick_augmentation_keeps_the_same_part_of_the_picture_up_to_a_pixel() -> None:
+def test_quick_augmentation_keeps_the_same_part_of_the_image_up_to_a_pixel() -> None:
     # Of a slope a shift by a pixel is a step of 1 of 255.
     across, down = np.meshgrid(np.arange(200), np.arange(150))
     image = Image.fromarray(np.stack([across, down, across // 2 + down // 2], 2).astype(np.uint8))
@@ -187,7 +187,7 @@ def test_quick_augmentation_keeps_the_same_part_of_the_picture_up_to_a_pixel() -
 
 def test_changed_colours_are_those_of_the_exact_part_up_to_a_step() -> None:
     changes = Augmentation("none", 1.0, color_jitter=0.5)
-    image = picture(60, 50)
+    image = noise_image(60, 50)
     for seed in range(5):
         exact, quick = (
             augment(image, how, changes, rng(seed)).numpy().astype(np.int64)
@@ -201,7 +201,7 @@ def test_changed_colours_are_those_of_the_exact_part_up_to_a_step() -> None:
     [
         (HOW, 1.0, None),
         (replace(HOW, exact=False), 1.0, 30),  # a quarter more than 24
-        (replace(HOW, exact=False), 0.25, 60),  # of a quarter of a picture a half of each side
+        (replace(HOW, exact=False), 0.25, 60),  # of a quarter of an image a half of each side
         (replace(HOW, exact=False, shortest_edge=48), 1.0, 60),
         (replace(HOW, exact=False, shortest_edge=None, width=100), 1.0, 125),
     ],
@@ -231,7 +231,7 @@ for exact in (True, False):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits its own memory")
-def test_a_long_thin_picture_does_not_eat_the_memory() -> None:
+def test_a_long_thin_image_does_not_eat_the_memory() -> None:
     # A shorter side of 224 px makes the longer one of a file of a few hundred bytes 13 million
     # px, of which all but 224 are cut off.
     done = subprocess.run([sys.executable, "-c", LONG_AND_THIN], capture_output=True, timeout=120)
@@ -306,7 +306,7 @@ def rng(seed: int) -> np.random.Generator:
 def boxes(
     size: tuple[int, int], how: Preprocessing, min_crop_area: float, seeds: range
 ) -> list[Box]:
-    """The parts of a picture that are kept, as Pillow is asked for them."""
+    """The parts of an image that are kept, as Pillow is asked for them."""
     asked: list[Box] = []
 
     class Spy(Image.Image):
@@ -366,7 +366,7 @@ def test_the_parts_kept_are_spread_over_all_areas_shapes_and_places() -> None:
     assert np.median(kept[free, 1] / (100 - heights[free])) == pytest.approx(0.5, abs=0.08)
 
 
-def test_half_of_the_pictures_are_mirrored() -> None:
+def test_half_of_the_images_are_mirrored() -> None:
     # Dark on the left: the whole of it is kept, so a light left edge means mirrored.
     slope = np.linspace(0, 255, 48).astype(np.uint8)
     image = Image.fromarray(np.broadcast_to(slope[None, :, None], (48, 48, 3)).copy())
@@ -390,14 +390,14 @@ def test_augmented_pixels_have_the_shape_of_preprocessed_ones(
     size: tuple[int, int], target: tuple[int, int], min_crop_area: float, seed: int
 ) -> None:
     how = Preprocessing(*target, None, 3, 1.0, (0.0,) * 3, (1.0,) * 3)
-    pixels = augment(picture(*size), how, crop_flip(min_crop_area), rng(seed))
-    assert pixels.shape == preprocess(picture(*size), how).shape == (3, *target)
+    pixels = augment(noise_image(*size), how, crop_flip(min_crop_area), rng(seed))
+    assert pixels.shape == preprocess(noise_image(*size), how).shape == (3, *target)
     assert pixels.dtype == torch.uint8
     assert pixels.is_contiguous()
 
 
 def test_the_generator_alone_decides_what_changes() -> None:
-    image = picture(60, 50)
+    image = noise_image(60, 50)
     first = [augment(image, HOW, crop_flip(0.3), rng(seed)) for seed in range(8)]
     np.random.seed(1)  # the global generators do not matter
     torch.manual_seed(1)
@@ -407,7 +407,7 @@ def test_the_generator_alone_decides_what_changes() -> None:
 
 
 def test_one_generator_gives_new_changes_each_time() -> None:
-    generator, image = rng(0), picture(60, 50)
+    generator, image = rng(0), noise_image(60, 50)
     seen = {augment(image, HOW, crop_flip(0.3), generator).numpy().tobytes() for _ in range(8)}
     assert len(seen) == 8
 
@@ -434,7 +434,7 @@ def jittered(pixels: np.ndarray, order: Sequence[int], factors: Sequence[float])
 def test_colours_change_as_their_definitions_say_and_the_part_kept_does_not(
     kind: Literal["crop-flip", "none"], strength: float
 ) -> None:
-    image = picture(60, 50)
+    image = noise_image(60, 50)
     for seed in range(40):
         generator = rng(seed)
         plain = augment(image, HOW, Augmentation(kind, 0.3), generator)
@@ -459,7 +459,7 @@ def test_colours_change_by_up_to_the_strength_and_not_further() -> None:
     assert 98 < np.mean(levels) < 102
 
 
-def test_a_size_for_training_keeps_the_part_of_the_picture() -> None:
+def test_a_size_for_training_keeps_the_part_of_the_image() -> None:
     how = Preprocessing(224, 224, 256, 3, 1 / 255, (0.1,) * 3, (0.2,) * 3)
     assert how.at(112) == replace(how, height=112, width=112, shortest_edge=128)
     assert how.at(224) == how
@@ -475,7 +475,7 @@ def test_a_size_for_training_keeps_the_part_of_the_picture() -> None:
 @pytest.mark.parametrize("size", [(60, 50), (20, 90), (5, 5)])
 def test_without_augmentation_pixels_are_the_preprocessed_ones(size: tuple[int, int]) -> None:
     kind: Literal["none"] = "none"
-    image, generator = picture(*size), rng(0)
+    image, generator = noise_image(*size), rng(0)
     pixels = augment(image, HOW, Augmentation(kind, 0.3), generator)
     assert torch.equal(pixels, preprocess(image, HOW))
     assert generator.random() == rng(0).random()  # nothing was drawn

@@ -35,7 +35,7 @@ def test_a_run_scores_as_it_does_by_hand(files: tuple[Path, Path]) -> None:
     assert found.names == ["q1", "q2", "unanswered", "hopeless"]
     assert found.scores.columns["mAP"].tolist()[:3] == pytest.approx([(1 / 2 + 2 / 3) / 2, 0, 0])
     assert found.scores.columns["MRR"].tolist()[:3] == pytest.approx([1 / 2, 0, 0])
-    assert found.scores.num_without_answer == 1  # its qrels name no right picture
+    assert found.scores.num_without_answer == 1  # its qrels name no right image
     assert (found.not_in_run, found.not_in_qrels) == (["unanswered", "hopeless"], ["stranger"])
 
 
@@ -63,7 +63,7 @@ def test_junk_is_not_ranked_at_all(tmp_path: Path) -> None:
         ("q1 Q0 a 1 1 x\nq1 Q0 a 2 1 x\n", QRELS, "line 2 .* a second time"),
         ("", QRELS, "is empty"),
         ("z Q0 a 1 1 x\n", QRELS, "no query in common"),
-        (RUN, "q1 0 a 0\n", "no right picture"),
+        (RUN, "q1 0 a 0\n", "no right image"),
         (RUN, "q1 0 a\n", "3 fields; expected 4"),
     ],
 )
@@ -97,15 +97,15 @@ def test_what_we_write_scores_the_same_elsewhere(settings: Settings, tmp_path: P
     assert found == pytest.approx(result.metrics)
     rights: dict[str, set[str]] = {}
     for line in qrels.read_text().splitlines():
-        query, _, picture, _ = line.split()
-        rights.setdefault(query, set()).add(picture)
+        query, _, image, _ = line.split()
+        rights.setdefault(query, set()).add(image)
     precisions: dict[str, list[float]] = {query: [] for query in rights}
     last: dict[str, float] = {}
     for line in run_file.read_text().splitlines():
-        query, _, picture, rank, score, _ = line.split()
+        query, _, image, rank, score, _ = line.split()
         assert float(score) < last.get(query, 2)  # strictly falling: no tie is left to others
         last[query] = float(score)
-        if picture in rights[query]:
+        if image in rights[query]:
             precisions[query].append((len(precisions[query]) + 1) / int(rank))
     mean = sum(sum(p) / len(rights[q]) for q, p in precisions.items()) / len(rights)
     assert mean == pytest.approx(result.metrics["mAP"])

@@ -104,7 +104,7 @@ def test_the_ridge_is_that_of_the_normal_equations() -> None:
         assert float(margins[row]) == pytest.approx(expected, abs=1e-9)
 
 
-def test_whitened_pictures_of_a_class_vary_alike_in_every_direction() -> None:
+def test_whitened_images_of_a_class_vary_alike_in_every_direction() -> None:
     embeddings, classes = world(5, 400)
     whitening = learn_whitening(embeddings, classes, 5)
     rows = torch.linalg.solve_triangular(
@@ -141,7 +141,7 @@ def test_classes_too_small_are_not_judged_and_counted() -> None:
 def test_a_copy_has_no_say_about_a_copy() -> None:
     embeddings, right = world(8, 12)
     classes = torch.cat([right, torch.tensor([5, 5, 5])])
-    # Three copies of the first picture of class 0, filed under class 5: they agree with each
+    # Three copies of the first image of class 0, filed under class 5: they agree with each
     # other, and must not vouch for each other.
     copied = torch.cat([embeddings, embeddings[:1].repeat(3, 1)])
     copies = torch.cat([torch.arange(len(right)), torch.tensor([0, 0, 0])])

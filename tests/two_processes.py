@@ -21,7 +21,7 @@ from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.text import embed_texts
 from lookalike.progress import SilentProgress
 from lookalike.runtime.device import Runtime, make_runtime
-from lookalike.runtime.world import Processes, joined
+from lookalike.runtime.world import World, joined
 from lookalike.training.losses.arcface import ArcFaceLoss
 from lookalike.training.losses.supcon import SupConLoss
 from lookalike.training.regularizers.anchors import Anchors
@@ -34,32 +34,32 @@ LABELS = torch.arange(4).repeat_interleave(3)
 PIXELS = torch.randint(
     0, 256, (12, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
 )
-# Pictures of each process, and how many go through its encoder at a time. In the last two, one
+# Images of each process, and how many go through its encoder at a time. In the last two, one
 # process has read fewer: of seven, and of none but one.
 CASES = {"whole": (6, 6), "chunks": (6, 4), "uneven": (7, 2), "hardly any": (11, 3)}
 
 
-def main(model: str, pictures: str, out: Path) -> None:
+def main(model: str, images: str, out: Path) -> None:
     """Does it all, in a few seconds."""
     torch.set_num_threads(1)
-    with joined() as processes:
-        runtime = make_runtime("cpu", "fp32", 0, processes)
+    with joined() as world:
+        runtime = make_runtime("cpu", "fp32", 0, world)
         torch.set_num_threads(1)
         found: dict[str, Any] = {
-            "embedded": embedded(model, pictures, runtime),
+            "embedded": embedded(model, images, runtime),
             **{name: stepped(model, runtime, *case) for name, case in CASES.items()},
             "arcface": stepped(model, runtime, 6, 4, arcface=True),
-            "sharded": stepped(model, runtime, 7, 2, sharded=processes.count > 1, l2_sp=5.0),
+            "sharded": stepped(model, runtime, 7, 2, sharded=world.size > 1, l2_sp=5.0),
             "held": stepped(model, runtime, 7, 2, others=True, l2_sp=5.0),
         }
-        if processes.count > 1:
-            found["gathered"] = gathered(processes)
-        torch.save(found, out / f"rank{processes.rank if processes.count > 1 else '-alone'}.pt")
+        if world.size > 1:
+            found["gathered"] = gathered(world)
+        torch.save(found, out / f"rank{world.rank if world.size > 1 else '-alone'}.pt")
 
 
-def embedded(model: str, pictures: str, runtime: Runtime) -> dict[str, Any]:
-    """Embeddings of a folder, a few pictures at a time."""
-    paths = sorted(str(path) for path in Path(pictures).rglob("*.png"))
+def embedded(model: str, images: str, runtime: Runtime) -> dict[str, Any]:
+    """Embeddings of a folder, a few images at a time."""
+    paths = sorted(str(path) for path in Path(images).rglob("*.png"))
     encoder = CLIPEncoder(model)
     loader = ImageLoader(paths, encoder.preprocessing, runtime, max_megapixels=1)
     result = embed(encoder, loader, runtime, batch_size=4, progress=SilentProgress())
@@ -81,19 +81,19 @@ def stepped(
     others: bool = False,
     l2_sp: float = 0.0,
 ) -> dict[str, Any]:
-    """Two steps on the same twelve pictures; before the second one, weights have changed.
+    """Two steps on the same twelve images; before the second one, weights have changed.
 
     With `others` four of them have no label, and are for distillation alone.
     """
-    processes = runtime.processes
+    world = runtime.world
     encoder = CLIPEncoder(model)
     if sharded:
         shard(encoder, runtime)
         texts = embed_texts(encoder, ["one", "two"], progress=SilentProgress())
     dim = encoder.dim  # found by embedding, which must leave no trace
     own = slice(0, 12)
-    if processes.count > 1:
-        own = slice(0, num_first) if processes.is_first else slice(num_first, 12)
+    if world.size > 1:
+        own = slice(0, num_first) if world.is_main else slice(num_first, 12)
     torch.manual_seed(7)
     objective = ArcFaceLoss(4, dim) if arcface else SupConLoss()
     parameters = [p for _, p in encoder.trainable_parameters()]
@@ -117,39 +117,39 @@ def stepped(
         steps.append(learner.step(PIXELS[own], labels[own]))
         named = [*encoder.trainable_parameters(), *objective.named_parameters()]
         of_step = {name: p.grad.clone() for name, p in named if p.grad is not None}
-        gradients.append(whole_tensors(of_step, processes))
+        gradients.append(whole_tensors(of_step, world))
     return {
         "losses": [one.loss for one in steps],
         "norms": [one.grad_norm for one in steps],
         "gradients": gradients,
-        "weights": whole_tensors(encoder.state_dict(), processes),
-        "optimizer": whole_tensors(optimizer.state_dict(), processes),
+        "weights": whole_tensors(encoder.state_dict(), world),
+        "optimizer": whole_tensors(optimizer.state_dict(), world),
         "texts": texts if sharded else None,
     }
 
 
-def gathered(processes: Processes) -> dict[str, Any]:
-    """What the methods of `Processes` give."""
-    rank = processes.rank
+def gathered(world: World) -> dict[str, Any]:
+    """What the methods of `World` give."""
+    rank = world.rank
     rows = torch.arange(6).view(3, 2)[: 3 * rank] + 10 * rank  # none, and three
-    found, own = processes.gather_rows(rows)
+    found, own = world.all_gather_rows(rows)
 
     def fail() -> None:
         raise ConfigError("no good")
 
     raised = ""
     try:
-        processes.by_first(fail)
+        world.on_main(fail)
     except ConfigError as error:
         raised = str(error)
     return {
         "rows": found,
         "own": [own.start, own.stop],
-        "objects": processes.gather_objects({"rank": rank}),
-        "any": [processes.any_of(False), processes.any_of(rank == 1)],
-        "by_first": processes.by_first(lambda: f"of {rank}"),
+        "objects": world.all_gather_objects({"rank": rank}),
+        "any": [world.any_of(False), world.any_of(rank == 1)],
+        "on_main": world.on_main(lambda: f"of {rank}"),
         "raised": raised,
-        "said": processes.is_first_to_say("once"),
+        "said": world.is_first_to_say("once"),
     }
 
 

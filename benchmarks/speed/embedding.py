@@ -1,4 +1,4 @@
-"""Pictures a second from JPEG files to embeddings: this package beside what people would take.
+"""Images a second from JPEG files to embeddings: this package beside what people would take.
 
     python -m venv PEERS && PEERS/bin/pip install torch torchvision transformers \
         sentence-transformers open_clip_torch
@@ -8,7 +8,7 @@
 Random weights: speed does not depend on what they are. Each tool runs in a process of its own, in
 turns; loading, starting and warming up are not timed; the median of the rounds is told. The model
 alone is this package's with pixels on the device already; on a CPU in int8 as well, and fp32 is
-what it does on one without units for bf16. On a GPU there are more pictures. Writes Markdown to
+what it does on one without units for bf16. On a GPU there are more images. Writes Markdown to
 stdout.
 """
 
@@ -34,17 +34,17 @@ from machine import MODELS, describe, gigaflops, table, wait_for, write_clip, wr
 Embed = Callable[[], Any]  # a matrix with a row for each file
 Tool = Callable[..., Callable[[Sequence[str]], Embed]]  # a model and a device, then files
 BATCH = 32
-_MORE_PICTURES, _AT_LEAST = 16, 1024  # on a GPU
+_MORE_IMAGES, _AT_LEAST = 16, 1024  # on a GPU
 _ONLY_ON_A_CPU = ("lookalike-fp32", "lookalike-int8")
 
 
 def main() -> None:
-    """Makes models and pictures, runs every tool in turn, prints the table."""
+    """Makes models and images, runs every tool in turn, prints the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--peers", help="a Python that has the peers; none: without them")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
-    parser.add_argument("--side", type=int, default=256, help="of the square pictures, in px")
-    parser.add_argument("--share", type=float, default=1.0, help="of the usual pictures")
+    parser.add_argument("--side", type=int, default=256, help="of the square images, in px")
+    parser.add_argument("--share", type=float, default=1.0, help="of the usual images")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
@@ -70,7 +70,7 @@ def main() -> None:
         relative.append([name, *(f"{ours / rates[tool]:.2f}" for tool in others), f"{share:.0%}"])
         if "lookalike-int8" in rates:
             relative[-1].append(f"{rates['lookalike-int8'] / rates['lookalike-model']:.2f}")
-    print(f"Pictures a second:\n\n{table(['model', *tools], absolute)}\n")
+    print(f"Images a second:\n\n{table(['model', *tools], absolute)}\n")
     print("lookalike / the others, and how much of the ceiling its products reach "
           f"({most[kind]:.2f} TFLOP/s in {kind}):\n")  # fmt: skip
     last = ["int8 / model alone"] if "lookalike-int8" in tools else []
@@ -80,14 +80,14 @@ def main() -> None:
 def _rates(
     name: str, folder: Path, tools: list[str], given: argparse.Namespace
 ) -> dict[str, float]:
-    """Pictures a second of each tool."""
+    """Images a second of each tool."""
     shape = MODELS[name]
     write_clip(folder / "model", shape)
-    usual = shape["pictures"]
+    usual = shape["images"]
     if given.device != "cpu":
-        usual = max(_AT_LEAST, _MORE_PICTURES * usual)
+        usual = max(_AT_LEAST, _MORE_IMAGES * usual)
     count = max(8, round(usual * given.share))
-    write_photos(folder / "pictures", count, (given.side, given.side))
+    write_photos(folder / "images", count, (given.side, given.side))
     rates: dict[str, list[float]] = {tool: [] for tool in tools}
     for number in range(given.rounds):
         for tool in tools:
@@ -95,21 +95,21 @@ def _rates(
             model = shape["open_clip"] if tool == "open_clip" else str(folder / "model")
             done = subprocess.run(
                 [sys.executable if ours else given.peers, __file__, "--device", given.device,
-                 "--one", tool, model, str(folder / "pictures")],
+                 "--one", tool, model, str(folder / "images")],
                 stdout=subprocess.PIPE,
                 check=True,
                 # As the command line sets it; the peers run as they come.
                 env={**os.environ, **({"OMP_WAIT_POLICY": "PASSIVE"} if ours else {})},
             )  # fmt: skip
             found = json.loads(done.stdout.splitlines()[-1])
-            rates[tool].append(found["pictures"] / found["seconds"])
+            rates[tool].append(found["images"] / found["seconds"])
             print(f"{name}, round {number + 1}: {tool} {rates[tool][-1]:.2f}", file=sys.stderr)
     return {tool: statistics.median(found) for tool, found in rates.items()}
 
 
-def _one(name: str, model: str, pictures: str, *, device: str) -> dict[str, float]:
+def _one(name: str, model: str, images: str, *, device: str) -> dict[str, float]:
     """Warms a tool up on a few files, then takes the time of all."""
-    files = sorted(map(str, Path(pictures).iterdir()))
+    files = sorted(map(str, Path(images).iterdir()))
     tool = TOOLS[name](model, device=device)
     tool(files[: min(8 if device == "cpu" else 64, len(files))])()
     embed = tool(files)
@@ -118,7 +118,7 @@ def _one(name: str, model: str, pictures: str, *, device: str) -> dict[str, floa
     wait_for(device)
     seconds = time.perf_counter() - start
     assert len(rows) == len(files)
-    return {"seconds": seconds, "pictures": len(files)}
+    return {"seconds": seconds, "images": len(files)}
 
 
 def transformers(
@@ -146,7 +146,7 @@ def transformers(
 
 
 def sentence_transformers(model: str, *, device: str = "cpu") -> Callable[[Sequence[str]], Embed]:
-    """`encode` of a list of pictures."""
+    """`encode` of a list of images."""
     from PIL import Image
     from sentence_transformers import SentenceTransformer
 

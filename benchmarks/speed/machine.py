@@ -1,4 +1,4 @@
-"""What the tables of speed have in common: the machine, fair turns, models and pictures."""
+"""What the tables of speed have in common: the machine, fair turns, models and images."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _FALLOFF = 1.3  # of amplitudes with frequency; at it files have the size of pho
 
 MODELS: dict[str, dict[str, Any]] = {
     "B/32": {"open_clip": "ViT-B-32", "layers": 12, "width": 768, "heads": 12, "patch": 32,
-             "side": 224, "dim": 512, "pictures": 256},
+             "side": 224, "dim": 512, "images": 256},
     "B/16": {"open_clip": "ViT-B-16", "layers": 12, "width": 768, "heads": 12, "patch": 16,
-             "side": 224, "dim": 512, "pictures": 96},
+             "side": 224, "dim": 512, "images": 96},
     "L/14-336": {"open_clip": "ViT-L-14-336", "layers": 24, "width": 1024, "heads": 16,
-                 "patch": 14, "side": 336, "dim": 768, "pictures": 16},
+                 "patch": 14, "side": 336, "dim": 768, "images": 16},
 }  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def wait_for(device: str) -> None:
 
 
 def gigaflops(shape: Mapping[str, Any]) -> float:
-    """What one picture takes forwards: products of layers, attention and patches."""
+    """What one image takes forwards: products of layers, attention and patches."""
     patches = (shape["side"] // shape["patch"]) ** 2
     tokens, width = patches + 1, shape["width"]
     layer = tokens * (24 * width**2 + 4 * tokens * width)
@@ -82,7 +82,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def write_photos(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
-    """JPEG files like photos (noise with the spectrum of natural pictures), quality 90."""
+    """JPEG files like photos (noise with the spectrum of natural images), quality 90."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for number in range(count):
@@ -95,7 +95,7 @@ def write_photos(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
 
 
 def photo(size: tuple[int, int], seed: int) -> Image.Image:
-    """One picture whose amplitudes fall as natural pictures' do, in colours that go together."""
+    """One image whose amplitudes fall as natural images' do, in colours that go together."""
     width, height = size
     rng = np.random.default_rng(seed)
     across, down = np.fft.rfftfreq(width), np.fft.fftfreq(height)[:, None]

@@ -3,7 +3,7 @@
     export LOOKALIKE_REAL_DATA=...
     python benchmarks/speed/numerics.py
 
-Grocery's test pictures with DINOv2-small, leave-one-out; and photos of 12 megapixels made up for
+Grocery's test images with DINOv2-small, leave-one-out; and photos of 12 megapixels made up for
 this, at the quality and size of a phone's. Writes Markdown to stdout.
 """
 
@@ -41,7 +41,7 @@ def main() -> None:
         print("Not measured: LOOKALIKE_REAL_DATA is not set.")
         return
     model = given.model or f"{root}/weights/dinov2-small"
-    print(_table("Grocery's test pictures", model, f"{root}/data/grocery/test", with_metrics=True))
+    print(_table("Grocery's test images", model, f"{root}/data/grocery/test", with_metrics=True))
     with tempfile.TemporaryDirectory() as folder:
         for label in ("one", "another"):
             write_photos(Path(folder) / label, 8, (4000, 3000))

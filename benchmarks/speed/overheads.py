@@ -1,4 +1,4 @@
-"""What should cost next to nothing: starting the command, and planning epochs of many pictures.
+"""What should cost next to nothing: starting the command, and planning epochs of many images.
 
     python benchmarks/speed/overheads.py
 
@@ -21,22 +21,22 @@ from machine import in_turns
 def main() -> None:
     """Measures both, prints the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=10_000_000)
+    parser.add_argument("--images", type=int, default=10_000_000)
     parser.add_argument("--one", choices=("integers", "text"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        print(json.dumps(_sampler(given.pictures, given.one)))
+        print(json.dumps(_sampler(given.images, given.one)))
         return
     print("| start | median |\n|---|---|")
     for what, seconds in _starts().items():
         print(f"| {what} | {seconds:.3f} s |")
-    print("\n| pictures, ten a class | sampler made | memory above labels | first batch | memory |")
+    print("\n| images, ten a class | sampler made | memory above labels | first batch | memory |")
     print("|---|---|---|---|---|")
     for kind in ("integers", "text"):
-        command = [sys.executable, __file__, "--one", kind, "--pictures", str(given.pictures)]
+        command = [sys.executable, __file__, "--one", kind, "--images", str(given.images)]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
         cells = " | ".join(json.loads(done.stdout))
-        print(f"| {given.pictures:,}, labels as {kind} | {cells} |")
+        print(f"| {given.images:,}, labels as {kind} | {cells} |")
 
 
 def _starts() -> dict[str, float]:

@@ -21,7 +21,7 @@ SHORT: dict[str, list[str]] = {
     "reading": [],
     "embedding": ["--models", "B/32", "--rounds", "1", "--share", "0.25"],
     "training": ["--models", "B/32", "--rounds", "1"],
-    "overheads": ["--pictures", "1000000"],
+    "overheads": ["--images", "1000000"],
     "numerics": [],
 }
 """Each section, and what makes it short."""

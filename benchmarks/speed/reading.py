@@ -33,7 +33,7 @@ ROOMY = 100_000_000_000  # bytes that the cache may take
 
 @dataclass(frozen=True)
 class Row:
-    """Milliseconds a picture, and megabytes on disk of a file and of what is kept of it."""
+    """Milliseconds an image, and megabytes on disk of a file and of what is kept of it."""
 
     exact: float
     quick: float
@@ -46,10 +46,10 @@ def main() -> None:
     """Writes the files, reads them in turns, prints the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--share", type=float, default=1.0, help="of the usual pictures")
+    parser.add_argument("--share", type=float, default=1.0, help="of the usual images")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{describe('torch', 'pillow')}; one process, ms a picture\n")
+    print(f"{describe('torch', 'pillow')}; one process, ms an image\n")
     print(
         "| files | exact | quick | from the cache | quick / exact | from the cache / quick "
         "| MB of a file | MB kept |\n|---|" + "---|" * 7

@@ -20,33 +20,33 @@ import numpy as np
 class Plant:
     """Machines and rates. Times in seconds, of one GPU; sizes in bytes."""
 
-    pictures_per_s: float  # a GPU's training, with nothing else to wait for
+    images_per_s: float  # a GPU's training, with nothing else to wait for
     cores: int  # that read for a GPU
-    core_ms_per_picture: float
+    core_ms_per_image: float
     network_bytes_per_s: float  # of a GPU to the others
     weights: float = 304e6  # of CLIP ViT-L/14-336's vision side
     dim: int = 768
     flops_of_loss: float = 3.5e14  # a second
     step_spread: float = 0.03  # standard deviation of a step's time, as a share of it
-    read_spread: float = 0.5  # the same of a picture's
+    read_spread: float = 0.5  # the same of an image's
     queued: int = 2  # batches read ahead
 
 
 def main() -> None:
     """Prints the table of GPU counts, paper beside simulation."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pictures-per-s", type=float, default=375, help="of a GPU")
-    parser.add_argument("--core-ms", type=float, default=6.0, help="of reading a picture")
+    parser.add_argument("--images-per-s", type=float, default=375, help="of a GPU")
+    parser.add_argument("--core-ms", type=float, default=6.0, help="of reading an image")
     parser.add_argument("--cores", type=int, default=16, help="that read for a GPU")
     parser.add_argument("--network-gb-per-s", type=float, default=40, help="of a GPU")
-    parser.add_argument("--per-gpu", type=int, default=64, help="pictures of a batch")
+    parser.add_argument("--per-gpu", type=int, default=64, help="images of a batch")
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 8, 64, 512, 4096])
     parser.add_argument("--steps", type=int, default=400)
     given = parser.parse_args()
-    plant = Plant(given.pictures_per_s, given.cores, given.core_ms, given.network_gb_per_s * 1e9)
+    plant = Plant(given.images_per_s, given.cores, given.core_ms, given.network_gb_per_s * 1e9)
     print(f"{plant}\n")
     columns = ["GPUs", "batch", "step on paper", "simulated", "share that embeds", "loss", "gather",
-               "gradients", "for the slowest", "for pictures", "100 million pictures"]  # fmt: skip
+               "gradients", "for the slowest", "for images", "100 million images"]  # fmt: skip
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for gpus in given.gpus:
         print(_row(plant, gpus, given.per_gpu, given.steps))
@@ -57,12 +57,12 @@ def paper_step(plant: Plant, gpus: int, per_gpu: int) -> dict[str, float]:
     batch = gpus * per_gpu
     ring = 2 * (gpus - 1) / gpus  # how often each byte crosses a GPU's network in a ring
     return {
-        "embed": per_gpu / plant.pictures_per_s,
+        "embed": per_gpu / plant.images_per_s,
         # Every process computes the whole loss: two products of 2 B^2 D.
         "loss": 4 * batch**2 * plant.dim / plant.flops_of_loss,
         "gather": ring / 2 * 4 * batch * plant.dim / plant.network_bytes_per_s,
         "gradients": ring * 4 * plant.weights / plant.network_bytes_per_s,
-        "read": per_gpu * plant.core_ms_per_picture / 1e3 / plant.cores,
+        "read": per_gpu * plant.core_ms_per_image / 1e3 / plant.cores,
     }
 
 
@@ -102,7 +102,7 @@ def simulate(plant: Plant, gpus: int, per_gpu: int, steps: int, seed: int = 0) -
 def _reading(
     plant: Plant, parts: dict[str, float], per_gpu: int, gpus: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Seconds of reading a batch, of each GPU: a mean over its pictures varies less than one."""
+    """Seconds of reading a batch, of each GPU: a mean over its images varies less than one."""
     spread = plant.read_spread / np.sqrt(per_gpu)
     varied: np.ndarray = parts["read"] * np.maximum(0.1, 1 + spread * rng.normal(size=gpus))
     return varied

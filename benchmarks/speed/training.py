@@ -1,4 +1,4 @@
-"""A training step beside a plain loop, and what reading the pictures costs it.
+"""A training step beside a plain loop, and what reading the images costs it.
 
     python benchmarks/speed/training.py
     python benchmarks/speed/training.py --device cuda
@@ -6,7 +6,7 @@
 CLIP with random weights. A plain step is what a loop of one's own does: Transformers' model,
 normalised embeddings, the loss with its whole matrix, AdamW, in float32 or under autocast. Ours is
 the step of `lookalike train` with its defaults; on a GPU also with its layers compiled, as it has
-them in long runs. All have pixels on the device. Then ours once more, with the pictures read from
+them in long runs. All have pixels on the device. Then ours once more, with the images read from
 JPEG files by its readers and changed at random: the share of its speed that is left. Writes
 Markdown to stdout.
 """
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu", choices=BATCHES)
-    parser.add_argument("--batch", type=int, help="pictures; none: what suits model and device")
+    parser.add_argument("--batch", type=int, help="images; none: what suits model and device")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
@@ -73,7 +73,7 @@ def main() -> None:
     columns = ["model", "batch", "plain fp32", "plain autocast", "lookalike", "/ plain fp32",
                "/ plain autocast", "of the ceiling", "from files", "of that in memory",
                "first step, s"]  # fmt: skip
-    print(f"Pictures a second; the ceiling is {most:.2f} TFLOP/s:\n\n{table(columns, rows)}")
+    print(f"Images a second; the ceiling is {most:.2f} TFLOP/s:\n\n{table(columns, rows)}")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""Lookalike: image retrieval that works on your own pictures.
+"""Lookalike: image retrieval that works on your own images.
 
-Fine-tune a CLIP vision encoder so that pictures of the same thing land together, and see how
+Fine-tune a CLIP vision encoder so that images of the same thing land together, and see how
 much better it retrieves:
 
     import lookalike

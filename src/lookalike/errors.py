@@ -1,13 +1,13 @@
 """Every error Lookalike raises on purpose.
 
     LookalikeError
-    ├── ConfigError             a knob has a value it cannot have, or a key is unknown
-    ├── DataError               the pictures cannot be used as asked
-    │   └── ImageError          one file cannot be read as a picture
+    ├── ConfigError             an option has a value it cannot have, or a key is unknown
+    ├── DataError               the images cannot be used as asked
+    │   └── ImageError          one file cannot be read as an image
     ├── ModelError              the model cannot be loaded or does not give embeddings
     ├── CheckpointError         a checkpoint is not ours, not whole, or does not fit
     ├── TrainingError           training cannot go on
-    │   ├── NoPositivesError    no picture of the batch has another of its class
+    │   ├── NoPositivesError    no image of the batch has another of its class
     │   ├── NonFiniteError      loss or gradient is infinite or not a number
     │   └── LostProcessError    another process that did the same work ended
     ├── TrackerError            a tracker cannot be reached, or asks for a login
@@ -27,15 +27,15 @@ class LookalikeError(Exception):
 
 
 class ConfigError(LookalikeError, ValueError):
-    """A knob has a value it cannot have, or a key is unknown."""
+    """An option has a value it cannot have, or a key is unknown."""
 
 
 class DataError(LookalikeError, ValueError):
-    """The pictures cannot be used as asked: missing, too few, unlabelled."""
+    """The images cannot be used as asked: missing, too few, unlabelled."""
 
 
 class ImageError(DataError):
-    """One file cannot be read as a picture.
+    """One file cannot be read as an image.
 
     `reason` is short and names no path, so that it can stand beside the file's name in a list.
     """
@@ -50,7 +50,7 @@ class ImageError(DataError):
 
 
 class ModelError(LookalikeError):
-    """The model cannot be loaded, or does not give one embedding a picture."""
+    """The model cannot be loaded, or does not give one embedding an image."""
 
 
 class CheckpointError(LookalikeError):
@@ -62,7 +62,7 @@ class TrainingError(LookalikeError):
 
 
 class NoPositivesError(TrainingError, ValueError):
-    """No picture of the batch has another one of its class to be pulled towards."""
+    """No image of the batch has another one of its class to be pulled towards."""
 
 
 class NonFiniteError(TrainingError):

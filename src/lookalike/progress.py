@@ -40,8 +40,8 @@ def others_hushed() -> Iterator[None]:
 def counted(number: int, one: str, many: str | None = None) -> str:
     """A number with what it counts, which is `many` (`one` with an s) unless there is one.
 
-    >>> counted(1, "query", "queries"), counted(2485, "picture")
-    ('1 query', '2,485 pictures')
+    >>> counted(1, "query", "queries"), counted(2485, "image")
+    ('1 query', '2,485 images')
     """
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"
 

@@ -2,7 +2,7 @@
 
 Readers (reading, decoding, preprocessing) work beside each other, one core each; a batch goes to
 the device and through the model as one. What a stage costs is the time that it adds to each
-picture if nothing else was under way. Whichever side costs more limits, and in it the stage that
+image if nothing else was under way. Whichever side costs more limits, and in it the stage that
 costs most; on a CPU both sides take the same cores, and on a GPU the other side waits.
 """
 
@@ -18,7 +18,7 @@ DEVICE = ("transfer", "model")
 STAGES = (*READERS, *DEVICE)
 
 SMALL_MODEL = "openai/clip-vit-base-patch32"
-_SMALL_GIGAFLOPS = 8.8  # of that model for a picture, a multiplication and an addition being two
+_SMALL_GIGAFLOPS = 8.8  # of that model for an image, a multiplication and an addition being two
 _DRAFTED = ("JPEG", "MPO")  # files that are decoded at a fraction where exact pixels are off
 _MUCH = 0.25  # of the time: a stage worth words, though it does not limit
 _AS_GOOD = 0.99  # of the best
@@ -29,7 +29,7 @@ _LARGE_BATCH = 256
 
 @dataclass(frozen=True)
 class Stage:
-    """Milliseconds that a picture takes in one stage, of which so many go on at a time."""
+    """Milliseconds that an image takes in one stage, of which so many go on at a time."""
 
     name: str
     median_ms: float
@@ -38,17 +38,17 @@ class Stage:
 
     @property
     def cost_ms(self) -> float:
-        """What it adds to each picture."""
+        """What it adds to each image."""
         return self.mean_ms / self.at_a_time
 
     @property
-    def pictures_per_s(self) -> float | None:
+    def images_per_s(self) -> float | None:
         """As many as there would be with this stage alone; None where it takes no time."""
         return 1000 / self.cost_ms if self.cost_ms > 0 else None
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """What kinds of files were measured.
 
     `formats` counts them as their bytes say. `oversized` counts, of each format, those that were
@@ -92,14 +92,14 @@ class Machine:
 class Speed:
     """Everything that was measured. `stages` are those of `STAGES`, in this order.
 
-    `whole` is pictures a second from files to embeddings; `gigaflops` what the model computes for
+    `whole` is images a second from files to embeddings; `gigaflops` what the model computes for
     one of them.
     """
 
     stages: tuple[Stage, ...]
     whole: float
     gigaflops: float
-    pictures: Pictures
+    images: Images
     machine: Machine
 
     def stage(self, name: str) -> Stage:
@@ -107,11 +107,11 @@ class Speed:
         return next(one for one in self.stages if one.name == name)
 
     def cost_ms(self, *names: str) -> float:
-        """What these stages add to each picture."""
+        """What these stages add to each image."""
         return sum(self.stage(name).cost_ms for name in names)
 
     def core_ms(self) -> float:
-        """What reading a picture takes on one core."""
+        """What reading an image takes on one core."""
         return sum(self.stage(name).mean_ms for name in READERS)
 
     def shares(self) -> dict[str, float]:
@@ -121,7 +121,7 @@ class Speed:
 
     @property
     def model_alone(self) -> float:
-        """Pictures a second where pixels are on the device already."""
+        """Images a second where pixels are on the device already."""
         return 1000 / self.stage("model").mean_ms
 
     @property
@@ -166,7 +166,7 @@ def advice(speed: Speed) -> list[str]:
 
 
 def expected(speed: Speed, num_workers: int) -> float:
-    """Pictures a second with so many readers: as many as both sides can do, and all the cores."""
+    """Images a second with so many readers: as many as both sides can do, and all the cores."""
     device_ms, core_ms = speed.cost_ms(*DEVICE), speed.core_ms()
     readers = num_workers * 1000 / core_ms
     if not speed.machine.is_cpu:
@@ -202,7 +202,7 @@ def _more_workers(speed: Speed, workers: int) -> str:
     )
     return (
         f"{why}: --num-workers {workers} would make about {_rate(expected(speed, workers))} "
-        f"pictures/s instead of {_rate(speed.whole)}.{lack}"
+        f"images/s instead of {_rate(speed.whole)}.{lack}"
     )
 
 
@@ -213,7 +213,7 @@ def _no_more_workers(speed: Speed) -> str:
     if promised >= _WORTH_IT * speed.whole:
         others = "the model or something else takes" if machine.is_cpu else "something else takes"
         return (
-            f"Of {counted(machine.num_workers, 'worker')} {_rate(promised)} pictures/s could be "
+            f"Of {counted(machine.num_workers, 'worker')} {_rate(promised)} images/s could be "
             f"expected: {others} their cores, or the disk."
         )
     return (
@@ -226,22 +226,22 @@ def _no_more_workers(speed: Speed) -> str:
 
 def _lighter_files(speed: Speed) -> list[str]:
     """What makes a file quicker to read, by the stage that most of its time goes to."""
-    pictures, heaviest = speed.pictures, max(READERS, key=speed.cost_ms)
+    images, heaviest = speed.images, max(READERS, key=speed.cost_ms)
     if heaviest == "reading":
         return [
             f"A file takes {speed.stage('reading').mean_ms:.1f} ms to come from the disk: copy "
             "them to one in this machine, best an SSD, or make smaller copies of them."
         ]
     says: list[str] = []
-    oversized = pictures.oversized
-    if pictures.exact:
+    oversized = images.oversized
+    if images.exact:
         says.append(
             "exact_pixels is on, which decodes and resizes in full: --no-exact-pixels is quicker, "
             "of large photos several times, and embeddings have a cosine of 0.999 to these."
         )
         oversized = {name: number for name, number in oversized.items() if name not in _DRAFTED}
-    copies = f"{2 * pictures.enough_px} px on the shorter side"
-    measured = counted(pictures.num_measured, "picture")
+    copies = f"{2 * images.enough_px} px on the shorter side"
+    measured = counted(images.num_measured, "image")
     if oversized:
         which = ", ".join(f"{number:,} {name}" for name, number in oversized.items())
         says.append(
@@ -249,9 +249,9 @@ def _lighter_files(speed: Speed) -> list[str]:
             "needs, and decoded in full, where JPEG files come out at a half or less. Make JPEG "
             f"copies of them once, {copies}."
         )
-    if pictures.large:
+    if images.large:
         says.append(
-            f"{pictures.large:,} of {measured} are large JPEG files, decoded at a fraction of "
+            f"{images.large:,} of {measured} are large JPEG files, decoded at a fraction of "
             f"their size already. Smaller copies, made once, are quicker still: {copies}."
         )
     return says
@@ -310,5 +310,5 @@ def _the(stage: str) -> str:
     return {"transfer": "the transfer to the device", "model": "the model"}.get(stage, stage)
 
 
-def _rate(pictures_per_s: float) -> str:
-    return f"{pictures_per_s:,.0f}" if pictures_per_s >= 100 else f"{pictures_per_s:.3g}"
+def _rate(images_per_s: float) -> str:
+    return f"{images_per_s:,.0f}" if images_per_s >= 100 else f"{images_per_s:.3g}"

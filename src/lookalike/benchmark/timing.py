@@ -35,8 +35,8 @@ _TRANSFERS = 10
 
 
 @dataclass(frozen=True)
-class ReadPicture:
-    """One picture that was read: what it is, and the seconds that each step took."""
+class ReadImage:
+    """One image that was read: what it is, and the seconds that each step took."""
 
     path: str
     seconds: dict[str, float]
@@ -48,14 +48,14 @@ class ReadPicture:
 
 @dataclass(frozen=True)
 class Sample:
-    """What was read: the pictures, the pixels of the first of them, and files that are none."""
+    """What was read: the images, the pixels of the first of them, and files that are none."""
 
-    pictures: list[ReadPicture]
+    images: list[ReadImage]
     pixels: UInt8[Tensor, "first 3 height width"]
     unreadable: list[Unreadable]
 
     def batch(self, size: int) -> UInt8[Tensor, "size 3 height width"]:
-        """So many pictures, some of them several times if need be."""
+        """So many images, some of them several times if need be."""
         return self.pixels[torch.arange(size) % len(self.pixels)]
 
 
@@ -76,47 +76,47 @@ def read_one_by_one(
     max_megapixels: float,
     progress: Progress,
 ) -> Sample:
-    """Reads pictures on one core until the time is over; at least one that can be read.
+    """Reads images on one core until the time is over; at least one that can be read.
 
     Args:
         paths: the files.
         how: cut and size of the pixels.
-        keep: of how many pictures the pixels are kept.
-        seconds: after which no other picture is begun.
-        max_megapixels: larger pictures are unreadable.
+        keep: of how many images the pixels are kept.
+        seconds: after which no other image is begun.
+        max_megapixels: larger images are unreadable.
         progress: where it is shown.
 
     Raises:
         DataError: there is none.
     """
-    read: list[ReadPicture] = []
+    read: list[ReadImage] = []
     pixels: list[Tensor] = []
     unreadable: list[Unreadable] = []
     with suppress(ImageError):
-        probe_image(paths[0])  # loads Pillow's formats, which is no picture's own time
+        probe_image(paths[0])  # loads Pillow's formats, which is no image's own time
     preprocess(Image.new("RGB", (2 * how.width, 2 * how.height)), how)
     end = time.perf_counter() + seconds
     with _one_thread(), progress.task("reading one by one", len(paths)) as task:
         for path in paths:
             try:
-                picture, its_pixels = _read(path, how, max_megapixels)
+                image, its_pixels = _read(path, how, max_megapixels)
             except ImageError as error:
                 unreadable.append(Unreadable(error.path, error.reason))
             else:
-                read.append(picture)
+                read.append(image)
                 pixels += [its_pixels] if len(pixels) < keep else []
             task.advance()
             if read and time.perf_counter() > end:
                 break
     if not read:
-        raise DataError(f"none of the {len(paths):,} pictures that were tried can be read: "
+        raise DataError(f"none of the {len(paths):,} images that were tried can be read: "
                         f"{list_unreadable(unreadable)}")  # fmt: skip
     return Sample(read, torch.stack(pixels), unreadable)
 
 
 def _read(
     path: str, how: Preprocessing, max_megapixels: float
-) -> tuple[ReadPicture, UInt8[Tensor, "3 height width"]]:
+) -> tuple[ReadImage, UInt8[Tensor, "3 height width"]]:
     """Does one step after the other what the loader's workers do.
 
     Decoding opens the file once more, when the system has it in memory.
@@ -142,10 +142,10 @@ def _read(
     with Image.open(path) as header:  # which read_image has just found good
         stored_as, stored = header.format or "unknown", header.size
     seconds = dict(zip(READERS, (was_read - start, decoded - was_read, end - decoded), strict=True))
-    return ReadPicture(path, seconds, num_bytes, stored_as, stored, image.size), pixels
+    return ReadImage(path, seconds, num_bytes, stored_as, stored, image.size), pixels
 
 
-def reader_stages(read: Sequence[ReadPicture], at_a_time: int) -> list[Stage]:
+def reader_stages(read: Sequence[ReadImage], at_a_time: int) -> list[Stage]:
     """What reading them took, where so many processes do it."""
     found = []
     for name in READERS:
@@ -209,7 +209,7 @@ def _stage(name: str, seconds: Sequence[float], size: int) -> Stage:
 
 
 def gigaflops(encoder: CLIPEncoder) -> float:
-    """What the model computes for one picture; a multiplication and an addition are two."""
+    """What the model computes for one image; a multiplication and an addition are two."""
     black = encoder.preprocessing.black(1).to(encoder.device)
     with (
         evaluation_mode(encoder),
@@ -228,11 +228,11 @@ def time_whole(
     runtime: Runtime,
     *,
     batch_size: int,
-    num_pictures: int,
+    num_images: int,
     max_megapixels: float,
     progress: Progress,
 ) -> tuple[float, float]:
-    """Pictures a second from files to embeddings, and the seconds that the workers took to start.
+    """Images a second from files to embeddings, and the seconds that the workers took to start.
 
     It begins to count when each worker could have brought a batch: then all are under way.
 
@@ -241,13 +241,13 @@ def time_whole(
         paths: files that can be read; taken again and again.
         how: cut and size of the pixels.
         runtime: device, precision and number of workers.
-        batch_size: pictures embedded at a time.
-        num_pictures: about how many are counted; a batch at least.
+        batch_size: images embedded at a time.
+        num_images: about how many are counted; a batch at least.
         max_megapixels: as the loader has it.
         progress: where it is shown.
     """
     uncounted = max(1, runtime.num_workers)
-    batches = uncounted + max(1, round(num_pictures / batch_size))
+    batches = uncounted + max(1, round(num_images / batch_size))
     files = list(islice(cycle(paths), batches * batch_size))
     loader = ImageLoader(files, how, runtime, max_megapixels=max_megapixels)
     start_s = 0.0
@@ -261,7 +261,7 @@ def time_whole(
 
 
 class _Watched:
-    """A display that notes when how many pictures were done."""
+    """A display that notes when how many images were done."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress

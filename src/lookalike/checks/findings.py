@@ -1,4 +1,4 @@
-"""What a check came to: findings of some twenty kinds, each with its pictures and what to do."""
+"""What a check came to: findings of some twenty kinds, each with its images and what to do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lookalike.checks.reading.image import PictureFacts
+from lookalike.checks.reading.image import ImageFacts
 from lookalike.files import shown
 from lookalike.progress import counted
 
@@ -29,42 +29,42 @@ KINDS: tuple[Kind, ...] = (
     Kind("unreadable", "must mend", "files that cannot be read",
          "Replace or remove them. Training leaves them out and says so."),
     Kind("too_few_classes", "must mend", "too few classes to train on",
-         "Add classes or pictures, or lower --n-classes-per-batch."),
+         "Add classes or images, or lower --n-classes-per-batch."),
     Kind("exact_copies_other_label", "must mend", "exact copies under different labels",
          "At most one of the labels is right: keep that copy, remove the others."),
     Kind("exact_copies_other_split", "must mend", "exact copies across splits",
-         "A test that shares pictures with training (or queries with their gallery) measures "
+         "A test that shares images with training (or queries with their gallery) measures "
          "memory. Remove them from one side."),
     Kind("near_copies_other_split", "must mend", "near copies across splits",
          "Resized, recompressed, cut or brightened copies, or shots of one burst, leak as exact "
          "ones do. Keep each group within one split."),
     Kind("wrong_label", "look at", "likely wrong labels",
-         "Each looks like the class that is suggested. Look at the pictures; move what is wrong."),
+         "Each looks like the class that is suggested. Look at the images; move what is wrong."),
     Kind("near_copies_other_label", "look at", "near copies under different labels",
          "One photo, two labels: decide which is right."),
     Kind("similar_class_names", "look at", "class names that differ in spelling only",
          "If one thing is meant, give it one name: the loss pushes classes apart."),
     Kind("exact_copies", "look at", "exact copies within a class",
          "They count twice, and make a positive that is no challenge. Keep one."),
-    Kind("blank", "look at", "pictures that show nothing",
+    Kind("blank", "look at", "images that show nothing",
          "Nearly one colour throughout. Remove them, unless that is what the class looks like."),
-    Kind("extreme_shape", "look at", "extremely long or wide pictures",
+    Kind("extreme_shape", "look at", "extremely long or wide images",
          "A model that cuts out the middle sees little of them. Crop them to what matters."),
-    Kind("tiny", "look at", "tiny pictures",
+    Kind("tiny", "look at", "tiny images",
          "Little is to be seen on them. Look for larger ones, or remove them."),
-    Kind("singleton_class", "look at", "classes of a single picture",
+    Kind("singleton_class", "look at", "classes of a single image",
          "There is no pair to learn from: training leaves them out (see --singletons of train)."),
     Kind("near_copies", "note", "near copies within a class",
          "They are easy positives. Keep them if they are what your users will take."),
-    Kind("small_class", "note", "classes with fewer pictures than K",
-         "Their pictures are repeated to fill a batch. More pictures help them most."),
+    Kind("small_class", "note", "classes with fewer images than K",
+         "Their images are repeated to fill a batch. More images help them most."),
     Kind("one_split_only", "note", "classes that are in one split only",
-         "As it should be for a test on new classes; otherwise pictures are missing."),
-    Kind("below_model_input", "note", "pictures smaller than the model's input",
+         "As it should be for a test on new classes; otherwise images are missing."),
+    Kind("below_model_input", "note", "images smaller than the model's input",
          "They are enlarged. A model with a smaller input may do as well at less cost."),
     Kind("repeated_name", "note", "one file name in different classes of two splits",
-         "By chance, as cameras count; or a picture was filed under two classes."),
-    Kind("huge", "note", "very large pictures",
+         "By chance, as cameras count; or an image was filed under two classes."),
+    Kind("huge", "note", "very large images",
          "They take long to decode, every epoch. Smaller copies train as well."),
     Kind("odd_format", "note", "unusual formats and colour modes",
          "They are read: grey is stretched to 8 bits, transparency laid over white, colour made "
@@ -80,22 +80,22 @@ class Files:
     names: list[str]
     splits: list[str]
     labels: list[str | None]
-    facts: list[PictureFacts]
+    facts: list[ImageFacts]
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def picture(self, position: int, detail: str = "", role: str = "") -> Picture:
+    def image(self, position: int, detail: str = "", role: str = "") -> FoundImage:
         """One file as findings name it."""
-        return Picture(self.splits[position], self.names[position], self.labels[position],
+        return FoundImage(self.splits[position], self.names[position], self.labels[position],
                        self.paths[position], detail, role)  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture of a finding. `name` is relative to the split's folder.
+class FoundImage:
+    """An image of a finding. `name` is relative to the split's folder.
 
-    `role` tells the pictures of a likely wrong label apart: "suspect", "suggested" (a neighbour
+    `role` tells the images of a likely wrong label apart: "suspect", "suggested" (a neighbour
     of the suggested class) or "own" (the nearest of its own class).
     """
 
@@ -109,11 +109,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Finding:
-    """One trouble. `pictures` are those it is about, or some of them where it is about many."""
+    """One trouble. `images` are those it is about, or some of them where it is about many."""
 
     kind: str
     says: str
-    pictures: list[Picture]
+    images: list[FoundImage]
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Bar:
-    """How many classes have so many pictures, from `smallest` to `largest`."""
+    """How many classes have so many images, from `smallest` to `largest`."""
 
     smallest: int
     largest: int
@@ -139,13 +139,13 @@ class Bar:
     def describe(self) -> str:
         """The range in words."""
         if self.smallest == self.largest:
-            return counted(self.smallest, "picture")
-        return f"{self.smallest:,} to {self.largest:,} pictures"
+            return counted(self.smallest, "image")
+        return f"{self.smallest:,} to {self.largest:,} images"
 
 
 @dataclass(frozen=True)
 class ClassSizes:
-    """The classes of the training split against P and K; counts of readable pictures.
+    """The classes of the training split against P and K; counts of readable images.
 
     `histogram` has a bar for each range of sizes, those below K first.
     """
@@ -229,8 +229,8 @@ class CheckResult:
 
 
 def _as_json(finding: Finding) -> dict[str, Any]:
-    pictures = [asdict(picture) for picture in finding.pictures]
-    return {"says": finding.says, "pictures": pictures}
+    images = [asdict(image) for image in finding.images]
+    return {"says": finding.says, "images": images}
 
 
 def listed(words: Sequence[str], most: int = 3) -> str:

@@ -1,17 +1,17 @@
-"""Labels that are likely wrong: two judges look at each picture, and both must disagree.
+"""Labels that are likely wrong: two judges look at each image, and both must disagree.
 
 Raw neighbours disagree with many a right label: embeddings vary most with light, distance and
-background, which say nothing about the class. So embeddings are whitened first by how pictures
+background, which say nothing about the class. So embeddings are whitened first by how images
 of one class differ among each other (the within-class covariance, as linear discriminant
-analysis has it). Then, of each picture,
+analysis has it). Then, of each image,
 
-1. the *neighbours* judge: how similar are the two nearest pictures of another class, and the two
+1. the *neighbours* judge: how similar are the two nearest images of another class, and the two
    nearest of its own?
 2. a *ridge classifier* judges, to which each class counts alike.
 
-Whatever judges a picture, the whitening included, has learned from other pictures only: they are
+Whatever judges an image, the whitening included, has learned from other images only: they are
 dealt into ten folds, and each fold is judged by what the other nine teach. A judge that had seen
-the wrong label would believe it, the more so the fewer pictures there are. Judging out of sample
+the wrong label would believe it, the more so the fewer images there are. Judging out of sample
 and ranking by how sure the judges are is from Northcutt et al., "Confident Learning" (JAIR 2021).
 """
 
@@ -32,19 +32,19 @@ from lookalike.search.topk import top_k
 MIN_NEIGHBOR_MARGIN = 0.18
 MIN_RIDGE_MARGIN = 0.1
 MIN_CLASS_SIZE = 3
-"""A picture of a smaller class has less than two others to be compared with."""
+"""An image of a smaller class has less than two others to be compared with."""
 
 _FOLDS = 10
-_VOTERS = 2  # nearest pictures of a class that speak for it
+_VOTERS = 2  # nearest images of a class that speak for it
 _RIDGE = 1.0
 _ROWS_AT_A_TIME = 65536
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """A picture that looks like another class than its own; positions are those handed in.
+    """An image that looks like another class than its own; positions are those handed in.
 
-    `margin` is how much more similar the nearest pictures of the suggested class are than those
+    `margin` is how much more similar the nearest images of the suggested class are than those
     of its own (cosine, whitened); the larger, the surer.
     """
 
@@ -72,14 +72,14 @@ def judge_labels(
     *,
     num_neighbors: int,
 ) -> Judgement:
-    """Finds pictures whose label is likely wrong.
+    """Finds images whose label is likely wrong.
 
     Args:
         embeddings: L2-normalised.
         classes: numbers from 0.
-        copies: equal for pictures that are copies of each other: such a pair says nothing about
+        copies: equal for images that are copies of each other: such a pair says nothing about
             a label, and of copies within a class one stands for all.
-        num_neighbors: nearest pictures that are looked at; a class is suggested if two of them
+        num_neighbors: nearest images that are looked at; a class is suggested if two of them
             are its own.
     """
     kept = _one_of_each_copy(classes, copies)
@@ -118,7 +118,7 @@ def class_numbers(labels: Sequence[str]) -> tuple[Int64[Tensor, " n"], list[str]
 
 @dataclass(frozen=True)
 class Whitening:
-    """Makes pictures of one class vary alike in every direction."""
+    """Makes images of one class vary alike in every direction."""
 
     mean: Float64[Tensor, " dim"]
     root: Float64[Tensor, "dim dim"]  # lower Cholesky factor of the within-class covariance
@@ -140,7 +140,7 @@ def learn_whitening(
 
     Their within-class covariance is shrunk towards a multiple of the identity, by as much as
     Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices"
-    (2004), find best for so many pictures.
+    (2004), find best for so many images.
     """
     n, dim = rows.shape
     counts = torch.bincount(classes, minlength=num_classes).clamp(min=1)
@@ -166,7 +166,7 @@ def learn_whitening(
 
 @dataclass(frozen=True)
 class _Known:
-    """The pictures that are judged and judge: their embeddings, classes from 0, and copies."""
+    """The images that are judged and judge: their embeddings, classes from 0, and copies."""
 
     embeddings: Float32[Tensor, "n dim"]
     classes: Int64[Tensor, " n"]
@@ -176,7 +176,7 @@ class _Known:
 def _one_of_each_copy(
     classes: Int64[Tensor, " n"], copies: Int64[Tensor, " n"]
 ) -> Int64[Tensor, " kept"]:
-    """Positions of the first picture of each set of copies, in each class."""
+    """Positions of the first image of each set of copies, in each class."""
     both = torch.stack([classes, copies], dim=1).numpy()
     _, first = np.unique(both, axis=0, return_index=True)
     return torch.from_numpy(np.sort(first))
@@ -192,7 +192,7 @@ def _folds(classes: Int64[Tensor, " n"]) -> list[Int64[Tensor, " fold"]]:
 def _judge_fold(
     known: _Known, fold: Int64[Tensor, " fold"], others: Int64[Tensor, " rest"], num_neighbors: int
 ) -> tuple[list[Suspect], int]:
-    """The suspects of a fold, and for how many the nearest picture is of another class."""
+    """The suspects of a fold, and for how many the nearest image is of another class."""
     own, voters = known.classes[fold], known.classes[others]
     num_classes = int(known.classes.max()) + 1
     whiten = learn_whitening(known.embeddings[others], voters, num_classes)
@@ -223,7 +223,7 @@ def _judge_fold(
 def _best_rivals(
     similarities: Float32[Tensor, "n k"], labels: Int64[Tensor, "n k"], own: Int64[Tensor, " n"]
 ) -> tuple[Int64[Tensor, " n"], Float32[Tensor, " n"]]:
-    """The other class whose two nearest pictures are the most similar in the mean, and that mean.
+    """The other class whose two nearest images are the most similar in the mean, and that mean.
 
     -1 where no other class has two among the neighbours.
     """
@@ -249,7 +249,7 @@ def _nearest_mates(
     twins: tuple[Tensor, Tensor],
     rows: Int64[Tensor, " rows"],
 ) -> tuple[Int64[Tensor, "rows 2"], Float32[Tensor, " rows"]]:
-    """For some pictures the two nearest of their own class, and their mean similarity.
+    """For some images the two nearest of their own class, and their mean similarity.
 
     The mean is minus infinity where there are no two.
     """
@@ -276,7 +276,7 @@ def _ridge_margins(
 ) -> Float64[Tensor, " rows"]:
     """By how much the best other class beats the own one, to a classifier that learned from `rest`.
 
-    Least squares on one-hot classes with a ridge; a picture weighs one over the root of its
+    Least squares on one-hot classes with a ridge; an image weighs one over the root of its
     class's size.
     """
     if not len(asked):

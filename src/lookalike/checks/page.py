@@ -1,11 +1,11 @@
-"""The findings as a page: every kind with its pictures side by side."""
+"""The findings as a page: every kind with its images side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from lookalike.checks.findings import CheckResult, Finding, Kind, Picture
+from lookalike.checks.findings import CheckResult, Finding, FoundImage, Kind
 from lookalike.progress import Progress
 from lookalike.report.page import render_page
 from lookalike.report.thumbnails import Thumbnails
@@ -13,7 +13,7 @@ from lookalike.report.thumbnails import Thumbnails
 MAX_FINDINGS = 60
 """Of each kind; the page says how many it leaves out, and check.json has them all."""
 
-MAX_PICTURES = 12
+MAX_IMAGES = 12
 _ROLES = {
     "suspect": ("wrong", "this one"),
     "suggested": ("right", "like these"),
@@ -29,8 +29,8 @@ def write_page(result: CheckResult, progress: Progress) -> str:
     with progress.task("drawing", len(kinds), "kinds") as task:
         for kind, findings in kinds:
             if kind.name != "unreadable":  # of which there is nothing to be seen
-                thumbnails.add(picture.path for one in findings[:MAX_FINDINGS]
-                               for picture in one.pictures[:MAX_PICTURES])  # fmt: skip
+                thumbnails.add(image.path for one in findings[:MAX_FINDINGS]
+                               for image in one.images[:MAX_IMAGES])  # fmt: skip
             task.advance()
     return render_page(
         "check.html.j2",
@@ -52,27 +52,26 @@ def _kind_facts(kind: Kind, findings: Sequence[Finding], thumbnails: Thumbnails)
         "count": len(findings),
         "num_left_out": len(findings) - len(shown_here),
         "as_list": not any(
-            picture.path in thumbnails.number_of for one in shown_here for picture in one.pictures
+            image.path in thumbnails.number_of for one in shown_here for image in one.images
         ),
         "findings": [
             {
                 "says": finding.says,
-                "pictures": [
-                    _picture_facts(picture, thumbnails)
-                    for picture in finding.pictures[:MAX_PICTURES]
+                "images": [
+                    _image_facts(image, thumbnails) for image in finding.images[:MAX_IMAGES]
                 ],
-                "num_left_out": max(0, len(finding.pictures) - MAX_PICTURES),
+                "num_left_out": max(0, len(finding.images) - MAX_IMAGES),
             }
             for finding in shown_here
         ],
     }
 
 
-def _picture_facts(picture: Picture, thumbnails: Thumbnails) -> dict[str, Any]:
-    tone, word = _ROLES.get(picture.role, ("", ""))
+def _image_facts(image: FoundImage, thumbnails: Thumbnails) -> dict[str, Any]:
+    tone, word = _ROLES.get(image.role, ("", ""))
     return {
-        "thumbnail": thumbnails.number_of.get(picture.path),
-        "where": f"{picture.split}/{picture.name}",
-        "detail": word or picture.detail,
+        "thumbnail": thumbnails.number_of.get(image.path),
+        "where": f"{image.split}/{image.name}",
+        "detail": word or image.detail,
         "tone": tone,
     }

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from lookalike.checks.findings import Bar, ClassSizes, Files, Finding, Picture, listed
+from lookalike.checks.findings import Bar, ClassSizes, Files, Finding, FoundImage, listed
 from lookalike.checks.reading.image import BLANK_CONTRAST
 from lookalike.files import shown
 
@@ -22,7 +22,7 @@ _USUAL = {("JPEG", "RGB"), ("JPEG", "L"), ("PNG", "RGB"), ("PNG", "L"), ("WEBP",
           ("MPO", "RGB"), ("HEIF", "RGB"), ("AVIF", "RGB"), ("BMP", "RGB"),
           ("TIFF", "RGB")}  # fmt: skip
 _EXAMPLES = 6
-_SCHEME_SHARE = 0.1  # of all pictures; names that repeat more often are a way of counting
+_SCHEME_SHARE = 0.1  # of all images; names that repeat more often are a way of counting
 
 
 def class_key(label: str) -> str:
@@ -37,14 +37,14 @@ def class_key(label: str) -> str:
 
 
 def unreadable(files: Files) -> Iterator[Finding]:
-    """Every file that is no picture, and why."""
+    """Every file that is no image, and why."""
     for position, facts in enumerate(files.facts):
         if facts.reason is not None:
-            yield Finding("unreadable", facts.reason, [files.picture(position)])
+            yield Finding("unreadable", facts.reason, [files.image(position)])
 
 
 def class_sizes(files: Files, split: str, num_per_batch: int, k: int) -> ClassSizes | None:
-    """Sizes of the classes of a split; None where it has no labels or no pictures."""
+    """Sizes of the classes of a split; None where it has no labels or no images."""
     counts = Counter(_readable_labels(files, split))
     if not counts:
         return None
@@ -66,12 +66,12 @@ def class_sizes(files: Files, split: str, num_per_batch: int, k: int) -> ClassSi
 
 
 def small_classes(files: Files, sizes: ClassSizes) -> Iterator[Finding]:
-    """Classes too few, of a single picture, and of fewer than K."""
+    """Classes too few, of a single image, and of fewer than K."""
     able = sizes.num_classes - sizes.num_singletons
     if able < sizes.n_classes_per_batch:
         yield Finding(
             "too_few_classes",
-            f"{able} classes of {sizes.split} have two pictures or more; a batch takes "
+            f"{able} classes of {sizes.split} have two images or more; a batch takes "
             f"{sizes.n_classes_per_batch}",
             [],
         )
@@ -82,7 +82,7 @@ def small_classes(files: Files, sizes: ClassSizes) -> Iterator[Finding]:
         if len(members) < sizes.n_samples_per_class:
             kind = "singleton_class" if len(members) == 1 else "small_class"
             says = f"{shown(label)}: {len(members)} of K = {sizes.n_samples_per_class}"
-            yield Finding(kind, says, [files.picture(i) for i in members[:_EXAMPLES]])
+            yield Finding(kind, says, [files.image(i) for i in members[:_EXAMPLES]])
 
 
 def classes_across_splits(files: Files) -> Iterator[Finding]:
@@ -112,14 +112,14 @@ def similar_class_names(files: Files) -> Iterator[Finding]:
                 f"{_quoted(label)} ({len(at):,} in {listed(sorted({files.splits[i] for i in at}))})"
                 for label, at in sorted(members.items())
             ]
-            pictures = [files.picture(i) for at in members.values() for i in at[:2]]
-            yield Finding("similar_class_names", " and ".join(parts), pictures)
+            images = [files.image(i) for at in members.values() for i in at[:2]]
+            yield Finding("similar_class_names", " and ".join(parts), images)
 
 
 def repeated_names(files: Files, copies: Sequence[int]) -> tuple[list[Finding], str | None]:
     """File names that stand once in each of two splits, under different labels.
 
-    Where the pictures are copies of each other, that is told already. Where a large share of all
+    Where the images are copies of each other, that is told already. Where a large share of all
     names repeats they are a way of counting (001.jpg, 002.jpg), and say nothing.
 
     Returns:
@@ -141,8 +141,8 @@ def repeated_names(files: Files, copies: Sequence[int]) -> tuple[list[Finding], 
             and class_key(str(files.labels[a])) != class_key(str(files.labels[b]))
             and copies[a] != copies[b]
         ):
-            pictures = [files.picture(a), files.picture(b)]
-            found.append(Finding("repeated_name", shown(name), pictures))
+            images = [files.image(a), files.image(b)]
+            found.append(Finding("repeated_name", shown(name), images))
     if 2 * len(found) > max(20, _SCHEME_SHARE * len(files)):
         return [], (f"{len(found):,} file names stand in different classes of two splits, as "
                     "numbered files do; they are not listed")  # fmt: skip
@@ -150,7 +150,7 @@ def repeated_names(files: Files, copies: Sequence[int]) -> tuple[list[Finding], 
 
 
 def extremes(files: Files, model_input_px: int | None) -> Iterator[Finding]:
-    """Pictures that show nothing, are tiny, huge, or extremely long; unusual formats."""
+    """Images that show nothing, are tiny, huge, or extremely long; unusual formats."""
     odd: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
     below: list[int] = []
     for position, facts in enumerate(files.facts):
@@ -171,7 +171,7 @@ def extremes(files: Files, model_input_px: int | None) -> Iterator[Finding]:
         if facts.width * facts.height > HUGE_MEGAPIXELS * 1e6:
             found.append(("huge", size))
         for kind, says in found:
-            yield Finding(kind, says, [files.picture(position)])
+            yield Finding(kind, says, [files.image(position)])
         if (facts.format, facts.mode) not in _USUAL:
             odd[facts.format, facts.mode].append(position)
     if below:
@@ -193,12 +193,12 @@ def _readable_labels(files: Files, split: str) -> list[str]:
     return [label for label in labels if label is not None]
 
 
-def _examples(files: Files, positions: Sequence[int]) -> list[Picture]:
-    return [files.picture(i) for i in positions[:_EXAMPLES]]
+def _examples(files: Files, positions: Sequence[int]) -> list[FoundImage]:
+    return [files.image(i) for i in positions[:_EXAMPLES]]
 
 
 def _histogram(sizes: Sequence[int], k: int) -> list[Bar]:
-    """How many classes have 1, 2 to K-1, K to 2K-1, 2K to 4K-1, ... pictures, from the smallest."""
+    """How many classes have 1, 2 to K-1, K to 2K-1, 2K to 4K-1, ... images, from the smallest."""
     edges = sorted({1, 2, k})
     while edges[-1] <= sizes[-1]:
         edges.append(edges[-1] * 2)

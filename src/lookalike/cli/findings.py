@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _WIDTH = 80
 _MOST = {"must mend": 5, "look at": 3, "note": 1}
-_MOST_PICTURES = 4
+_MOST_IMAGES = 4
 _BAR = 30
 
 
@@ -62,7 +62,7 @@ def _print_kind(kind: Kind, findings: Sequence[Finding]) -> None:
     _print_wrapped(kind.advice, first="  ", rest="  ")
     most = _MOST[kind.severity]
     for finding in findings[:most]:
-        names = [shown(f"{one.split}/{one.name}") for one in finding.pictures]
+        names = [shown(f"{one.split}/{one.name}") for one in finding.images]
         if finding.kind == "wrong_label":
             names = names[:1]  # the others are there to be seen
         if len(names) == 1:
@@ -70,10 +70,10 @@ def _print_kind(kind: Kind, findings: Sequence[Finding]) -> None:
             _print_wrapped(finding.says, first="      ", rest="      ")
             continue
         _print_wrapped(finding.says, first="  - ", rest="    ")
-        for name in names[:_MOST_PICTURES]:
+        for name in names[:_MOST_IMAGES]:
             print(f"      {name}")
-        if len(names) > _MOST_PICTURES:
-            print(f"      and {len(names) - _MOST_PICTURES:,} more")
+        if len(names) > _MOST_IMAGES:
+            print(f"      and {len(names) - _MOST_IMAGES:,} more")
     if len(findings) > most:
         print(f"  and {len(findings) - most:,} more")
 

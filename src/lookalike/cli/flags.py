@@ -1,4 +1,4 @@
-"""Configurations as command-line flags: one flag a knob, in the knobs' own words."""
+"""Configurations as command-line flags: one flag an option, in the options' own words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any, Literal, NoReturn
 
-from lookalike.config.settings import knobs_by_group
+from lookalike.config.settings import options_by_group
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,16 +45,16 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=34, width=100)
 
 
-def add_knobs(
+def add_options(
     parser: argparse.ArgumentParser, cls: type, *, leave_out: tuple[str, ...] = ()
 ) -> None:
-    """Adds a flag for each knob of a configuration. Flags not given leave no trace."""
+    """Adds a flag for each option of a configuration. Flags not given leave no trace."""
     hints = typing.get_type_hints(cls)
-    for title, knobs in knobs_by_group(cls):
+    for title, options in options_by_group(cls):
         group = parser.add_argument_group(title)
-        for knob in knobs:
-            if knob.name not in leave_out:
-                _add_flag(group, knob, hints[knob.name])
+        for option in options:
+            if option.name not in leave_out:
+                _add_flag(group, option, hints[option.name])
 
 
 def paragraphs(text: str) -> str:
@@ -62,20 +62,20 @@ def paragraphs(text: str) -> str:
     return textwrap.dedent(text).strip()
 
 
-def _add_flag(group: Any, knob: dataclasses.Field[Any], hint: Any) -> None:
-    flag = "--" + knob.name.replace("_", "-")
-    text = knob.metadata["help"].replace("%", "%%")
+def _add_flag(group: Any, option: dataclasses.Field[Any], hint: Any) -> None:
+    flag = "--" + option.name.replace("_", "-")
+    text = option.metadata["help"].replace("%", "%%")
     if hint is bool:
         group.add_argument(
             flag,
             action=argparse.BooleanOptionalAction,
             default=argparse.SUPPRESS,
-            help=f"{text} (default: {'on' if knob.default else 'off'})",
+            help=f"{text} (default: {'on' if option.default else 'off'})",
         )
         return
-    if knob.default is not None:
-        text += f" (default: {_default(knob.default)})"
-    metavar = knob.metadata["metavar"] or _metavar(hint)
+    if option.default is not None:
+        text += f" (default: {_default(option.default)})"
+    metavar = option.metadata["metavar"] or _metavar(hint)
     group.add_argument(flag, default=argparse.SUPPRESS, metavar=metavar, help=text)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lookalike import __version__
-from lookalike.cli.flags import Parser, add_knobs, nearest, paragraphs
+from lookalike.cli.flags import Parser, add_options, nearest, paragraphs
 from lookalike.cli.verbs import (
     run_bench,
     run_check,
@@ -95,14 +95,14 @@ def _parser() -> Parser:
     parser = Parser(
         prog="lookalike",
         description=paragraphs("""
-            Image retrieval that works on your own pictures: fine-tune a CLIP vision encoder so
-            that pictures of the same thing land together, and measure how much better it got.
+            Image retrieval that works on your own images: fine-tune a CLIP vision encoder so
+            that images of the same thing land together, and measure how much better it got.
         """),
         epilog=paragraphs("""
             See it work, with nothing but this package (about two minutes):
               lookalike demo
 
-            On your own pictures, one folder per class:
+            On your own images, one folder per class:
               lookalike check photos/train --test photos/test
               lookalike train photos/train --test photos/test
         """),
@@ -117,16 +117,16 @@ def _parser() -> Parser:
 def _add_train(verbs: Any) -> None:
     parser = verbs.add_parser(
         "train",
-        usage="lookalike train PICTURES [--test PICTURES | --query ... --gallery ...] [flags]",
+        usage="lookalike train IMAGES [--test IMAGES | --query ... --gallery ...] [flags]",
         help="fine-tune an encoder and show how much better it retrieves",
         description=paragraphs("""
-            Fine-tunes an encoder with the supervised contrastive loss on pictures with labels,
+            Fine-tunes an encoder with the supervised contrastive loss on images with labels,
             and evaluates retrieval before the first step (epoch 0) and after each epoch.
 
-            Pictures are given as a folder with one sub-folder per class, or as a table (.csv,
+            Images are given as a folder with one sub-folder per class, or as a table (.csv,
             .tsv, .parquet) with columns path and label, and if need be split (train, test),
-            is_query and group. Test pictures are either a query and a gallery, or one labelled
-            --test folder in which each picture searches in all the others.
+            is_query and group. Test images are either a query and a gallery, or one labelled
+            --test folder in which each image searches in all the others.
         """),
         epilog=paragraphs("""
             examples:
@@ -144,7 +144,7 @@ def _add_train(verbs: Any) -> None:
               weights/encoder_epoch_XX.pth              model, optimiser, all a resume needs
         """),
     )
-    parser.add_argument("train", nargs="?", default=argparse.SUPPRESS, metavar="PICTURES",
+    parser.add_argument("train", nargs="?", default=argparse.SUPPRESS, metavar="IMAGES",
                         help="what to learn from: a class-per-folder tree or a table")  # fmt: skip
     _add_recipe_flags(parser, "NAME|FILE", "settings of a recipe that ships with Lookalike (see "
                       "lookalike recipes) or of a YAML file; flags win")  # fmt: skip
@@ -153,17 +153,17 @@ def _add_train(verbs: Any) -> None:
         help="go on with an unfinished run: from this checkpoint, or the newest of this folder "
         "(default: of --out); its settings hold unless a flag says otherwise",
     )  # fmt: skip
-    add_knobs(parser, TrainConfig, leave_out=("train",))
+    add_options(parser, TrainConfig, leave_out=("train",))
     parser.set_defaults(verb=run_train, parser=parser)
 
 
 def _add_evaluate(verbs: Any) -> None:
     parser = verbs.add_parser(
         "evaluate",
-        usage="lookalike evaluate [--test PICTURES | --query ... --gallery ...] [flags]",
+        usage="lookalike evaluate [--test IMAGES | --query ... --gallery ...] [flags]",
         help="measure a model, or just retrieve with it",
         description=paragraphs("""
-            Embeds test pictures with a model or a checkpoint and retrieves the top k of each
+            Embeds test images with a model or a checkpoint and retrieves the top k of each
             query. With labels on both sides it measures recall@1/5/10, mAP and mAP@R as well.
         """),
         epilog=paragraphs("""
@@ -175,7 +175,7 @@ def _add_evaluate(verbs: Any) -> None:
         """),
     )
     _add_recipe_flags(parser)
-    add_knobs(parser, EvaluateConfig)
+    add_options(parser, EvaluateConfig)
     parser.set_defaults(verb=run_evaluate, parser=parser)
 
 
@@ -188,7 +188,7 @@ def _add_compare(verbs: Any) -> None:
             Puts metrics files beside each other and tests each against the first, query by query:
             the mean difference, its 95% bootstrap interval, and the p-value of a paired
             permutation test. Results that were measured under different protocols (other
-            pictures, labels, groups or held-out classes) do not compare, and are refused.
+            images, labels, groups or held-out classes) do not compare, and are refused.
         """),
         epilog=paragraphs("""
             examples:
@@ -212,12 +212,12 @@ def _add_compare(verbs: Any) -> None:
 def _add_check(verbs: Any) -> None:
     parser = verbs.add_parser(
         "check",
-        usage="lookalike check PICTURES [--test PICTURES] [--model-name NAME] [flags]",
-        help="find what is wrong with your pictures, before time is spent on them",
+        usage="lookalike check IMAGES [--test IMAGES] [--model-name NAME] [flags]",
+        help="find what is wrong with your images, before time is spent on them",
         description=paragraphs("""
             Decodes every file and names what is wrong: files that cannot be read, exact and near
             copies (within a class, under different labels, across splits), class sizes against
-            K, class names that differ in spelling only, blank, tiny and extremely long pictures.
+            K, class names that differ in spelling only, blank, tiny and extremely long images.
             With --model-name also labels that are likely wrong. Nothing of yours is changed.
 
             Stopped, it goes on where it was; run again, it reads only files that have changed.
@@ -236,24 +236,24 @@ def _add_check(verbs: Any) -> None:
               2  the check could not be done
 
             writes, below --out:
-              check.html    the findings with their pictures, in one file
+              check.html    the findings with their images, in one file
               check.json    every finding in full
               scan.sqlite   what was read, so that the next check is quick
         """),
     )
-    parser.add_argument("data", nargs="?", default=argparse.SUPPRESS, metavar="PICTURES",
+    parser.add_argument("data", nargs="?", default=argparse.SUPPRESS, metavar="IMAGES",
                         help="what to check: a class-per-folder tree, a flat folder, or a table, "
                         "each of whose splits counts as one")  # fmt: skip
     _add_recipe_flags(parser)
-    add_knobs(parser, CheckConfig, leave_out=("data",))
+    add_options(parser, CheckConfig, leave_out=("data",))
     parser.set_defaults(verb=run_check, parser=parser)
 
 
 def _add_bench(verbs: Any) -> None:
     parser = verbs.add_parser(
         "bench",
-        usage="lookalike bench PICTURES [--model-name NAME] [flags]",
-        help="find what limits speed on your pictures and machine, and what to change",
+        usage="lookalike bench IMAGES [--model-name NAME] [flags]",
+        help="find what limits speed on your images and machine, and what to change",
         description=paragraphs("""
             Measures each stage between files and embeddings alone (reading, decoding,
             preprocessing, transfer to the device, model) and then all of it together, as
@@ -269,11 +269,11 @@ def _add_bench(verbs: Any) -> None:
               lookalike bench photos/test --num-workers 8 --seconds 30 --json
         """),
     )
-    parser.add_argument("data", nargs="?", default=argparse.SUPPRESS, metavar="PICTURES",
+    parser.add_argument("data", nargs="?", default=argparse.SUPPRESS, metavar="IMAGES",
                         help="what to measure with: a folder, however deep, or a table; labels "
                         "do not matter")  # fmt: skip
     _add_recipe_flags(parser)
-    add_knobs(parser, BenchConfig, leave_out=("data",))
+    add_options(parser, BenchConfig, leave_out=("data",))
     parser.set_defaults(verb=run_bench, parser=parser)
 
 
@@ -297,7 +297,7 @@ def _add_export(verbs: Any) -> None:
 
             writes, in --out:
               README.md        the model card
-              lookalike.json   embedding, preparation of pictures, origin: for programs
+              lookalike.json   embedding, preparation of images, origin: for programs
               model.onnx       or what from_pretrained or SentenceTransformer loads
         """),
     )
@@ -305,7 +305,7 @@ def _add_export(verbs: Any) -> None:
                         help="a checkpoint of ours (.pth), a local Transformers folder, or a hub "
                         "id")  # fmt: skip
     _add_recipe_flags(parser)
-    add_knobs(parser, ExportConfig, leave_out=("model_name",))
+    add_options(parser, ExportConfig, leave_out=("model_name",))
     parser.set_defaults(verb=run_export, parser=parser)
 
 
@@ -337,11 +337,11 @@ def _add_recipes(verbs: Any) -> None:
 def _add_demo(verbs: Any) -> None:
     parser = verbs.add_parser(
         "demo",
-        help="see it work on invented pictures: no network, weights or data needed",
+        help="see it work on invented images: no network, weights or data needed",
         description=paragraphs("""
             Draws a catalogue of objects that do not exist, trains a toy encoder on it from
             random weights, and lets it find objects of classes it has never seen. Takes about
-            two minutes on two cores. The pictures and the encoder are made up; the pipeline is
+            two minutes on two cores. The images and the encoder are made up; the pipeline is
             the one that trains on yours.
         """),
     )

@@ -85,7 +85,7 @@ def _print_text_history(history: Sequence[EpochSummary]) -> None:
         changes = _changes(history[0].text_metrics, history[-1].text_metrics, names)
         rows.append(["change", *changes, ""])
     if names:
-        print("Pictures found by the names of their classes, as texts; and how alike embeddings")
+        print("Images found by the names of their classes, as texts; and how alike embeddings")
         print("are to those of the model before training (mean cosine):")
     else:
         print("How alike embeddings are to those of the model before training:")
@@ -95,9 +95,9 @@ def _print_text_history(history: Sequence[EpochSummary]) -> None:
 def print_trade_off(trade_off: TradeOff) -> None:
     """One row a mixture of two models' weights, the chosen one marked."""
     names = ("recall@1", trade_off.text_metric) if trade_off.end.text_metrics else ()
-    what = ", and pictures found by texts" if names else ""
+    what = ", and images found by texts" if names else ""
     print("Mixtures of the weights that came (alpha 0) with those of the last epoch (alpha 1):")
-    print(f"{trade_off.metric} of picture search{what}.")
+    print(f"{trade_off.metric} of image search{what}.")
     rows = [
         [
             f"alpha {one.alpha:.3g}{' chosen' if one == trade_off.chosen else ''}",
@@ -117,7 +117,7 @@ def print_scores(scores: QueryScores) -> None:
 
 def print_text_scores(scores: QueryScores) -> None:
     """The same of text search."""
-    print("Pictures found by the names of their classes, as texts:")
+    print("Images found by the names of their classes, as texts:")
     _print_means(scores, TEXT_HEADLINE)
 
 
@@ -133,7 +133,7 @@ def print_unanswered(scores: QueryScores) -> None:
     """How many queries the numbers leave out."""
     if scores.num_without_answer:
         print(
-            f"{scores.num_without_answer:,} of {len(scores.labels):,} queries have no picture of "
+            f"{scores.num_without_answer:,} of {len(scores.labels):,} queries have no image of "
             "their class in the gallery; the numbers above are of the others.\n"
         )
 
@@ -198,13 +198,13 @@ def print_export(result: ExportResult) -> None:
 
 
 def print_bench(result: BenchResult) -> None:
-    """What was measured, one row a stage; what it means; how long many pictures would take."""
+    """What was measured, one row a stage; what it means; how long many images would take."""
     speed, shares = result.speed, result.speed.shares()
-    pictures, batch_size = speed.pictures, speed.machine.batch_size
-    formats = ", ".join(f"{number:,} {name}" for name, number in pictures.formats.items())
+    images, batch_size = speed.images, speed.machine.batch_size
+    formats = ", ".join(f"{number:,} {name}" for name, number in images.formats.items())
     print(
-        f"{pictures.num_measured:,} of {counted(pictures.num_found, 'picture')}: {formats}; median "
-        f"{pictures.median_megapixels:.2g} megapixels, {pictures.median_kilobytes:,.0f} kB"
+        f"{images.num_measured:,} of {counted(images.num_found, 'image')}: {formats}; median "
+        f"{images.median_megapixels:.2g} megapixels, {images.median_kilobytes:,.0f} kB"
     )
     rows = [
         [
@@ -212,20 +212,20 @@ def print_bench(result: BenchResult) -> None:
             f"{one.median_ms:,.2f}",
             f"{one.mean_ms:,.2f}",
             str(one.at_a_time),
-            f"{one.pictures_per_s:,.1f}",
+            f"{one.images_per_s:,.1f}",
             f"{shares[one.name]:.0%}",
         ]
-        if one.pictures_per_s
+        if one.images_per_s
         else [one.name, *["-"] * 5]  # no transfer on a CPU
         for one in speed.stages
     ]
-    header = ["", "median ms", "mean ms", "at a time", "pictures/s", "share"]
+    header = ["", "median ms", "mean ms", "at a time", "images/s", "share"]
     _print_table(header, rows)
     batch_ms = speed.stage("model").median_ms * batch_size
     lines = [
-        ("model alone", f"{speed.model_alone:,.1f} pictures/s",
+        ("model alone", f"{speed.model_alone:,.1f} images/s",
          f"a batch of {batch_size:,} takes {batch_ms:,.0f} ms"),
-        ("all together", f"{speed.whole:,.1f} pictures/s", f"{speed.reached:.0%} of that"),
+        ("all together", f"{speed.whole:,.1f} images/s", f"{speed.reached:.0%} of that"),
     ]  # fmt: skip
     if speed.machine.num_workers:
         workers = counted(speed.machine.num_workers, "worker")
@@ -239,7 +239,7 @@ def print_bench(result: BenchResult) -> None:
         _print_wrapped(f"- {sentence}", rest="  ")
     times = [f"{n:,} in {_duration(took)}" for n, took in result.seconds_for().items()]
     print()
-    _print_wrapped(f"Pictures at this rate: {'; '.join(times)}.")
+    _print_wrapped(f"Images at this rate: {'; '.join(times)}.")
 
 
 def _print_wrapped(text: str, rest: str = "") -> None:

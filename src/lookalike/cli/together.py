@@ -29,12 +29,12 @@ def run_together(parse: Callable[[], argparse.Namespace], run: Run) -> int:
             quiet.enter_context(redirect_stderr(nowhere))
         given = parse()
         try:
-            processes = quiet.enter_context(joined())
+            world = quiet.enter_context(joined())
         except LookalikeError as error:
             return run(_failing(error), lambda message: print(message, file=stderr))
 
         def tell(message: str) -> None:
-            if processes.is_first_to_say(message):
+            if world.is_first_to_say(message):
                 print(message, file=stderr)
 
         return run(_refuse_alone(given), tell)

@@ -26,7 +26,7 @@ MUST_MEND = 1
 
 def run_train(given: argparse.Namespace) -> None:
     """Trains, and prints the history."""
-    knobs = _knobs_of(given)
+    options = _options_of(given)
     recipe = find_recipe(given.recipe) if given.recipe else {}
     saved: dict[str, Any] = {}
     resume: Path | None = None
@@ -35,14 +35,14 @@ def run_train(given: argparse.Namespace) -> None:
         from lookalike.training.checkpoints.checkpoint import check_can_go_on
         from lookalike.training.checkpoints.folder import newest_checkpoint
 
-        out = Path(knobs.get("out", recipe.get("out", ".")))
+        out = Path(options.get("out", recipe.get("out", ".")))
         resume = Path(given.resume or out)
         if resume.is_dir():
             resume = newest_checkpoint(resume)
         checkpoint = read_checkpoint(resume)
         check_can_go_on(checkpoint, resume)  # before its settings, which may be those of its time
         saved = checkpoint["config"]
-    config = config_from(TrainConfig, saved, recipe, knobs)
+    config = config_from(TrainConfig, saved, recipe, options)
     if given.print_config:
         _print_utf8(format_recipe(config))
         return
@@ -78,7 +78,7 @@ def run_train(given: argparse.Namespace) -> None:
 def run_evaluate(given: argparse.Namespace) -> None:
     """Measures a model, or what another system made."""
     recipe = read_recipe(given.recipe) if given.recipe else {}
-    config = config_from(EvaluateConfig, recipe, _knobs_of(given))
+    config = config_from(EvaluateConfig, recipe, _options_of(given))
     if given.print_config:
         _print_utf8(format_recipe(config))
         return
@@ -138,9 +138,9 @@ def run_compare(given: argparse.Namespace) -> None:
 
 
 def run_check(given: argparse.Namespace) -> int | None:
-    """Checks pictures; the exit code says whether anything must be mended."""
+    """Checks images; the exit code says whether anything must be mended."""
     recipe = read_recipe(given.recipe) if given.recipe else {}
-    config = config_from(CheckConfig, recipe, _knobs_of(given))
+    config = config_from(CheckConfig, recipe, _options_of(given))
     if given.print_config:
         _print_utf8(format_recipe(config))
         return None
@@ -158,9 +158,9 @@ def run_check(given: argparse.Namespace) -> int | None:
 
 
 def run_bench(given: argparse.Namespace) -> None:
-    """Measures how fast pictures become embeddings, and says what to change."""
+    """Measures how fast images become embeddings, and says what to change."""
     recipe = read_recipe(given.recipe) if given.recipe else {}
-    config = config_from(BenchConfig, recipe, _knobs_of(given))
+    config = config_from(BenchConfig, recipe, _options_of(given))
     if given.print_config:
         _print_utf8(format_recipe(config))
         return
@@ -181,7 +181,7 @@ def run_bench(given: argparse.Namespace) -> None:
 def run_export(given: argparse.Namespace) -> None:
     """Writes a model in another form."""
     recipe = read_recipe(given.recipe) if given.recipe else {}
-    config = config_from(ExportConfig, recipe, _knobs_of(given))
+    config = config_from(ExportConfig, recipe, _options_of(given))
     if given.print_config:
         _print_utf8(format_recipe(config))
         return
@@ -230,7 +230,7 @@ _USE_A_RECIPE = """
 
 
 def run_demo(given: argparse.Namespace) -> None:
-    """Shows the main job on invented pictures."""
+    """Shows the main job on invented images."""
     from lookalike.cli import tables
     from lookalike.commands.demo import SHEET, demo
     from lookalike.evaluation.results import report_file
@@ -243,14 +243,14 @@ def run_demo(given: argparse.Namespace) -> None:
     tables.print_history(result.history, result.best)
     if result.retrieval is not None:
         tables.print_preview(result.retrieval)
-        print(f"Six queries and what was found, as a picture: {shown(Path(given.out) / SHEET)}")
+        print(f"Six queries and what was found, as an image: {shown(Path(given.out) / SHEET)}")
         print(f"The whole report, to open in a browser: {shown(report_file(Path(given.out)))}\n")
     print(paragraphs(_YOUR_TURN))
 
 
 _YOUR_TURN = """
-    These pictures are invented and the encoder is a toy; the pipeline is the real one. On your
-    own pictures, one folder per class:
+    These images are invented and the encoder is a toy; the pipeline is the real one. On your
+    own images, one folder per class:
 
       lookalike train photos/train --test photos/test
       lookalike train photos/train --query photos/test/query --gallery photos/test/gallery
@@ -276,8 +276,8 @@ def _best(best: Best | None) -> dict[str, Any] | None:
     return asdict(best) | {"checkpoint": shown(best.checkpoint) if best.checkpoint else None}
 
 
-def _knobs_of(given: argparse.Namespace) -> dict[str, Any]:
-    """The flags that are knobs, out of all that were given."""
+def _options_of(given: argparse.Namespace) -> dict[str, Any]:
+    """The flags that are options, out of all that were given."""
     others = {"verb", "parser", "recipe", "print_config", "json", "resume"}
     return {name: value for name, value in vars(given).items() if name not in others}
 

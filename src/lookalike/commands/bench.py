@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from lookalike.benchmark.advice import Machine, Pictures, Speed, advice, expected
+from lookalike.benchmark.advice import Images, Machine, Speed, advice, expected
 from lookalike.benchmark.timing import (
-    ReadPicture,
+    ReadImage,
     gigaflops,
     read_one_by_one,
     reader_stages,
@@ -36,7 +36,7 @@ _MANY = (1_000, 100_000, 1_000_000)
 
 @dataclass(frozen=True)
 class BenchResult:
-    """How fast pictures become embeddings here, what limits that, and what to change."""
+    """How fast images become embeddings here, what limits that, and what to change."""
 
     model_name: str
     kind: str
@@ -53,7 +53,7 @@ class BenchResult:
         return advice(self.speed)
 
     def seconds_for(self) -> dict[int, float]:
-        """How long so many pictures would take."""
+        """How long so many images would take."""
         return {number: number / self.speed.whole for number in _MANY}
 
     def document(self) -> dict[str, Any]:
@@ -63,14 +63,14 @@ class BenchResult:
             "model": {"name": self.model_name, "embedding": self.kind, "dim": self.dim,
                       "gigaflops": speed.gigaflops},
             "machine": asdict(speed.machine) | {"description": self.device},
-            "pictures": asdict(speed.pictures),
+            "images": asdict(speed.images),
             "stages": {
-                one.name: {**asdict(one), "pictures_per_s": one.pictures_per_s,
+                one.name: {**asdict(one), "images_per_s": one.images_per_s,
                            "share": shares[one.name]}
                 for one in speed.stages
             },
-            "model_alone_pictures_per_s": speed.model_alone,
-            "whole_pictures_per_s": speed.whole,
+            "model_alone_images_per_s": speed.model_alone,
+            "whole_images_per_s": speed.whole,
             "whole_of_model_alone": speed.reached,
             "workers_start_s": self.workers_start_s,
             "limit": speed.limit,
@@ -84,20 +84,20 @@ class BenchResult:
 def bench(config: BenchConfig, *, progress: Progress | None = None) -> BenchResult:
     """Measures each stage between files and embeddings alone, and then all of it together.
 
-    Reading, decoding and preprocessing are measured picture by picture on one core; files come as
+    Reading, decoding and preprocessing are measured image by image on one core; files come as
     the system has them, from memory where it has read them before. The model is measured on
     pixels that are there already; the whole as evaluation goes about it, with its workers, on
-    the same pictures over and over. Nothing is written.
+    the same images over and over. Nothing is written.
 
     Raises:
-        ConfigError: no pictures are named, or the device or precision is not to be had.
-        DataError: there are no pictures, or not one that can be read.
+        ConfigError: no images are named, or the device or precision is not to be had.
+        DataError: there are no images, or not one that can be read.
         ModelError, CheckpointError: the model cannot be loaded.
     """
     progress = progress or default_progress()
     if config.data is None:
-        raise ConfigError("there is nothing to measure with; name a folder of pictures or a table: "
-                          "lookalike bench PICTURES")  # fmt: skip
+        raise ConfigError("there is nothing to measure with; name a folder of images or a table: "
+                          "lookalike bench IMAGES")  # fmt: skip
     paths = load_unlabelled(config.data, progress).paths
     runtime = make_runtime(config.device, config.precision, config.num_workers)
     encoder = on_device(CLIPEncoder(config.model_name, embedding=config.embedding), runtime)
@@ -107,7 +107,7 @@ def bench(config: BenchConfig, *, progress: Progress | None = None) -> BenchResu
     progress.note(f"device   {runtime.describe()}")
     how = replace(encoder.preprocessing, exact=config.exact_pixels)
     sample = read_one_by_one(
-        spread(paths, config.num_pictures),
+        spread(paths, config.num_images),
         how,
         keep=config.eval_batch_size,
         seconds=config.seconds,
@@ -116,18 +116,18 @@ def bench(config: BenchConfig, *, progress: Progress | None = None) -> BenchResu
     )
     machine = _machine(runtime, config)
     at_a_time = max(1, min(machine.num_workers, machine.num_cores))
-    readers = reader_stages(sample.pictures, at_a_time)
+    readers = reader_stages(sample.images, at_a_time)
     batch = sample.batch(config.eval_batch_size)
     device = time_device(encoder, batch, runtime, seconds=config.seconds, progress=progress)
-    pictures = _pictures(sample.pictures, len(paths), how)
-    parts = Speed((*readers, *device), math.nan, gigaflops(encoder), pictures, machine)
+    images = _images(sample.images, len(paths), how)
+    parts = Speed((*readers, *device), math.nan, gigaflops(encoder), images, machine)
     whole, start_s = time_whole(
         encoder,
-        [one.path for one in sample.pictures],
+        [one.path for one in sample.images],
         how,
         runtime,
         batch_size=config.eval_batch_size,
-        num_pictures=round(config.seconds * expected(parts, max(1, machine.num_workers))),
+        num_images=round(config.seconds * expected(parts, max(1, machine.num_workers))),
         max_megapixels=config.max_megapixels,
         progress=progress,
     )
@@ -143,14 +143,14 @@ def bench(config: BenchConfig, *, progress: Progress | None = None) -> BenchResu
     )
 
 
-def _pictures(read: Sequence[ReadPicture], num_found: int, how: Preprocessing) -> Pictures:
+def _images(read: Sequence[ReadImage], num_found: int, how: Preprocessing) -> Images:
     """What the files are, as far as it matters to speed."""
     enough = replace(how, exact=False).draft_px() or 0
     in_full = [one for one in read if sum(one.decoded) == sum(one.stored)]  # they may be turned
     reduced = [one for one in read if sum(one.decoded) < sum(one.stored)]
     formats = Counter(one.format for one in read)
     oversized = Counter(one.format for one in in_full if min(one.stored) >= 2 * enough)
-    return Pictures(
+    return Images(
         num_found=num_found,
         num_measured=len(read),
         formats=dict(formats.most_common()),

@@ -1,4 +1,4 @@
-"""`lookalike.check`: what is wrong with labelled pictures, before time is spent on them."""
+"""`lookalike.check`: what is wrong with labelled images, before time is spent on them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lookalike.checks.copies.groups import exact_findings, near_findings
 from lookalike.checks.findings import KINDS, CheckResult, ClassSizes, Files, Finding, Split
 from lookalike.checks.labels import MIN_CLASS_SIZE, class_numbers, judge_labels
 from lookalike.checks.page import write_page
-from lookalike.checks.reading.image import PictureFacts
+from lookalike.checks.reading.image import ImageFacts
 from lookalike.checks.reading.scan import SCAN_FILE, scan
 from lookalike.checks.structure import (
     class_key,
@@ -42,7 +42,7 @@ from lookalike.runtime.device import Runtime, make_runtime
 
 _SPLIT_NAMES = {"train", "training", "test", "val", "valid", "validation", "query", "gallery"}
 _MAX_READERS = 16
-_SAYS_LITTLE = 0.5  # share of pictures whose neighbours disagree, above which a model is no judge
+_SAYS_LITTLE = 0.5  # share of images whose neighbours disagree, above which a model is no judge
 
 
 def check(config: CheckConfig, *, progress: Progress | None = None) -> CheckResult:
@@ -50,11 +50,11 @@ def check(config: CheckConfig, *, progress: Progress | None = None) -> CheckResu
 
     Every file is decoded once and remembered in `scan.sqlite` under `config.out`, so that a
     check that was stopped goes on, and a second one reads only what has changed. The findings
-    are written beside it, as `check.json` and, with their pictures, `check.html`.
+    are written beside it, as `check.json` and, with their images, `check.html`.
 
     Raises:
         LookalikeError: the check could not be done (see `lookalike.errors`). What is wrong with
-            the pictures raises nothing: it is what is returned.
+            the images raises nothing: it is what is returned.
         Interrupted: Ctrl-C; what was read is kept.
     """
     try:
@@ -100,10 +100,10 @@ def _check(config: CheckConfig, progress: Progress) -> CheckResult:
 
 
 def _sources(config: CheckConfig, progress: Progress) -> list[tuple[str, str, ImageSet]]:
-    """Name, source and pictures of each split."""
+    """Name, source and images of each split."""
     if config.data is None:
-        raise ConfigError("there is nothing to check; name a folder of pictures or a table: "
-                          "lookalike check PICTURES")  # fmt: skip
+        raise ConfigError("there is nothing to check; name a folder of images or a table: "
+                          "lookalike check IMAGES")  # fmt: skip
     found: list[tuple[str, str, ImageSet]] = []
     seen: set[str] = set()
     for name, source in (("train", config.data), ("test", config.test),
@@ -118,7 +118,7 @@ def _sources(config: CheckConfig, progress: Progress) -> list[tuple[str, str, Im
         if Path(source).is_dir() and Path(config.out).resolve().is_relative_to(
             Path(source).resolve()
         ):
-            raise ConfigError(f"out is {shown(config.out)}, inside the pictures in "
+            raise ConfigError(f"out is {shown(config.out)}, inside the images in "
                               f"{shown(source)}, where it would be taken for a class; choose "
                               "another folder with --out")  # fmt: skip
         images = load_images(source, progress)
@@ -205,7 +205,7 @@ def _embed(
     result[rows] = embedded.embeddings
     gone = {one.path: one.reason for one in embedded.unreadable}
     facts = [
-        PictureFacts(reason=f"changed during the check: {gone[path]}") if path in gone else known
+        ImageFacts(reason=f"changed during the check: {gone[path]}") if path in gone else known
         for path, known in zip(files.paths, files.facts, strict=True)
     ]
     return result, replace(files, facts=facts)
@@ -261,7 +261,7 @@ def _wrong_labels(
     has_one = [] if embeddings is None else embeddings.any(dim=1).tolist()
     positions = [i for i, has in enumerate(has_one) if has and files.labels[i] is not None]
     if embeddings is None or not positions:
-        return [], ["likely wrong labels: there are no pictures with labels"]
+        return [], ["likely wrong labels: there are no images with labels"]
     rows = torch.tensor(positions)
     numbers, keys = class_numbers([class_key(str(files.labels[i])) for i in positions])
     if len(keys) < 2:
@@ -273,25 +273,25 @@ def _wrong_labels(
     notes = []
     if judgement.num_unjudged:
         notes.append(
-            f"labels of classes with fewer than {MIN_CLASS_SIZE} pictures that are no copies, too "
+            f"labels of classes with fewer than {MIN_CLASS_SIZE} images that are no copies, too "
             f"few to judge by: {judgement.num_unjudged:,} in all"
         )
     if judgement.share_of_neighbors_disagreeing > _SAYS_LITTLE:
         notes.append(
-            f"likely wrong labels: to {config.model_name} the nearest picture is of another class "
-            f"for {judgement.share_of_neighbors_disagreeing:.0%} of the pictures, so it cannot "
-            "judge them. Try a larger model, or one that was trained on pictures like these"
+            f"likely wrong labels: to {config.model_name} the nearest image is of another class "
+            f"for {judgement.share_of_neighbors_disagreeing:.0%} of the images, so it cannot "
+            "judge them. Try a larger model, or one that was trained on images like these"
         )
         return [], notes
     found = []
     for one in judgement.suspects:
         suggested = spelling[keys[one.suggested]]
         own = str(files.labels[positions[one.position]])
-        pictures = [files.picture(positions[one.position], "labelled " + shown(own), "suspect")]
-        pictures += [files.picture(positions[i], "", "suggested") for i in one.nearest_suggested]
-        pictures += [files.picture(positions[i], "", "own") for i in one.nearest_own]
+        images = [files.image(positions[one.position], "labelled " + shown(own), "suspect")]
+        images += [files.image(positions[i], "", "suggested") for i in one.nearest_suggested]
+        images += [files.image(positions[i], "", "own") for i in one.nearest_own]
         says = f"labelled {shown(own)}, looks like {shown(suggested)} (margin {one.margin:.2f})"
-        found.append(Finding("wrong_label", says, pictures))
+        found.append(Finding("wrong_label", says, images))
     return found, notes
 
 

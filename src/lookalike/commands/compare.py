@@ -86,7 +86,7 @@ def compare(
             )
         return Comparison(results, [], "they were measured under different protocols", folds)
     if any(_searched(one) != _searched(first) for one in results):
-        return Comparison(results, [], "they could not read the same pictures", folds)
+        return Comparison(results, [], "they could not read the same images", folds)
     tests = [_tests(first, one, by_class=by_class) for one in results[1:]]
     return Comparison(results, tests, None, folds, by_class)
 
@@ -121,7 +121,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise DataError(f"{shown(path)} is no metrics file; expected a results/metrics_*.json that "
                         "lookalike wrote")  # fmt: skip
     if document.get("metrics") is None:
-        raise DataError(f"{shown(path)} holds no metrics: the pictures had no labels")
+        raise DataError(f"{shown(path)} holds no metrics: the images had no labels")
     if not _is_whole(document):
         raise DataError(f"{shown(path)} lacks some of the metrics ({', '.join(HEADLINE)}) or what "
                         "each query scored; evaluate anew")  # fmt: skip
@@ -176,7 +176,7 @@ def _difference(a: dict[str, Any], b: dict[str, Any]) -> str:
         for key in {**a, **b}
         if a.get(key) != b.get(key) and key not in _FOLLOWS
     ]  # fmt: skip
-    return "; ".join(told[:3]) or "other pictures"
+    return "; ".join(told[:3]) or "other images"
 
 
 def _tests(a: Measured, b: Measured, *, by_class: bool) -> dict[str, PairedTest]:

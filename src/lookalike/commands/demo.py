@@ -1,4 +1,4 @@
-"""`lookalike demo`: the main job, on pictures of things that do not exist."""
+"""`lookalike demo`: the main job, on images of things that do not exist."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def demo(out: Path, *, seed: int, progress: Progress) -> TrainResult:
     """Draws a catalogue, trains a toy encoder on it from nothing, and tests it on new classes.
 
     Everything lands in `out`; a demo that was there before is replaced, any other folder with
-    something in it is refused. Beside the usual results there is a picture, `SHEET`, of queries
+    something in it is refused. Beside the usual results there is an image, `SHEET`, of queries
     and what was retrieved for them.
 
     Raises:
@@ -38,15 +38,15 @@ def demo(out: Path, *, seed: int, progress: Progress) -> TrainResult:
     """
     _make_room(out)
     progress.note(
-        "This is a demonstration: invented pictures, and a toy encoder that starts from random\n"
+        "This is a demonstration: invented images, and a toy encoder that starts from random\n"
         f"weights. It learns {TRAIN_CLASSES:,} objects, and is then tested on {TEST_CLASSES} "
         "others it has never seen."
     )
-    pictures = out / "pictures"
+    images = out / "images"
     total = TRAIN_CLASSES * TRAIN_VIEWS + TEST_CLASSES * (QUERY_VIEWS + GALLERY_VIEWS)
-    with progress.task("drawing a catalogue", total, "pictures") as task:
+    with progress.task("drawing a catalogue", total, "images") as task:
         write_catalogue(
-            pictures,
+            images,
             seed=seed,
             num_train_classes=TRAIN_CLASSES,
             num_test_classes=TEST_CLASSES,
@@ -58,9 +58,9 @@ def demo(out: Path, *, seed: int, progress: Progress) -> TrainResult:
             on_progress=task.advance,
         )
     config = TrainConfig(
-        train=str(pictures / "train"),
-        query=str(pictures / "test" / "query"),
-        gallery=str(pictures / "test" / "gallery"),
+        train=str(images / "train"),
+        query=str(images / "test" / "query"),
+        gallery=str(images / "test" / "gallery"),
         model_name=str(_random_encoder(out / "toy-clip", seed)),
         out=str(out),
         seed=seed,

@@ -41,14 +41,14 @@ from lookalike.model.pretrained import chosen_embedding, is_checkpoint, read_che
 from lookalike.progress import Progress, SilentProgress, counted, default_progress
 from lookalike.report.epoch.write import write_report
 from lookalike.runtime.device import make_runtime
-from lookalike.runtime.world import ALONE, Processes, joined
+from lookalike.runtime.world import ALONE, World, joined
 
 
 @dataclass(frozen=True)
 class EvaluateResult:
     """What a model retrieves, how good that is, and where it was written.
 
-    `retrieval` is None where a run of another system was scored: it has no pictures.
+    `retrieval` is None where a run of another system was scored: it has no images.
     `text_scores` are of text search by class name, where the model has a text tower.
     """
 
@@ -71,28 +71,28 @@ class EvaluateResult:
 
 
 def evaluate(config: EvaluateConfig, *, progress: Progress | None = None) -> EvaluateResult:
-    """Measures a model on labelled pictures, or just retrieves among unlabelled ones.
+    """Measures a model on labelled images, or just retrieves among unlabelled ones.
 
     Writes `results/retrieval_results_epoch_XX.json` and `results/metrics_epoch_XX.json` under
     `config.out`, XX being the epoch of a checkpoint of ours, or 00, and with `config.report`
     `results/report.html`, a page to look at. Embeddings made elsewhere
     (`test_embeddings`, ...) are measured as a model's are. A ranking made elsewhere (`run` and
-    `qrels`) is scored without pictures, into `results/metrics_<name of the run>.json`.
+    `qrels`) is scored without images, into `results/metrics_<name of the run>.json`.
 
-    Processes that `torchrun` started embed a share of the pictures each; the first one ranks,
+    World that `torchrun` started embed a share of the images each; the first one ranks,
     writes and shows progress, and all return the same.
 
     Raises:
         LookalikeError: of the kind that says what is wrong (see `lookalike.errors`).
     """
-    with joined() as processes:
-        progress = (progress or default_progress()) if processes.is_first else SilentProgress()
+    with joined() as world:
+        progress = (progress or default_progress()) if world.is_main else SilentProgress()
         if config.run or config.test_embeddings or config.query_embeddings:
-            return processes.by_first(lambda: _evaluate(config, progress, ALONE))
-        return _evaluate(config, progress, processes)
+            return world.on_main(lambda: _evaluate(config, progress, ALONE))
+        return _evaluate(config, progress, world)
 
 
-def _evaluate(config: EvaluateConfig, progress: Progress, processes: Processes) -> EvaluateResult:
+def _evaluate(config: EvaluateConfig, progress: Progress, world: World) -> EvaluateResult:
     """The same, by processes that have joined."""
     out = writable_folder(Path(config.out))
     if config.run is not None and config.qrels is not None:
@@ -118,10 +118,10 @@ def _evaluate(config: EvaluateConfig, progress: Progress, processes: Processes) 
         retrieval = _retrieve_given(config, protocol, progress)
     else:
         epoch, retrieval, text_scores = _retrieve_with_model(
-            config, checkpoint, protocol, out, progress, processes
+            config, checkpoint, protocol, out, progress, world
         )
     alpha = _alpha_of(checkpoint)
-    files = processes.by_first(
+    files = world.on_main(
         lambda: _write(config, out, epoch, alpha, retrieval, protocol, text_scores, progress)
     )
     return EvaluateResult(
@@ -166,9 +166,9 @@ def _retrieve_with_model(
     protocol: Protocol,
     out: Path,
     progress: Progress,
-    processes: Processes,
+    world: World,
 ) -> tuple[int, Retrieval, QueryScores | None]:
-    runtime = make_runtime(config.device, config.precision, config.num_workers, processes)
+    runtime = make_runtime(config.device, config.precision, config.num_workers, world)
     encoder = on_device(
         CLIPEncoder(config.model_name, embedding=config.embedding, checkpoint=checkpoint), runtime
     )
@@ -191,7 +191,7 @@ def _retrieve_with_model(
         cache=cache,
     )
     if cache is not None:
-        processes.by_first(cache.prepare)
+        world.on_main(cache.prepare)
         progress.note(f"cache    {cache.describe()}")
     retrieval = evaluate_encoder(
         encoder,
@@ -203,7 +203,7 @@ def _retrieve_with_model(
         progress=progress,
     )
     if cache is not None:
-        progress.note(f"cache    {cache.reads_of_all(processes)}")
+        progress.note(f"cache    {cache.reads_of_all(world)}")
     text_scores: QueryScores | None = None
     if retrieval.gallery.labels is not None and encoder.has_text:
         queries = text_queries(encoder, retrieval.gallery.labels, config.caption_template, progress)

@@ -28,7 +28,7 @@ def train(
     `results/report.html`. With the same configuration on the same CPU the outcome is the same
     to the last bit, whether or not the run was interrupted.
 
-    Processes that `torchrun` started train together: the batch is divided among them, the first
+    World that `torchrun` started train together: the batch is divided among them, the first
     one writes and shows progress, and all return the same.
 
     Args:
@@ -41,15 +41,15 @@ def train(
         Interrupted: on Ctrl-C or SIGTERM, after saving.
     """
     path = Path(resume) if resume else None
-    with joined() as processes, ExitStack() as at_the_end:
-        progress = (progress or default_progress()) if processes.is_first else SilentProgress()
+    with joined() as world, ExitStack() as at_the_end:
+        progress = (progress or default_progress()) if world.is_main else SilentProgress()
         saved = read_checkpoint(path) if path else None
         if saved is not None and path is not None:
             check_can_go_on(saved, path)
         # Unless told otherwise a resumed run keeps its precision, wherever it goes on.
         kept = saved["precision"] if saved and config.precision == "auto" else config.precision
-        runtime = make_runtime(config.device, kept, config.num_workers, processes)
-        tracker = processes.kept_by_first(lambda: make_tracker(config, progress))
+        runtime = make_runtime(config.device, kept, config.num_workers, world)
+        tracker = world.kept_on_main(lambda: make_tracker(config, progress))
         at_the_end.enter_context(seeded(config.seed, runtime.device))
         run = Run(config, runtime, progress, resume=path, saved=saved)
         del saved  # as large as the model and its optimiser

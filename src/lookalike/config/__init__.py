@@ -1,8 +1,8 @@
-"""Every knob: its name, its default, its unit, and what it may be.
+"""Every option: its name, its default, its unit, and what it may be.
 
 A configuration is one flat, frozen dataclass; the same names are keyword arguments in Python,
 keys in a recipe (YAML) and flags on the command line (`learning_rate` is `--learning-rate`).
-`None` means off. Nothing here reads a picture or touches a device.
+`None` means off. Nothing here reads an image or touches a device.
 """
 
 from lookalike.config.bench import BenchConfig

@@ -1,11 +1,11 @@
-"""The knobs of `lookalike bench`."""
+"""The options of `lookalike bench`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from lookalike.config.groups import Basics
-from lookalike.config.options import knob, same_knob
+from lookalike.config.options import option, same_option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,16 +16,16 @@ class BenchConfig(Basics):
         ConfigError: a value is out of its range.
     """
 
-    data: str | None = knob(
+    data: str | None = option(
         None,
-        "the pictures to measure with: a folder, however deep, or a table",
-        group="Pictures",
-        metavar="PICTURES",
+        "the images to measure with: a folder, however deep, or a table",
+        group="Images",
+        metavar="IMAGES",
     )
-    model_name: str = same_knob(Basics, "model_name")
-    num_pictures: int = knob(
-        256, "pictures taken at most, evenly spread over all", group="Measurement", at_least=1
+    model_name: str = same_option(Basics, "model_name")
+    num_images: int = option(
+        256, "images taken at most, evenly spread over all", group="Measurement", at_least=1
     )
-    seconds: float = knob(
+    seconds: float = option(
         10.0, "about how long each stage is measured at most", group="Measurement", above=0
     )

@@ -1,11 +1,11 @@
-"""The knobs of `lookalike check`."""
+"""The options of `lookalike check`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from lookalike.config.groups import BatchShape, Shared
-from lookalike.config.options import knob, same_knob
+from lookalike.config.options import option, same_option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,32 +16,32 @@ class CheckConfig(BatchShape, Shared):
         ConfigError: a value is out of its range.
     """
 
-    data: str | None = knob(
+    data: str | None = option(
         None,
-        "the pictures to check: a class-per-folder tree, a flat folder, or a table, each of whose "
+        "the images to check: a class-per-folder tree, a flat folder, or a table, each of whose "
         "splits counts as one",
-        group="Training pictures",
-        metavar="PICTURES",
+        group="Training images",
+        metavar="IMAGES",
     )
-    test: str | None = same_knob(Shared, "test", help="test pictures, likewise")
-    query: str | None = same_knob(
-        Shared, "query", help="queries, to look for copies of other pictures among them"
+    test: str | None = same_option(Shared, "test", help="test images, likewise")
+    query: str | None = same_option(
+        Shared, "query", help="queries, to look for copies of other images among them"
     )
-    gallery: str | None = same_knob(Shared, "gallery", help="a gallery, likewise")
-    model_name: str | None = same_knob(
+    gallery: str | None = same_option(Shared, "gallery", help="a gallery, likewise")
+    model_name: str | None = same_option(
         Shared,
         "model_name",
         default=None,
         help="a hub id, a local Transformers folder, or a checkpoint of ours (.pth); with a model "
         "the check also finds likely wrong labels, and near copies by embedding",
     )
-    num_neighbors: int = knob(
+    num_neighbors: int = option(
         20,
-        "nearest pictures that have a say in whether a label is right",
+        "nearest images that have a say in whether a label is right",
         group="Model",
         at_least=2,
     )
-    out: str = same_knob(
+    out: str = same_option(
         Shared,
         "out",
         default="check",

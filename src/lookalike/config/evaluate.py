@@ -1,4 +1,4 @@
-"""The knobs of `lookalike evaluate`."""
+"""The options of `lookalike evaluate`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lookalike.config.groups import Common
-from lookalike.config.options import knob
+from lookalike.config.options import option
 from lookalike.errors import ConfigError
 
 
@@ -18,39 +18,39 @@ class EvaluateConfig(Common):
         ConfigError: a value is out of its range, or two of them contradict each other.
     """
 
-    test_embeddings: str | None = knob(
+    test_embeddings: str | None = option(
         None,
-        "embeddings of the test pictures, made elsewhere: a .npy beside a .csv of the same name "
+        "embeddings of the test images, made elsewhere: a .npy beside a .csv of the same name "
         "that has a column path, or a .parquet with columns path and embedding",
         group="Other systems",
         metavar="FILE",
     )
-    query_embeddings: str | None = knob(
+    query_embeddings: str | None = option(
         None, "the same for the queries", group="Other systems", metavar="FILE"
     )
-    gallery_embeddings: str | None = knob(
+    gallery_embeddings: str | None = option(
         None, "the same for the gallery", group="Other systems", metavar="FILE"
     )
-    run: str | None = knob(
+    run: str | None = option(
         None,
-        "a ranking made elsewhere, as a TREC run file; scored against qrels, without pictures",
+        "a ranking made elsewhere, as a TREC run file; scored against qrels, without images",
         group="Other systems",
         metavar="FILE",
     )
-    qrels: str | None = knob(
+    qrels: str | None = option(
         None,
         "what is right for each query of run, as a TREC qrels file",
         group="Other systems",
         metavar="FILE",
     )
-    trec: bool = knob(
+    trec: bool = option(
         False,
         "also write a TREC run, as deep as top_k, and qrels; raise top_k for metrics that look "
         "further down",
         group="Output",
     )
-    save_embeddings: Literal["none", "npy", "parquet"] = knob(
-        "none", "also write the embeddings, with the pictures' names", group="Output"
+    save_embeddings: Literal["none", "npy", "parquet"] = option(
+        "none", "also write the embeddings, with the images' names", group="Output"
     )
 
     def __post_init__(self) -> None:
@@ -69,7 +69,7 @@ class EvaluateConfig(Common):
                 continue
             partner = f"{needed[0]}_embeddings"
             if getattr(self, side) is None:
-                raise ConfigError(f"{side}_embeddings needs {side}: the pictures, or a table of "
+                raise ConfigError(f"{side}_embeddings needs {side}: the images, or a table of "
                                   "their paths and labels")  # fmt: skip
             if getattr(self, partner) is None:
                 raise ConfigError(f"{side}_embeddings is given without {partner}; give both")

@@ -1,4 +1,4 @@
-"""The knobs of `lookalike export`."""
+"""The options of `lookalike export`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lookalike.config.groups import Shared
-from lookalike.config.options import knob, same_knob, settle
+from lookalike.config.options import option, same_option, settle
 from lookalike.errors import ConfigError
 
 # The hub's own rules: no dash or dot at an end, no two of them in a row.
@@ -23,41 +23,41 @@ class ExportConfig:
         ConfigError: a value is out of its range, or no name for a place on the hub.
     """
 
-    model_name: str | None = same_knob(
+    model_name: str | None = same_option(
         Shared,
         "model_name",
         default=None,
         help="what to export: a checkpoint of ours (.pth), a local Transformers folder, or a hub "
         "id",
     )
-    embedding: Literal["auto", "projected", "pooled"] = same_knob(Shared, "embedding")
-    to: Literal["transformers", "sentence-transformers", "onnx"] = knob(
+    embedding: Literal["auto", "projected", "pooled"] = same_option(Shared, "embedding")
+    to: Literal["transformers", "sentence-transformers", "onnx"] = option(
         "transformers",
         "a folder that from_pretrained loads, one that SentenceTransformer loads, or a graph from "
         "pixels to embeddings for any ONNX runtime",
         group="Output",
     )
-    out: str = knob(
+    out: str = option(
         "export",
         "the folder to make; it appears whole or not at all",
         group="Output",
         metavar="FOLDER",
     )
-    overwrite: bool = knob(False, "replace an earlier export there", group="Output")
-    push_to_hub: str | None = knob(
+    overwrite: bool = option(False, "replace an earlier export there", group="Output")
+    push_to_hub: str | None = option(
         None,
         "also upload the folder to this repository, and make it if need be; the token is that of "
         "HF_TOKEN, or of `hf auth login`",
         group="Hugging Face Hub",
         metavar="OWNER/NAME",
     )
-    private: bool = knob(
+    private: bool = option(
         True,
         "a repository that is made for it can be seen by its owner alone; one that is there "
         "stays as it is",
         group="Hugging Face Hub",
     )
-    license: str | None = knob(
+    license: str | None = option(
         None,
         "licence of the weights, as the hub spells it, such as mit; none: the model card says "
         "nothing of it",

@@ -1,4 +1,4 @@
-"""The knobs that several verbs share."""
+"""The options that several verbs share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from lookalike.config.options import knob, same_knob, settle
+from lookalike.config.options import option, same_option, settle
 from lookalike.errors import ConfigError
 
 DEFAULT_MODEL = "openai/clip-vit-large-patch14-336"
@@ -16,50 +16,50 @@ MAX_PILLOW_MEGAPIXELS = 178.0  # above this Pillow refuses a file by itself, as 
 
 @dataclass(frozen=True, kw_only=True)
 class Basics:
-    """The knobs of whatever embeds pictures: the model, the machine, what counts as a picture."""
+    """The options of whatever embeds images: the model, the machine, what counts as an image."""
 
-    model_name: str | None = knob(
+    model_name: str | None = option(
         DEFAULT_MODEL,
         "a hub id, a local Transformers folder, or a checkpoint of ours (.pth)",
         group="Model",
         metavar="NAME",
     )
-    embedding: Literal["auto", "projected", "pooled"] = knob(
+    embedding: Literal["auto", "projected", "pooled"] = option(
         "auto",
         "auto: the one that a checkpoint was trained for, else projected; projected: the space "
         "shared with text, where the model has one (else pooled); pooled: what the vision tower "
         "gives before that projection",
         group="Model",
     )
-    max_megapixels: float = knob(
+    max_megapixels: float = option(
         DEFAULT_MAX_MEGAPIXELS,
-        "a larger picture is refused before it is decoded",
-        group="Pictures",
+        "a larger image is refused before it is decoded",
+        group="Images",
         above=0,
         at_most=MAX_PILLOW_MEGAPIXELS,
     )
-    exact_pixels: bool = knob(
+    exact_pixels: bool = option(
         False,
-        "decode and resize pictures as the model's own processor does, to the last bit, to compare "
+        "decode and resize images as the model's own processor does, to the last bit, to compare "
         "with other tools: slower, of large photos several times",
-        group="Pictures",
+        group="Images",
     )
-    eval_batch_size: int = knob(64, "pictures embedded at a time", group="Machine", at_least=1)
-    device: str = knob(
+    eval_batch_size: int = option(64, "images embedded at a time", group="Machine", at_least=1)
+    device: str = option(
         "auto",
         "auto, cuda, cuda:1, mps, xpu or cpu; auto takes the first there is",
         group="Machine",
         metavar="NAME",
     )
-    precision: Literal["auto", "bf16", "fp16", "fp32", "int8"] = knob(
+    precision: Literal["auto", "bf16", "fp16", "fp32", "int8"] = option(
         "auto",
         "arithmetic of the model; auto: bf16 where the device is fast at it, else fp16 on a GPU, "
         "else fp32; int8: about 1.5 times as fast as bf16 on a CPU with VNNI, and coarser",
         group="Machine",
     )
-    num_workers: int | Literal["auto"] = knob(
+    num_workers: int | Literal["auto"] = option(
         "auto",
-        "processes that read pictures; 0 reads in the main process",
+        "processes that read images; 0 reads in the main process",
         group="Machine",
         at_least=0,
     )
@@ -67,34 +67,34 @@ class Basics:
     def __post_init__(self) -> None:
         settle(self)
         for name in ("train", "data", "test", "query", "gallery", "out", "model_name",
-                     "distillation_pictures", "decode_cache"):  # fmt: skip
+                     "distillation_images", "decode_cache"):  # fmt: skip
             if getattr(self, name, None) == "":
                 raise ConfigError(f"{name} is empty; name something, or leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shared(Basics):
-    """The knobs that every verb with test pictures shares."""
+    """The options that every verb with test images shares."""
 
-    query: str | None = knob(
+    query: str | None = option(
         None,
-        "pictures to search for: a class-per-folder tree, a flat folder, or a table",
-        group="Test pictures",
-        metavar="PICTURES",
+        "images to search for: a class-per-folder tree, a flat folder, or a table",
+        group="Test images",
+        metavar="IMAGES",
     )
-    gallery: str | None = knob(
+    gallery: str | None = option(
         None,
-        "pictures to search in, given together with query",
-        group="Test pictures",
-        metavar="PICTURES",
+        "images to search in, given together with query",
+        group="Test images",
+        metavar="IMAGES",
     )
-    test: str | None = knob(
+    test: str | None = option(
         None,
-        "one labelled folder or table instead: each picture searches in all the others",
-        group="Test pictures",
-        metavar="PICTURES",
+        "one labelled folder or table instead: each image searches in all the others",
+        group="Test images",
+        metavar="IMAGES",
     )
-    out: str = knob(
+    out: str = option(
         ".", "folder that results/ and weights/ are written under", group="Output", metavar="FOLDER"
     )
 
@@ -103,61 +103,61 @@ class Shared(Basics):
 class BatchShape:
     """What a training batch is made of."""
 
-    n_classes_per_batch: int = knob(
+    n_classes_per_batch: int = option(
         4, "P: different classes in each batch", group="Batches", at_least=2
     )
-    n_samples_per_class: int = knob(
-        2, "K: pictures of each of them; a batch is P x K", group="Batches", at_least=2
+    n_samples_per_class: int = option(
+        2, "K: images of each of them; a batch is P x K", group="Batches", at_least=2
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Common(Shared):
-    """The knobs that training and evaluation share."""
+    """The options that training and evaluation share."""
 
-    holdout_classes: str | None = knob(
+    holdout_classes: str | None = option(
         None,
         "test on classes that are kept from training: a share of all classes such as 0.5, or one "
         "of so many folds such as 2/5",
-        group="Test pictures",
+        group="Test images",
         metavar="SHARE",
     )
-    holdout_seed: int = knob(
-        0, "another seed holds out other classes", group="Test pictures", at_least=0
+    holdout_seed: int = option(
+        0, "another seed holds out other classes", group="Test images", at_least=0
     )
-    group_pattern: str | None = knob(
+    group_pattern: str | None = option(
         None,
-        "a regular expression; test pictures whose names give the same match (its first "
+        "a regular expression; test images whose names give the same match (its first "
         "parenthesis, or all of it) come from one shoot, and are never searched in each other",
-        group="Test pictures",
+        group="Test images",
         metavar="REGEX",
     )
-    decode_cache: str | None = knob(
+    decode_cache: str | None = option(
         None,
-        "a folder that keeps decoded pictures (width x height x 3 bytes each), so that later "
+        "a folder that keeps decoded images (width x height x 3 bytes each), so that later "
         "epochs and runs need not decode the files again, with the same results to the last bit; "
         "worth it for large photos and PNG files, over several epochs, where a GPU waits for "
-        "pictures; none: off",
-        group="Pictures",
+        "images; none: off",
+        group="Images",
         metavar="FOLDER",
     )
-    decode_cache_gb: float = knob(
+    decode_cache_gb: float = option(
         20.0,
         "GB (10^9 bytes) that decode_cache may take; when it is full, what is in it stays and "
-        "other pictures are decoded each time; 5 GB of the disk are left free in any case",
-        group="Pictures",
+        "other images are decoded each time; 5 GB of the disk are left free in any case",
+        group="Images",
         above=0,
     )
-    caption_template: str = knob(
+    caption_template: str = option(
         "a photo of a {}.",
         "the text of a class, for models with a text tower; {} is its name",
         group="Text search",
         metavar="TEXT",
     )
-    top_k: int = knob(10, "retrievals returned per query", group="Test pictures", at_least=1)
-    model_name: str = same_knob(Shared, "model_name")
-    overwrite: bool = knob(False, "replace what an earlier run wrote there", group="Output")
-    report: bool = knob(
+    top_k: int = option(10, "retrievals returned per query", group="Test images", at_least=1)
+    model_name: str = same_option(Shared, "model_name")
+    overwrite: bool = option(False, "replace what an earlier run wrote there", group="Output")
+    report: bool = option(
         True,
         "write results/report.html: charts, classes, and what was found for each query",
         group="Output",

@@ -1,4 +1,4 @@
-"""How a knob is declared, and how what people write becomes its value, within its bounds."""
+"""How an option is declared, and how what people write becomes its value, within its bounds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from lookalike.errors import ConfigError
 
 
-def knob(
+def option(
     default: Any,
     help: str,
     *,
@@ -28,18 +28,18 @@ def knob(
     return field(default=default, metadata=metadata)
 
 
-def same_knob(cls: type, name: str, **changes: Any) -> Any:
-    """A knob of another class once more, some of it changed."""
+def same_option(cls: type, name: str, **changes: Any) -> Any:
+    """An option of another class once more, some of it changed."""
     known = next(one for one in dataclasses.fields(cls) if one.name == name)
     default = changes.pop("default", known.default)
     return field(default=default, metadata={**known.metadata, **changes})
 
 
 def settle(config: Any) -> None:
-    """Makes each knob of a frozen configuration what it is declared as, or raises.
+    """Makes each option of a frozen configuration what it is declared as, or raises.
 
     Raises:
-        ConfigError: a value is of another type, or out of its knob's bounds.
+        ConfigError: a value is of another type, or out of its option's bounds.
     """
     hints = typing.get_type_hints(type(config))
     for one in dataclasses.fields(config):
@@ -49,7 +49,7 @@ def settle(config: Any) -> None:
 
 
 def coerce(name: str, value: Any, hint: Any) -> Any:
-    """`value` as the type a knob is declared with."""
+    """`value` as the type an option is declared with."""
     options = typing.get_args(hint) if _is_union(hint) else (hint,)
     # None first: as text, "none" would otherwise be the name of a folder.
     for option in sorted(options, key=lambda option: option is not type(None)):
@@ -99,17 +99,17 @@ def _named(option: Any) -> str:
     return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[option]
 
 
-def check_bounds(knob: dataclasses.Field[Any], value: Any) -> None:
-    """Raises where a number is not one, or out of the range its knob states."""
+def check_bounds(option: dataclasses.Field[Any], value: Any) -> None:
+    """Raises where a number is not one, or out of the range its option states."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return
-    bounds = knob.metadata["bounds"]
+    bounds = option.metadata["bounds"]
     above, at_least, at_most = bounds["above"], bounds["at_least"], bounds["at_most"]
     if above is not None and not value > above:
-        raise ConfigError(f"{knob.name} is {value}; it must be above {above:g}")
+        raise ConfigError(f"{option.name} is {value}; it must be above {above:g}")
     if at_least is not None and not value >= at_least:
-        raise ConfigError(f"{knob.name} is {value}; it must be at least {at_least:g}")
+        raise ConfigError(f"{option.name} is {value}; it must be at least {at_least:g}")
     if at_most is not None and not value <= at_most:
-        raise ConfigError(f"{knob.name} is {value}; it must be at most {at_most:g}")
+        raise ConfigError(f"{option.name} is {value}; it must be at most {at_most:g}")
     if value != value or value in (float("inf"), float("-inf")):
-        raise ConfigError(f"{knob.name} is {value}; it must be a finite number")
+        raise ConfigError(f"{option.name} is {value}; it must be a finite number")

@@ -1,4 +1,4 @@
-"""Configurations from mappings of knobs, and back into recipes (YAML)."""
+"""Configurations from mappings of options, and back into recipes (YAML)."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ ConfigT = TypeVar("ConfigT", TrainConfig, EvaluateConfig, CheckConfig, ExportCon
 
 
 # What a resumed run may change: none of it alters what is learned, but for rounding. (That `train`
-# still holds the same pictures is checked by their names, wherever they lie now.)
+# still holds the same images is checked by their names, wherever they lie now.)
 FREE_ON_RESUME = frozenset(
     {"train", "num_epochs", "out", "overwrite", "query", "gallery", "test", "top_k",
      "group_pattern", "eval_batch_size", "device", "precision", "num_workers",
-     "gradient_checkpointing", "batch_memory", "sharding", "compile", "distillation_pictures",
+     "gradient_checkpointing", "batch_memory", "sharding", "compile", "distillation_images",
      "interpolation", "best_metric", "patience", "keep", "autosave_minutes",
      "track", "track_project", "track_optional", "report", "decode_cache", "decode_cache_gb"}
 )  # fmt: skip
 
 
 def config_from(cls: type[ConfigT], *mappings: Mapping[str, Any]) -> ConfigT:
-    """A configuration from mappings of knob names to values, later ones winning.
+    """A configuration from mappings of option names to values, later ones winning.
 
     Values may be strings, as they come from a command line or YAML (`"2e-5"`, `"none"`).
 
     Raises:
         ConfigError: an unknown name (the nearest known one is named) or an impossible value.
     """
-    known = [knob.name for knob in dataclasses.fields(cls)]
+    known = [option.name for option in dataclasses.fields(cls)]
     values: dict[str, Any] = {}
     for mapping in mappings:
         for key, value in mapping.items():
@@ -40,7 +40,7 @@ def config_from(cls: type[ConfigT], *mappings: Mapping[str, Any]) -> ConfigT:
             if name not in known:
                 raise ConfigError(f"unknown key {key!r}{_nearest(name, known)}")
             values[name] = value
-        # Which test pictures is one choice: a later mapping that makes it undoes an earlier one.
+        # Which test images is one choice: a later mapping that makes it undoes an earlier one.
         if mapping.get("test") is not None:
             values |= {side: mapping.get(side) for side in ("query", "gallery")}
         elif mapping.get("query") is not None or mapping.get("gallery") is not None:
@@ -53,11 +53,11 @@ def format_recipe(
 ) -> str:
     """The whole configuration as a commented recipe, which `read_recipe` reads back."""
     lines: list[str] = []
-    for group, knobs in knobs_by_group(type(config)):
+    for group, options in options_by_group(type(config)):
         lines += ["", f"# {group}"]
-        for knob in knobs:
-            line = f"{knob.name}: {_as_yaml(getattr(config, knob.name))}"
-            lines.append(f"{line:<44}  # {knob.metadata['help']}")
+        for option in options:
+            line = f"{option.name}: {_as_yaml(getattr(config, option.name))}"
+            lines.append(f"{line:<44}  # {option.metadata['help']}")
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
@@ -72,24 +72,26 @@ def _as_yaml(value: Any) -> str:
     return dumped.partition("\n")[0]
 
 
-def knobs_by_group(cls: type) -> Iterator[tuple[str, list[dataclasses.Field[Any]]]]:
-    """The knobs of a configuration in reading order: what is trained on first."""
-    order = ["Training pictures", "Test pictures", "Model", "Batches", "Augmentation", "Objective",
-             "Training", "Text search", "Pictures", "Other systems", "Checkpoints", "Machine",
+def options_by_group(cls: type) -> Iterator[tuple[str, list[dataclasses.Field[Any]]]]:
+    """The options of a configuration in reading order: what is trained on first."""
+    order = ["Training images", "Test images", "Model", "Batches", "Augmentation", "Objective",
+             "Training", "Text search", "Images", "Other systems", "Checkpoints", "Machine",
              "Measurement", "Tracking", "Output", "Hugging Face Hub"]  # fmt: skip
     for group in order:
-        knobs = [knob for knob in dataclasses.fields(cls) if knob.metadata["group"] == group]
-        if knobs:
-            yield group, knobs
+        options = [
+            option for option in dataclasses.fields(cls) if option.metadata["group"] == group
+        ]
+        if options:
+            yield group, options
 
 
 def changed_on_resume(saved: Mapping[str, Any], now: TrainConfig) -> list[str]:
-    """The knobs that differ from a saved run's and would make it another run, as `name: a -> b`.
+    """The options that differ from a saved run's and would make it another run, as `name: a -> b`.
 
-    A knob that the saved run does not know, since it came later, had its default then.
+    An option that the saved run does not know, since it came later, had its default then.
     """
     free = free_on_resume(now)
-    before = {knob.name: knob.default for knob in dataclasses.fields(now)} | dict(saved)
+    before = {option.name: option.default for option in dataclasses.fields(now)} | dict(saved)
     return [
         f"{name}: {before[name]} -> {value}"
         for name, value in dataclasses.asdict(now).items()
@@ -98,8 +100,9 @@ def changed_on_resume(saved: Mapping[str, Any], now: TrainConfig) -> list[str]:
 
 
 def free_on_resume(config: TrainConfig) -> frozenset[str]:
-    """The knobs that a resumed run may change. Its length is one of them, unless the learning rate
-    follows it.
+    """Returns the options that a resumed run may change.
+
+    Its length is one of them, unless the learning rate follows it.
     """
     follows = config.schedule != "constant" or 0 < config.warmup_steps < 1
     return FREE_ON_RESUME - {"num_epochs"} if follows else FREE_ON_RESUME

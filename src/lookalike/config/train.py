@@ -1,4 +1,4 @@
-"""The knobs of `lookalike train`."""
+"""The options of `lookalike train`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lookalike.config.groups import BatchShape, Common
-from lookalike.config.options import knob, same_knob
+from lookalike.config.options import option, same_option
 from lookalike.errors import ConfigError
 
-_LEAST_PX = 8  # of a training picture's side
+_LEAST_PX = 8  # of a training image's side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,51 +20,51 @@ class TrainConfig(BatchShape, Common):
         ConfigError: a value is out of its range, or two of them contradict each other.
     """
 
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = same_knob(
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = same_option(
         Common,
         "precision",
         help="arithmetic of the model; auto: bf16 where the device is fast at it, else fp16 with "
         "gradient scaling on a GPU, else fp32 (int8 is for evaluate, check and bench alone)",
     )
-    train: str | None = knob(
+    train: str | None = option(
         None,
-        "pictures to learn from: a class-per-folder tree or a table with labels",
-        group="Training pictures",
+        "images to learn from: a class-per-folder tree or a table with labels",
+        group="Training images",
     )
-    class_balance: Literal["size", "equal"] = knob(
+    class_balance: Literal["size", "equal"] = option(
         "size",
-        "size: classes are met in proportion to their pictures; equal: all classes equally often, "
+        "size: classes are met in proportion to their images; equal: all classes equally often, "
         "in an epoch of the same length",
         group="Batches",
     )
-    singletons: Literal["exclude", "repeat"] = knob(
+    singletons: Literal["exclude", "repeat"] = option(
         "exclude",
-        "a class with one picture has no pair to learn from: exclude it, or repeat its picture "
+        "a class with one image has no pair to learn from: exclude it, or repeat its image "
         "K times, each differently augmented",
         group="Batches",
     )
-    batch_memory: int | Literal["auto"] | None = knob(
+    batch_memory: int | Literal["auto"] | None = option(
         "auto",
-        "pictures whose activations are in memory at once: a larger batch goes through the model "
+        "images whose activations are in memory at once: a larger batch goes through the model "
         "in chunks (gradient caching), which changes time, not results; auto: as many as fit; "
         "none: the whole batch",
         group="Batches",
         at_least=1,
     )
-    augmentation: Literal["crop-flip", "none"] = knob(
+    augmentation: Literal["crop-flip", "none"] = option(
         "crop-flip",
-        "crop-flip: a random part of each picture, half the time mirrored; none: the part that "
+        "crop-flip: a random part of each image, half the time mirrored; none: the part that "
         "evaluation looks at",
         group="Augmentation",
     )
-    min_crop_area: float = knob(
+    min_crop_area: float = option(
         0.8,
-        "smallest share of a picture that crop-flip keeps",
+        "smallest share of an image that crop-flip keeps",
         group="Augmentation",
         above=0,
         at_most=1,
     )
-    color_jitter: float = knob(
+    color_jitter: float = option(
         0.0,
         "brightness, contrast and saturation change by up to this share, with either augmentation; "
         "0.2 is light, 0 is off",
@@ -72,67 +72,67 @@ class TrainConfig(BatchShape, Common):
         at_least=0,
         at_most=1,
     )
-    train_size: float | None = knob(
+    train_size: float | None = option(
         None,
-        "side of training pictures: up to 1 a share of the model's own, in whole patches, such as "
-        "0.5; above that px, a multiple of the model's patch, such as 112; smaller pictures train "
+        "side of training images: up to 1 a share of the model's own, in whole patches, such as "
+        "0.5; above that px, a multiple of the model's patch, such as 112; smaller images train "
         "faster; none: the model's own, which evaluation always uses",
         group="Augmentation",
         metavar="SIDE",
         above=0,
     )
-    patch_dropout: float = knob(
+    patch_dropout: float = option(
         0.0,
-        "share of a picture's patches, drawn anew each time, that training leaves out, which makes "
+        "share of an image's patches, drawn anew each time, that training leaves out, which makes "
         "it faster by about as much; 0: off",
         group="Augmentation",
         at_least=0,
         at_most=0.9,
     )
 
-    objective: Literal["supcon", "arcface", "smooth-ap"] = knob(
+    objective: Literal["supcon", "arcface", "smooth-ap"] = option(
         "supcon",
         "supcon: supervised contrastive; arcface: a learned centre for each class, with a margin; "
         "smooth-ap: a smooth form of average precision",
         group="Objective",
     )
-    temperature: float = knob(
+    temperature: float = option(
         0.07,
         "of the objective; the smaller, the more the hardest negatives count (in the papers 0.07 "
         "for supcon, 0.016 for arcface, 0.01 for smooth-ap)",
         group="Objective",
         at_least=1e-4,
     )
-    cross_batch_memory: int = knob(
+    cross_batch_memory: int = option(
         0,
         "embeddings of earlier batches that supcon compares with as well; 0: off",
         group="Objective",
         at_least=0,
     )
-    margin: float = knob(
+    margin: float = option(
         0.3,
         "of arcface, in radians; 0 is the normalised softmax",
         group="Objective",
         at_least=0,
         at_most=1.5,
     )
-    center_learning_rate: float = knob(
+    center_learning_rate: float = option(
         1e-3, "of arcface's class centres", group="Objective", above=0
     )
 
-    num_epochs: int = knob(1, "times through the training pictures", group="Training", at_least=0)
-    learning_rate: float = knob(1e-7, "of AdamW", group="Training", above=0)
-    layer_decay: float = knob(
+    num_epochs: int = option(1, "times through the training images", group="Training", at_least=0)
+    learning_rate: float = option(1e-7, "of AdamW", group="Training", above=0)
+    layer_decay: float = option(
         1.0,
         "each layer's learning rate is that of the next one times this; 1: all the same",
         group="Training",
         above=0,
         at_most=1,
     )
-    schedule: Literal["constant", "cosine"] = knob(
+    schedule: Literal["constant", "cosine"] = option(
         "constant", "of the learning rate after warm-up; cosine ends at zero", group="Training"
     )
-    warmup_steps: float = knob(
+    warmup_steps: float = option(
         0.0,
         "first steps, over which the learning rate rises from zero; below 1 a share of the run's, "
         "such as 0.1",
@@ -140,42 +140,42 @@ class TrainConfig(BatchShape, Common):
         metavar="N",
         at_least=0,
     )
-    head_warmup_steps: int = knob(
+    head_warmup_steps: int = option(
         0,
         "first steps that train only what comes after the last layer; then all of it",
         group="Training",
         at_least=0,
     )
-    frozen_layers: int = knob(
+    frozen_layers: int = option(
         0,
         "first layers that are never changed, the patch embedding with them",
         group="Training",
         at_least=0,
     )
-    lora_rank: int | None = knob(
+    lora_rank: int | None = option(
         None,
         "train low-rank changes of the weights (LoRA) of this rank instead of the weights; "
         "none: off",
         group="Training",
         at_least=1,
     )
-    lora_targets: str = knob(
+    lora_targets: str = option(
         "auto",
         "names of the linear layers that LoRA changes, with commas between them; auto: those of "
         "attention",
         group="Training",
         metavar="NAMES",
     )
-    weight_decay: float = knob(
+    weight_decay: float = option(
         0.01,
         "of AdamW; on weight matrices, never on biases, norms and tokens",
         group="Training",
         at_least=0,
     )
-    max_grad_norm: float | None = knob(
+    max_grad_norm: float | None = option(
         1.0, "gradients longer than this are shortened to it; none: off", group="Training", above=0
     )
-    ema_decay: float | None = knob(
+    ema_decay: float | None = option(
         None,
         "measure and save a running mean of the weights, which keeps this share of itself at "
         "each step, such as 0.99; none: off",
@@ -183,41 +183,41 @@ class TrainConfig(BatchShape, Common):
         above=0,
         at_most=0.999999,
     )
-    gradient_checkpointing: bool = knob(
+    gradient_checkpointing: bool = option(
         False,
         "recompute activations backwards: less memory, about a third slower",
         group="Training",
     )
-    seed: int = knob(0, "of everything random", group="Training", at_least=0, at_most=2**63 - 1)
+    seed: int = option(0, "of everything random", group="Training", at_least=0, at_most=2**63 - 1)
 
-    caption_weight: float = knob(
+    caption_weight: float = option(
         0.0,
-        "weight of a second loss, beside the objective, that holds pictures near the text of "
+        "weight of a second loss, beside the objective, that holds images near the text of "
         "their class; 0: off",
         group="Text search",
         at_least=0,
     )
-    distillation_weight: float = knob(
+    distillation_weight: float = option(
         0.0,
         "weight of a loss that holds embeddings near those of the model as it came; 0: off",
         group="Text search",
         at_least=0,
     )
-    distillation_pictures: str | None = knob(
+    distillation_images: str | None = option(
         None,
-        "pictures of any kind, without labels, to do that on, as many a step as the batch has; "
+        "images of any kind, without labels, to do that on, as many a step as the batch has; "
         "none: the batch itself",
         group="Text search",
-        metavar="PICTURES",
+        metavar="IMAGES",
     )
-    l2_sp: float = knob(
+    l2_sp: float = option(
         0.0,
         "pull of each weight towards where it began, as weight decay pulls towards zero: few get "
         "further than 1 / l2_sp, so 100 is light and 10000 strong; 0: off",
         group="Text search",
         at_least=0,
     )
-    interpolation: int = knob(
+    interpolation: int = option(
         0,
         "in the end, measure mixtures of the original and the trained weights (WiSE-FT) in so many "
         "even steps, and save the best one; 0: off",
@@ -226,26 +226,26 @@ class TrainConfig(BatchShape, Common):
         at_most=100,
     )
 
-    best_metric: str = knob(
+    best_metric: str = option(
         "mAP@R",
         "what tells the best epoch; text-mAP, text-recall@1, ... are of text search by class name",
         group="Checkpoints",
         metavar="METRIC",
     )
-    patience: int | None = knob(
+    patience: int | None = option(
         None,
         "stop when so many epochs in a row were not better than the best before them, with the "
         "model as it came for a first; none: never",
         group="Checkpoints",
         at_least=1,
     )
-    keep: int | Literal["all"] = knob(
+    keep: int | Literal["all"] = option(
         "all",
         "newest checkpoints that are kept, and the best one beside them",
         group="Checkpoints",
         at_least=1,
     )
-    autosave_minutes: float | None = knob(
+    autosave_minutes: float | None = option(
         10.0,
         "so often the middle of an epoch is saved, in one file that --resume goes on from; none: "
         "never",
@@ -253,29 +253,29 @@ class TrainConfig(BatchShape, Common):
         above=0,
     )
 
-    sharding: Literal["none", "full"] = knob(
+    sharding: Literal["none", "full"] = option(
         "none",
         "with several processes: each holds the whole model (none), or a part of it, for models "
         "that do not fit (full)",
         group="Machine",
     )
-    compile: Literal["auto", "on", "off"] = knob(
+    compile: Literal["auto", "on", "off"] = option(
         "auto",
         "have torch compile the model's layers, which takes up to a minute and makes steps on a "
         "GPU faster; auto: on one GPU, if training would take two minutes or more",
         group="Machine",
     )
 
-    track: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"] = knob(
+    track: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"] = option(
         "none",
         "where the course of training is kept as well; those that write to the disk do so in "
         "tracking/ below out",
         group="Tracking",
     )
-    track_project: str = knob(
+    track_project: str = option(
         "lookalike", "the project or experiment it is filed under", group="Tracking", metavar="NAME"
     )
-    track_optional: bool = knob(
+    track_optional: bool = option(
         False, "go on without, where the tracker is not installed, not logged in or out of reach",
         group="Tracking",
     )  # fmt: skip
@@ -304,15 +304,15 @@ class TrainConfig(BatchShape, Common):
         size = self.n_classes_per_batch * self.n_samples_per_class
         if isinstance(self.batch_memory, int) and self.batch_memory > size:
             raise ConfigError(
-                f"batch_memory is {self.batch_memory}, and a batch has {size} pictures "
+                f"batch_memory is {self.batch_memory}, and a batch has {size} images "
                 f"({self.n_classes_per_batch} classes x {self.n_samples_per_class}); set it to "
                 f"{size} or less, or to auto"
             )
 
     def _check_anchors(self) -> None:
-        if self.distillation_pictures is not None and not self.distillation_weight:
+        if self.distillation_images is not None and not self.distillation_weight:
             raise ConfigError(
-                "distillation_pictures are given, and distillation is off; set "
+                "distillation_images are given, and distillation is off; set "
                 "distillation_weight, such as 1"
             )
         if self.l2_sp * self.learning_rate > 1:

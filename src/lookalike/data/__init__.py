@@ -1,1 +1,1 @@
-"""Pictures: found, decoded, cut to size and dealt into batches. Knows of no model."""
+"""Images: found, decoded, cut to size and dealt into batches. Knows of no model."""

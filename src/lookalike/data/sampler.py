@@ -1,4 +1,4 @@
-"""Batches of exactly P classes x K pictures, every picture of an epoch in its turn."""
+"""Batches of exactly P classes x K images, every image of an epoch in its turn."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class SamplerReport:
 
 
 class BalancedBatchSampler(Sampler[list[int]]):
-    """Yields lists of dataset indices: P different classes, K pictures of each.
+    """Yields lists of dataset indices: P different classes, K images of each.
 
-    **An epoch** shows every picture of every class that takes part, and none a second time
-    before all pictures of its class were shown. A class of n pictures fills ceil(n / K) places,
-    a place being K pictures in one batch; where K does not divide n, the last place is filled
-    up with pictures the class began the epoch with. The length of an epoch is
+    **An epoch** shows every image of every class that takes part, and none a second time
+    before all images of its class were shown. A class of n images fills ceil(n / K) places,
+    a place being K images in one batch; where K does not divide n, the last place is filled
+    up with images the class began the epoch with. The length of an epoch is
 
         max(ceil(sum of all places / P), places of the largest class)   batches,
 
@@ -46,13 +46,13 @@ class BalancedBatchSampler(Sampler[list[int]]):
 
         floor(N P / C)  or  ceil(N P / C)   places,
 
-    the larger number falling to other classes in each epoch, by lot. No picture is shown a
-    second time before all of its class were; but a class with more pictures than places is not
-    shown in full: others of its pictures have their turn in the next epoch, by lot as well.
+    the larger number falling to other classes in each epoch, by lot. No image is shown a
+    second time before all of its class were; but a class with more images than places is not
+    shown in full: others of its images have their turn in the next epoch, by lot as well.
 
-    No picture stands twice in a batch, unless its class has fewer than K: then its pictures
-    are repeated, which `report` counts. A class with one picture has no pair to learn from; it
-    is left out (`singletons="exclude"`), or its picture is repeated (`singletons="repeat"`).
+    No image stands twice in a batch, unless its class has fewer than K: then its images
+    are repeated, which `report` counts. A class with one image has no pair to learn from; it
+    is left out (`singletons="exclude"`), or its image is repeated (`singletons="repeat"`).
 
     The order depends on `seed` and the epoch alone. It is drawn afresh for each `set_epoch`;
     `state_dict` and `load_state_dict` go on in the middle of one.
@@ -60,10 +60,10 @@ class BalancedBatchSampler(Sampler[list[int]]):
     Use it as `DataLoader(dataset, batch_sampler=BalancedBatchSampler(labels))`.
 
     Args:
-        labels: the class of each picture: integers of any size, or strings.
+        labels: the class of each image: integers of any size, or strings.
         n_classes_per_batch: P.
         n_samples_per_class: K.
-        singletons: what to do with classes of one picture.
+        singletons: what to do with classes of one image.
         class_balance: whether classes are met in proportion to their size, or equally often.
         seed: of the order.
 
@@ -88,7 +88,7 @@ class BalancedBatchSampler(Sampler[list[int]]):
             raise ValueError(f"class_balance is {class_balance!r}; expected 'size' or 'equal'")
         if n_classes_per_batch < 1 or n_samples_per_class < 1:
             raise ValueError(
-                f"a batch of {n_classes_per_batch} classes x {n_samples_per_class} pictures is "
+                f"a batch of {n_classes_per_batch} classes x {n_samples_per_class} images is "
                 "empty; both must be at least 1"
             )
         self._per_batch, self._per_class, self._seed = (
@@ -99,11 +99,11 @@ class BalancedBatchSampler(Sampler[list[int]]):
         self._balance = class_balance
         classes, sizes = number_classes(labels)
         taking_part = sizes >= (2 if singletons == "exclude" else 1)
-        if n_samples_per_class == 1:  # a place of one picture needs no second
+        if n_samples_per_class == 1:  # a place of one image needs no second
             taking_part = sizes >= 1
         _check_enough_classes(sizes, taking_part, n_classes_per_batch, singletons)
 
-        # Pictures grouped by class: class c's are by_class[starts[c] : starts[c] + sizes[c]].
+        # Images grouped by class: class c's are by_class[starts[c] : starts[c] + sizes[c]].
         by_class = grouped_by_class(classes)
         self._by_class = by_class[taking_part[classes[by_class]]]
         self._sizes = sizes[taking_part]
@@ -121,7 +121,7 @@ class BalancedBatchSampler(Sampler[list[int]]):
             small_classes=int(small.sum()),
             repeated_images=int((n_samples_per_class - self._sizes[small]).sum()),
         )
-        # Which picture is of which class: two samplers that agree in it draw the same batches.
+        # Which image is of which class: two samplers that agree in it draw the same batches.
         digest = hashlib.sha256(self._by_class.astype(np.int64))
         digest.update(self._sizes.tobytes())
         self._fingerprint = digest.hexdigest()[:16]
@@ -155,20 +155,20 @@ class BalancedBatchSampler(Sampler[list[int]]):
             "class_balance": self._balance,
             "num_batches": self._num_batches,
             "num_images": len(self._by_class),
-            "pictures": self._fingerprint,
+            "images": self._fingerprint,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where a saved sampler stood.
 
         Raises:
-            CheckpointError: that one had other pictures, another batch shape or another seed.
+            CheckpointError: that one had other images, another batch shape or another seed.
         """
         for name, value in self.state_dict().items():
             if name not in ("epoch", "batches_done") and state[name] != value:
                 raise CheckpointError(
                     f"the saved run's sampler had {name} {state[name]}, this one has {value}: "
-                    "the training pictures or the batch shape changed. Start a new run instead"
+                    "the training images or the batch shape changed. Start a new run instead"
                 )
         self._epoch, self._batches_done = state["epoch"], state["batches_done"]
 
@@ -188,7 +188,7 @@ class BalancedBatchSampler(Sampler[list[int]]):
         nth = np.empty_like(owners)
         nth[np.lexsort((columns, row))] = np.arange(len(owners)) - np.repeat(firsts, places[order])
 
-        # K pictures in a row of the class's shuffled circle: all different where there are K.
+        # K images in a row of the class's shuffled circle: all different where there are K.
         steps = nth[:, None] * self._per_class + np.arange(self._per_class)
         steps %= self._sizes[owners][:, None]
         steps += self._starts[owners][:, None]
@@ -196,7 +196,7 @@ class BalancedBatchSampler(Sampler[list[int]]):
         return batches.reshape(self._num_batches, -1)
 
     def _shuffled_within_classes(self, rng: np.random.Generator) -> Int[np.ndarray, " n"]:
-        """The pictures grouped by class as before, those of a class in random order."""
+        """The images grouped by class as before, those of a class in random order."""
         keys = rng.random(len(self._by_class))
         # Whole numbers before the point keep classes apart.
         keys += np.repeat(np.arange(len(self._sizes), dtype=np.int32), self._sizes)
@@ -251,7 +251,7 @@ class BalancedBatchSampler(Sampler[list[int]]):
 def number_classes(
     labels: Sequence[int] | Sequence[str] | np.ndarray | Int64[Tensor, " n"],
 ) -> tuple[Int32[np.ndarray, " n"], Int64[np.ndarray, " classes"]]:
-    """Each picture's class as a number from 0, in the order of labels, and the size of each class.
+    """Each image's class as a number from 0, in the order of labels, and the size of each class.
 
     Takes little more memory than the result, whatever the labels are.
     """
@@ -304,12 +304,12 @@ def _check_enough_classes(
     left_out = all_classes - usable
     message = (
         f"a batch needs {n_classes_per_batch} different classes and {usable} can take part "
-        f"(of {all_classes}; {left_out} have a single picture). "
+        f"(of {all_classes}; {left_out} have a single image). "
     )
     if usable >= 2:
         message += f"Set --n-classes-per-batch {usable} or less"
     elif usable + left_out >= 2 and singletons == "exclude":
-        message += "Add pictures to those classes, or set --singletons repeat"
+        message += "Add images to those classes, or set --singletons repeat"
     else:
-        message += "There must be pictures of at least two classes to tell apart"
+        message += "There must be images of at least two classes to tell apart"
     raise DataError(message)

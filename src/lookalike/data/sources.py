@@ -1,4 +1,4 @@
-"""Finding pictures: a class-per-folder tree, a flat folder, or a table, as one `ImageSet`."""
+"""Finding images: a class-per-folder tree, a flat folder, or a table, as one `ImageSet`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _COLUMNS = ("path", "label", "split", "is_query", "group")
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A file that could not be read as a picture, and why."""
+    """A file that could not be read as an image, and why."""
 
     path: str
     reason: str
@@ -37,10 +37,10 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Pictures of one source in a fixed order; the columns have one entry a picture.
+    """Images of one source in a fixed order; the columns have one entry an image.
 
     `names` are relative to `root`, with forward slashes. `labels`, `groups`, `splits` and
-    `is_query` are None where the source does not say. In evaluation, pictures of the same
+    `is_query` are None where the source does not say. In evaluation, images of the same
     non-empty group (one photo shoot, one camera) are not searched in each other.
     """
 
@@ -60,7 +60,7 @@ class ImageSet:
         return [os.path.join(self.root, name) for name in self.names]
 
     def subset(self, keep: Iterable[int]) -> ImageSet:
-        """The pictures at these positions, in this order."""
+        """The images at these positions, in this order."""
         positions = list(keep)
 
         def column(values: list[Any] | None) -> list[Any] | None:
@@ -76,7 +76,7 @@ class ImageSet:
         )
 
     def of_split(self, *wanted: str) -> ImageSet:
-        """The pictures of these splits; all of them where the source knows no splits.
+        """The images of these splits; all of them where the source knows no splits.
 
         Raises:
             DataError: there are none; names the splits there are.
@@ -92,7 +92,7 @@ class ImageSet:
         return self.subset(positions)
 
     def of_classes(self, classes: set[str]) -> ImageSet:
-        """The pictures whose label is one of these."""
+        """The images whose label is one of these."""
         return self.subset(i for i, label in enumerate(self.labels or ()) if label in classes)
 
     def grouped_by(self, pattern: str) -> ImageSet:
@@ -125,16 +125,16 @@ def _hash_of(column: Sequence[str | None]) -> str:
 
 
 def load_images(source: str | Path, progress: Progress | None = None) -> ImageSet:
-    """Lists the pictures of a source without opening them.
+    """Lists the images of a source without opening them.
 
-    - A folder with sub-folders is a class-per-folder tree: a picture's label is the first
+    - A folder with sub-folders is a class-per-folder tree: an image's label is the first
       folder on its path, however deep it lies below that.
-    - A folder without sub-folders is flat: its pictures have no labels.
+    - A folder without sub-folders is flat: its images have no labels.
     - A `.csv`, `.tsv` or `.parquet` file is a table with a column `path` (relative to the
       table's folder, or absolute) and any of `label`, `split`, `is_query` and `group`.
 
-    Extensions of picture files mean nothing: every file counts until it is read. Hidden
-    folders are passed over, and said so; hidden files in class folders are no pictures.
+    Extensions of image files mean nothing: every file counts until it is read. Hidden
+    folders are passed over, and said so; hidden files in class folders are no images.
 
     Raises:
         DataError: the source is missing, empty, or half tree and half flat; a table lacks
@@ -149,13 +149,13 @@ def load_images(source: str | Path, progress: Progress | None = None) -> ImageSe
     if path.suffix.lower() in TABLE_ENDINGS:
         return _load_table(path)
     raise DataError(
-        f"{shown(path)} is neither a folder nor a table; give a folder of pictures, "
+        f"{shown(path)} is neither a folder nor a table; give a folder of images, "
         f"or a table whose name ends in {', '.join(TABLE_ENDINGS)}"
     )
 
 
 def load_unlabelled(source: str | Path, progress: Progress | None = None) -> ImageSet:
-    """Lists the pictures of a source whose labels do not matter: in a folder, however deep, or in
+    """Lists the images of a source whose labels do not matter: in a folder, however deep, or in
     a table.
 
     Raises:
@@ -167,7 +167,7 @@ def load_unlabelled(source: str | Path, progress: Progress | None = None) -> Ima
         return replace(load_images(path, progress), labels=None)
     names, _, _ = _walk(path)
     if not names:
-        raise DataError(f"there are no files in {shown(path)}; expected pictures in it")
+        raise DataError(f"there are no files in {shown(path)}; expected images in it")
     return ImageSet(path, names)
 
 
@@ -176,10 +176,10 @@ def keep_readable(
     max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
     progress: Progress | None = None,
 ) -> tuple[ImageSet, list[Unreadable]]:
-    """Reads every file's header: the pictures, and the files that are none.
+    """Reads every file's header: the images, and the files that are none.
 
     Raises:
-        DataError: not one of the files is a picture.
+        DataError: not one of the files is an image.
     """
     progress = progress or SilentProgress()
 
@@ -202,7 +202,7 @@ def keep_readable(
                 task.advance()
     bad = [Unreadable(path, why) for path, why in zip(paths, reasons, strict=True) if why]
     if len(bad) == len(images):
-        raise DataError(f"none of the {len(images):,} files in {shown(images.root)} is a picture "
+        raise DataError(f"none of the {len(images):,} files in {shown(images.root)} is an image "
                         f"that can be read: {list_unreadable(bad)}")  # fmt: skip
     if bad:
         images = images.subset(i for i, why in enumerate(reasons) if why is None)
@@ -222,22 +222,22 @@ def _load_folder(root: Path, progress: Progress) -> ImageSet:
     if empty:
         progress.warn(f"no files in these folders of {shown(root)}: {_some(empty)}")
     if not names:
-        raise DataError(f"there are no files in {shown(root)}; expected pictures in it, "
-                        "or one folder of pictures per class")  # fmt: skip
+        raise DataError(f"there are no files in {shown(root)}; expected images in it, "
+                        "or one folder of images per class")  # fmt: skip
     in_folders = [name for name in names if "/" in name]
     if not in_folders:
         return ImageSet(root, names)
     loose = [name for name in names if "/" not in name]
     if loose:
         # A note, a licence or a .DS_Store beside the class folders is common and harmless.
-        pictures = [name for name in loose if _is_picture(root / name)]
-        if pictures:
+        images = [name for name in loose if _is_image(root / name)]
+        if images:
             raise DataError(
-                f"{shown(root)} holds class folders and also {counted(len(pictures), 'picture')} "
-                f"beside them ({_some(pictures)}); move these into a class folder, or out of it"
+                f"{shown(root)} holds class folders and also {counted(len(images), 'image')} "
+                f"beside them ({_some(images)}); move these into a class folder, or out of it"
             )
         progress.warn(
-            f"passed over files that cannot be read as pictures in {shown(root)}: {_some(loose)}"
+            f"passed over files that cannot be read as images in {shown(root)}: {_some(loose)}"
         )
     labels = [name.partition("/")[0] for name in in_folders]
     splits = sorted(set(labels))
@@ -310,7 +310,7 @@ def _load_table(path: Path) -> ImageSet:
     for row, name in enumerate(names, start=1):
         if name in seen:
             raise DataError(f"{shown(path)} names {shown(name)} twice, again in row {row}; "
-                            "list each picture once")  # fmt: skip
+                            "list each image once")  # fmt: skip
         seen.add(name)
 
     def texts(column: str) -> list[str] | None:
@@ -403,7 +403,7 @@ def _read_flags(values: list[Any] | None, path: Path) -> list[bool] | None:
     return flags
 
 
-def _is_picture(path: Path) -> bool:
+def _is_image(path: Path) -> bool:
     try:
         probe_image(os.fspath(path))
     except ImageError:

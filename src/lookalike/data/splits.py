@@ -13,7 +13,7 @@ from lookalike.errors import DataError
 def held_out_classes(labels: Iterable[str], holdout: str, seed: int) -> set[str]:
     """The classes of `labels` that a holdout keeps from training.
 
-    Classes are put into an order that depends on seed and names alone, not on the pictures or
+    Classes are put into an order that depends on seed and names alone, not on the images or
     on how they were listed. A share takes the first of them; of n folds each takes a part, and
     every class is in exactly one.
 
@@ -23,7 +23,7 @@ def held_out_classes(labels: Iterable[str], holdout: str, seed: int) -> set[str]
     [['d', 'f'], ['a', 'c'], ['b', 'e']]
 
     Args:
-        labels: of all pictures, of training and test.
+        labels: of all images, of training and test.
         holdout: a share between 0 and 1, such as "0.5", or a fold, such as "2/5".
         seed: another seed, another order.
 

@@ -1,4 +1,4 @@
-"""From a decoded picture to the pixels a model takes."""
+"""From a decoded image to the pixels a model takes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _DRAFT_MARGIN = 1.25
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a model wants done to a picture, as its own preprocessor configuration says.
+    """What a model wants done to an image, as its own preprocessor configuration says.
 
-    A picture is resized so that its shorter side is `shortest_edge` px and then centre-cropped,
+    An image is resized so that its shorter side is `shortest_edge` px and then centre-cropped,
     or, where `shortest_edge` is None, resized to `height` x `width` whatever its shape. The
     pixels a model computes with are `(value * scale - mean) / std`, value in 0..255.
 
@@ -46,23 +46,23 @@ class Preprocessing:
     exact: bool = True
 
     def draft_px(self, min_crop_area: float = 1.0) -> int | None:
-        """What both sides of a decoded picture must have at least, for pixels as good as these;
+        """What both sides of a decoded image must have at least, for pixels as good as these;
         None: all that there is.
 
         Args:
-            min_crop_area: smallest share of a picture that is then enlarged to the whole.
+            min_crop_area: smallest share of an image that is then enlarged to the whole.
         """
         if self.exact:
             return None
         side = max(self.shortest_edge or 0, self.height, self.width)
         return math.ceil(_DRAFT_MARGIN * side / math.sqrt(min_crop_area))
 
-    def black(self, num_pictures: int) -> UInt8[Tensor, "n 3 height width"]:
+    def black(self, num_images: int) -> UInt8[Tensor, "n 3 height width"]:
         """Pixels of the right shape, where it does not matter what is on them."""
-        return torch.zeros(num_pictures, 3, self.height, self.width, dtype=torch.uint8)
+        return torch.zeros(num_images, 3, self.height, self.width, dtype=torch.uint8)
 
     def at(self, side: int) -> Preprocessing:
-        """The same part of a picture, as a square of `side` px."""
+        """The same part of an image, as a square of `side` px."""
         shortest = self.shortest_edge and round(self.shortest_edge * side / self.height)
         return replace(self, height=side, width=side, shortest_edge=shortest)
 
@@ -83,7 +83,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Light changes a training picture goes through, new ones each time it is seen.
+    """Light changes a training image goes through, new ones each time it is seen.
 
     `color_jitter` is the largest share by which brightness, contrast and saturation change.
     """
@@ -94,15 +94,15 @@ class Augmentation:
 
     @property
     def least_area(self) -> float:
-        """Smallest share of a picture that may become all of it."""
+        """Smallest share of an image that may become all of it."""
         return self.min_crop_area if self.kind == "crop-flip" else 1.0
 
 
 def preprocess(image: Image.Image, how: Preprocessing) -> UInt8[Tensor, "3 height width"]:
-    """The pixels of an RGB picture as the model's own processor would cut them.
+    """The pixels of an RGB image as the model's own processor would cut them.
 
     Where `how.exact`, agrees with Transformers' Pillow processors to the last bit before
-    normalisation, except for a picture so long and thin that all of it, resized, would have more
+    normalisation, except for an image so long and thin that all of it, resized, would have more
     than 50 million pixels: it is cut to its middle first, because a file of a few bytes could take
     any memory else.
     """
@@ -114,7 +114,7 @@ def preprocess(image: Image.Image, how: Preprocessing) -> UInt8[Tensor, "3 heigh
     new_long = int(how.shortest_edge * long / short)
     size = (how.shortest_edge, new_long) if width <= height else (new_long, how.shortest_edge)
     left, top = (size[0] - how.width) // 2, (size[1] - how.height) // 2
-    # A crop beyond the edge (a target larger than the resized picture) is filled with black.
+    # A crop beyond the edge (a target larger than the resized image) is filled with black.
     around = (-left, left + how.width - size[0], -top, top + how.height - size[1])
     return functional.pad(_resized(image, size, how), around)
 
@@ -122,14 +122,14 @@ def preprocess(image: Image.Image, how: Preprocessing) -> UInt8[Tensor, "3 heigh
 def augment(
     image: Image.Image, how: Preprocessing, changes: Augmentation, rng: np.random.Generator
 ) -> UInt8[Tensor, "3 height width"]:
-    """The pixels of an RGB picture after random changes drawn from `rng`.
+    """The pixels of an RGB image after random changes drawn from `rng`.
 
     "crop-flip" keeps a random part (area between `min_crop_area` and 1, aspect ratio between
     3:4 and 4:3 of the target's), resizes it to the target, and mirrors it half the time.
     "none" cuts it as `preprocess` does.
 
     Then, in random order, brightness, contrast and saturation are multiplied by factors between
-    1 - `color_jitter` and 1 + `color_jitter`: what the picture differs by from black, from an
+    1 - `color_jitter` and 1 + `color_jitter`: what the image differs by from black, from an
     even grey of its mean lightness, and from itself without colour.
     """
     if changes.kind == "none":
@@ -147,7 +147,7 @@ def augment(
 
 
 def to_tensor(image: Image.Image) -> UInt8[Tensor, "3 height width"]:
-    """An RGB picture as a contiguous tensor, channels first."""
+    """An RGB image as a contiguous tensor, channels first."""
     pixels = np.array(image, dtype=np.uint8)
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
@@ -158,7 +158,7 @@ def _resized(
     how: Preprocessing,
     box: tuple[float, float, float, float] | None = None,
 ) -> UInt8[Tensor, "3 height width"]:
-    """A picture, or what of it lies in `box` (left, top, right, bottom), at `size` (width, height).
+    """An image, or what of it lies in `box` (left, top, right, bottom), at `size` (width, height).
 
     Boxes end between two pixels where `how.exact`, and else at the next whole one.
     """
@@ -176,7 +176,7 @@ def _resized(
 
 
 def _jittered(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
-    """The picture with brightness, contrast and saturation changed."""
+    """The image with brightness, contrast and saturation changed."""
     changes = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
     factors = rng.uniform(1 - strength, 1 + strength, len(changes))
     for which in rng.permutation(len(changes)):
@@ -185,7 +185,7 @@ def _jittered(image: Image.Image, strength: float, rng: np.random.Generator) -> 
 
 
 def _middle(image: Image.Image, shortest_edge: int) -> Image.Image:
-    """The picture, or its middle part where all of it would become too large."""
+    """The image, or its middle part where all of it would become too large."""
     width, height = image.size
     longest = min(width, height) * max(1, _LARGEST_RESIZED_PX // shortest_edge**2)
     if max(width, height) <= longest:
@@ -197,9 +197,9 @@ def _middle(image: Image.Image, shortest_edge: int) -> Image.Image:
 def _random_box(
     size: tuple[int, int], how: Preprocessing, min_area: float, rng: np.random.Generator
 ) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of a random part of a picture, in px."""
+    """Left, top, right, bottom of a random part of an image, in px."""
     width, height = size
-    for _ in range(10):  # long thin pictures have room for few of the shapes that may be drawn
+    for _ in range(10):  # long thin images have room for few of the shapes that may be drawn
         area = width * height * rng.uniform(min_area, 1.0)
         aspect = how.width / how.height * math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
         box_width, box_height = math.sqrt(area * aspect), math.sqrt(area / aspect)

@@ -1,1 +1,1 @@
-"""The main job on invented pictures: no network, no weights, no data set needed."""
+"""The main job on invented images: no network, no weights, no data set needed."""

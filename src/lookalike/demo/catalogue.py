@@ -1,9 +1,9 @@
-"""The invented picture catalogue behind `lookalike demo`.
+"""The invented image catalogue behind `lookalike demo`.
 
 An *object* is a little made-up product: a body with a pattern in two colours, a topper, side
 parts, feet and an emblem. These parts, drawn from the seed and the object's id alone, are its
-identity. A *view* is one picture of it: pose, framing, light and scene are drawn afresh for every
-view. Any picture can therefore be drawn on its own, in any order and in any process, and comes out
+identity. A *view* is one image of it: pose, framing, light and scene are drawn afresh for every
+view. Any image can therefore be drawn on its own, in any order and in any process, and comes out
 the same.
 
 Outlines are float arrays of shape (N, 2), x to the right and y down, in object units: the middle
@@ -121,7 +121,7 @@ _BODIES: tuple[Points, ...] = (
 )
 
 # Patterns reach beyond every body and are clipped to it. They are coarse, a few pixels a stripe
-# in a small picture, because finer ones would blur into a third colour.
+# in a small image, because finer ones would blur into a third colour.
 _GRID = tuple((i, j) for i in range(-3, 4) for j in range(-3, 4))
 _EDGE = np.stack([0.2 * np.arange(-5, 6), 0.12 * (np.arange(11) % 2)], axis=1)
 _ZIGZAG = np.concatenate([_EDGE, _moved(_EDGE[::-1], 0.0, 0.15)])
@@ -187,7 +187,7 @@ _SIDES: tuple[tuple[Part, bool], ...] = (
     (((_ACCENT, _EAR),), True),  # two handles
     (((_PATTERN, _WING),), True),
     (((_ACCENT, _SPOUT),), False),
-    (((_INK, _box(-0.1, -0.03, 0.2, 0.03)), (_ACCENT, _disc(0.24, 0, 0.12))), True),  # knobs
+    (((_INK, _box(-0.1, -0.03, 0.2, 0.03)), (_ACCENT, _disc(0.24, 0, 0.12))), True),  # options
     (((_BODY, _disc(0.1, 0.08, 0.1, 0.24)),), True),  # arms
 )
 
@@ -373,16 +373,16 @@ def _random_pose(rng: np.random.Generator, size: int) -> Points:
     return np.concatenate([turned, middle[:, None]], axis=1)
 
 
-def _lit(picture: Image.Image, rng: np.random.Generator, side: int) -> Image.Image:
-    """The picture under tinted light that falls off away from `side` (-1 left, 1 right)."""
+def _lit(image: Image.Image, rng: np.random.Generator, side: int) -> Image.Image:
+    """The image under tinted light that falls off away from `side` (-1 left, 1 right)."""
     tint = rng.uniform(0.8, 1.12) * rng.uniform(0.93, 1.07, size=3)
-    slope = 1.0 + side * rng.uniform(0.0, 0.2) * np.linspace(-1.0, 1.0, picture.width)
-    lit = np.asarray(picture) * slope[None, :, None] * tint
+    slope = 1.0 + side * rng.uniform(0.0, 0.2) * np.linspace(-1.0, 1.0, image.width)
+    lit = np.asarray(image) * slope[None, :, None] * tint
     return Image.fromarray(np.minimum(lit, 255.0).astype(np.uint8))
 
 
 def draw_view(seed: int, object_id: int, view_id: int, size_px: int) -> Image.Image:
-    """One RGB picture of an object, `size_px` pixels wide and high.
+    """One RGB image of an object, `size_px` pixels wide and high.
 
     The same seed and ids give the same scene at every size. All three are 0 or more.
     """
@@ -425,16 +425,16 @@ def draw_view(seed: int, object_id: int, view_id: int, size_px: int) -> Image.Im
 def _write_object(
     task: tuple[int, tuple[tuple[str, range], ...]], *, folder: Path, seed: int, size_px: int
 ) -> int:
-    """Write one object's views below each of its splits; returns how many pictures that made."""
+    """Write one object's views below each of its splits; returns how many images that made."""
     object_id, splits = task
     for split, view_ids in splits:
         class_folder = folder / split / object_name(seed, object_id)
         class_folder.mkdir(parents=True, exist_ok=True)
         for view_id in view_ids:
-            picture = draw_view(seed, object_id, view_id, size_px)
-            # Without chroma subsampling, which would smear the colours of so small a picture.
+            image = draw_view(seed, object_id, view_id, size_px)
+            # Without chroma subsampling, which would smear the colours of so small an image.
             path = class_folder / f"{class_folder.name}-{view_id:02d}.jpg"
-            picture.save(path, quality=_JPEG_QUALITY, subsampling=0)
+            image.save(path, quality=_JPEG_QUALITY, subsampling=0)
     return sum(len(view_ids) for _, view_ids in splits)
 
 
@@ -453,10 +453,10 @@ def write_catalogue(
 ) -> None:
     """Draw a catalogue into `folder`, one folder a class in each of its trees.
 
-    `train/` holds `views_per_class` pictures of each training object. `test/query/` and
+    `train/` holds `views_per_class` images of each training object. `test/query/` and
     `test/gallery/` hold different views of the same `num_test_classes` further objects. The work
     is spread over `num_workers` processes, none besides this one if that is 1.
-    `on_progress` is told, again and again, how many more pictures have been written.
+    `on_progress` is told, again and again, how many more images have been written.
     """
     train = (("train", range(views_per_class)),)
     test = (

@@ -1,4 +1,4 @@
-"""A picture of what was retrieved: each row a query, then its first results."""
+"""An image of what was retrieved: each row a query, then its first results."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Embedding many pictures, and finding the nearest ones exactly."""
+"""Embedding many images, and finding the nearest ones exactly."""

@@ -1,4 +1,4 @@
-"""Many pictures to one matrix of embeddings."""
+"""Many images to one matrix of embeddings."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from lookalike.runtime.memory import enough_memory
 
 @dataclass(frozen=True)
 class Embedded:
-    """Embeddings of the pictures that could be read.
+    """Embeddings of the images that could be read.
 
-    Row i belongs to the loader's picture `positions[i]`; positions rise.
+    Row i belongs to the loader's image `positions[i]`; positions rise.
     """
 
     embeddings: Float32[Tensor, "n dim"]
@@ -41,22 +41,22 @@ def embed(
     progress: Progress,
     title: str = "embedding",
 ) -> Embedded:
-    """Embeds all pictures of a loader, in evaluation mode, on the CPU in the end.
+    """Embeds all images of a loader, in evaluation mode, on the CPU in the end.
 
-    Unreadable pictures are left out and listed. Several processes embed a share of them each,
+    Unreadable images are left out and listed. Several processes embed a share of them each,
     and all get the rows of all, the same to the last bit as one process's with as many threads.
 
     Raises:
-        DataError: not one picture can be read.
+        DataError: not one image can be read.
         ModelError: an embedding is not finite, or the device has too little memory for a batch.
     """
     rows: list[Tensor] = []
     positions: list[int] = []
     unreadable: list[Unreadable] = []
-    processes = runtime.processes
+    world = runtime.world
     black, left = encoder.preprocessing.black(1), loader.num_images
-    requests = chunks_of(processes, loader.num_images, batch_size)
-    at_a_time = counted(batch_size, "picture")
+    requests = chunks_of(world, loader.num_images, batch_size)
+    at_a_time = counted(batch_size, "image")
     smaller = f"--eval-batch-size {batch_size // 2}, or " if batch_size > 1 else ""
     with (
         enough_memory(
@@ -76,17 +76,17 @@ def embed(
             embedded = embed_batch(pixels.to(runtime.device, non_blocking=True))
             rows.append(embedded[: len(batch.indices)].cpu())
             # The others are about as far as this one.
-            done = min(left, processes.count * (len(batch.indices) + len(batch.unreadable)))
+            done = min(left, world.size * (len(batch.indices) + len(batch.unreadable)))
             left -= done
             task.advance(done)
-        shares = processes.gather_objects((positions, unreadable))
+        shares = world.all_gather_objects((positions, unreadable))
         task.advance(left)
     positions = [position for share, _ in shares for position in share]
     unreadable = list(dict.fromkeys(bad for _, share in shares for bad in share))
     if not positions:
-        raise DataError(f"none of the {loader.num_images:,} pictures can be read: "
+        raise DataError(f"none of the {loader.num_images:,} images can be read: "
                         f"{list_unreadable(unreadable)}")  # fmt: skip
-    embeddings, _ = processes.gather_rows(torch.cat(rows))
+    embeddings, _ = world.all_gather_rows(torch.cat(rows))
     if not embeddings.isfinite().all():
         first = positions[int((~embeddings.isfinite()).any(dim=1).nonzero()[0])]
         raise ModelError(

@@ -28,9 +28,9 @@ def embedding_files(path: Path) -> list[Path]:
 
 
 def save_embeddings(path: Path, embeddings: Float32[Tensor, "n dim"], images: ImageSet) -> None:
-    """Writes embeddings with the names (and labels, if there are any) of their pictures.
+    """Writes embeddings with the names (and labels, if there are any) of their images.
 
-    `x.npy` holds a float32 matrix of shape (n, dim) and `x.csv` beside it one row a picture, in
+    `x.npy` holds a float32 matrix of shape (n, dim) and `x.csv` beside it one row an image, in
     the same order, with columns path and label. `x.parquet` holds columns path, label and
     embedding, a list of dim float32.
 
@@ -60,20 +60,20 @@ def save_embeddings(path: Path, embeddings: Float32[Tensor, "n dim"], images: Im
 
 
 def load_embeddings(path: Path, images: ImageSet) -> Float32[Tensor, "n dim"]:
-    """The embeddings of these pictures, in their order, L2-normalised.
+    """The embeddings of these images, in their order, L2-normalised.
 
-    Rows are found by the picture's name below its folder, or by where it lies. Rows of other
-    pictures are passed over.
+    Rows are found by the image's name below its folder, or by where it lies. Rows of other
+    images are passed over.
 
     Raises:
-        DataError: the file is no matrix of embeddings, a picture is missing or named twice, or
+        DataError: the file is no matrix of embeddings, an image is missing or named twice, or
             an embedding is zero or not finite.
     """
     names, matrix = _read(path)
     row_of: dict[str, int] = {}
     for row, name in enumerate(map(_plain, names)):
         if row_of.setdefault(name, row) != row:
-            raise DataError(f"{shown(path)} names {shown(name)} twice; one embedding a picture")
+            raise DataError(f"{shown(path)} names {shown(name)} twice; one embedding an image")
     rows = [
         next((row_of[one] for one in (_plain(name), _plain(full), _plain(os.path.abspath(full)))
               if one in row_of), -1)
@@ -82,8 +82,8 @@ def load_embeddings(path: Path, images: ImageSet) -> Float32[Tensor, "n dim"]:
     missing = [name for name, row in zip(images.names, rows, strict=True) if row < 0]
     if missing:
         raise DataError(
-            f"{len(missing):,} of {len(images):,} pictures have no embedding in {shown(path)}, "
-            f"such as {_some(missing)}; it names pictures such as {_some(names)}"
+            f"{len(missing):,} of {len(images):,} images have no embedding in {shown(path)}, "
+            f"such as {_some(missing)}; it names images such as {_some(names)}"
         )
     result = torch.empty(len(rows), matrix.shape[1])
     for start in range(0, len(rows), _ROWS_AT_A_TIME):
@@ -93,7 +93,7 @@ def load_embeddings(path: Path, images: ImageSet) -> Float32[Tensor, "n dim"]:
     if bad:
         named = _some([images.names[i] for i in bad])
         raise DataError(
-            f"embeddings of {counted(len(bad), 'picture')} in {shown(path)} are zero or not "
+            f"embeddings of {counted(len(bad), 'image')} in {shown(path)} are zero or not "
             f"finite: {named}"
         )
     return result

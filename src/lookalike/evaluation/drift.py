@@ -16,49 +16,49 @@ from torch import Tensor
 from lookalike.evaluation.retrieval import Retrieval
 from lookalike.files import write_whole
 
-MOST_PICTURES = 10_000
+MOST_IMAGES = 10_000
 _ROWS = "embeddings"
 
 
 @dataclass(frozen=True)
 class Drift:
-    """The cosine between a picture's embedding now and then, over pictures: mean, 1st percentile.
+    """The cosine between an image's embedding now and then, over images: mean, 1st percentile.
 
     1 is where nothing moved.
     """
 
     mean_cosine: float
     low_cosine: float
-    num_pictures: int
+    num_images: int
 
 
 @dataclass(frozen=True)
 class Originals:
-    """Embeddings of test pictures by the model as it came; row i is of picture `names[i]`."""
+    """Embeddings of test images by the model as it came; row i is of image `names[i]`."""
 
     run: str
     test: str
     names: list[str]
-    embeddings: Float32[Tensor, "pictures dim"]
+    embeddings: Float32[Tensor, "images dim"]
 
 
 def originals_of(retrieval: Retrieval, run: str, test: str) -> Originals:
-    """The pictures that drift is measured on: all, or 10,000 of them, evenly spaced.
+    """The images that drift is measured on: all, or 10,000 of them, evenly spaced.
 
     Args:
         retrieval: what the model as it came retrieves.
         run: the run's own name.
         test: the fingerprint of the protocol.
     """
-    names, embeddings = _pictures(retrieval)
-    most = min(len(names), MOST_PICTURES)
+    names, embeddings = _images(retrieval)
+    most = min(len(names), MOST_IMAGES)
     keep = [i * len(names) // most for i in range(most)]
     return Originals(run, test, [names[i] for i in keep], embeddings[keep])
 
 
 def measure_drift(originals: Originals, retrieval: Retrieval) -> Drift | None:
-    """The drift over the pictures that could be read both times; None if there are none."""
-    names, embeddings = _pictures(retrieval)
+    """The drift over the images that could be read both times; None if there are none."""
+    names, embeddings = _images(retrieval)
     row_of = {name: row for row, name in enumerate(names)}
     both = [(i, row_of[name]) for i, name in enumerate(originals.names) if name in row_of]
     if not both:
@@ -91,8 +91,8 @@ def read_originals(path: Path, run: str, test: str) -> Originals | None:
         return None
 
 
-def _pictures(retrieval: Retrieval) -> tuple[list[str], Float32[Tensor, "pictures dim"]]:
-    """All test pictures, named apart by their side where there are two."""
+def _images(retrieval: Retrieval) -> tuple[list[str], Float32[Tensor, "images dim"]]:
+    """All test images, named apart by their side where there are two."""
     gallery = [f"gallery/{name}" for name in retrieval.gallery.names]
     if retrieval.query_embeddings is retrieval.gallery_embeddings:
         return gallery, retrieval.gallery_embeddings

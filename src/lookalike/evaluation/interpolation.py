@@ -1,4 +1,4 @@
-"""The trade-off between finding pictures and finding by text, over mixtures of two models' weights.
+"""The trade-off between finding images and finding by text, over mixtures of two models' weights.
 
 Source: Wortsman et al., "Robust fine-tuning of zero-shot models" (CVPR 2022), WiSE-FT: weights that
 lie between those of the original model and those it was fine-tuned to.
@@ -32,7 +32,7 @@ class Mixture:
 class TradeOff:
     """What mixtures of the original with an epoch's model come to, all measured on one test.
 
-    `metric` tells which of them finds pictures best, and `text_metric`, where larger is better,
+    `metric` tells which of them finds images best, and `text_metric`, where larger is better,
     which of them finds by text best. `mixtures` are in ascending order of alpha, from 0, the
     original, to 1, the epoch's own model. `fingerprint` is that of the test's protocol.
     """
@@ -58,13 +58,13 @@ class TradeOff:
     def chosen(self) -> Mixture:
         """The mixture to take.
 
-        Where fine-tuning gained on pictures and lost on text, it is the one with the largest
-        difference of shares: how much of the gain on pictures it keeps, less how much of the loss
+        Where fine-tuning gained on images and lost on text, it is the one with the largest
+        difference of shares: how much of the gain on images it keeps, less how much of the loss
         on text it has. Both ends have 0, so where no mixture does better, and of equals, it is the
         one nearer to the end: what was trained is not thrown away for nothing.
 
-        Where there is nothing to be traded, for text lost nothing, pictures gained nothing or there
-        is no text tower, it is the best on pictures, of equals the one nearer to the original.
+        Where there is nothing to be traded, for text lost nothing, images gained nothing or there
+        is no text tower, it is the best on images, of equals the one nearer to the original.
 
         >>> table = [(0.0, 0.2, 0.8), (0.5, 0.6, 0.7), (1.0, 0.7, 0.3)]
         >>> mixtures = tuple(Mixture(a, {"mAP": m}, {"mAP": t}) for a, m, t in table)
@@ -82,7 +82,7 @@ class TradeOff:
 
     @property
     def loses_text(self) -> bool:
-        """Whether fine-tuning gained on pictures what it lost on text."""
+        """Whether fine-tuning gained on images what it lost on text."""
         if not self.original.text_metrics or not self.end.text_metrics:
             return False
         return self._finds_more(self.end, self.original) and (
@@ -90,7 +90,7 @@ class TradeOff:
         )
 
     def gain_kept(self, one: Mixture) -> float:
-        """The share of fine-tuning's gain on pictures that a mixture has."""
+        """The share of fine-tuning's gain on images that a mixture has."""
         before, now, after = (m.metrics[self.metric] for m in (self.original, one, self.end))
         return (now - before) / (after - before)
 

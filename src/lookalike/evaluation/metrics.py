@@ -1,7 +1,7 @@
-"""Retrieval metrics as pure functions of the ranks of the right pictures.
+"""Retrieval metrics as pure functions of the ranks of the right images.
 
-`ranks[q]` holds the ranks (from 1) at which the right pictures of query q were retrieved,
-rising, padded at its end with 0; `num_relevant[q]` is R, how many right pictures the whole
+`ranks[q]` holds the ranks (from 1) at which the right images of query q were retrieved,
+rising, padded at its end with 0; `num_relevant[q]` is R, how many right images the whole
 gallery holds for it, retrieved or not. All functions give one number a query and need R >= 1:
 a query without an answer in the gallery has no score, and is counted apart by the caller.
 
@@ -35,7 +35,7 @@ def recall_at_k(ranks: Ranks, k: int) -> Scores:
 
 
 def precision_at_k(ranks: Ranks, k: int) -> Scores:
-    """The share of right pictures among the first k places.
+    """The share of right images among the first k places.
 
     Formula: |{rank <= k}| / k. The denominator stays k where the gallery is smaller or R < k.
 
@@ -46,7 +46,7 @@ def precision_at_k(ranks: Ranks, k: int) -> Scores:
 
 
 def r_precision(ranks: Ranks, num_relevant: Counts) -> Scores:
-    """The share of right pictures among the first R places.
+    """The share of right images among the first R places.
 
     Formula: |{rank <= R}| / R. Below R = 2 and one of the first two places is right.
 
@@ -57,10 +57,10 @@ def r_precision(ranks: Ranks, num_relevant: Counts) -> Scores:
 
 
 def average_precision(ranks: Ranks, num_relevant: Counts) -> Scores:
-    """The precision at the rank of each right picture, summed, over R.
+    """The precision at the rank of each right image, summed, over R.
 
-    Formula: (1 / R) sum over right pictures i of i / rank_i. Needs the ranks of all right
-    pictures in the whole gallery; its mean over queries is mAP. Right pictures that were not
+    Formula: (1 / R) sum over right images i of i / rank_i. Needs the ranks of all right
+    images in the whole gallery; its mean over queries is mAP. Right images that were not
     retrieved count as zero. Below: right at ranks 1 and 3 of two, (1/1 + 2/3) / 2.
 
     >>> average_precision(torch.tensor([[1, 3]]), torch.tensor([2]))
@@ -72,8 +72,8 @@ def average_precision(ranks: Ranks, num_relevant: Counts) -> Scores:
 def average_precision_at_r(ranks: Ranks, num_relevant: Counts) -> Scores:
     """Average precision over the first R ranks only.
 
-    Formula: (1 / R) sum over right pictures with rank_i <= R of i / rank_i. Its mean over
-    queries is mAP@R: 1 only if all right pictures come before all wrong ones. Source: Musgrave
+    Formula: (1 / R) sum over right images with rank_i <= R of i / rank_i. Its mean over
+    queries is mAP@R: 1 only if all right images come before all wrong ones. Source: Musgrave
     et al., "A Metric Learning Reality Check" (ECCV 2020), section 3.1. Below (1/1 + 0) / 2.
 
     >>> average_precision_at_r(torch.tensor([[1, 3]]), torch.tensor([2]))
@@ -88,7 +88,7 @@ def average_precision_at_k(
 ) -> Scores:
     """Average precision over the first k ranks, with the denominator said.
 
-    Formula: (1 / D) sum over right pictures with rank_i <= k of i / rank_i. D = R makes it a
+    Formula: (1 / D) sum over right images with rank_i <= k of i / rank_i. D = R makes it a
     part of average precision, which cannot reach 1 where R > k (TREC's `map_cut`); D = min(k,
     R) can. (Dividing by the hits found, as some do, rewards finding fewer.) Below, right at
     ranks 1 and 4 of three, k = 2: 1 / 3 and 1 / 2.
@@ -107,7 +107,7 @@ def ndcg_at_k(ranks: Ranks, num_relevant: Counts, k: int) -> Scores:
     """Normalised discounted cumulative gain of the first k places.
 
     Formula: DCG / IDCG with DCG = sum over rank_i <= k of 1 / log2(rank_i + 1) and IDCG the
-    same for right pictures at ranks 1 .. min(k, R). Source: Järvelin and Kekäläinen,
+    same for right images at ranks 1 .. min(k, R). Source: Järvelin and Kekäläinen,
     "Cumulated Gain-Based Evaluation of IR Techniques" (TOIS 2002), with the discount that
     became usual. Below, right at ranks 1 and 3 of two: (1 + 1/2) / (1 + 1/log2(3)).
 
@@ -121,7 +121,7 @@ def ndcg_at_k(ranks: Ranks, num_relevant: Counts, k: int) -> Scores:
 
 
 def reciprocal_rank(ranks: Ranks) -> Scores:
-    """1 over the rank of the first right picture, 0 if none was retrieved; its mean is MRR.
+    """1 over the rank of the first right image, 0 if none was retrieved; its mean is MRR.
 
     Source: Voorhees, "The TREC-8 Question Answering Track Report" (1999).
 
@@ -132,7 +132,7 @@ def reciprocal_rank(ranks: Ranks) -> Scores:
 
 
 def first_rank(ranks: Ranks) -> Scores:
-    """The rank of the first right picture, infinite if none was retrieved.
+    """The rank of the first right image, infinite if none was retrieved.
 
     Its median over queries is the median rank.
 
@@ -168,6 +168,6 @@ def _within(ranks: Ranks, k: int | Tensor) -> Bool[Tensor, "queries hits"]:
 
 
 def _precisions(ranks: Ranks) -> Float64[Tensor, "queries hits"]:
-    """The precision at the rank of each right picture, 0 where it was not retrieved."""
+    """The precision at the rank of each right image, 0 where it was not retrieved."""
     found = torch.arange(1, ranks.shape[1] + 1, dtype=torch.float64, device=ranks.device)
     return torch.where(ranks > 0, found / ranks, 0.0)

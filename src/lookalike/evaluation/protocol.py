@@ -36,10 +36,10 @@ class Holdout:
 
 @dataclass(frozen=True)
 class Protocol:
-    """Queries, gallery, and which of their pictures must not match.
+    """Queries, gallery, and which of their images must not match.
 
-    `query_ids` and `gallery_ids` name the file each picture is: one file has one id wherever
-    it stands, so a picture is kept from finding itself even where the two sides overlap.
+    `query_ids` and `gallery_ids` name the file each image is: one file has one id wherever
+    it stands, so an image is kept from finding itself even where the two sides overlap.
     """
 
     kind: Literal["query-gallery", "leave-one-out"]
@@ -57,7 +57,7 @@ class Protocol:
         return self.query.labels is not None and self.gallery.labels is not None
 
     def repeated_names(self) -> int:
-        """Pictures whose file name another of their side has as well."""
+        """Images whose file name another of their side has as well."""
         sides = [self.query, self.gallery]
         return sum(
             len(side) - len({os.path.basename(name) for name in side.names}) for side in sides
@@ -72,7 +72,7 @@ class Protocol:
         unseen = ", none of them learned from" if self.holdout else ""
         if self.kind == "leave-one-out":
             classes = counted(len(set(self.query.labels or ())), "class", "classes")
-            return f"{counted(len(self.query), 'picture')}, {classes}, leave-one-out{unseen}"
+            return f"{counted(len(self.query), 'image')}, {classes}, leave-one-out{unseen}"
         sides = {"queries": self.query.labels, "gallery": self.gallery.labels}
         bare = " and ".join(side for side, labels in sides.items() if labels is None)
         queries = counted(len(self.query), "query", "queries")
@@ -91,7 +91,7 @@ class Protocol:
             "num_gallery": len(self.gallery),
             "num_query_classes": len(set(self.query.labels)) if self.query.labels else None,
             "num_gallery_classes": len(set(self.gallery.labels)) if self.gallery.labels else None,
-            "excluded": "the query's own file; pictures of its group, where groups are given",
+            "excluded": "the query's own file; images of its group, where groups are given",
             "num_pairs_of_one_file": self._num_pairs_of_one_file(),
         }
         for side, images in (("query", self.query), ("gallery", self.gallery)):
@@ -106,12 +106,12 @@ class Protocol:
 def load_protocol(
     config: TrainConfig | EvaluateConfig, progress: Progress, holdout: Holdout | None = None
 ) -> Protocol | None:
-    """The protocol a configuration asks for; None if it names no test pictures.
+    """The protocol a configuration asks for; None if it names no test images.
 
     `query` and `gallery` are two sources, or one table with a column `is_query`. A `test`
     source is leave-one-out, or, if it is a table with `is_query`, query against gallery. Of
     tables with a column `split` the rows of split `test` count (`query` and `gallery` are
-    understood as well). With `holdout_classes` only pictures of held-out classes take part
+    understood as well). With `holdout_classes` only images of held-out classes take part
     (those of `holdout`, where they were chosen already); of a training source without a test
     beside it, these are the test.
 
@@ -125,7 +125,7 @@ def load_protocol(
     repeated = protocol.repeated_names() if protocol else 0
     if repeated:
         progress.warn(
-            f"{repeated:,} test pictures share their file name with another; results name pictures "
+            f"{repeated:,} test images share their file name with another; results name images "
             "by their path below the folder instead"
         )
     return protocol
@@ -182,12 +182,12 @@ def _listed(
     holdout: Holdout | None,
     progress: Progress,
 ) -> ImageSet:
-    """The pictures of a source that take part, with their groups; none of them opened yet."""
+    """The images of a source that take part, with their groups; none of them opened yet."""
     images = load_images(source, progress).of_split(*splits)
     if holdout is not None:
         images = images.of_classes(set(holdout.classes))
         if not len(images):
-            raise DataError(f"{shown(source)} has no picture of the {len(holdout.classes):,} "
+            raise DataError(f"{shown(source)} has no image of the {len(holdout.classes):,} "
                             "held-out classes; another holdout_seed holds out others")  # fmt: skip
     return images.grouped_by(config.group_pattern) if config.group_pattern else images
 
@@ -200,7 +200,7 @@ def _single_source(
 ) -> Protocol:
     if images.labels is None:
         raise DataError(
-            f"{shown(images.root)} has no labels, and a test searches each picture's class among "
+            f"{shown(images.root)} has no labels, and a test searches each image's class among "
             "the others; give a class-per-folder tree, a table with labels, or --query and "
             "--gallery"
         )
@@ -238,7 +238,7 @@ def _side(
 def _readable(
     images: ImageSet, config: TrainConfig | EvaluateConfig, side: str, progress: Progress
 ) -> tuple[ImageSet, list[Unreadable]]:
-    """Without files that are no pictures. Where embeddings are given, no picture is needed."""
+    """Without files that are no images. Where embeddings are given, no image is needed."""
     if isinstance(config, EvaluateConfig) and getattr(config, f"{side}_embeddings") is not None:
         return images, []
     return keep_readable(images, config.max_megapixels, progress)
@@ -287,15 +287,15 @@ def _check_labels_meet(protocol: Protocol) -> None:
 def _warn_of_useless_groups(
     config: TrainConfig | EvaluateConfig, protocol: Protocol, progress: Progress
 ) -> None:
-    """Groups keep pictures apart only where both sides have them."""
+    """Groups keep images apart only where both sides have them."""
     groups = [protocol.query.groups, protocol.gallery.groups]
     if None not in groups:
         return
     if config.group_pattern:
         progress.warn(f"group_pattern {config.group_pattern!r} finds nothing in the names of "
-                      "queries or of the gallery, so no pictures are kept apart")  # fmt: skip
+                      "queries or of the gallery, so no images are kept apart")  # fmt: skip
     elif groups != [None, None]:
-        progress.warn("only one of queries and gallery has groups, so no pictures are kept apart")
+        progress.warn("only one of queries and gallery has groups, so no images are kept apart")
 
 
 def hash_of(facts: Any) -> str:

@@ -21,7 +21,7 @@ from lookalike.files import shown
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.progress import Progress, counted
 from lookalike.runtime.device import Runtime
-from lookalike.runtime.world import ALONE, Processes
+from lookalike.runtime.world import ALONE, World
 from lookalike.search.exclusions import Exclude
 from lookalike.search.ranks import QUERIES_AT_A_TIME, Ranked, ranks_of_relevant
 from lookalike.search.topk import MEMORY_BYTES, top_k
@@ -34,7 +34,7 @@ class Retrieval:
     """What one model retrieves under one protocol.
 
     `positions` are places in `gallery`, best first, -1 where a row runs out; `scores` is None
-    without labels. Row i of the embeddings is picture i of `query` or `gallery`; `exclude` are
+    without labels. Row i of the embeddings is image i of `query` or `gallery`; `exclude` are
     the id columns that `top_k` was given.
     """
 
@@ -54,7 +54,7 @@ class Retrieval:
         return self.scores.micro() if self.scores else None
 
     def fingerprint(self) -> str:
-        """A hash of which pictures were searched in which, after all that could not be read."""
+        """A hash of which images were searched in which, after all that could not be read."""
         sides = f"{self.query.fingerprint()} {self.gallery.fingerprint()}"
         return hashlib.sha256(sides.encode()).hexdigest()[:16]
 
@@ -78,7 +78,7 @@ def evaluate_encoder(
     """Embeds each file of a protocol once, ranks the gallery for each query, and scores it.
 
     Raises:
-        DataError: no query, or no gallery picture, can be read.
+        DataError: no query, or no gallery image, can be read.
     """
     embedded = embed(
         encoder, loader, runtime, batch_size=batch_size, progress=progress, title=title
@@ -100,7 +100,7 @@ def evaluate_encoder(
         top_k_wanted=top_k_wanted,
         progress=progress,
         unreadable=list(dict.fromkeys(protocol.unreadable + embedded.unreadable)),
-        processes=runtime.processes,
+        world=runtime.world,
     )
 
 
@@ -115,7 +115,7 @@ def retrieve(
     progress: Progress,
     unreadable: Sequence[Unreadable] = (),
     memory_bytes: int = MEMORY_BYTES,
-    processes: Processes = ALONE,
+    world: World = ALONE,
 ) -> Retrieval:
     """The first `top_k_wanted` of each query, and, with labels on both sides, its scores.
 
@@ -127,7 +127,7 @@ def retrieve(
     """
     for side, embeddings in ((query, query_embeddings), (gallery, gallery_embeddings)):
         _check_embeddings(embeddings, side)
-    similarities, positions, scores = processes.by_first(
+    similarities, positions, scores = world.on_main(
         lambda: _rank(
             query_embeddings, gallery_embeddings, query, gallery, exclude, top_k_wanted,
             progress, memory_bytes,
@@ -146,7 +146,7 @@ def retrieve(
     )
     if scores is not None and retrieval.num_without_answer == len(query):
         raise DataError(
-            f"not one of the {len(query):,} queries has another picture of its class in the "
+            f"not one of the {len(query):,} queries has another image of its class in the "
             "gallery; add some, or leave the labels out to retrieve without metrics"
         )
     return retrieval
@@ -197,7 +197,7 @@ def _parts(
     exclude: Exclude,
     memory_bytes: int,
 ) -> Iterator[tuple[slice, Ranked | None]]:
-    """Some queries at a time, with the ranks of their right pictures where there are labels."""
+    """Some queries at a time, with the ranks of their right images where there are labels."""
     if query.labels is None or gallery.labels is None:
         for start in range(0, len(query), QUERIES_AT_A_TIME):
             yield slice(start, start + QUERIES_AT_A_TIME), None
@@ -215,7 +215,7 @@ def _parts(
 
 
 def _check_embeddings(embeddings: Float32[Tensor, "n dim"], images: ImageSet) -> None:
-    """Finds embeddings that have no direction, and names their pictures."""
+    """Finds embeddings that have no direction, and names their images."""
     bad: dict[str, list[int]] = {"not finite": [], "zero": []}
     for start in range(0, len(embeddings), _ROWS_AT_A_TIME):
         # The largest entry of a row says both: NaN and infinity are never below it.
@@ -226,7 +226,7 @@ def _check_embeddings(embeddings: Float32[Tensor, "n dim"], images: ImageSet) ->
         if rows:
             names = ", ".join(shown(images.names[i]) for i in rows[:3])
             raise DataError(
-                f"the embeddings of {counted(len(rows), 'picture')} are {what}, such as {names}; "
+                f"the embeddings of {counted(len(rows), 'image')} are {what}, such as {names}; "
                 "leave them out, or look at the model"
             )
 
@@ -234,10 +234,10 @@ def _check_embeddings(embeddings: Float32[Tensor, "n dim"], images: ImageSet) ->
 def _still_readable(
     images: ImageSet, ids: list[int], row_of: Int64[np.ndarray, " files"], side: str
 ) -> tuple[ImageSet, list[int]]:
-    """The pictures of one side whose embedding there is, with their ids."""
+    """The images of one side whose embedding there is, with their ids."""
     keep = [i for i, identity in enumerate(ids) if row_of[identity] >= 0]
     if not keep:
-        raise DataError(f"not one {side} picture in {shown(images.root)} can be decoded")
+        raise DataError(f"not one {side} image in {shown(images.root)} can be decoded")
     if len(keep) == len(ids):
         return images, ids
     return images.subset(keep), [ids[i] for i in keep]
@@ -252,7 +252,7 @@ def exclusions(
         numbers: dict[str, int] = {}
         both = []
         for side, groups in enumerate((query.groups, gallery.groups)):
-            alone = -1 - side  # a picture without a group shares it with none on the other side
+            alone = -1 - side  # an image without a group shares it with none on the other side
             both.append(
                 torch.tensor([numbers.setdefault(g, len(numbers)) if g else alone for g in groups])
             )

@@ -1,6 +1,6 @@
-"""Text search by class name: one caption a class is the query, the gallery's pictures are searched.
+"""Text search by class name: one caption a class is the query, the gallery's images are searched.
 
-The ranking and the metrics are those of picture search (`ranking.ranks`, `metrics`): exact, and by
+The ranking and the metrics are those of image search (`ranking.ranks`, `metrics`): exact, and by
 the same definitions.
 """
 
@@ -25,7 +25,7 @@ from lookalike.search.ranks import ranks_of_relevant
 TEXT_HEADLINE = (*(f"recall@{k}" for k in RECALL_KS), "mAP")
 """The metrics of text search that are reported."""
 TEXT_METRICS = tuple(f"text-{name}" for name in TEXT_HEADLINE)
-"""What they are called beside those of a retrieval of pictures by pictures."""
+"""What they are called beside those of a retrieval of images by images."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ def text_queries(
 def search_by_text(
     queries: TextQueries, gallery: ImageSet, gallery_embeddings: Float32[Tensor, "gallery dim"]
 ) -> QueryScores:
-    """What each caption scores in the gallery, where the pictures of its class are right.
+    """What each caption scores in the gallery, where the images of its class are right.
 
-    A class without a picture there counts apart, as a query without an answer does elsewhere.
+    A class without an image there counts apart, as a query without an answer does elsewhere.
 
     Raises:
         DataError: the gallery has no labels.
@@ -79,7 +79,7 @@ def text_metrics(scores: QueryScores) -> dict[str, float]:
 
 
 def named_apart(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Metrics of text search by the names they have beside those of picture search.
+    """Metrics of text search by the names they have beside those of image search.
 
     >>> named_apart({"mAP": 0.25})
     {'text-mAP': 0.25}

@@ -1,6 +1,6 @@
 """Rankings and right answers in the formats of TREC, which other tools read and write.
 
-A run has lines `query Q0 picture rank score tag`, a qrels file lines `query 0 picture relevance`.
+A run has lines `query Q0 image rank score tag`, a qrels file lines `query 0 image relevance`.
 Fields are separated by blanks, so a name with a blank (or a percent sign) in it is written
 percent-encoded.
 """
@@ -90,11 +90,11 @@ def score_trec(run: Path, qrels: Path) -> TrecScores:
 
     Rankings go by score, highest first, then by the run's own rank, then by its lines. A query
     of the qrels that the run does not answer has retrieved nothing, and scores so. A query of
-    the run that the qrels do not know is left out. One whose qrels name no right picture has no
+    the run that the qrels do not know is left out. One whose qrels name no right image has no
     score, and is counted apart.
 
     Raises:
-        DataError: a line that is none, a picture twice for one query, or no query in common.
+        DataError: a line that is none, an image twice for one query, or no query in common.
     """
     judged = _read_qrels(qrels)
     ranked = _read_run(run)
@@ -116,7 +116,7 @@ def score_trec(run: Path, qrels: Path) -> TrecScores:
         row[: len(ranking)] = torch.tensor(ranking, dtype=torch.bool)
     counts = [sum(value > 0 for value in answers.values()) for answers in judged.values()]
     if not any(counts):
-        raise DataError(f"{shown(qrels)} names no right picture for any query")
+        raise DataError(f"{shown(qrels)} names no right image for any query")
     scores = score_ranks(names, ranks_of(relevant), torch.tensor(counts))
     return TrecScores(
         names,
@@ -131,22 +131,21 @@ def score_trec(run: Path, qrels: Path) -> TrecScores:
 def _read_run(path: Path) -> dict[str, list[str]]:
     """The ranking of each query."""
     found: dict[str, dict[str, tuple[float, float]]] = {}
-    for number, fields in _lines(path, 6, "query Q0 picture rank score tag"):
-        query, _, picture, rank, score, _ = fields
+    for number, fields in _lines(path, 6, "query Q0 image rank score tag"):
+        query, _, image, rank, score, _ = fields
         order = (-_number(score, path, number, "score"), _number(rank, path, number, "rank"))
-        _add(found.setdefault(query, {}), picture, order, path, number)
+        _add(found.setdefault(query, {}), image, order, path, number)
     return {
-        query: sorted(pictures, key=lambda picture: pictures[picture])
-        for query, pictures in found.items()
+        query: sorted(images, key=lambda image: images[image]) for query, images in found.items()
     }
 
 
 def _read_qrels(path: Path) -> dict[str, dict[str, float]]:
-    """The relevance of each judged picture, for each query."""
+    """The relevance of each judged image, for each query."""
     found: dict[str, dict[str, float]] = {}
-    for number, (query, _, picture, relevance) in _lines(path, 4, "query 0 picture relevance"):
+    for number, (query, _, image, relevance) in _lines(path, 4, "query 0 image relevance"):
         value = _number(relevance, path, number, "relevance")
-        _add(found.setdefault(query, {}), picture, value, path, number)
+        _add(found.setdefault(query, {}), image, value, path, number)
     return found
 
 
@@ -181,12 +180,12 @@ def _number(text: str, path: Path, line: int, what: str) -> float:
     return value
 
 
-def _add(known: dict[str, Value], picture: str, value: Value, path: Path, line: int) -> None:
-    if picture in known:
+def _add(known: dict[str, Value], image: str, value: Value, path: Path, line: int) -> None:
+    if image in known:
         raise DataError(
-            f"line {line} of {shown(path)} names {shown(picture)} a second time for its query"
+            f"line {line} of {shown(path)} names {shown(image)} a second time for its query"
         )
-    known[picture] = value
+    known[image] = value
 
 
 def _ids(names: list[str]) -> list[str]:

@@ -15,7 +15,7 @@ from lookalike.data.transforms import preprocess
 from lookalike.errors import ModelError
 from lookalike.model.encoder import CLIPEncoder, evaluation_mode
 
-Embeddings = Float32[np.ndarray, "pictures dim"]
+Embeddings = Float32[np.ndarray, "images dim"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Form:
 
     Attributes:
         write: writes the model into an empty folder.
-        embed: embeds pictures as whoever loads the folder will. It is told the encoder only to
-            know how pictures are cut and which embedding is meant.
+        embed: embeds images as whoever loads the folder will. It is told the encoder only to
+            know how images are cut and which embedding is meant.
         tolerance: the largest difference there may be in any number of an embedding.
     """
 
@@ -38,7 +38,7 @@ class Form:
 class Agreement:
     """How far embeddings of the exported model are from the original's, at most."""
 
-    num_pictures: int
+    num_images: int
     largest_difference: float
     smallest_cosine: float
     tolerance: float
@@ -46,21 +46,21 @@ class Agreement:
     def in_words(self) -> str:
         """One line."""
         if self.largest_difference == 0:
-            return f"{self.num_pictures} pictures get the same embeddings, to the last bit"
+            return f"{self.num_images} images get the same embeddings, to the last bit"
         return (
-            f"embeddings of {self.num_pictures} pictures differ by {self.largest_difference:.1e} "
+            f"embeddings of {self.num_images} images differ by {self.largest_difference:.1e} "
             f"at most ({self.tolerance:.0e} allowed)"
         )
 
 
 def check_agreement(folder: Path, form: Form, encoder: CLIPEncoder) -> Agreement:
-    """Embeds made-up pictures with the original and with what was exported.
+    """Embeds made-up images with the original and with what was exported.
 
     Raises:
         ModelError: they differ by more than the form allows.
     """
-    pictures = _pictures()
-    ours, theirs = embed_pictures(encoder, pictures), form.embed(folder, encoder, pictures)
+    images = _images()
+    ours, theirs = embed_images(encoder, images), form.embed(folder, encoder, images)
     if theirs.shape != ours.shape:
         raise ModelError(
             f"the exported model gives embeddings of shape {theirs.shape}, and the original gives "
@@ -68,9 +68,7 @@ def check_agreement(folder: Path, form: Form, encoder: CLIPEncoder) -> Agreement
         )
     a, b = ours.astype(np.float64), theirs.astype(np.float64)
     cosines = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
-    found = Agreement(
-        len(pictures), float(np.abs(a - b).max()), float(cosines.min()), form.tolerance
-    )
+    found = Agreement(len(images), float(np.abs(a - b).max()), float(cosines.min()), form.tolerance)
     if not found.largest_difference <= form.tolerance:  # so that NaN fails as well
         raise ModelError(
             f"the exported model gives other embeddings than the original: they differ by up to "
@@ -80,21 +78,21 @@ def check_agreement(folder: Path, form: Form, encoder: CLIPEncoder) -> Agreement
     return found
 
 
-def embed_pictures(encoder: CLIPEncoder, pictures: Sequence[Image.Image]) -> Embeddings:
+def embed_images(encoder: CLIPEncoder, images: Sequence[Image.Image]) -> Embeddings:
     """What a search would embed: pixels cut as the model wants them, on the CPU, in float32."""
-    pixels = torch.stack([preprocess(picture, encoder.preprocessing) for picture in pictures])
+    pixels = torch.stack([preprocess(image, encoder.preprocessing) for image in images])
     with evaluation_mode(encoder), torch.inference_mode():
         embeddings: Embeddings = encoder(pixels).numpy()
     return embeddings
 
 
-def _pictures() -> list[Image.Image]:
-    """Three pictures of different shapes, the same each time: waves of colour, and noise."""
+def _images() -> list[Image.Image]:
+    """Three images of different shapes, the same each time: waves of colour, and noise."""
     rng = np.random.default_rng(0)
-    pictures = []
+    images = []
     for width, height in ((400, 300), (240, 420), (64, 64)):
         x, y = np.meshgrid(np.arange(width) / width, np.arange(height) / height)
         waves = [np.sin(2 * np.pi * (a * x + b * y)) for a, b in rng.uniform(-6, 6, (3, 2))]
         noisy = 128 + 90 * np.stack(waves, axis=2) + rng.normal(0, 20, (height, width, 3))
-        pictures.append(Image.fromarray(noisy.clip(0, 255).astype(np.uint8)))
-    return pictures
+        images.append(Image.fromarray(noisy.clip(0, 255).astype(np.uint8)))
+    return images

@@ -86,8 +86,8 @@ def _eval_results(history: History) -> list[EvalResult]:
         EvalResult(
             task_type="image-retrieval",
             task_name="Image retrieval",
-            dataset_type="own-pictures",
-            dataset_name="The trainer's own test pictures",
+            dataset_type="own-images",
+            dataset_name="The trainer's own test images",
             dataset_args={**arguments, "fingerprint": protocol["fingerprint"]},
             metric_type=name,
             metric_name=name,
@@ -124,7 +124,7 @@ def results_in_words(history: History, source: Source) -> Results:
 def _row(
     title: str, before: Document | None, now: Document, name: str, kind: str = ""
 ) -> list[str]:
-    """One metric: of picture search, or, as `kind` "text_" says, of text search."""
+    """One metric: of image search, or, as `kind` "text_" says, of text search."""
     value = _with_interval(now, name, kind)
     if before is None:
         return [title, value]
@@ -144,37 +144,39 @@ def protocol_in_words(document: Document, trained_on: frozenset[str]) -> list[st
     facts = document["protocol"]
     classes = counted(facts["num_query_classes"], "class", "classes")
     if facts["kind"] == "leave-one-out":
-        told = [f"Each of {facts['num_queries']:,} test pictures, of {classes}, searched in all "
+        told = [f"Each of {facts['num_queries']:,} test images, of {classes}, searched in all "
                 "the others."]  # fmt: skip
     else:
         told = [f"{counted(facts['num_queries'], 'query', 'queries')}, of {classes}, searched in "
-                f"a gallery of {counted(facts['num_gallery'], 'picture')}."]  # fmt: skip
-    told.append("No picture finds itself, nor one of its own group where groups were given.")
+                f"a gallery of {counted(facts['num_gallery'], 'image')}."]  # fmt: skip
+    told.append("No image finds itself, nor one of its own group where groups were given.")
     without = facts.get("num_queries_without_answer")
     if without:
-        told.append(f"Left out of the numbers: {counted(without, 'query', 'queries')} without a "
-                    "picture of the same class to find.")  # fmt: skip
+        told.append(f"Left out of the numbers: {counted(without, 'query', 'queries')} without an "
+                    "image of the same class to find.")  # fmt: skip
     tested = set(document["per_class"])
     known = len(tested & trained_on)
     if known == 0:
         told.append("It was trained on none of these classes.")
     else:
         which = "all" if known == len(tested) else f"{known:,}"
-        told.append(f"It was trained on pictures of {which} of these classes.")
+        told.append(f"It was trained on images of {which} of these classes.")
     told.append("In parentheses the 95% bootstrap interval over queries.")
     return told
 
 
 def changed_settings(source: Source) -> list[tuple[str, str, str]]:
-    """Name, value and default of each knob that shaped the training and is not at its default."""
+    """Name, value and default of each option that shaped the training and is not at its default."""
     if source.checkpoint is None:
         return []
     saved, rows = source.checkpoint["config"], []
-    for knob in dataclasses.fields(TrainConfig):
-        value = saved.get(knob.name, knob.default)
-        if knob.name in _NOT_LISTED or value == knob.default:
+    for option in dataclasses.fields(TrainConfig):
+        value = saved.get(option.name, option.default)
+        if option.name in _NOT_LISTED or value == option.default:
             continue
-        rows.append((knob.name, str(value), "" if knob.default is None else str(knob.default)))
+        rows.append(
+            (option.name, str(value), "" if option.default is None else str(option.default))
+        )
     return rows
 
 

@@ -99,5 +99,5 @@ def _results_of(
     if history.current.get("run") != checkpoint["state"]["run"]:
         return None, "the results beside it are those of another run"
     if not history.measured:
-        return None, "the pictures it was tested on have no labels"
+        return None, "the images it was tested on have no labels"
     return history, None

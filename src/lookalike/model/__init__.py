@@ -1,1 +1,1 @@
-"""Pictures' pixels to L2-normalised embeddings. Knows of no label."""
+"""Images' pixels to L2-normalised embeddings. Knows of no label."""

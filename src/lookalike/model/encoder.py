@@ -1,4 +1,4 @@
-"""`CLIPEncoder`: one embedding a picture, from CLIP or any vision backbone like it."""
+"""`CLIPEncoder`: one embedding an image, from CLIP or any vision backbone like it."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from lookalike.model.pretrained import (
     read_checkpoint,
 )
 
-# Parts of a two-tower model that a picture never passes through; kept for text search, frozen.
+# Parts of a two-tower model that an image never passes through; kept for text search, frozen.
 _NOT_VISION = ("text_model.", "text_projection.", "logit_scale", "logit_bias")
-_SAME = 1e-4  # by which no number of two embeddings of one picture may differ; rounding is 1e-7
-_SMALL = 6  # patches a side of a picture that costs a large model next to nothing
+_SAME = 1e-4  # by which no number of two embeddings of one image may differ; rounding is 1e-7
+_SMALL = 6  # patches a side of an image that costs a large model next to nothing
 
 
 @contextmanager
@@ -74,7 +74,7 @@ class CLIPEncoder(nn.Module):
     to train it.
 
     Raises:
-        ModelError: the model cannot be loaded, is no vision model, or embeds one picture
+        ModelError: the model cannot be loaded, is no vision model, or embeds one image
             differently each time.
         CheckpointError: `model_name` is a file that is no whole checkpoint of ours.
     """
@@ -116,9 +116,9 @@ class CLIPEncoder(nn.Module):
         self,
         pixels: UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"],
     ) -> Float32[Tensor, "batch dim"]:
-        """Embeds a batch of pictures.
+        """Embeds a batch of images.
 
-        Pictures of another size than the model's own are taken as they are, where the model can:
+        Images of another size than the model's own are taken as they are, where the model can:
         its position embeddings are interpolated.
 
         Args:
@@ -126,7 +126,7 @@ class CLIPEncoder(nn.Module):
                 `pixel_values` of the model's Transformers processor, already normalised.
 
         Raises:
-            ModelError: the backbone gives something else than one row of numbers a picture.
+            ModelError: the backbone gives something else than one row of numbers an image.
         """
         return self._embeddings(self._output(self.normalised(pixels)))
 
@@ -141,7 +141,7 @@ class CLIPEncoder(nn.Module):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How pictures are cut and scaled for this model."""
+        """How images are cut and scaled for this model."""
         return self._source.preprocessing
 
     def train_side(self, train_size: float | None) -> int | None:
@@ -159,18 +159,18 @@ class CLIPEncoder(nn.Module):
         return share_of_side(self.backbone.config, self.preprocessing.height, train_size)
 
     def preprocessing_at(self, side: int) -> Preprocessing:
-        """How pictures are cut for this model where they shall be squares of `side` px.
+        """How images are cut for this model where they shall be squares of `side` px.
 
         Raises:
             ConfigError: `side` is no multiple of the model's patch.
-            ModelError: the model cannot take pictures of that size.
+            ModelError: the model cannot take images of that size.
         """
         how = self.preprocessing
         if side == how.height == how.width:
             return how
         if how.height != how.width:
             raise ModelError(
-                f"{self.model_name} takes pictures of {how.width}x{how.height} px, which are not "
+                f"{self.model_name} takes images of {how.width}x{how.height} px, which are not "
                 "square; leave train_size out"
             )
         check_whole_patches(self.backbone.config, side)
@@ -178,9 +178,9 @@ class CLIPEncoder(nn.Module):
             self._dim_at(side, side)
         except (ValueError, RuntimeError) as error:
             raise ModelError(
-                f"{self.model_name} cannot take pictures of {side}x{side} px "
+                f"{self.model_name} cannot take images of {side}x{side} px "
                 f"({str(error).partition(chr(10))[0].rstrip('.')}); leave train_size out, and it "
-                f"learns from pictures of {how.width}x{how.height} px"
+                f"learns from images of {how.width}x{how.height} px"
             ) from error
         return how.at(side)
 
@@ -191,12 +191,12 @@ class CLIPEncoder(nn.Module):
 
     @property
     def has_text(self) -> bool:
-        """Whether texts can be embedded beside pictures, with `lookalike.model.text`."""
+        """Whether texts can be embedded beside images, with `lookalike.model.text`."""
         return self.why_no_text is None
 
     @property
     def why_no_text(self) -> str | None:
-        """Why texts cannot be embedded beside pictures; None where they can."""
+        """Why texts cannot be embedded beside images; None where they can."""
         if not hasattr(self.backbone, "get_text_features"):
             return f"{self.model_name} has no text tower"
         if self.embedding != "projected":
@@ -212,7 +212,7 @@ class CLIPEncoder(nn.Module):
 
     @cached_property
     def dim(self) -> int:
-        """Length of an embedding; found by embedding one black picture."""
+        """Length of an embedding; found by embedding one black image."""
         return self._dim_at(self.preprocessing.height, self.preprocessing.width)
 
     @property
@@ -221,7 +221,7 @@ class CLIPEncoder(nn.Module):
         return self._mean.device
 
     def vision_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names and parameters that a picture's embedding depends on."""
+        """Names and parameters that an image's embedding depends on."""
         unused = _NOT_VISION + (("visual_projection.",) if self.embedding == "pooled" else ())
         for name, parameter in self.named_parameters():
             if not name.removeprefix("backbone.").startswith(unused):
@@ -258,7 +258,7 @@ class CLIPEncoder(nn.Module):
             ) from error
 
     def _dim_at(self, height: int, width: int) -> int:
-        """Length of the embedding of a picture of a size."""
+        """Length of the embedding of an image of a size."""
         black = torch.zeros(1, 3, height, width, dtype=torch.uint8, device=self.device)
         # Not inference_mode: sharded weights put together in it could not be trained afterwards.
         with evaluation_mode(self), torch.no_grad():
@@ -281,7 +281,7 @@ class CLIPEncoder(nn.Module):
         )
 
     def _settle_pool(self) -> None:
-        """Looks at one picture twice: how its tokens become an embedding, and that it stays one.
+        """Looks at one image twice: how its tokens become an embedding, and that it stays one.
 
         Once and for all: patches may be left out later, and their number is what tells.
         """
@@ -289,17 +289,17 @@ class CLIPEncoder(nn.Module):
         patch = patch_px(self.backbone.config)
         height, width = own if patch is None else (min(side, _SMALL * patch) for side in own)
         try:
-            outputs = self._outputs_for_one_picture(height, width)
+            outputs = self._outputs_for_one_image(height, width)
         except (ValueError, RuntimeError):  # it takes no other size than its own
             height, width = own
-            outputs = self._outputs_for_one_picture(height, width)
+            outputs = self._outputs_for_one_image(height, width)
         patches = num_patches(self.backbone.config, height, width)
         self._source = replace(self._source, pool=self._pool_of(outputs[0], patches))
         first, second = (self._embeddings(output) for output in outputs)
         difference = float((first - second).abs().max())
         if difference > _SAME:
             raise ModelError(
-                f"{self.model_name} ({self.backbone.config.model_type}) embeds one picture "
+                f"{self.model_name} ({self.backbone.config.model_type}) embeds one image "
                 f"differently each time: a number of two embeddings of it differs by "
                 f"{difference:.1e}, expected at most {_SAME:.0e}. Take another model; a ViT-MAE, "
                 'which hides patches at random, is a plain one with "model_type": "vit" in its '
@@ -307,12 +307,12 @@ class CLIPEncoder(nn.Module):
             )
 
     @torch.no_grad()
-    def _outputs_for_one_picture(self, height: int, width: int) -> list[Any]:
+    def _outputs_for_one_image(self, height: int, width: int) -> list[Any]:
         slope = torch.linspace(-1, 1, 3 * height * width).view(1, 3, height, width)
         return [self._output(slope) for _ in range(2)]
 
     def _pool_of(self, output: Any, patches: int | None) -> str:
-        """How the output for one picture becomes its embedding, as `Pretrained.pool` says it."""
+        """How the output for one image becomes its embedding, as `Pretrained.pool` says it."""
         has_pooler = getattr(output, "pooler_output", None) is not None
         tokens = getattr(output, "last_hidden_state", None)
         if tokens is None or (has_pooler and self._source.pool == "pooler"):
@@ -321,7 +321,7 @@ class CLIPEncoder(nn.Module):
         return "cls" if has_class_token else "mean"
 
     def _output(self, pixels: Float[Tensor, "batch 3 height width"]) -> Any:
-        """What the backbone gives for normalised pictures."""
+        """What the backbone gives for normalised images."""
         if hasattr(self.backbone, "get_image_features") and self.embedding == "projected":
             tower = self.backbone.get_image_features
         elif hasattr(self.backbone, "vision_model") and self.embedding == "pooled":
@@ -331,19 +331,19 @@ class CLIPEncoder(nn.Module):
         return tower(pixel_values=pixels, **self._for_size(tower, pixels))
 
     def _embeddings(self, output: Any) -> Float32[Tensor, "batch dim"]:
-        """One row a picture, of length 1."""
+        """One row an image, of length 1."""
         pooled = self._pooled(output)
         if pooled.ndim == 4 and pooled.shape[2:] == (1, 1):  # convolutional backbones
             pooled = pooled.flatten(1)
         if pooled.ndim != 2:
             raise ModelError(
-                f"{self.model_name} gives {tuple(pooled.shape[1:])} numbers a picture, "
+                f"{self.model_name} gives {tuple(pooled.shape[1:])} numbers an image, "
                 "not one embedding; take another model"
             )
         return functional.normalize(pooled.float(), dim=-1)
 
     def _pooled(self, output: Any) -> Any:
-        """One row a picture, before normalisation."""
+        """One row an image, before normalisation."""
         if isinstance(output, Tensor):
             return output
         if getattr(output, "image_embeds", None) is not None:
@@ -355,7 +355,7 @@ class CLIPEncoder(nn.Module):
         return output.last_hidden_state[:, 0]
 
     def _for_size(self, tower: Callable[..., Any], pixels: Tensor) -> dict[str, bool]:
-        """What a tower must be told to take pictures of another size than its own."""
+        """What a tower must be told to take images of another size than its own."""
         how, name = self.preprocessing, "interpolate_pos_encoding"
         if pixels.shape[2:] == (how.height, how.width):
             return {}

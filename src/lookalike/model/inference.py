@@ -26,7 +26,7 @@ _GROUP = 128  # numbers of a row of activations that share a scale; divides the 
 
 
 def inference_form(encoder: CLIPEncoder, runtime: Runtime) -> EmbedBatch:
-    """What embeds pictures as `encoder(pixels)` does, for many batches of them.
+    """What embeds images as `encoder(pixels)` does, for many batches of them.
 
     In bf16 all weights are cast once, and what goes from layer to layer is bf16 as well, where
     autocast has most of it in float32 and casts again in each call. Embeddings have a cosine of
@@ -84,7 +84,7 @@ def _in_int8(encoder: CLIPEncoder, runtime: Runtime) -> EmbedBatch:
     Each output of a linear layer has its weights on 127 steps either side of 0, and each row of
     activations is put on such steps as it comes, in groups of 128 numbers with a scale of their own
     (Dettmers et al., LLM.int8(), NeurIPS 2022, without its outliers in fp16). Nothing is
-    calibrated: embeddings do not depend on other pictures. Layers with less than 128 inputs, and
+    calibrated: embeddings do not depend on other images. Layers with less than 128 inputs, and
     all else, are computed in bf16 where the processor has units for it, or in float32.
     """
     try:
@@ -135,7 +135,7 @@ def _openvino() -> Any:
 
 
 def _graph(encoder: CLIPEncoder) -> Any:
-    """The encoder as OpenVINO's model: uint8 pixels in, embeddings out, any number of pictures.
+    """The encoder as OpenVINO's model: uint8 pixels in, embeddings out, any number of images.
 
     By the front end alone: `openvino.convert_model`, which calls the same one, reports each use as
     well.

@@ -40,21 +40,21 @@ class Layers:
         return self.of_module[parameter_name.rpartition(".")[0]]
 
 
-def find_layers(encoder: CLIPEncoder, knob: str) -> Layers:
+def find_layers(encoder: CLIPEncoder, option: str) -> Layers:
     """Finds the layers of an encoder, whether or not they are trained.
 
-    The blocks are the longest `ModuleList` that lies in no other one and that pictures pass
+    The blocks are the longest `ModuleList` that lies in no other one and that images pass
     through; modules are registered in the order in which they are used. For a backbone that
-    shrinks its picture in stages (ConvNeXt, Swin), a stage is a layer.
+    shrinks its image in stages (ConvNeXt, Swin), a stage is a layer.
 
     Args:
         encoder: the encoder.
-        knob: what needs to know; it stands in the error.
+        option: what needs to know; it stands in the error.
 
     Raises:
         ModelError: no one list is the longest.
     """
-    name, blocks = _blocks(encoder, knob)
+    name, blocks = _blocks(encoder, option)
     prefix, count = f"{name}.", len(blocks)
     of_module, number = {}, 0
     for name, _ in encoder.named_modules():
@@ -99,13 +99,13 @@ def freeze_layers(encoder: CLIPEncoder, number: int) -> None:
 def drop_patches(encoder: CLIPEncoder, share: float) -> None:
     """Makes training leave out patches (Liu et al., PatchDropout, WACV 2023).
 
-    That share of the patches of each picture, drawn anew each time it is embedded in training mode,
+    That share of the patches of each image, drawn anew each time it is embedded in training mode,
     stops before the first layer. Positions are added before that, so the others stay where they
     are; the class token and registers always go on. Evaluation has all of them.
 
     Args:
         encoder: a transformer in which each patch is one token from the first layer to the last.
-        share: of a picture's patches, from 0 to below 1; one patch at least is left.
+        share: of an image's patches, from 0 to below 1; one patch at least is left.
 
     Raises:
         ModelError: the layers cannot be found, or need all patches.
@@ -157,9 +157,9 @@ def on_device(
     a step in 0.77 to 0.89 of the time up to 257 tokens, and in 1.45 at 577 (docs/experiments.md).
 
     Args:
-        encoder: for pictures of its own size, or of `side` px.
+        encoder: for images of its own size, or of `side` px.
         runtime: the device.
-        side: of the pictures that it is trained on.
+        side: of the images that it is trained on.
         patch_dropout: share of their patches that training leaves out.
 
     Raises:
@@ -208,45 +208,45 @@ def _tokens_beside_patches(encoder: CLIPEncoder, first: nn.Module) -> int:
 
 def _needs_all_patches(encoder: CLIPEncoder) -> ModelError:
     return ModelError(
-        f"{encoder.model_name} needs all patches of a picture in its layers; "
+        f"{encoder.model_name} needs all patches of an image in its layers; "
         f"{_how_to_do_without('patch_dropout')}, or take a plain vision transformer such as CLIP's "
         "or DINOv2"
     )
 
 
-def blocks(encoder: CLIPEncoder, knob: str) -> nn.ModuleList:
+def blocks(encoder: CLIPEncoder, option: str) -> nn.ModuleList:
     """The blocks of an encoder, in their order.
 
     Args:
         encoder: the encoder.
-        knob: what needs them; it stands in the error.
+        option: what needs them; it stands in the error.
 
     Raises:
         ModelError: they cannot be found.
     """
-    return _blocks(encoder, knob)[1]
+    return _blocks(encoder, option)[1]
 
 
-def _blocks(encoder: CLIPEncoder, knob: str) -> tuple[str, nn.ModuleList]:
-    """The list of blocks that pictures pass through, and its name."""
+def _blocks(encoder: CLIPEncoder, option: str) -> tuple[str, nn.ModuleList]:
+    """The list of blocks that images pass through, and its name."""
     lists = sorted(_outermost_lists(encoder), key=lambda found: len(found[1]), reverse=True)
     if not lists or (len(lists) > 1 and len(lists[0][1]) == len(lists[1][1])):
         among = ", ".join(name for name, _ in lists) or "no list of blocks"
         raise ModelError(
-            f"{knob} needs to know the layers of {encoder.model_name}, and its structure does not "
-            f"tell them ({among}); {_how_to_do_without(knob)}, or take another model"
+            f"{option} needs to know the layers of {encoder.model_name}, and its structure does "
+            f"not tell them ({among}); {_how_to_do_without(option)}, or take another model"
         )
     return lists[0]
 
 
-def _how_to_do_without(knob: str) -> str:
-    """What overrules a recipe's setting too, where leaving the knob out would not."""
-    off = {"layer_decay": 1, "compile": "off"}.get(knob, 0)
-    return f"set {knob} to {off} (--{knob.replace('_', '-')} {off})"
+def _how_to_do_without(option: str) -> str:
+    """What overrules a recipe's setting too, where leaving the option out would not."""
+    off = {"layer_decay": 1, "compile": "off"}.get(option, 0)
+    return f"set {option} to {off} (--{option.replace('_', '-')} {off})"
 
 
 def _outermost_lists(encoder: CLIPEncoder) -> Iterator[tuple[str, nn.ModuleList]]:
-    """Lists of modules that pictures pass through and that lie in no other list."""
+    """Lists of modules that images pass through and that lie in no other list."""
     parameters = [name for name, _ in encoder.vision_parameters()]
     outer: list[str] = []
     for name, module in encoder.named_modules():

@@ -1,4 +1,4 @@
-"""What a model wants done to its pictures, read from its own processor configuration."""
+"""What a model wants done to its images, read from its own processor configuration."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lookalike.errors import ConfigError, ModelError
 
 _BICUBIC = 3  # Pillow's number, which processor configurations use
 _CONVNEXT_WARPS_FROM_PX = 384
-_STEP_WITHOUT_PATCHES_PX = 32  # by which convolutional models shrink a picture, as a rule
+_STEP_WITHOUT_PATCHES_PX = 32  # by which convolutional models shrink an image, as a rule
 
 
 def preprocessing_from(processor: Mapping[str, Any], model_name: str) -> Preprocessing:
@@ -28,7 +28,7 @@ def preprocessing_from(processor: Mapping[str, Any], model_name: str) -> Preproc
     size = {name: value for name, value in _as_size(processor.get("size")).items() if value}
     crop = _as_size(processor.get("crop_size")) if processor.get("do_center_crop") else {}
     if not processor.get("do_resize", True) or processor.get("do_pad"):
-        raise ModelError(_unsupported(model_name, kind, "pictures of varying size"))
+        raise ModelError(_unsupported(model_name, kind, "images of varying size"))
 
     shortest: int | None = None
     if set(size) == {"shortest_edge"}:
@@ -62,11 +62,11 @@ def preprocessing_from(processor: Mapping[str, Any], model_name: str) -> Preproc
 
 
 def check_whole_patches(config: Any, side: int) -> None:
-    """Sees to it that a square picture is cut into patches with nothing left over.
+    """Sees to it that a square image is cut into patches with nothing left over.
 
     Args:
         config: of a Transformers model; one without attention has no patches in this sense.
-        side: of the picture, in px.
+        side: of the image, in px.
 
     Raises:
         ConfigError: something is left over; names the sizes nearby.
@@ -78,7 +78,7 @@ def check_whole_patches(config: Any, side: int) -> None:
     if side != below:
         nearest = f"{below} or {below + patch}" if below else f"{patch}"
         raise ConfigError(
-            f"train_size is {side} px, and the model cuts pictures into patches of {patch} px; "
+            f"train_size is {side} px, and the model cuts images into patches of {patch} px; "
             f"set it to {nearest}"
         )
 
@@ -108,13 +108,13 @@ def patch_px(config: Any) -> int | None:
 
 
 def num_patches(config: Any, height: int, width: int) -> int | None:
-    """How many patches a picture of a size in px is cut into; None for a model without."""
+    """How many patches an image of a size in px is cut into; None for a model without."""
     patch = patch_px(config)
     return None if patch is None else (height // patch) * (width // patch)
 
 
 def _convnext(shortest: int, crop_pct: float) -> tuple[int | None, tuple[int, int]]:
-    """ConvNeXT's own rule: below 384 px a margin is cut off, from there on pictures are warped."""
+    """ConvNeXT's own rule: below 384 px a margin is cut off, from there on images are warped."""
     resized = int(shortest / crop_pct) if shortest < _CONVNEXT_WARPS_FROM_PX else None
     return resized, (shortest, shortest)
 
@@ -137,6 +137,6 @@ def _three(values: Any) -> tuple[float, float, float]:
 
 def _unsupported(model_name: str, kind: str, what: str) -> str:
     return (
-        f"{model_name} prepares its pictures in a way that is not supported ({kind}: {what}); "
-        "take a model with pictures of one fixed size, such as CLIP, SigLIP or DINOv2"
+        f"{model_name} prepares its images in a way that is not supported ({kind}: {what}); "
+        "take a model with images of one fixed size, such as CLIP, SigLIP or DINOv2"
     )

@@ -87,7 +87,7 @@ def load_pretrained(model_name: str) -> Pretrained:
     with quiet_transformers():
         config = _load_part(AutoConfig.from_pretrained, model_name)
         folder = path if path.is_dir() else _side_files_from_hub(model_name, config)
-        _check_sees_pictures(config, model_name)
+        _check_sees_images(config, model_name)
         processor = _load_processor(model_name, folder)
         loaded = _load_part(
             _backbone_class(config).from_pretrained,
@@ -228,8 +228,8 @@ def _why_not_loaded(name: str, error: Exception) -> str:
     )
 
 
-def _check_sees_pictures(config: PreTrainedConfig, name: str) -> None:
-    """Raises for models that do not take one picture and give one embedding."""
+def _check_sees_images(config: PreTrainedConfig, name: str) -> None:
+    """Raises for models that do not take one image and give one embedding."""
     if type(config) not in AutoModel._model_mapping:
         raise ModelError(f"{name} ({config.model_type}) is not a model that AutoModel loads")
     model_class: Any = AutoModel._model_mapping[type(config)]
@@ -239,7 +239,7 @@ def _check_sees_pictures(config: PreTrainedConfig, name: str) -> None:
         two_towers and hasattr(model_class, "get_image_features")
     ):
         raise ModelError(
-            f"{name} ({config.model_type}) does not turn a picture into one embedding; take a "
+            f"{name} ({config.model_type}) does not turn an image into one embedding; take a "
             "CLIP, SigLIP or DINOv2 model, or another that AutoModel loads from pixels"
         )
 
@@ -259,7 +259,7 @@ def _load_processor(name: str, folder: Path) -> dict[str, Any]:
         return dict(raw)  # has no Pillow processor to ask; its own file says everything
     if not raw and not (folder / "processor_config.json").is_file():
         raise ModelError(
-            f"{shown(name)} has no preprocessor_config.json, so how to prepare pictures for it "
+            f"{shown(name)} has no preprocessor_config.json, so how to prepare images for it "
             "is unknown; copy that file from the model it was made from"
         )
     settings = _load_part(AutoImageProcessor.from_pretrained, name, backend="pil").to_dict()
@@ -279,7 +279,7 @@ def _side_files_from_hub(name: str, config: PreTrainedConfig) -> Path:
     try:  # something of this model was fetched before, but not these files
         return Path(snapshot_download(name, allow_patterns=list(_SIDE_FILES)))
     except (OSError, ValueError, RuntimeError) as error:
-        if has_processor:  # pictures need no more
+        if has_processor:  # images need no more
             return folder
         raise ModelError(_why_not_loaded(name, error)) from error
 

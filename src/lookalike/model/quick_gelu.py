@@ -61,7 +61,7 @@ def scales_for_silu(encoder: CLIPEncoder) -> dict[str, float]:
     """What parameters, by name, are to be multiplied by so that `put_silu` changes no embedding.
 
     SiLU of 1.702 y is 1.702 times what is wanted of y: the layer before brings the factor in, the
-    one after takes it out, and one operation is left. Pictures alone have it, not texts.
+    one after takes it out, and one operation is left. Images alone have it, not texts.
     """
     vision = {name for name, _ in encoder.vision_parameters()}
     scales: dict[str, float] = {}

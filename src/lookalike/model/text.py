@@ -52,7 +52,7 @@ def embed_texts(
     progress: Progress,
     title: str = "embedding captions",
 ) -> Float32[Tensor, "texts dim"]:
-    """L2-normalised embeddings of texts, in the space of the encoder's pictures, on the CPU.
+    """L2-normalised embeddings of texts, in the space of the encoder's images, on the CPU.
 
     In float32 and evaluation mode. Texts longer than the model takes are cut. SigLIP and SigLIP 2
     learned with lower-cased texts, all padded to one length and none of the padding masked

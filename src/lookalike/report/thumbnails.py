@@ -1,4 +1,4 @@
-"""Pictures made small enough to travel inside a page, within a bound."""
+"""Images made small enough to travel inside a page, within a bound."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _AT_A_TIME = 256
 
 
 class Thumbnails:
-    """Thumbnails as data URIs, each picture once, the more important ones first.
+    """Thumbnails as data URIs, each image once, the more important ones first.
 
-    `uris[number_of[path]]` is a picture's thumbnail. A picture has none where its file cannot be
+    `uris[number_of[path]]` is an image's thumbnail. An image has none where its file cannot be
     decoded, or where the bound was reached before it (`num_left_out` counts these).
     """
 
@@ -39,7 +39,7 @@ class Thumbnails:
     def add(
         self, paths: Iterable[str], *, on_progress: Callable[[int], None] | None = None
     ) -> None:
-        """Makes the thumbnails of these pictures, until the bound is reached.
+        """Makes the thumbnails of these images, until the bound is reached.
 
         `on_progress` is told, again and again, how many more are done.
         """
@@ -69,9 +69,9 @@ class Thumbnails:
             return None  # whoever lists the file says why it cannot be read
 
 
-@lru_cache(maxsize=4096)  # some 15 MB; the next epoch's report shows mostly the same pictures
+@lru_cache(maxsize=4096)  # some 15 MB; the next epoch's report shows mostly the same images
 def _make_uri(path: str, side_px: int, changed_ns: int) -> str:  # noqa: ARG001 - part of the key
-    # Whoever lists the picture has judged its size.
+    # Whoever lists the image has judged its size.
     image = read_image(path, MAX_PILLOW_MEGAPIXELS, draft_px=2 * side_px)
     image.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
     file = io.BytesIO()

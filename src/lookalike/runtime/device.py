@@ -18,7 +18,7 @@ from torch import nn
 from lookalike.errors import ConfigError, MissingExtraError, ModelError
 from lookalike.progress import counted
 from lookalike.runtime.memory import enough_memory, keep_freed_memory
-from lookalike.runtime.world import ALONE, Processes
+from lookalike.runtime.world import ALONE, World
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 Precision = Literal["bf16", "fp16", "fp32", "int8"]
@@ -33,7 +33,7 @@ class Runtime:
     device: torch.device
     precision: Precision
     num_workers: int
-    processes: Processes = ALONE
+    world: World = ALONE
 
     def place(self, module: ModuleT) -> ModuleT:
         """Moves a model to the device.
@@ -63,7 +63,7 @@ class Runtime:
         """
         return torch.amp.GradScaler(
             self.device.type,
-            init_scale=_FIRST_SCALE / self.processes.count,
+            init_scale=_FIRST_SCALE / self.world.size,
             enabled=self.precision == "fp16",
         )
 
@@ -75,7 +75,7 @@ class Runtime:
         elif self.device.type == "cpu":
             name += f" ({counted(torch.get_num_threads(), 'thread')})"
         readers = counted(self.num_workers, "worker")
-        several = f"{self.processes.count} processes · " if self.processes.count > 1 else ""
+        several = f"{self.world.size} processes · " if self.world.size > 1 else ""
         return f"{several}{name} · {self.precision} · {readers}"
 
 
@@ -83,7 +83,7 @@ def make_runtime(
     device: str = "auto",
     precision: str = "auto",
     num_workers: int | Literal["auto"] = "auto",
-    processes: Processes = ALONE,
+    world: World = ALONE,
 ) -> Runtime:
     """Finds the device and the precision that suits it.
 
@@ -93,8 +93,8 @@ def make_runtime(
     Args:
         device: "auto" (CUDA, else MPS, else XPU, else CPU) or what `torch.device` takes.
         precision: "auto", "bf16", "fp16", "fp32", or "int8", which is for embedding alone.
-        num_workers: readers of pictures, of each process, or "auto".
-        processes: of several on a machine each takes a GPU of its own, and its share of the cores.
+        num_workers: readers of images, of each process, or "auto".
+        world: of several on a machine each takes a GPU of its own, and its share of the cores.
 
     Raises:
         ConfigError: the device does not exist here, or cannot compute in that precision; or there
@@ -102,48 +102,48 @@ def make_runtime(
         MissingExtraError: int8 is wanted, and OpenVINO is not installed.
     """
     chosen = _find_device() if device == "auto" else _named_device(device)
-    if processes.count > 1:
-        chosen = _own_device(chosen, processes)
-        _share_threads(processes)
+    if world.size > 1:
+        chosen = _own_device(chosen, world)
+        _share_threads(world)
     if chosen.type == "cuda" and chosen.index is not None:
         torch.cuda.set_device(chosen)  # pinned memory and capability questions ask the current one
     if chosen.type == "cpu":
         keep_freed_memory()
-    workers = int(num_workers) if num_workers != "auto" else _default_workers(chosen, processes)
-    return Runtime(chosen, _find_precision(precision, chosen), workers, processes)
+    workers = int(num_workers) if num_workers != "auto" else _default_workers(chosen, world)
+    return Runtime(chosen, _find_precision(precision, chosen), workers, world)
 
 
-def _own_device(device: torch.device, processes: Processes) -> torch.device:
+def _own_device(device: torch.device, world: World) -> torch.device:
     """The device of one of several processes."""
     if device.type == "cpu":
         return device
     if device != torch.device("cuda"):
         raise ConfigError(
-            f"the device is {device}, and {processes.count} processes cannot share it; give each "
+            f"the device is {device}, and {world.size} processes cannot share it; give each "
             "a GPU of its own with --device cuda, or use --device cpu"
         )
-    if processes.local_rank >= torch.cuda.device_count():
+    if world.local_rank >= torch.cuda.device_count():
         raise ConfigError(
-            f"{processes.local_count} processes run on this machine, which has "
+            f"{world.local_size} processes run on this machine, which has "
             f"{torch.cuda.device_count()} GPUs; start no more: torchrun --nproc-per-node "
             f"{torch.cuda.device_count()}, or use --device cpu"
         )
-    return torch.device("cuda", processes.local_rank)
+    return torch.device("cuda", world.local_rank)
 
 
-def _share_threads(processes: Processes) -> None:
+def _share_threads(world: World) -> None:
     """Divides the cores of the machine among its processes, unless somebody has said how many.
 
     One thread is what torchrun says by itself when nobody does.
     """
     if os.environ.get("OMP_NUM_THREADS", "1") == "1":
         cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores // processes.local_count))
+        torch.set_num_threads(max(1, cores // world.local_size))
 
 
-def _default_workers(device: torch.device, processes: Processes) -> int:
+def _default_workers(device: torch.device, world: World) -> int:
     """On a CPU the model needs the cores itself; a GPU leaves them to the readers."""
-    cores = max(1, (os.cpu_count() or 1) // processes.local_count)
+    cores = max(1, (os.cpu_count() or 1) // world.local_size)
     return max(1, min(4, cores // 2)) if device.type == "cpu" else min(16, cores)
 
 

@@ -1,6 +1,6 @@
 """Several processes that carry out one command together, as `torchrun` starts them.
 
-One `Processes` is found at the top of a command and handed down in `Runtime`; alone, its methods
+One `World` is found at the top of a command and handed down in `Runtime`; alone, its methods
 do what one process needs, which is nothing.
 """
 
@@ -32,45 +32,45 @@ _LOST = re.compile(r"gloo[/\\]|NCCL|TCPStore")
 
 
 @dataclass(frozen=True)
-class Processes:
+class World:
     """One process among those that carry out the same command.
 
     Every method below that gathers or waits must be called by all of them, in the same order.
 
-    `local_rank` and `local_count` count those on the same machine.
+    `local_rank` and `local_size` count those on the same machine.
     """
 
     rank: int = 0
-    count: int = 1
+    size: int = 1
     local_rank: int = 0
-    local_count: int = 1
+    local_size: int = 1
     _patient: Any = field(default=None, repr=False, compare=False)  # a dist.ProcessGroup
     _store: Any = field(default=None, repr=False, compare=False)  # a dist.Store
 
     @property
-    def is_first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this one writes files and shows progress."""
         return self.rank == 0
 
     def share_of(self, total: int) -> slice:
         """Which of `total` things in a row are this process's; the shares differ by one at most.
 
-        >>> [Processes(rank, 3).share_of(7) for rank in range(3)]
+        >>> [World(rank, 3).share_of(7) for rank in range(3)]
         [slice(0, 3, None), slice(3, 5, None), slice(5, 7, None)]
         """
-        start, stop = (-(-total * rank // self.count) for rank in (self.rank, self.rank + 1))
+        start, stop = (-(-total * rank // self.size) for rank in (self.rank, self.rank + 1))
         return slice(start, stop)
 
-    def gather_rows(
+    def all_gather_rows(
         self, rows: Shaped[Tensor, "own_rows ..."]
     ) -> tuple[Shaped[Tensor, "all_rows ..."], slice]:
         """The rows of all processes, in the order of these, and where one's own are among them.
 
         Each may have another number of rows, or none. No gradient flows through it.
         """
-        if self.count == 1:
+        if self.size == 1:
             return rows, slice(0, len(rows))
-        counts = self.gather_objects(len(rows))
+        counts = self.all_gather_objects(len(rows))
         padded = rows.new_zeros(max(counts), *rows.shape[1:])
         padded[: len(rows)] = rows.detach()
         parts = [torch.empty_like(padded) for _ in counts]
@@ -79,19 +79,19 @@ class Processes:
         together = torch.cat([part[:n] for part, n in zip(parts, counts, strict=True)])
         return together, slice(start, start + len(rows))
 
-    def gather_objects(self, value: _T) -> list[_T]:
+    def all_gather_objects(self, value: _T) -> list[_T]:
         """What each process has, in their order. It is pickled on the way."""
-        if self.count == 1:
+        if self.size == 1:
             return [value]
-        values: list[Any] = [None] * self.count
+        values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value, group=self._patient)
         return values
 
     def any_of(self, flag: bool) -> bool:
         """Whether it is true in one of the processes."""
-        return any(self.gather_objects(flag))
+        return any(self.all_gather_objects(flag))
 
-    def by_first(self, work: Callable[[], _T]) -> _T:
+    def on_main(self, work: Callable[[], _T]) -> _T:
         """What `work` returns in the first process, which alone does it, on the cores of all.
 
         The others wait for it, however long that takes. What it returns is pickled on the way.
@@ -99,12 +99,12 @@ class Processes:
         Raises:
             LookalikeError: `work` did, and now all processes do.
         """
-        if self.count == 1:
+        if self.size == 1:
             return work()
         outcome: list[Any] = [None, None]
-        if self.is_first:
+        if self.is_main:
             threads = torch.get_num_threads()
-            torch.set_num_threads(threads * self.local_count)
+            torch.set_num_threads(threads * self.local_size)
             try:
                 outcome[0] = work()
             except LookalikeError as error:
@@ -117,19 +117,19 @@ class Processes:
         result: _T = outcome[0]
         return result
 
-    def kept_by_first(self, work: Callable[[], _T]) -> _T | None:
+    def kept_on_main(self, work: Callable[[], _T]) -> _T | None:
         """What `work` returns, in the first process, which alone does it; None in the others.
 
         Raises:
             LookalikeError: `work` did, and now all processes do.
         """
         kept: list[_T] = []
-        self.by_first(lambda: kept.append(work()))
+        self.on_main(lambda: kept.append(work()))
         return kept[0] if kept else None
 
     def is_first_to_say(self, message: str) -> bool:
         """Whether no other process has said the same; need not be called by all of them."""
-        if self.count == 1:
+        if self.size == 1:
             return True
         try:
             return bool(self._store.add(f"lookalike said: {message}", 1) == 1)
@@ -137,11 +137,11 @@ class Processes:
             return True
 
 
-ALONE = Processes()
+ALONE = World()
 
 
 @contextmanager
-def joined() -> Iterator[Processes]:
+def joined() -> Iterator[World]:
     """Inside the block the processes that were started together work together.
 
     `torchrun` tells each of them of the others in environment variables; without these, or with
@@ -159,7 +159,7 @@ def joined() -> Iterator[Processes]:
         if not found:
             dist.init_process_group(_backend(), timeout=_TIMEOUT)
         try:
-            yield _processes()
+            yield _world()
         finally:
             if not found:
                 dist.destroy_process_group()
@@ -177,11 +177,11 @@ def _backend() -> str:
     return "gloo"
 
 
-def _processes() -> Processes:
+def _world() -> World:
     rank, count = dist.get_rank(), dist.get_world_size()
     if count == 1:
         return ALONE
-    return Processes(
+    return World(
         rank,
         count,
         int(os.environ.get("LOCAL_RANK", rank)),

@@ -1,1 +1,1 @@
-"""Exact ranking: the nearest pictures of all, and the ranks of the right ones."""
+"""Exact ranking: the nearest images of all, and the ranks of the right ones."""

@@ -1,4 +1,4 @@
-"""Pairs of a query and a gallery picture that have an id in common."""
+"""Pairs of a query and a gallery image that have an id in common."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MANY = 50  # beyond one excluded pair in so many a mask takes less memory than 
 
 
 def equal_pairs(query_ids: Ids, gallery_ids: Ids) -> tuple[Ids, Ids]:
-    """All (query, gallery picture) whose ids are equal, sorted by query, then picture.
+    """All (query, gallery image) whose ids are equal, sorted by query, then image.
 
     >>> equal_pairs(torch.tensor([7, 8, 7]), torch.tensor([7, 9, 7]))
     (tensor([0, 0, 2, 2]), tensor([0, 2, 0, 2]))
@@ -33,7 +33,7 @@ def equal_pairs(query_ids: Ids, gallery_ids: Ids) -> tuple[Ids, Ids]:
 
 
 def check_ids(exclude: Exclude, num_queries: int, num_gallery: int) -> None:
-    """Refuses id columns that are not one id a picture.
+    """Refuses id columns that are not one id an image.
 
     Raises:
         DataError: a column is shorter or longer.
@@ -42,12 +42,12 @@ def check_ids(exclude: Exclude, num_queries: int, num_gallery: int) -> None:
         if (len(query_ids), len(gallery_ids)) != (num_queries, num_gallery):
             raise DataError(
                 f"exclude has {len(query_ids):,} ids for {num_queries:,} queries and "
-                f"{len(gallery_ids):,} for {num_gallery:,} gallery pictures; expected one each"
+                f"{len(gallery_ids):,} for {num_gallery:,} gallery images; expected one each"
             )
 
 
 def exclude_pairs(
-    scores: Float[Tensor, "queries pictures"], query_ids: Ids, gallery_ids: Ids
+    scores: Float[Tensor, "queries images"], query_ids: Ids, gallery_ids: Ids
 ) -> None:
     """Writes -inf over the scores of pairs whose ids are equal."""
     if int(count_equal(query_ids, gallery_ids).sum()) * _MANY > scores.numel():
@@ -57,14 +57,14 @@ def exclude_pairs(
 
 
 def count_equal(query_ids: Ids, gallery_ids: Ids) -> Int64[Tensor, " queries"]:
-    """How many gallery pictures have the id of each query."""
+    """How many gallery images have the id of each query."""
     ordered = gallery_ids.sort().values
     first = torch.searchsorted(ordered, query_ids)
     return torch.searchsorted(ordered, query_ids, right=True) - first
 
 
 def any_equal(exclude: Exclude, rows: Ids, positions: Ids) -> Tensor:
-    """Which of these (query, gallery picture) pairs are excluded."""
+    """Which of these (query, gallery image) pairs are excluded."""
     banned = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
     for query_ids, gallery_ids in exclude:
         banned |= query_ids[rows] == gallery_ids[positions]

@@ -1,4 +1,4 @@
-"""At which ranks the right pictures come, without holding or sorting the whole ranking."""
+"""At which ranks the right images come, without holding or sorting the whole ranking."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from lookalike.search.topk import MEMORY_BYTES
 QUERIES_AT_A_TIME = 8192
 """At most so many queries come together; more makes nothing faster."""
 
-_PICTURES_AT_A_TIME = 4096
+_IMAGES_AT_A_TIME = 4096
 _PAIRS_AT_A_TIME = 2**22  # whose keys take 32 MB: larger blocks get fresh memory each time
 _LOWEST = torch.iinfo(torch.int64).min
 _WORTH_BOUNDS = 0.02  # share of a gallery beyond which similarities are computed exactly at once
 
 
 class Ranked(NamedTuple):
-    """The ranks of the right pictures of some queries.
+    """The ranks of the right images of some queries.
 
     `ranks` start from 1 and rise along each row, padded with 0; `num_relevant` counts them.
     """
@@ -61,15 +61,15 @@ def ranks_of_relevant(
     exclude: Exclude = (),
     memory_bytes: int = MEMORY_BYTES,
 ) -> Iterator[Ranked]:
-    """The rank of every right picture in the whole gallery, for a few queries at a time.
+    """The rank of every right image in the whole gallery, for a few queries at a time.
 
     The ranking is that of `top_k`, to the last place: the same similarities, the same order of
-    ties, the same exclusions. It is counted rather than sorted: the rank of a right picture is
-    one more than the number of pictures that come before it.
+    ties, the same exclusions. It is counted rather than sorted: the rank of a right image is
+    one more than the number of images that come before it.
 
     Args:
         query, gallery, exclude: as `top_k` takes them.
-        query_labels, gallery_labels: numbers; a picture is right for a query if they are equal.
+        query_labels, gallery_labels: numbers; an image is right for a query if they are equal.
         memory_bytes: working memory beside inputs and result.
     """
     asked, rows = Rows(query), Rows(gallery)
@@ -88,9 +88,9 @@ def ranks_of_relevant(
 def _parts(
     query_labels: Ids, gallery_labels: Ids, exclude: Exclude, memory_bytes: int, dim: int
 ) -> Iterator[tuple[slice, Int64[Tensor, "some hits"]]]:
-    """Queries that fit into memory together, and where their right pictures lie, -1 for none."""
+    """Queries that fit into memory together, and where their right images lie, -1 for none."""
     counts = count_equal(query_labels, gallery_labels)
-    # For each right picture its position, keys, bounds, counters, and copies; a query's operand.
+    # For each right image its position, keys, bounds, counters, and copies; a query's operand.
     weights = (192 * counts.clamp(min=1) + 16 * dim).tolist()
     start = 0
     while start < len(weights):
@@ -119,14 +119,14 @@ def _as_table(rows: Ids, values: Ids, num_rows: int) -> Int64[Tensor, "rows most
 def _keys_of_right(
     query: Float32[Tensor, "queries dim"], gallery: Rows, right: Int64[Tensor, "queries hits"]
 ) -> Int64[Tensor, "queries hits"]:
-    """The order keys of the right pictures, rising; padding comes first."""
+    """The order keys of the right images, rising; padding comes first."""
     if right.numel() < _WORTH_BOUNDS * len(query) * len(gallery):
         similarities = exact_similarities(query, gallery, right)
     else:  # cheaper by whole products
         similarities = torch.full(right.shape, float("-inf"))
         asked = operand(query, "exact", "query")
         for start, stop in gallery.parts(1024):
-            part = operand(gallery.part(start, stop).cpu(), "exact", "gallery picture", start)
+            part = operand(gallery.part(start, stop).cpu(), "exact", "gallery image", start)
             rows, columns = ((right >= start) & (right < stop)).nonzero().unbind(dim=1)
             exact = products(asked, part)
             similarities[rows, columns] = exact[rows, right[rows, columns] - start]
@@ -141,26 +141,24 @@ def _count_before(
     exclude: Exclude,
     memory_bytes: int,
 ) -> Int64[Tensor, "queries hits"]:
-    """How many gallery pictures come before each right picture.
+    """How many gallery images come before each right image.
 
-    A part of the gallery is sorted by quick similarities, and each right picture looked up in
-    it. Where it lands is certain but for the pictures within the rounding error of it; these
+    A part of the gallery is sorted by quick similarities, and each right image looked up in
+    it. Where it lands is certain but for the images within the rounding error of it; these
     are compared exactly.
     """
     before = torch.zeros_like(keys)
     if not keys.shape[1]:
         return before
     # Of each similarity itself, its key, and what `products` needs to make it exact. Few queries
-    # and many pictures at a time, since each right picture is looked up once a part.
+    # and many images at a time, since each right image is looked up once a part.
     pairs = min(memory_bytes // 4 // 48, _PAIRS_AT_A_TIME)
-    pictures = max(
-        32, min(pairs // 64, _PICTURES_AT_A_TIME, memory_bytes // 8 // gallery.dim // 16)
-    )
-    queries = max(1, pairs // pictures)
+    images = max(32, min(pairs // 64, _IMAGES_AT_A_TIME, memory_bytes // 8 // gallery.dim // 16))
+    queries = max(1, pairs // images)
     asked, asked_exactly = operand(query, "fp32", "query"), operand(query, "exact", "query")
-    for start, stop in gallery.parts(pictures):
+    for start, stop in gallery.parts(images):
         rows = gallery.part(start, stop).cpu()
-        part = operand(rows, "fp32", "gallery picture", start)
+        part = operand(rows, "fp32", "gallery image", start)
         for first in range(0, len(query), queries):
             some = slice(first, first + queries)
             banned = [(ids[some], others[start:stop]) for ids, others in exclude]
@@ -169,7 +167,7 @@ def _count_before(
             low, high = _where_they_land(quick, keys[some], bound)
             unsure = high - low
             if int(unsure.sum()) > _WORTH_BOUNDS * quick.numel():
-                whole = operand(rows, "exact", "gallery picture", start)
+                whole = operand(rows, "exact", "gallery image", start)
                 quick = _sorted_keys(products(asked_exactly.part(some), whole), start, banned)
                 before[some] += quick.shape[1] - torch.searchsorted(quick, keys[some], right=True)
                 continue
@@ -180,24 +178,24 @@ def _count_before(
 
 
 def _where_they_land(
-    quick: Int64[Tensor, "queries pictures"],
+    quick: Int64[Tensor, "queries images"],
     keys: Int64[Tensor, "queries hits"],
     bound: Float32[Tensor, " queries"],
 ) -> tuple[Int64[Tensor, "queries hits"], Int64[Tensor, "queries hits"]]:
-    """From where to where in each sorted row right pictures may land, without overlap."""
+    """From where to where in each sorted row right images may land, without overlap."""
     similarities, _ = from_order_keys(keys)
     ahead, after = torch.zeros_like(keys), torch.full_like(keys, 2**32 - 1)  # of any position
     low = torch.searchsorted(quick, order_keys(similarities - bound[:, None], after))
     high = torch.searchsorted(quick, order_keys(similarities + bound[:, None], ahead), right=True)
     low[keys == _LOWEST], high[keys == _LOWEST] = 0, 0  # padding
-    low[:, 1:] = torch.maximum(low[:, 1:], high[:, :-1])  # so that no picture counts twice
+    low[:, 1:] = torch.maximum(low[:, 1:], high[:, :-1])  # so that no image counts twice
     return low, high
 
 
 def _sorted_keys(
-    scores: Float32[Tensor, "queries pictures"], start: int, banned: Exclude
-) -> Int64[Tensor, "queries pictures"]:
-    """Order keys of scores, rising along each row; excluded pictures come first."""
+    scores: Float32[Tensor, "queries images"], start: int, banned: Exclude
+) -> Int64[Tensor, "queries images"]:
+    """Order keys of scores, rising along each row; excluded images come first."""
     for query_ids, gallery_ids in banned:
         exclude_pairs(scores, query_ids, gallery_ids)
     keys = order_keys(scores, torch.arange(start, start + scores.shape[1]))
@@ -215,11 +213,11 @@ def _count_unsure(
     query: Float32[Tensor, "queries dim"],
     gallery: Rows,
     keys: Int64[Tensor, "queries hits"],
-    quick: Int64[Tensor, "queries pictures"],
+    quick: Int64[Tensor, "queries images"],
     low: Int64[Tensor, "queries hits"],
     unsure: Int64[Tensor, "queries hits"],
 ) -> Int64[Tensor, "queries hits"]:
-    """How many of the pictures too close to tell come before each right picture in truth."""
+    """How many of the images too close to tell come before each right image in truth."""
     counts = unsure.flatten()
     first = (counts.cumsum(dim=0) - counts).repeat_interleave(counts)
     columns = low.flatten().repeat_interleave(counts) + torch.arange(len(first)) - first

@@ -35,7 +35,7 @@ def exact_similarities(
     gallery: Rows,
     positions: Int64[Tensor, "queries some"],
 ) -> Float32[Tensor, "queries some"]:
-    """The similarity of each query to the gallery pictures in its row; -inf for position -1."""
+    """The similarity of each query to the gallery images in its row; -inf for position -1."""
     result = query.new_full(positions.shape, float("-inf"))
     filled = (positions >= 0).sum(dim=1)
     order = filled.argsort()  # rows of like length together, so that little of a block is empty
@@ -189,8 +189,8 @@ def products(query: Operand, gallery: Operand) -> Tensor:
 
 
 def _products_by_columns(
-    query: Float32[Tensor, "queries dim"], gallery: Float32[Tensor, "pictures dim"]
-) -> Float32[Tensor, "queries pictures"]:
+    query: Float32[Tensor, "queries dim"], gallery: Float32[Tensor, "images dim"]
+) -> Float32[Tensor, "queries images"]:
     """All products, some columns at a time: as fast as all at once, and the sums are shorter."""
     scores = query[:, :_COLUMNS] @ gallery[:, :_COLUMNS].T
     more = torch.empty_like(scores) if query.shape[1] > _COLUMNS else scores

@@ -25,7 +25,7 @@ from lookalike.search.similarity import (
 MEMORY_BYTES = 2**30
 """What a search may use beside queries, gallery and its own result, unless told otherwise."""
 
-_GROUP = 32  # gallery pictures whose best similarity is looked at before their own
+_GROUP = 32  # gallery images whose best similarity is looked at before their own
 _WORTH_BF16 = 10**8  # multiplications below which rounding costs more than it saves
 _WORTH_BOUNDS = 20  # galleries smaller than so many k are computed exactly at once
 
@@ -38,7 +38,7 @@ def top_k(
     exclude: Exclude = (),
     memory_bytes: int = MEMORY_BYTES,
 ) -> tuple[Float32[Tensor, "queries k"], Int64[Tensor, "queries k"]]:
-    """The k most similar gallery pictures of each query, best first.
+    """The k most similar gallery images of each query, best first.
 
     Exact, and the same to the last bit for any memory, device and number of threads: what
     similarity is says `embedding.ranking.similarity`, and equal similarities are ordered by
@@ -49,14 +49,14 @@ def top_k(
         query, gallery: L2-normalised embeddings: tensors, arrays, or lists of (memory-mapped)
             arrays that stand below each other. The search runs where the queries lie.
         k: neighbours wanted; capped at the gallery's size.
-        exclude: pairs of id columns (one id a query, one a gallery picture); a gallery picture
+        exclude: pairs of id columns (one id a query, one a gallery image); a gallery image
             is no neighbour of a query if their ids are equal in any pair. Identity, group and
-            junk are such columns, so "not itself" never depends on where a picture stands.
+            junk are such columns, so "not itself" never depends on where an image stands.
         memory_bytes: working memory beside inputs and result. Less makes more passes over the
             gallery and changes nothing else.
 
     Returns:
-        Similarities and gallery positions. Where fewer than k pictures remain for a query, its
+        Similarities and gallery positions. Where fewer than k images remain for a query, its
         row ends in similarity -inf and position -1.
 
     Raises:
@@ -99,15 +99,15 @@ def _queries_within(memory_bytes: int, k: int, dim: int) -> int:
     return max(1, memory_bytes // 2 // (_num_candidates(k) * 64 + dim * 16))
 
 
-def _pictures_within(memory_bytes: int, num_queries: int, dim: int, arithmetic: Arithmetic) -> int:
+def _images_within(memory_bytes: int, num_queries: int, dim: int, arithmetic: Arithmetic) -> int:
     """A quarter of it is for one part of the gallery: its operand, scores, masks."""
     score_bytes = {"bf16": 4, "fp32": 8, "exact": 48}[arithmetic]
-    pictures = memory_bytes // 4 // (score_bytes * num_queries + 16 * dim)
-    return max(_GROUP, min(pictures, 8192) // _GROUP * _GROUP)
+    images = memory_bytes // 4 // (score_bytes * num_queries + 16 * dim)
+    return max(_GROUP, min(images, 8192) // _GROUP * _GROUP)
 
 
 def _groups_within(memory_bytes: int) -> int:
-    """And a part of the rest for looking into groups of pictures that may be among the best."""
+    """And a part of the rest for looking into groups of images that may be among the best."""
     return max(1, min(memory_bytes // 10 // (_GROUP * 64), 2**17))
 
 
@@ -115,7 +115,7 @@ _NOTHING = torch.iinfo(torch.int64).min
 
 
 class _TooCloseError(Exception):
-    """So many pictures lie within the rounding error of the k-th that better arithmetic pays."""
+    """So many images lie within the rounding error of the k-th that better arithmetic pays."""
 
 
 def _search(
@@ -148,10 +148,10 @@ def _search_exactly(
     """The same by the exact similarity of every pair: slower, and indifferent to ties."""
     asked = operand(query, "exact", "query")
     best = torch.full((len(query), k), _NOTHING, device=query.device)
-    pictures = _pictures_within(memory_bytes, len(query), gallery.dim, "exact")
-    for start, stop in gallery.parts(pictures):
+    images = _images_within(memory_bytes, len(query), gallery.dim, "exact")
+    for start, stop in gallery.parts(images):
         part = gallery.part(start, stop).to(query.device)
-        scores = products(asked, operand(part, "exact", "gallery picture", start))
+        scores = products(asked, operand(part, "exact", "gallery image", start))
         for query_ids, gallery_ids in exclude:
             exclude_pairs(scores, query_ids, gallery_ids[start:stop])
         keys = order_keys(scores, torch.arange(start, stop, device=query.device))
@@ -181,22 +181,22 @@ class _Search:
         self.arithmetic = arithmetic
         self.operand = operand(query, arithmetic, "query")
         n, device, room = len(query), query.device, _num_candidates(k)
-        self.pictures = _pictures_within(memory_bytes, n, gallery.dim, arithmetic)
+        self.images = _images_within(memory_bytes, n, gallery.dim, arithmetic)
         self.groups = _groups_within(memory_bytes)
         self.scores = torch.full((n, room), float("-inf"), device=device)
         self.places = torch.full((n, room), -1, dtype=torch.int64, device=device)
         self.counts = torch.zeros(n, dtype=torch.int64, device=device)
         self.bound = torch.zeros(n, device=device)
         self.cut = torch.full((n,), float("-inf"), device=device)
-        self.seen = 0  # gallery pictures
+        self.seen = 0  # gallery images
         self.resolved = 0  # pairs whose similarity had to be computed to make room
 
     def run(self) -> Int64[Tensor, "queries k"]:
         sift_at = 0
-        for start, stop in self.gallery.parts(self.pictures):
+        for start, stop in self.gallery.parts(self.images):
             part = self.gallery.part(start, stop).to(self.query.device)
             self.seen += stop - start
-            self.look_at(operand(part, self.arithmetic, "gallery picture", start), start, stop)
+            self.look_at(operand(part, self.arithmetic, "gallery image", start), start, stop)
             if self.seen >= sift_at:  # the more has been seen, the less a look changes
                 self.sift()
                 sift_at = self.seen * 5 // 4
@@ -207,7 +207,7 @@ class _Search:
         bound = torch.maximum(self.bound, error_bound(self.operand, part))
         self.cut -= 2 * (bound - self.bound)  # made when less was known of how far off scores are
         self.bound = bound
-        scores = products(part, self.operand)  # a row a gallery picture: group maxima run along it
+        scores = products(part, self.operand)  # a row a gallery image: group maxima run along it
         for query_ids, gallery_ids in self.exclude:
             exclude_pairs(scores, gallery_ids[start:stop], query_ids)
         if not self.counts.any():
@@ -226,7 +226,7 @@ class _Search:
             self.insert(rows[which], places, inside[which, offset])
 
     def cut_of(self, scores: Tensor) -> Float32[Tensor, " queries"]:
-        """Below which score a picture cannot be among the k best, going by these."""
+        """Below which score an image cannot be among the k best, going by these."""
         if scores.shape[1] < self.k:
             return torch.full_like(self.cut, float("-inf"))
         kth = scores.topk(self.k, dim=1, sorted=False).values.amin(dim=1).float()

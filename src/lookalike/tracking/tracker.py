@@ -17,7 +17,7 @@ class TrackedRun:
         name: what people read.
         project: what it is filed under.
         folder: trackers that write to the disk do so in here.
-        config: every knob of the run.
+        config: every option of the run.
         step: steps done before now; 0 for a run that begins.
     """
 

@@ -1,4 +1,4 @@
-"""The pictures a run learns from, listed and looked at before it begins."""
+"""The images a run learns from, listed and looked at before it begins."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lookalike.progress import Progress
 
 
 @dataclass(frozen=True)
-class TrainingPictures:
+class TrainingImages:
     """What is learned from. `labels` are numbers of classes: that of class i is called
     `classes[i]`.
     """
@@ -29,14 +29,14 @@ class TrainingPictures:
     fingerprint: str
 
 
-def read_training_pictures(
+def read_training_images(
     config: TrainConfig, holdout: Holdout | None, progress: Progress
-) -> TrainingPictures:
-    """Lists the pictures of the classes that are learned, without the files that are none.
+) -> TrainingImages:
+    """Lists the images of the classes that are learned, without the files that are none.
 
     Raises:
         ConfigError: nothing to train on is named.
-        DataError: there are no pictures, or no labels.
+        DataError: there are no images, or no labels.
     """
     listed = _listed(config, holdout, progress)
     images, unreadable = keep_readable(listed, config.max_megapixels, progress)
@@ -44,13 +44,13 @@ def read_training_pictures(
     classes = sorted(set(names))
     number = {name: i for i, name in enumerate(classes)}
     labels = torch.tensor([number[name] for name in names])
-    return TrainingPictures(images, classes, labels, unreadable, images.fingerprint())
+    return TrainingImages(images, classes, labels, unreadable, images.fingerprint())
 
 
 def _listed(config: TrainConfig, holdout: Holdout | None, progress: Progress) -> ImageSet:
     """The files to learn from, none of them opened yet."""
     if config.train is None:
-        raise ConfigError("there is nothing to train on: name a folder or a table of pictures, "
+        raise ConfigError("there is nothing to train on: name a folder or a table of images, "
                           "as in lookalike train photos/train")  # fmt: skip
     images = load_images(config.train, progress).of_split("train")
     if holdout is not None:

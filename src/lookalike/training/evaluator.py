@@ -102,7 +102,7 @@ class Measurements:
     def take_up(self, state: TrainingState) -> None:
         """Knows again what a run measured before it was stopped."""
         out, protocol = self._folder.path, self.protocol
-        self.history = self._runtime.processes.by_first(
+        self.history = self._runtime.world.on_main(
             lambda: earlier_epochs(out, state.run, state.epoch, protocol)
         )
         if protocol is None:
@@ -120,16 +120,16 @@ class Measurements:
 
         Several processes measure together; the first one writes.
         """
-        processes = self._runtime.processes
+        world = self._runtime.world
         if self.history and self.history[-1].epoch == state.epoch:
-            if processes.by_first(lambda: self._is_reported(state.epoch)):
+            if world.on_main(lambda: self._is_reported(state.epoch)):
                 return  # a resumed run that was measured here before it stopped
             self.history.pop()
         if self.protocol is None or self._loader is None:
             self.history.append(EpochSummary(state.epoch, state.loss, None))
             return
         measured = self.evaluate(f"evaluating epoch {state.epoch}")
-        summary, written = processes.by_first(lambda: self._write(state, measured))
+        summary, written = world.on_main(lambda: self._write(state, measured))
         self._count_in(measured.retrieval, written)
         self.history.append(summary)
 
@@ -138,7 +138,7 @@ class Measurements:
         mixtures came to; and anew the report of the last epoch, whose retrieval is `end`.
         """
         measured = self.evaluate(f"evaluating the chosen mixture, alpha {trade_off.chosen.alpha:g}")
-        written = self._runtime.processes.by_first(
+        written = self._runtime.world.on_main(
             lambda: self._write_mixture(state, measured, trade_off, end)
         )
         self._count_in(measured.retrieval, written)
@@ -245,7 +245,7 @@ class Measurements:
             template = self._config.caption_template
             self._text_queries = text_queries(self._encoder, labels, template, self._progress)
         queries = self._text_queries
-        return self._runtime.processes.by_first(
+        return self._runtime.world.on_main(
             lambda: search_by_text(queries, retrieval.gallery, retrieval.gallery_embeddings)
         )
 
@@ -300,7 +300,7 @@ def _check_best_metric(
     for name, value in needs.items():
         if value and not labelled:
             raise ConfigError(
-                f"{name} is {value}, and without test pictures with labels no model is known to be "
+                f"{name} is {value}, and without test images with labels no model is known to be "
                 f"better than another; give --test, or leave {name} out"
             )
     if tells or not labelled:

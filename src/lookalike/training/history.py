@@ -37,7 +37,7 @@ class EpochSummary:
 
     @property
     def all_metrics(self) -> dict[str, float]:
-        """Metrics of picture search and of text search beside each other."""
+        """Metrics of image search and of text search beside each other."""
         return (self.metrics or {}) | named_apart(self.text_metrics or {})
 
 

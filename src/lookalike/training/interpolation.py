@@ -32,7 +32,7 @@ def finish_with_mixture(run: Run) -> TradeOff | None:
         return None
     original = plain_originals(run.encoder, before)
     weights = MixedWeights(run.learner.finish(), original)
-    trade_off = run.processes.by_first(lambda: _known(run))
+    trade_off = run.world.on_main(lambda: _known(run))
     if trade_off is not None:
         weights.set(trade_off.chosen.alpha)
         return trade_off
@@ -86,14 +86,14 @@ def _keep(run: Run, trade_off: TradeOff, end: Retrieval) -> None:
 
     What was measured of an earlier one goes first, so that no numbers lie beside other weights.
     """
-    run.processes.by_first(lambda: remove_mixture_results(run.folder.path))
+    run.world.on_main(lambda: remove_mixture_results(run.folder.path))
     save_mixture(
         run.folder.mixture,
         run.state,
         trade_off,
         config=run.config,
         learner=run.learner,
-        pictures=run.pictures,
+        images=run.images,
         holdout=asdict(run.holdout) if run.holdout else None,
     )
     run.saved_epochs.append(run.folder.mixture)
@@ -101,6 +101,6 @@ def _keep(run: Run, trade_off: TradeOff, end: Retrieval) -> None:
 
 
 def _image_metric(run: Run) -> str:
-    """What decides which mixture finds pictures best: text has its own metric."""
+    """What decides which mixture finds images best: text has its own metric."""
     metric = run.config.best_metric
     return metric if metric in METRICS else IMAGE_METRIC

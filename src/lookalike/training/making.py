@@ -65,12 +65,12 @@ def make_loader(
     side: int | None,
     cache: DecodeCache | None = None,
 ) -> ImageLoader:
-    """Reads pictures as training sees them: at its own size, and changed at random.
+    """Reads images as training sees them: at its own size, and changed at random.
 
-    `side` is that size in px; None: the encoder's own. `cache` keeps decoded pictures.
+    `side` is that size in px; None: the encoder's own. `cache` keeps decoded images.
 
     Raises:
-        LookalikeError: the encoder cannot take pictures of that size.
+        LookalikeError: the encoder cannot take images of that size.
     """
     how = encoder.preprocessing_at(side) if side else encoder.preprocessing
     return ImageLoader(
@@ -104,9 +104,9 @@ def make_learner(
         encoder: made by `make_encoder`.
         classes: class i is called `classes[i]`.
         progress: where embedding captions is shown.
-        part_size: pictures of a step in each process.
+        part_size: images of a step in each process.
         total_steps: of the whole run.
-        side: of these pictures, in px; None: the encoder's own.
+        side: of these images, in px; None: the encoder's own.
         saved: the checkpoint of a resumed run, whose state is put back elsewhere.
 
     Raises:

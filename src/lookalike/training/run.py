@@ -38,14 +38,14 @@ from lookalike.runtime.randomness import restore_random_state
 from lookalike.training.checkpoints.autosave import Autosave
 from lookalike.training.checkpoints.checkpoint import (
     TrainingState,
-    check_same_pictures,
+    check_same_images,
     check_same_settings,
     restore_checkpoint,
     save_checkpoint,
 )
 from lookalike.training.checkpoints.folder import RunFolder
 from lookalike.training.checkpoints.interrupt import Interrupt
-from lookalike.training.data import read_training_pictures
+from lookalike.training.data import read_training_images
 from lookalike.training.evaluator import Measurements
 from lookalike.training.history import TrainResult
 from lookalike.training.interpolation import finish_with_mixture
@@ -55,7 +55,7 @@ from lookalike.training.optimization.optimizer import (
     set_learning_rate,
 )
 from lookalike.training.regularizers.anchors import UNLABELLED
-from lookalike.training.regularizers.others import read_other_pictures
+from lookalike.training.regularizers.others import read_other_images
 from lookalike.training.startup import UnreadableTraining, introduce, tell_cache, tell_early_stop
 from lookalike.training.step.compiling import compile_layers
 from lookalike.training.step.learner import Stepped
@@ -81,15 +81,15 @@ class Run:
         saved: dict[str, Any] | None,
     ) -> None:
         self.config, self.runtime, self.progress = config, runtime, progress
-        self.processes = runtime.processes
+        self.world = runtime.world
         self.own_places = share_of_batch(
-            self.processes, config.n_classes_per_batch, config.n_samples_per_class
+            self.world, config.n_classes_per_batch, config.n_samples_per_class
         )
         self.folder = RunFolder(config, resume)
         if saved is not None and resume is not None:
             check_same_settings(saved, resume, config)
         self.cache = make_cache(config, progress)
-        self._read_pictures(resume, saved)
+        self._read_images(resume, saved)
         with enough_memory(
             TrainingError,
             f"{runtime.device} has too little memory for the model and what trains it",
@@ -100,8 +100,8 @@ class Run:
             config, self.protocol, self.encoder, runtime, progress, self.folder, self.cache
         )
         if self.cache is not None:
-            self.processes.by_first(self.cache.prepare)  # by now it knows what will be read
-        self.state = TrainingState(run=self.processes.by_first(lambda: secrets.token_hex(8)))
+            self.world.on_main(self.cache.prepare)  # by now it knows what will be read
+        self.state = TrainingState(run=self.world.on_main(lambda: secrets.token_hex(8)))
         self.last_saved: Path | None = None
         self.saved_epochs: list[Path] = []
         self._autosave = Autosave(config.autosave_minutes)
@@ -119,17 +119,17 @@ class Run:
         )  # fmt: skip
         self._set_random_numbers(saved)
 
-    def _read_pictures(self, resume: Path | None, saved: dict[str, Any] | None) -> None:
+    def _read_images(self, resume: Path | None, saved: dict[str, Any] | None) -> None:
         """Lists what is learned from, in which batches, and what is tested on."""
         config, progress = self.config, self.progress
         self.holdout = find_holdout(config)
-        self.pictures = read_training_pictures(config, self.holdout, progress)
-        self.others = read_other_pictures(config, progress)
-        self.unreadable = UnreadableTraining(self.pictures, self.others, progress)
+        self.images = read_training_images(config, self.holdout, progress)
+        self.others = read_other_images(config, progress)
+        self.unreadable = UnreadableTraining(self.images, self.others, progress)
         if saved is not None and resume is not None:
-            check_same_pictures(saved, resume, self.pictures, self.others)
+            check_same_images(saved, resume, self.images, self.others)
         self.sampler = BalancedBatchSampler(
-            self.pictures.images.labels or [],
+            self.images.images.labels or [],
             config.n_classes_per_batch,
             config.n_samples_per_class,
             singletons=config.singletons,
@@ -147,13 +147,13 @@ class Run:
         if self.protocol is not None and resume is None:
             refuse_learned_classes(self.encoder, self.protocol)
         self.train_side = side = self.encoder.train_side(config.train_size)
-        self.loader = self._make_loader(self.pictures.images)
-        self.part_size = self.batch_size // self.processes.count
+        self.loader = self._make_loader(self.images.images)
+        self.part_size = self.batch_size // self.world.size
         if self.others is not None:
             self.other_loader = self._make_loader(self.others.images)
             self.part_size *= 2
         self.learner = make_learner(
-            config, runtime, self.encoder, self.pictures.classes, self.progress,
+            config, runtime, self.encoder, self.images.classes, self.progress,
             part_size=self.part_size, total_steps=self.total_steps, side=side, saved=saved,
         )  # fmt: skip
 
@@ -164,8 +164,8 @@ class Run:
 
     def _set_random_numbers(self, saved: dict[str, Any] | None) -> None:
         """Those of dropout: taken up where they were saved, and others in each process."""
-        states, rank = saved["random_states"] if saved else [], self.processes.rank
-        if len(states) == self.processes.count:
+        states, rank = saved["random_states"] if saved else [], self.world.rank
+        if len(states) == self.world.size:
             if restore_random_state(states[rank], self.runtime.device):
                 return
             what = "on another kind of device"
@@ -181,7 +181,7 @@ class Run:
 
     def batches(self) -> Iterator[tuple[Batch, Batch | None]]:
         """The batches of the running epoch that are not done yet, this process's part of each;
-        beside each the other pictures of the step, where distillation has such.
+        beside each the other images of the step, where distillation has such.
         """
         epoch, done = self.state.epoch, self.state.step
         if done == 0:
@@ -191,19 +191,17 @@ class Run:
             Request(whole[own], (self.config.seed, epoch, done + number), own.start, whole)
             for number, whole in enumerate(self.sampler)
         )
-        batches = read_together(self.loader.read(requests), self.processes)
+        batches = read_together(self.loader.read(requests), self.world)
         if self.others is None:
             return ((batch, None) for batch in batches)
         more = self.others.requests(self.steps_done, len(self.sampler) - done, own)
-        return zip(
-            batches, read_together(self.other_loader.read(more), self.processes), strict=True
-        )
+        return zip(batches, read_together(self.other_loader.read(more), self.world), strict=True)
 
     def step(self, batch: Batch, others: Batch | None) -> tuple[Stepped, float]:
         """One step of the optimiser; what it came to, and the learning rate."""
         self.unreadable.tell(batch)
         learning_rate = self._set_learning_rate()
-        pixels, labels = batch.pixels, self.pictures.labels[batch.indices[batch.own]]
+        pixels, labels = batch.pixels, self.images.labels[batch.indices[batch.own]]
         if others is not None:
             self.unreadable.tell_of_others(others)
             pixels = torch.cat([pixels, others.pixels])
@@ -214,7 +212,7 @@ class Run:
                 pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
             )
         except NonFiniteError as error:
-            names = ", ".join(shown(self.pictures.images.names[i]) for i in batch.indices)
+            names = ", ".join(shown(self.images.images.names[i]) for i in batch.indices)
             raise NonFiniteError(
                 f"{error} in step {self.state.step + 1} of epoch {self.state.epoch + 1}, with the "
                 f"batch: {names}. {self._what_may_help()}"
@@ -265,7 +263,7 @@ class Run:
         except KeyboardInterrupt:
             self.save_and_stop()
         best = self.measurements.best
-        removed = self.processes.by_first(
+        removed = self.world.on_main(
             lambda: self.folder.keep_newest(
                 self.state.epoch, self.config.keep, best=best.epoch if best else None
             )
@@ -286,7 +284,7 @@ class Run:
         path = self.folder.epoch_file(self.state.epoch)
         self._save(path)
         self.saved_epochs.append(path)
-        self.processes.by_first(self._remove_outdated)
+        self.world.on_main(self._remove_outdated)
 
     def _remove_outdated(self) -> None:
         self.folder.interrupted.unlink(missing_ok=True)
@@ -301,7 +299,7 @@ class Run:
         """
         if self.state.step == len(self.sampler):
             return
-        if not self.processes.any_of(self._autosave.is_due()):  # each looks at its own clock
+        if not self.world.any_of(self._autosave.is_due()):  # each looks at its own clock
             return
         try:
             self._save(self.folder.interrupted)
@@ -331,10 +329,10 @@ class Run:
             raise
         except Exception as error:
             # What one of several processes meets alone cannot be saved by all of them together.
-            if self.processes.count > 1 and not isinstance(error, _MET_BY_ALL):
+            if self.world.size > 1 and not isinstance(error, _MET_BY_ALL):
                 raise
             # Whoever asks a process group to stop stops the readers as well, and they fail first.
-            if self.processes.any_of(interrupt.requested) and self.learner.between_steps:
+            if self.world.any_of(interrupt.requested) and self.learner.between_steps:
                 self.save_and_stop()
             self._save_after_failure(error)
             raise
@@ -368,10 +366,10 @@ class Run:
             self.save_and_stop()
         tell_cache(self)
         files = self._files_in_order()
-        unreadable = list(dict.fromkeys(self.unreadable.pictures + measured.unreadable))
+        unreadable = list(dict.fromkeys(self.unreadable.images + measured.unreadable))
         if unreadable and files:  # a finished run that is resumed has nothing to add
             path = self.folder.path / "results" / "unreadable.json"
-            self.processes.by_first(lambda: write_json(path, [asdict(one) for one in unreadable]))
+            self.world.on_main(lambda: write_json(path, [asdict(one) for one in unreadable]))
             files.append(path)
         return TrainResult(
             history=measured.history,
@@ -388,10 +386,10 @@ class Run:
         return self.saved_epochs + self.measurements.files
 
     def _save(self, path: Path) -> None:
-        self.processes.by_first(self.folder.make_room)
+        self.world.on_main(self.folder.make_room)
         save_checkpoint(
             path, self.state, config=self.config, learner=self.learner, sampler=self.sampler,
-            pictures=self.pictures, others=self.others,
+            images=self.images, others=self.others,
             holdout=asdict(self.holdout) if self.holdout else None,
         )  # fmt: skip
         self.last_saved = path
@@ -399,6 +397,6 @@ class Run:
 
     def _how_to_go_on(self) -> str:
         path, command = os.fspath(self.last_saved or ""), "lookalike train"
-        if self.processes.count > 1:
-            command = f"torchrun --nproc-per-node {self.processes.local_count} -m {command}"
+        if self.world.size > 1:
+            command = f"torchrun --nproc-per-node {self.world.local_size} -m {command}"
         return f"{shown(path)}. Go on with: {command} --resume {shown(shlex.quote(path))}"

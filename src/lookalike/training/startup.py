@@ -1,4 +1,4 @@
-"""What a run tells while it goes: how it was set up, and what is wrong with its pictures."""
+"""What a run tells while it goes: how it was set up, and what is wrong with its images."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from lookalike.evaluation.protocol import Protocol
 from lookalike.files import shown
 from lookalike.progress import Progress, counted
 from lookalike.training.checkpoints.checkpoint import bytes_of_checkpoint
-from lookalike.training.data import TrainingPictures
-from lookalike.training.regularizers.others import OtherPictures
+from lookalike.training.data import TrainingImages
+from lookalike.training.regularizers.others import OtherImages
 
 if TYPE_CHECKING:
     from lookalike.training.run import Run
@@ -36,7 +36,7 @@ def introduce(run: Run, resume: Path | None) -> None:
         )
         if run.state.epoch >= config.num_epochs:
             progress.note(f"this run is finished{_how_to_train_on(config, resume)}")
-    _warn_of_pictures(run)
+    _warn_of_images(run)
     _warn_of_warm_up(run)
     _warn_of_cross_batch_memory(run)
     _warn_of_full_disk(run)
@@ -66,15 +66,15 @@ def tell_early_stop(run: Run) -> None:
 
 
 def tell_cache(run: Run) -> None:
-    """Says what decoded pictures were good for, where they are kept."""
+    """Says what decoded images were good for, where they are kept."""
     if run.cache is not None:
-        run.progress.note(f"cache    {run.cache.reads_of_all(run.processes)}")
+        run.progress.note(f"cache    {run.cache.reads_of_all(run.world)}")
 
 
 def _facts(run: Run) -> list[str]:
     config, report, how = run.config, run.sampler.report, run.encoder.preprocessing
     protocol, chunk_size = run.measurements.protocol, run.learner.chunk_size
-    count = run.processes.count
+    count = run.world.size
     part = run.batch_size // count
     trained_at = f", trained at {run.train_side}" if run.train_side else ""
     with run.runtime.autocast():
@@ -83,11 +83,11 @@ def _facts(run: Run) -> list[str]:
     return [
         f"model    {config.model_name} · {run.encoder.kind} {dim}-d · "
         f"{how.width}x{how.height} px{trained_at} · {trained:,} parameters trained",
-        f"train    {counted(report.num_images, 'picture')}, "
+        f"train    {counted(report.num_images, 'image')}, "
         f"{counted(report.num_classes, 'class', 'classes')}",
         f"test     {protocol.describe() if protocol else 'none'}",
         f"batches  {config.n_classes_per_batch} classes x {config.n_samples_per_class} "
-        f"pictures = {run.batch_size}"
+        f"images = {run.batch_size}"
         + (f", {part} in each of {count} processes" if count > 1 else "")
         + (f", {chunk_size} in memory at a time" if chunk_size < part else "")
         + f"; {len(run.sampler):,} an epoch, "
@@ -104,7 +104,7 @@ def _anchors(run: Run) -> list[str]:
     if config.caption_weight:
         parts.append(f"captions x {config.caption_weight:g}")
     if config.distillation_weight:
-        on = f" on {len(run.others.images):,} other pictures" if run.others else ""
+        on = f" on {len(run.others.images):,} other images" if run.others else ""
         parts.append(f"distillation x {config.distillation_weight:g}{on}")
     if config.l2_sp:
         parts.append(f"L2-SP {config.l2_sp:g}")
@@ -113,26 +113,26 @@ def _anchors(run: Run) -> list[str]:
     return [f"held by  {', '.join(parts)}"] if parts else []
 
 
-def _warn_of_pictures(run: Run) -> None:
+def _warn_of_images(run: Run) -> None:
     report, warn = run.sampler.report, run.progress.warn
     if run.measurements.protocol is None:
-        warn("no test pictures, so nothing is measured; give --test, or --query and --gallery")
+        warn("no test images, so nothing is measured; give --test, or --query and --gallery")
     else:
-        _warn_of_overlap(run.pictures.images, run.measurements.protocol, run.progress)
+        _warn_of_overlap(run.images.images, run.measurements.protocol, run.progress)
     if report.excluded_singletons:
         warn(
             f"left out: {counted(report.excluded_singletons, 'class', 'classes')} with a single "
-            "picture; --singletons repeat takes such classes in"
+            "image; --singletons repeat takes such classes in"
         )
     if report.small_classes:
         warn(
             f"{counted(report.small_classes, 'class', 'classes')} with fewer than "
-            f"{run.config.n_samples_per_class} pictures; repeats fill "
+            f"{run.config.n_samples_per_class} images; repeats fill "
             f"{counted(report.repeated_images, 'place')}"
         )
-    if run.unreadable.pictures:
+    if run.unreadable.images:
         warn(
-            f"{counted(len(run.unreadable.pictures), 'file')} cannot be read as a picture; listed "
+            f"{counted(len(run.unreadable.images), 'file')} cannot be read as an image; listed "
             "at the end"
         )
 
@@ -150,11 +150,11 @@ def _warn_of_warm_up(run: Run) -> None:
 
 
 def _warn_of_cross_batch_memory(run: Run) -> None:
-    """Earlier embeddings are to be compared with as those of other pictures."""
-    size, pictures = run.config.cross_batch_memory, run.sampler.report.num_images
-    if size > pictures:
+    """Earlier embeddings are to be compared with as those of other images."""
+    size, images = run.config.cross_batch_memory, run.sampler.report.num_images
+    if size > images:
         run.progress.warn(
-            f"cross_batch_memory is {size:,} and there are {pictures:,} training pictures, so that "
+            f"cross_batch_memory is {size:,} and there are {images:,} training images, so that "
             "each one's own earlier embedding is among its positives; set --cross-batch-memory "
             "lower"
         )
@@ -183,22 +183,22 @@ def _warn_of_overlap(images: ImageSet, protocol: Protocol, progress: Progress) -
     both = sum(os.path.abspath(path) in learned for path in protocol.files)
     if both:
         progress.warn(
-            f"{both:,} of the {len(protocol.files):,} test pictures are learned from as well, so "
+            f"{both:,} of the {len(protocol.files):,} test images are learned from as well, so "
             "the numbers will be too good; lookalike check finds copies, too"
         )
 
 
 class UnreadableTraining:
-    """Names training pictures that turn out unreadable, each once.
+    """Names training images that turn out unreadable, each once.
 
-    `pictures` are all that are known so far.
+    `images` are all that are known so far.
     """
 
     def __init__(
-        self, pictures: TrainingPictures, others: OtherPictures | None, progress: Progress
+        self, images: TrainingImages, others: OtherImages | None, progress: Progress
     ) -> None:
-        self.pictures = pictures.unreadable + (others.unreadable if others else [])
-        self._labels, self._progress = pictures.images.labels or [], progress
+        self.images = images.unreadable + (others.unreadable if others else [])
+        self._labels, self._progress = images.images.labels or [], progress
         self._lost_classes: set[str] = set()
 
     def tell(self, batch: Batch) -> None:
@@ -207,23 +207,23 @@ class UnreadableTraining:
         Raises:
             DataError: hardly anything of the batch is left.
         """
-        self._name(batch.unreadable, "another picture takes its place")
+        self._name(batch.unreadable, "another image takes its place")
         for label in sorted({self._labels[i] for i in batch.lost} - self._lost_classes):
             self._lost_classes.add(label)
             self._progress.warn(
-                f"no picture of class {shown(label)} can be decoded; batches do without it"
+                f"no image of class {shown(label)} can be decoded; batches do without it"
             )
         if len(batch.indices) < 2:
             raise DataError(
-                f"hardly a picture of a batch can be decoded: {list_unreadable(batch.unreadable)}"
+                f"hardly an image of a batch can be decoded: {list_unreadable(batch.unreadable)}"
             )
 
     def tell_of_others(self, others: Batch) -> None:
-        """Names what is new among pictures without labels, of which any may be missing."""
+        """Names what is new among images without labels, of which any may be missing."""
         self._name(others.unreadable, "left out")
 
     def _name(self, unreadable: list[Unreadable], what_now: str) -> None:
         for one in unreadable:
-            if one not in self.pictures:
+            if one not in self.images:
                 self._progress.warn(f"{shown(one.path)}: {one.reason}; {what_now}")
-                self.pictures.append(one)
+                self.images.append(one)

@@ -12,7 +12,7 @@ from lookalike.training.run import Run
 
 def to_the_end(run: Run, tracking: Tracking) -> TrainResult:
     """All that is left to do of a run."""
-    config, state, processes = run.config, run.state, run.processes
+    config, state, world = run.config, run.state, run.world
     while True:
         if state.step == 0:
             run.evaluate()
@@ -22,7 +22,7 @@ def to_the_end(run: Run, tracking: Tracking) -> TrainResult:
         title = f"epoch {state.epoch + 1}/{config.num_epochs}"
         done = state.step * run.batch_size
         with (
-            deferred_interrupt(quiet=not processes.is_first) as interrupt,
+            deferred_interrupt(quiet=not world.is_main) as interrupt,
             run.saving_on_failure(interrupt),
             run.progress.task(title, run.images_per_epoch, done=done) as task,
         ):
@@ -32,11 +32,11 @@ def to_the_end(run: Run, tracking: Tracking) -> TrainResult:
                 task.advance(run.batch_size, loss=state.mean_loss, lr=learning_rate)
                 numbers = {**asdict(stepped), "learning_rate": learning_rate}
                 tracking.step(run.steps_done, run.batch_size, numbers)
-                if processes.any_of(interrupt.requested):
+                if world.any_of(interrupt.requested):
                     break
                 run.autosave()
             else:
                 state.finish_epoch()
                 run.save_epoch()
-            if processes.any_of(interrupt.requested):
+            if world.any_of(interrupt.requested):
                 run.save_and_stop()

@@ -1,1 +1,1 @@
-"""Pictures that are copies of each other: found, proved, and told of."""
+"""Images that are copies of each other: found, proved, and told of."""

@@ -1,6 +1,6 @@
-"""Whether one picture is a copy of another, found by laying them over each other.
+"""Whether one image is a copy of another, found by laying them over each other.
 
-A copy may be resized, recompressed, brighter or darker, and cut at its edges. So one picture is
+A copy may be resized, recompressed, brighter or darker, and cut at its edges. So one image is
 laid over the other by scales and shifts along both axes and a gain and bias of brightness, all
 found by Gauss-Newton from coarse to fine (Lucas and Kanade, "An Iterative Image Registration
 Technique", IJCAI 1981). What counts is how well the fine detail agrees then: two photos of one
@@ -23,13 +23,13 @@ _DAMPING = 1e-4
 
 @dataclass(frozen=True)
 class Alignment:
-    """How pairs of pictures lie over each other; one row a pair.
+    """How pairs of images lie over each other; one row a pair.
 
     Attributes:
-        placement: scale and shift along x, then along y: the point p of the first picture, from
+        placement: scale and shift along x, then along y: the point p of the first image, from
             -1 at one edge to 1 at the other, is the point `scale * p + shift` of the second.
         agreement: correlation of their fine detail where they overlap, 1 for a perfect copy.
-        spill: by how much, in half sides, neither picture lies within the other. A copy that
+        spill: by how much, in half sides, neither image lies within the other. A copy that
             was cut has none; two photos from two standpoints have.
     """
 
@@ -46,12 +46,12 @@ def align(
     sides: tuple[int, ...] = (8, 16, 32),
     iterations: int = 8,
 ) -> Alignment:
-    """Lays grey pictures over each other, each stretched to a square.
+    """Lays grey images over each other, each stretched to a square.
 
     Args:
         first, second: luma, 0 to 255.
         start: where to begin (default: one exactly over the other).
-        sides: the sizes, in px, at which to refine; the last is that of the pictures.
+        sides: the sizes, in px, at which to refine; the last is that of the images.
         iterations: at each of them.
     """
     placement = first.new_tensor([1.0, 0, 1, 0]).repeat(len(first), 1) if start is None else start
@@ -71,7 +71,7 @@ def _shrunk(images: Tensor, side: int) -> Tensor:
 def _moved(
     images: Float[Tensor, "pairs side side"], placement: Float[Tensor, "pairs 4"]
 ) -> tuple[Float[Tensor, "pairs side side"], Bool[Tensor, "pairs side side"], Tensor]:
-    """Each picture as the first one's grid sees it, where that lies inside it, and the grid."""
+    """Each image as the first one's grid sees it, where that lies inside it, and the grid."""
     side = images.shape[-1]
     grid = (torch.arange(side, dtype=images.dtype) + 0.5) / side * 2 - 1
     x = placement[:, 0:1] * grid + placement[:, 1:2]

@@ -1,4 +1,4 @@
-"""Copies among pictures: exact ones by hash, near ones by small descriptors and a closer look."""
+"""Copies among images: exact ones by hash, near ones by small descriptors and a closer look."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, normalize
 
 from lookalike.checks.copies.alignment import align
-from lookalike.checks.reading.image import BLANK_CONTRAST, PictureFacts, chroma_of, luma_of
+from lookalike.checks.reading.image import BLANK_CONTRAST, ImageFacts, chroma_of, luma_of
 from lookalike.data.reading.decode import read_image
 from lookalike.errors import ImageError
 from lookalike.progress import Progress
@@ -27,7 +27,7 @@ MIN_DESCRIPTOR_SIMILARITY = 0.72
 MIN_EMBEDDING_SIMILARITY = 0.8
 MIN_HALF_AGREEMENT = 0.5  # of 16 px thumbs
 MIN_COARSE_AGREEMENT = 0.75  # of 32 px thumbs
-MIN_AGREEMENT = 0.85  # of the pictures at 96 px
+MIN_AGREEMENT = 0.85  # of the images at 96 px
 MAX_SPILL = 0.03
 
 _NEIGHBORS = 5
@@ -41,15 +41,15 @@ _LOOKS_AT_A_TIME = 256
 
 @dataclass(frozen=True)
 class NearCopy:
-    """Two pictures of which one is a changed copy of the other, by position."""
+    """Two images of which one is a changed copy of the other, by position."""
 
     first: int
     second: int
     agreement: float
 
 
-def exact_groups(facts: Sequence[PictureFacts]) -> list[list[int]]:
-    """Positions of pictures with the same pixels, two or more a group.
+def exact_groups(facts: Sequence[ImageFacts]) -> list[list[int]]:
+    """Positions of images with the same pixels, two or more a group.
 
     The files may differ: in metadata, or in a format that loses nothing.
     """
@@ -62,17 +62,17 @@ def exact_groups(facts: Sequence[PictureFacts]) -> list[list[int]]:
 
 def near_copies(
     paths: Sequence[str],
-    facts: Sequence[PictureFacts],
+    facts: Sequence[ImageFacts],
     embeddings: Float32[Tensor, "n dim"] | None,
     *,
     max_megapixels: float,
     device: torch.device,
     progress: Progress,
 ) -> list[NearCopy]:
-    """Pairs of pictures that are copies without being exact ones.
+    """Pairs of images that are copies without being exact ones.
 
     Candidates are neighbours by descriptor, and by embedding where there are embeddings. Of
-    exact copies the first stands for all; pictures that show nothing are copies of nothing.
+    exact copies the first stands for all; images that show nothing are copies of nothing.
 
     Args:
         paths, facts: of all files; those that cannot be read take no part.
@@ -225,7 +225,7 @@ def _agreeing(
 
 
 def _alike_squares(a: Image.Image, b: Image.Image) -> tuple[Tensor, Tensor]:
-    """Two pictures as squares of one size that are equally sharp: as sharp as the smaller one."""
+    """Two images as squares of one size that are equally sharp: as sharp as the smaller one."""
     size = (min(a.width, b.width), min(a.height, b.height))
     first, second = (
         torch.from_numpy(

@@ -13,18 +13,18 @@ from lookalike.files import shown
 
 
 def exact_findings(files: Files, groups: Sequence[Sequence[int]]) -> Iterator[Finding]:
-    """One finding a group of pictures with the same pixels."""
+    """One finding a group of images with the same pixels."""
     for group in groups:
-        pictures = []
+        images = []
         for position in group:
             facts, first = files.facts[position], files.facts[group[0]]
             same_bytes = facts.sha256 == first.sha256
             detail = "" if same_bytes else f"same pixels, other file ({facts.format})"
-            pictures.append(files.picture(position, detail))
+            images.append(files.image(position, detail))
         says = _spread(files, group)
         if len({os.path.realpath(files.paths[position]) for position in group}) == 1:
             says += "; it is one and the same file"
-        yield Finding(_copy_kind(files, group, "exact_copies"), says, pictures)
+        yield Finding(_copy_kind(files, group, "exact_copies"), says, images)
 
 
 def near_findings(
@@ -46,13 +46,13 @@ def near_findings(
                 seen.add(this)
                 members[cluster].append(position)
     for group in members.values():
-        pictures = []
+        images = []
         for position in group:
             facts = files.facts[position]
-            pictures.append(files.picture(position, f"{facts.width}x{facts.height} px"))
+            images.append(files.image(position, f"{facts.width}x{facts.height} px"))
         likest = max(agreement.get(position, 0) for position in group)
         says = f"{_spread(files, group)}; they agree by {likest:.0%} in detail"
-        yield Finding(_copy_kind(files, group, "near_copies"), says, pictures)
+        yield Finding(_copy_kind(files, group, "near_copies"), says, images)
 
 
 def _copy_kind(files: Files, group: Sequence[int], kind: str) -> str:

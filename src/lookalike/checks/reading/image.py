@@ -19,17 +19,17 @@ from lookalike.errors import ImageError
 LUMA_PX = 32
 CHROMA_PX = 8
 BLANK_CONTRAST = 3.0
-"""Levels of grey; a picture that varies less than this shows nothing."""
+"""Levels of grey; an image that varies less than this shows nothing."""
 
 _MIDDLE_PX = 256  # what contrast is measured at: small print on a page still counts
 _READ_BYTES = 2**20
 
 
 @dataclass(frozen=True)
-class PictureFacts:
+class ImageFacts:
     """What the scan found out about one file.
 
-    A file that cannot be read as a picture has a `reason` and nothing after `sha256`; one that
+    A file that cannot be read as an image has a `reason` and nothing after `sha256`; one that
     could not be read for reasons of the moment (no permission, no memory) has no `sha256`.
     """
 
@@ -41,22 +41,22 @@ class PictureFacts:
     width: int = 0  # px, upright, as are all pixels here
     height: int = 0
     contrast: float = 0.0  # standard deviation of luma, 0 to 127.5
-    thumb: bytes = b""  # the picture stretched square: 32x32 luma, then 8x8 of Cb and of Cr
+    thumb: bytes = b""  # the image stretched square: 32x32 luma, then 8x8 of Cb and of Cr
 
     @property
     def readable(self) -> bool:
-        """Whether it is a picture."""
+        """Whether it is an image."""
         return self.reason is None
 
 
-def describe_file(path: str, max_megapixels: float) -> PictureFacts:
+def describe_file(path: str, max_megapixels: float) -> ImageFacts:
     """Decodes a file in full and says what it is; never raises for what a file holds."""
     if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would wait for ever
-        return PictureFacts(reason="no file but a pipe, socket, device or folder")
+        return ImageFacts(reason="no file but a pipe, socket, device or folder")
     try:
         sha256 = _file_sha256(path)
     except OSError as error:
-        return PictureFacts(reason=error.strerror or type(error).__name__)
+        return ImageFacts(reason=error.strerror or type(error).__name__)
     try:
         image = read_image(path, max_megapixels)
         with Image.open(path) as header:  # which read_image has just found good
@@ -64,10 +64,10 @@ def describe_file(path: str, max_megapixels: float) -> PictureFacts:
         return _describe(image, sha256, stored_as, mode)
     except ImageError as error:
         if _may_pass(error.__cause__):
-            return PictureFacts(reason=f"cannot be read just now ({error.reason})")
-        return PictureFacts(reason=error.reason, sha256=sha256)
+            return ImageFacts(reason=f"cannot be read just now ({error.reason})")
+        return ImageFacts(reason=error.reason, sha256=sha256)
     except (MemoryError, OSError, ValueError) as error:
-        return PictureFacts(reason=f"cannot be read just now ({error or type(error).__name__})")
+        return ImageFacts(reason=f"cannot be read just now ({error or type(error).__name__})")
 
 
 def _may_pass(cause: BaseException | None) -> bool:
@@ -78,7 +78,7 @@ def _may_pass(cause: BaseException | None) -> bool:
 
 
 def luma_of(thumb: bytes) -> Float32[np.ndarray, "32 32"]:
-    """The small grey picture in a thumb, 0 to 255."""
+    """The small grey image in a thumb, 0 to 255."""
     flat = np.frombuffer(thumb, np.uint8, LUMA_PX**2)
     return flat.reshape(LUMA_PX, LUMA_PX).astype(np.float32)
 
@@ -97,12 +97,12 @@ def _file_sha256(path: str) -> bytes:
     return digest.digest()
 
 
-def _describe(image: Image.Image, sha256: bytes, format: str, mode: str) -> PictureFacts:
+def _describe(image: Image.Image, sha256: bytes, format: str, mode: str) -> ImageFacts:
     digest = hashlib.sha256(f"{image.width}x{image.height}:".encode())
     digest.update(image.tobytes())
     size = (min(image.width, _MIDDLE_PX), min(image.height, _MIDDLE_PX))
     middle = image.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
-    return PictureFacts(
+    return ImageFacts(
         sha256=sha256,
         pixels_sha256=digest.digest(),
         format=format,

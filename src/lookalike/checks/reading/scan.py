@@ -10,16 +10,16 @@ from contextlib import closing, contextmanager
 from dataclasses import astuple, fields
 from pathlib import Path
 
-from lookalike.checks.reading.image import PictureFacts, describe_file
+from lookalike.checks.reading.image import ImageFacts, describe_file
 from lookalike.checks.reading.workers import Describe, describe_files
 from lookalike.errors import Interrupted, OutputError
 from lookalike.files import shown
 from lookalike.progress import Progress
 
 SCAN_FILE = "scan.sqlite"
-_VERSION = 1  # to be raised when PictureFacts mean something else
+_VERSION = 1  # to be raised when ImageFacts mean something else
 _COMMIT_S = 2.0  # what a killed scan loses at most
-_COLUMNS = [field.name for field in fields(PictureFacts)]
+_COLUMNS = [field.name for field in fields(ImageFacts)]
 _KEY = ("path", "bytes", "mtime_ns", "max_megapixels")
 
 
@@ -31,7 +31,7 @@ def scan(
     num_workers: int,
     progress: Progress,
     describe: Describe = describe_file,
-) -> list[PictureFacts]:
+) -> list[ImageFacts]:
     """Decodes every file, or recalls what an earlier scan found out about it.
 
     A file is read again if its size, its time of change or the limit in megapixels is another,
@@ -40,7 +40,7 @@ def scan(
     Args:
         paths: the files; any bytes may stand in their names.
         file: the SQLite file that remembers, made where there is none.
-        max_megapixels: a larger picture counts as unreadable.
+        max_megapixels: a larger image counts as unreadable.
         num_workers: processes that read; 0 reads in this one.
         progress: shows how far it is.
         describe: what makes facts of a file, `describe_file` unless a test needs another.
@@ -111,22 +111,22 @@ def _database(file: Path) -> Iterator[sqlite3.Connection]:
 
 def _recall(
     database: sqlite3.Connection, keys: Sequence[tuple[bytes, int, int, float]]
-) -> list[PictureFacts | None]:
+) -> list[ImageFacts | None]:
     """What is known of each file; None where it must be read."""
     position_of = {key: position for position, key in enumerate(keys)}
-    known: list[PictureFacts | None] = [None] * len(keys)
+    known: list[ImageFacts | None] = [None] * len(keys)
     query = f"SELECT {', '.join([*_KEY, *_COLUMNS])} FROM files"  # noqa: S608 - names of ours
     for row in database.execute(query):
         position = position_of.get(row[: len(_KEY)])
         if position is not None:
-            known[position] = PictureFacts(*row[len(_KEY) :])
+            known[position] = ImageFacts(*row[len(_KEY) :])
     for position, key in enumerate(keys):  # a file that stands in two splits
         known[position] = known[position_of[key]]
     return known
 
 
 def _remember(
-    database: sqlite3.Connection, key: tuple[bytes, int, int, float], facts: PictureFacts
+    database: sqlite3.Connection, key: tuple[bytes, int, int, float], facts: ImageFacts
 ) -> None:
     if facts.sha256:  # what failed for reasons of the moment is tried again
         row = (*key, *astuple(facts))

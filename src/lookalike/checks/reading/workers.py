@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 
-from lookalike.checks.reading.image import PictureFacts, describe_file
+from lookalike.checks.reading.image import ImageFacts, describe_file
 from lookalike.errors import DataError
 
 HANG_S = 120.0
@@ -20,7 +20,7 @@ HANG_S = 120.0
 _AHEAD = 4  # files a worker holds, so that it never waits for the next
 _LOOK_S = 1.0
 
-Describe = Callable[[str, float], PictureFacts]
+Describe = Callable[[str, float], ImageFacts]
 
 
 def describe_files(
@@ -30,7 +30,7 @@ def describe_files(
     num_workers: int,
     describe: Describe = describe_file,
     hang_s: float = HANG_S,
-) -> Generator[tuple[int, PictureFacts], None, None]:
+) -> Generator[tuple[int, ImageFacts], None, None]:
     """Positions and facts of files, in the order in which they are done.
 
     With worker processes a file that kills its reader (a decoder's bug, no memory left) or
@@ -98,7 +98,7 @@ class _Worker:
             except OSError:  # it died; what comes back next says so
                 return
 
-    def result(self) -> Iterator[tuple[int, PictureFacts]]:
+    def result(self) -> Iterator[tuple[int, ImageFacts]]:
         """What it has to say, if it is about a file."""
         try:
             said = self.connection.recv()
@@ -106,7 +106,7 @@ class _Worker:
             self._process.join()
             if not self.started:
                 raise DataError(
-                    "a process that reads pictures cannot be started; in a script, call check "
+                    "a process that reads images cannot be started; in a script, call check "
                     "below if __name__ == '__main__':, or try --num-workers 0"
                 ) from None
             code = self._process.exitcode or 0
@@ -119,12 +119,12 @@ class _Worker:
         else:
             yield self.pending.popleft()[0], said
 
-    def lose(self, reason: str) -> tuple[int, PictureFacts]:
+    def lose(self, reason: str) -> tuple[int, ImageFacts]:
         """Gives the file it is at up, and goes on with a new process."""
         position, _ = self.pending.popleft()
         self.stop()
         self._start()
-        return position, PictureFacts(reason=reason)
+        return position, ImageFacts(reason=reason)
 
     def stop(self) -> None:
         """Ends the process, whatever it is at."""

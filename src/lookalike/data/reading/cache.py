@@ -1,7 +1,7 @@
-"""Decoded pictures kept on disk, so that later epochs need not decode the files again.
+"""Decoded images kept on disk, so that later epochs need not decode the files again.
 
 What is kept is what `read_image` returned, to the last bit: a cache changes time, never results.
-A picture is one file of `width x height x 3` bytes of RGB behind a head of text that says of what
+An image is one file of `width x height x 3` bytes of RGB behind a head of text that says of what
 file it is. Each carries a checksum, and what is damaged, cut short or of another file is decoded
 anew and replaced. So nothing is flushed to the disk, as `files.write_whole` does: what a power cut
 leaves half-written is found out when it is read.
@@ -37,7 +37,7 @@ from lookalike.config import DEFAULT_MAX_MEGAPIXELS, EvaluateConfig, TrainConfig
 from lookalike.data.reading.decode import read_image
 from lookalike.files import shown
 from lookalike.progress import Progress, counted
-from lookalike.runtime.world import Processes
+from lookalike.runtime.world import World
 
 _FORMAT = 1  # to be raised when `read_image` gives other pixels, or a file is laid out otherwise
 _START = struct.Struct("<16sII")  # mark, checksum of all that follows this, bytes of the head
@@ -53,13 +53,13 @@ _LITTLE_ROOM = 0.1  # of all that the folder may hold
 _TAG_NAME = "CACHEDIR.TAG"
 _TAG_TEXT = (
     "Signature: 8a477f597d28d172789f06886806bc55\n"
-    "# Decoded pictures, kept by lookalike --decode-cache. May be deleted at any time.\n"
+    "# Decoded images, kept by lookalike --decode-cache. May be deleted at any time.\n"
 )
 
 
 @dataclass(frozen=True)
 class Reads:
-    """How many pictures were taken from a cache and how many decoded, and what became of these.
+    """How many images were taken from a cache and how many decoded, and what became of these.
 
     `failure` is why one of them could not be kept, where that was not for want of room.
     """
@@ -80,7 +80,7 @@ class Reads:
         )
 
     def __str__(self) -> str:
-        text = f"{counted(self.from_cache, 'picture')} read from it, {self.decoded:,} decoded"
+        text = f"{counted(self.from_cache, 'image')} read from it, {self.decoded:,} decoded"
         if self.added:
             text += f", {self.added:,} of these kept"
         if self.without_room:
@@ -97,7 +97,7 @@ class DecodeCache:
     It is handed to each `ImageLoader`, whose workers read through copies of `reader`.
 
     Args:
-        folder: where pictures are kept; made if it is missing.
+        folder: where images are kept; made if it is missing.
         max_bytes: how much may lie there.
         progress: told of what cannot be kept, once.
         kept_free: bytes of the disk that stay free.
@@ -116,7 +116,7 @@ class DecodeCache:
 
     def prepare(self) -> None:
         """Finds out what is in the folder, and, where it or the disk is nearly full, removes what
-        no reading will use again: pictures of files that changed or are gone, of other versions
+        no reading will use again: images of files that changed or are gone, of other versions
         of the decoders, and of `draft_px` that are not in `draft_sizes`.
 
         A folder that cannot be written to is a warning: what is in it is read.
@@ -140,7 +140,7 @@ class DecodeCache:
             self._warn(error.strerror or str(error))
             sizes = dict(_kept_files(self.folder))
         self._state = (
-            f"{counted(len(sizes), 'decoded picture')}, {sum(sizes.values()) / 1e9:.1f} of "
+            f"{counted(len(sizes), 'decoded image')}, {sum(sizes.values()) / 1e9:.1f} of "
             f"{self._max_bytes / 1e9:g} GB" + (f"; {removed:,} outdated removed" if removed else "")
         )
 
@@ -154,15 +154,15 @@ class DecodeCache:
         if reads.failure is not None:
             self._warn(reads.failure)
 
-    def reads_of_all(self, processes: Processes) -> Reads:
+    def reads_of_all(self, world: World) -> Reads:
         """What all processes of a command have read so far; each of them has to ask."""
-        return sum(processes.gather_objects(self.reads), start=Reads())
+        return sum(world.all_gather_objects(self.reads), start=Reads())
 
     def _warn(self, reason: str) -> None:
         if not self._has_warned:
             self._has_warned = True
             self._progress.warn(
-                f"cannot keep decoded pictures in {self._shown}: {reason}. What is not in there "
+                f"cannot keep decoded images in {self._shown}: {reason}. What is not in there "
                 "is decoded each time"
             )
 
@@ -175,16 +175,16 @@ def make_cache(config: TrainConfig | EvaluateConfig, progress: Progress) -> Deco
 
 
 class CachedReader:
-    """Reads pictures as `read_image` does; one lives in each process that reads.
+    """Reads images as `read_image` does; one lives in each process that reads.
 
-    When the folder is full, what is in it stays, and other pictures are decoded each time. An
-    epoch visits every picture once, so whatever was thrown out for a new one would be needed
+    When the folder is full, what is in it stays, and other images are decoded each time. An
+    epoch visits every image once, so whatever was thrown out for a new one would be needed
     before the new one is: the folder would be rewritten in each epoch and never be of use.
 
     How full it is stands in the length of the file `used`: a byte for each 4096. Adding to its end
     is one step for the system, so processes that know nothing of each other keep one account. They
-    go beyond the bound by one picture each at most, and errors of the account (a process that was
-    killed, a picture that was replaced) last until the next command counts.
+    go beyond the bound by one image each at most, and errors of the account (a process that was
+    killed, an image that was replaced) last until the next command counts.
     """
 
     def __init__(self, folder: Path, max_bytes: int, kept_free: int) -> None:
@@ -198,7 +198,7 @@ class CachedReader:
         *,
         draft_px: int | None = None,
     ) -> Image.Image:
-        """The same picture, from the cache where it is there.
+        """The same image, from the cache where it is there.
 
         It is known by its file's absolute path, size and time of change, `draft_px`, and the
         versions of the decoders. What was kept under a higher limit of megapixels than now is
@@ -262,7 +262,7 @@ class CachedReader:
 
 @dataclass(frozen=True)
 class _Origin:
-    """What must be the same for a kept picture to be the one that is asked for."""
+    """What must be the same for a kept image to be the one that is asked for."""
 
     path: str
     bytes: int
@@ -271,7 +271,7 @@ class _Origin:
     decoders: str
 
     def file_name(self) -> str:
-        """One for each path and `draft_px`: the picture of a changed file replaces the old one."""
+        """One for each path and `draft_px`: the image of a changed file replaces the old one."""
         name = os.fsencode(self.path) + f"\0{self.draft_px}".encode()
         digest = blake2b(name, digest_size=16).hexdigest()
         return f"{digest[:2]}/{digest}.rgb"
@@ -279,7 +279,7 @@ class _Origin:
 
 @dataclass(frozen=True)
 class _Head:
-    """What stands before the pixels of a kept picture; it was decoded under `max_megapixels`."""
+    """What stands before the pixels of a kept image; it was decoded under `max_megapixels`."""
 
     origin: _Origin
     max_megapixels: float
@@ -288,7 +288,7 @@ class _Head:
 
 
 def _origin(path: str, draft_px: int | None) -> _Origin | None:
-    """What a picture is known by; None where there is no file."""
+    """What an image is known by; None where there is no file."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):  # ValueError: a path that cannot be one
@@ -305,7 +305,7 @@ def _decoders() -> str:
 
 
 def _load(file: Path, origin: _Origin, max_megapixels: float) -> Image.Image | None:
-    """The picture kept in a file; None where it is another one, damaged, or not there.
+    """The image kept in a file; None where it is another one, damaged, or not there.
 
     The file is mapped into memory, and copied from there by Pillow, whose pixels take four bytes.
     """
@@ -335,7 +335,7 @@ def _parsed(head: bytes) -> _Head | None:
 
 
 def _write(file: Path, head: bytes, pixels: bytes) -> None:
-    """Writes a kept picture whole or not at all."""
+    """Writes a kept image whole or not at all."""
     temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb") as opened:
@@ -349,7 +349,7 @@ def _write(file: Path, head: bytes, pixels: bytes) -> None:
 
 
 def _kept_files(folder: Path) -> Iterator[tuple[Path, int]]:
-    """The kept pictures, and the bytes that each takes on disk."""
+    """The kept images, and the bytes that each takes on disk."""
     for entry in _entries(folder):
         if _FILE_NAME.fullmatch(entry.name):
             with suppress(OSError):  # another command is removing outdated ones
@@ -366,7 +366,7 @@ def _remove_abandoned(folder: Path) -> None:
 
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """All that lies in the subfolders where pictures are kept."""
+    """All that lies in the subfolders where images are kept."""
     for number in range(256):
         try:
             with os.scandir(folder / f"{number:02x}") as entries:
@@ -376,7 +376,7 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _is_outdated(file: Path, draft_sizes: set[int | None]) -> bool:
-    """Whether a kept picture is of no use to readings with these `draft_px`."""
+    """Whether a kept image is of no use to readings with these `draft_px`."""
     try:
         with open(file, "rb") as opened:
             mark, _, length = _START.unpack(opened.read(_START.size))

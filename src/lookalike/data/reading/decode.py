@@ -1,4 +1,4 @@
-"""One file to one RGB picture, whatever the file really is.
+"""One file to one RGB image, whatever the file really is.
 
 What a file holds is read from its bytes, never from its extension. Every way a file can fail
 ends in one `ImageError` with a short reason, so that callers can name it, count it and go on.
@@ -21,7 +21,7 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from lookalike.config import DEFAULT_MAX_MEGAPIXELS, MAX_PILLOW_MEGAPIXELS
 from lookalike.errors import ImageError
 
-# What makes a picture upright, by the orientation that EXIF says it was stored in.
+# What makes an image upright, by the orientation that EXIF says it was stored in.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -51,12 +51,12 @@ def read_image(
 
     Args:
         path: the file; every format Pillow reads, AVIF and (through pillow-heif) HEIC.
-        max_megapixels: a larger picture is refused before its pixels are decoded.
+        max_megapixels: a larger image is refused before its pixels are decoded.
         draft_px: a JPEG file may come out at a half, a quarter or an eighth of its size, its sides
             at least this, which is quicker.
 
     Raises:
-        ImageError: the file is missing, no picture, too large, truncated or corrupt.
+        ImageError: the file is missing, no image, too large, truncated or corrupt.
     """
     with _opened(path, max_megapixels) as image:
         try:
@@ -71,7 +71,7 @@ def read_image(
 
 
 def probe_image(path: str, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS) -> None:
-    """Reads a file's header only: is it a picture, and not too large?
+    """Reads a file's header only: is it an image, and not too large?
 
     A file that passes can still turn out truncated when it is decoded.
 
@@ -203,14 +203,14 @@ def _cmyk_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _what_instead(path: str) -> str:
-    """What a file that is no picture seems to be."""
+    """What a file that is no image seems to be."""
     with open(path, "rb") as file:
         start = file.read(512).lstrip().lower()
     if start.startswith((b"<!doctype html", b"<html")):
-        return "not a picture: an HTML page (a failed download?)"
+        return "not an image: an HTML page (a failed download?)"
     if start.startswith((b"<?xml", b"<svg")):
-        return "not a picture that can be decoded: XML or SVG"
-    return "not a picture, or one too damaged to be recognised"
+        return "not an image that can be decoded: XML or SVG"
+    return "not an image, or one too damaged to be recognised"
 
 
 def _reason(error: Exception) -> str:

@@ -16,20 +16,20 @@ from lookalike.data.reading.reader import Batch, Reader, Request, leave_interrup
 from lookalike.data.transforms import Augmentation, Preprocessing
 from lookalike.errors import DataError
 from lookalike.runtime.device import Runtime
-from lookalike.runtime.world import Processes
+from lookalike.runtime.world import World
 
 # What is read ahead of training lies in shared memory and, for a GPU, in pinned memory: a gigabyte
-# of it is enough for any model, and a batch of 1,024 pictures at 336 px would be a third of that.
+# of it is enough for any model, and a batch of 1,024 images at 336 px would be a third of that.
 _PART_BYTES = 2**25  # of pixels, which a worker reads at a time
 _PARTS_AHEAD = 32  # of all workers
 
 
 class ImageLoader:
-    """Reads pictures in worker processes that stay alive between calls.
+    """Reads images in worker processes that stay alive between calls.
 
-    With `augmentation` and `labels` it reads for training: a picture that turns out unreadable
+    With `augmentation` and `labels` it reads for training: an image that turns out unreadable
     is replaced by another of its class, so a batch keeps its shape as long as its classes have
-    readable pictures. Without, it reads for evaluation: an unreadable picture is left out.
+    readable images. Without, it reads for evaluation: an unreadable image is left out.
     Either way each batch names what failed.
 
     A large batch is read in parts of some megabytes, by several workers, and put together again:
@@ -42,10 +42,10 @@ class ImageLoader:
         paths: the files.
         how: cut and size of the pixels, and whether they are exact.
         runtime: tells how many workers, and whether a GPU wants pinned memory.
-        max_megapixels: larger pictures are unreadable.
+        max_megapixels: larger images are unreadable.
         augmentation: changes for training.
-        labels: class of each picture, for replacements.
-        cache: keeps decoded pictures; None: files are decoded each time.
+        labels: class of each image, for replacements.
+        cache: keeps decoded images; None: files are decoded each time.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class ImageLoader:
         workers = runtime.num_workers
         self._loader: DataLoader[Batch] = DataLoader(
             reader,
-            batch_size=None,  # a request is several pictures already
+            batch_size=None,  # a request is several images already
             sampler=self._requests,
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -107,7 +107,7 @@ class ImageLoader:
                 raise
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise DataError(
-                f"a process that reads pictures died ({reason}); often "
+                f"a process that reads images died ({reason}); often "
                 "memory or shared memory ran out: try --num-workers 0. A script of your own has to "
                 'do its work below `if __name__ == "__main__":`, since these processes import it'
             ) from error
@@ -115,7 +115,7 @@ class ImageLoader:
     def _in_parts(self, requests: Iterable[Request], counts: deque[int]) -> Iterator[Request]:
         """The parts of all requests in order; `counts` is told how many each one has.
 
-        Pictures of a class that follow each other are in one part, since those that stand in for
+        Images of a class that follow each other are in one part, since those that stand in for
         unreadable ones are to be different: parts give the batch that would be read at once.
         """
         for indices, seed, first, whole in requests:
@@ -173,14 +173,14 @@ class _DoneEvent:
 
 
 def chunks(num_images: int, batch_size: int) -> list[Request]:
-    """Requests for all pictures in order."""
+    """Requests for all images in order."""
     return [
         Request(range(start, min(start + batch_size, num_images)))
         for start in range(0, num_images, batch_size)
     ]
 
 
-def chunks_of(processes: Processes, num_images: int, batch_size: int) -> list[Request]:
+def chunks_of(world: World, num_images: int, batch_size: int) -> list[Request]:
     """One process's share of `chunks`: some in a row, and whole ones, because the rounding of a
     matrix product can depend on how many rows it has.
 
@@ -188,8 +188,8 @@ def chunks_of(processes: Processes, num_images: int, batch_size: int) -> list[Re
     computes in all of them at a time.
     """
     requests = chunks(num_images, batch_size)
-    mine = requests[processes.share_of(len(requests))]
-    return mine + [Request(())] * (-(-len(requests) // processes.count) - len(mine))
+    mine = requests[world.share_of(len(requests))]
+    return mine + [Request(())] * (-(-len(requests) // world.size) - len(mine))
 
 
 class _Requests:

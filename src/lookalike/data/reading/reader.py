@@ -22,9 +22,9 @@ from lookalike.errors import ImageError
 
 
 class Request(NamedTuple):
-    """A batch to be read: positions of pictures, and the seed of their augmentation.
+    """A batch to be read: positions of images, and the seed of their augmentation.
 
-    Of several processes each reads a part of a batch: pictures `first` to `first + len(indices)`
+    Of several processes each reads a part of a batch: images `first` to `first + len(indices)`
     of `whole`.
     """
 
@@ -35,11 +35,11 @@ class Request(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A batch that was read. `indices` says which pictures it really holds.
+    """A batch that was read. `indices` says which images it really holds.
 
-    `lost` are positions that were asked for and have no readable picture to stand in for them.
+    `lost` are positions that were asked for and have no readable image to stand in for them.
     Where several processes have read it together, `pixels` are of `indices[own]` only. `reads` are
-    what a cache of decoded pictures had to do with it.
+    what a cache of decoded images had to do with it.
     """
 
     pixels: UInt8[Tensor, "batch 3 height width"]
@@ -51,15 +51,15 @@ class Batch(NamedTuple):
 
 
 class Reader(Dataset[Batch]):
-    """Reads what is asked for. Sent to a process, it shares what grows with the pictures.
+    """Reads what is asked for. Sent to a process, it shares what grows with the images.
 
     Args:
         paths: the files.
         how: cut and size of the pixels.
-        max_megapixels: larger pictures are unreadable.
+        max_megapixels: larger images are unreadable.
         augmentation: changes for training; None: as evaluation sees them.
-        labels: class of each picture, for those that stand in for unreadable ones.
-        cache: of decoded pictures.
+        labels: class of each image, for those that stand in for unreadable ones.
+        cache: of decoded images.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Reader(Dataset[Batch]):
         if labels is not None:
             classes, sizes = number_classes(labels)
             self._classes = SharedArray(classes)
-            # Class c's pictures are by_class[ends[c - 1] : ends[c]], in their order.
+            # Class c's images are by_class[ends[c - 1] : ends[c]], in their order.
             self._by_class = SharedArray(grouped_by_class(classes))
             self._ends = SharedArray(np.cumsum(sizes))
 
@@ -108,7 +108,7 @@ class Reader(Dataset[Batch]):
         return Batch(stacked, indices, list(unreadable.values()), lost, reads=reads)
 
     def _candidates(self, wanted: int, taken: set[int]) -> Iterator[int]:
-        """The picture itself, then those of its class that may stand in: free ones first."""
+        """The image itself, then those of its class that may stand in: free ones first."""
         yield wanted
         if self._classes is None:
             return

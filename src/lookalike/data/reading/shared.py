@@ -61,7 +61,7 @@ def _opened(file: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> SharedAr
 
 
 class SharedTexts(Sequence[str]):
-    """Texts, such as the paths of pictures, in shared memory: their bytes and 8 more each."""
+    """Texts, such as the paths of images, in shared memory: their bytes and 8 more each."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         parts = [text.encode(*_ENCODING) for text in texts]

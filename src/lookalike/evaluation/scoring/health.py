@@ -1,7 +1,7 @@
 """Whether embeddings use the space they have: alignment, uniformity, effective rank, histogram.
 
 All of it is about cosine similarity (embeddings are brought to length 1), and about the pairs of
-a query and a gallery picture that a search compares: a picture and itself, or two of one group,
+a query and a gallery image that a search compares: an image and itself, or two of one group,
 are no pair. Where there are too many pairs to look at, a seeded sample of them stands for all.
 """
 
@@ -30,7 +30,7 @@ _AT_A_TIME = 2**20  # similarities computed at once
 
 @dataclass(frozen=True)
 class Pairs:
-    """Similarities of pairs: of one class, of two classes, and of any two pictures.
+    """Similarities of pairs: of one class, of two classes, and of any two images.
 
     Without labels the first two are None. `drawn` says that they are samples, the first two of
     all pairs of their kind, the last of all pairs.
@@ -43,7 +43,7 @@ class Pairs:
 
 
 def alignment(positive: Similarities) -> float:
-    """How far apart pictures of one class lie, squared, on average; 0 is best, 2 is chance.
+    """How far apart images of one class lie, squared, on average; 0 is best, 2 is chance.
 
     Formula: the mean of |x - y|^2 over positive pairs, which is 2 - 2 x.y at length 1. Source:
     Wang and Isola, "Understanding Contrastive Representation Learning through Alignment and
@@ -56,9 +56,9 @@ def alignment(positive: Similarities) -> float:
 
 
 def uniformity(similarities: Similarities) -> float:
-    """How evenly all pictures spread over the sphere; lower is more even, 0 is one point.
+    """How evenly all images spread over the sphere; lower is more even, 0 is one point.
 
-    Formula: log of the mean of exp(-2 |x - y|^2) over pairs of different pictures. Source: as
+    Formula: log of the mean of exp(-2 |x - y|^2) over pairs of different images. Source: as
     `alignment`, with t = 2. Below a pair that coincides and one at right angles:
     log((1 + exp(-4)) / 2).
 
@@ -165,7 +165,7 @@ def pair_similarities(
 
     Args:
         query, gallery: embeddings of any length but 0.
-        labels: numbers that are equal where query and gallery picture are of one class.
+        labels: numbers that are equal where query and gallery image are of one class.
         exclude: the id columns that `top_k` was given; pairs they name are left out.
         seed: of the sample.
         exact_pairs: more pairs than this are sampled.

@@ -21,7 +21,7 @@ METRICS = (
     *(f"recall@{k}" for k in RECALL_KS), "mAP", "mAP@R", "mAP@10/min(10,R)", "R-precision",
     "precision@10", "nDCG@10", "MRR", MEDIAN_RANK,
 )  # fmt: skip
-"""All metrics of a retrieval of pictures by pictures."""
+"""All metrics of a retrieval of images by images."""
 
 Column = Float64[np.ndarray, " queries"]
 
@@ -30,7 +30,7 @@ Column = Float64[np.ndarray, " queries"]
 class QueryScores:
     """One number a query and metric; NaN where a query has no answer in the gallery.
 
-    `first_rank` is the rank of the first right picture, infinite if none was retrieved.
+    `first_rank` is the rank of the first right image, infinite if none was retrieved.
     """
 
     labels: list[str]
@@ -101,7 +101,7 @@ def is_better(metric: str, value: float, than: float) -> bool:
 
 
 def score_ranks(labels: Sequence[str], ranks: m.Ranks, num_relevant: m.Counts) -> QueryScores:
-    """All metrics of queries whose right pictures were found at these ranks."""
+    """All metrics of queries whose right images were found at these ranks."""
     answerable = num_relevant > 0
     kept, counts = ranks[answerable], num_relevant[answerable]
     columns = {f"recall@{k}": m.recall_at_k(kept, k) for k in RECALL_KS}

@@ -24,7 +24,7 @@ PIXELS, EMBEDDINGS = "pixels", "embeddings"
 
 
 class _Graph(nn.Module):
-    """What the graph computes: pixels as pictures are decoded, channels last."""
+    """What the graph computes: pixels as images are decoded, channels last."""
 
     def __init__(self, encoder: CLIPEncoder) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ def require_onnx() -> Any:
 def save_onnx(encoder: CLIPEncoder, folder: Path) -> None:
     """Writes `model.onnx`: uint8 pixels in, L2-normalised float32 embeddings out, any batch.
 
-    Scaling and normalisation are in the graph; cutting pictures to size is not. What that takes
+    Scaling and normalisation are in the graph; cutting images to size is not. What that takes
     stands in the graph's metadata (`lookalike.preparation`), as JSON. Weights beyond 2 GB go to
     a file beside it, since one ONNX file cannot hold more.
 
@@ -89,10 +89,10 @@ def save_onnx(encoder: CLIPEncoder, folder: Path) -> None:
         program.save(folder / GRAPH)
 
 
-def _embed(folder: Path, encoder: CLIPEncoder, pictures: Sequence[Image.Image]) -> Embeddings:
+def _embed(folder: Path, encoder: CLIPEncoder, images: Sequence[Image.Image]) -> Embeddings:
     """In batches of one and of the others: the graph must take any."""
     session = require_onnx().InferenceSession(folder / GRAPH, providers=["CPUExecutionProvider"])
-    cut = [preprocess(picture, encoder.preprocessing) for picture in pictures]
+    cut = [preprocess(image, encoder.preprocessing) for image in images]
     pixels = torch.stack(cut).permute(0, 2, 3, 1).numpy()
     batches = (pixels[:1], pixels[1:])
     return np.concatenate([session.run([EMBEDDINGS], {PIXELS: batch})[0] for batch in batches])

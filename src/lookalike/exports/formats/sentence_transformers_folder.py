@@ -28,7 +28,7 @@ def require_sentence_transformers() -> Any:
     """The package.
 
     Raises:
-        MissingExtraError: it is not installed, or too old to know of pictures by itself.
+        MissingExtraError: it is not installed, or too old to know of images by itself.
     """
     try:
         import sentence_transformers
@@ -94,7 +94,7 @@ def _check_can_be_told(encoder: CLIPEncoder) -> None:
 
 
 def _first_module(encoder: CLIPEncoder) -> dict[str, Any]:
-    """Which method of the model gives the embedding of a picture, and of a text if there is one."""
+    """Which method of the model gives the embedding of an image, and of a text if there is one."""
     settings: dict[str, Any] = {
         "transformer_task": "feature-extraction",
         # Pixels cut by Pillow are those that the model was measured with.
@@ -122,7 +122,7 @@ def _first_module(encoder: CLIPEncoder) -> dict[str, Any]:
     return settings
 
 
-def _embed(folder: Path, encoder: CLIPEncoder, pictures: Sequence[Image.Image]) -> Embeddings:
+def _embed(folder: Path, encoder: CLIPEncoder, images: Sequence[Image.Image]) -> Embeddings:
     package = require_sentence_transformers()
     try:
         with quiet_transformers():
@@ -132,7 +132,7 @@ def _embed(folder: Path, encoder: CLIPEncoder, pictures: Sequence[Image.Image]) 
             f"sentence-transformers cannot load {encoder.model_name} once exported: "
             f"{str(error).strip().partition(chr(10))[0]}"
         ) from error
-    rows = model.encode(list(pictures), convert_to_numpy=True, show_progress_bar=False)
+    rows = model.encode(list(images), convert_to_numpy=True, show_progress_bar=False)
     return np.asarray(rows, dtype=np.float32)
 
 

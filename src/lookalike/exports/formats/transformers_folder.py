@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from lookalike.errors import OutputError
-from lookalike.exports.agreement import Embeddings, Form, embed_pictures
+from lookalike.exports.agreement import Embeddings, Form, embed_images
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.pretrained import quiet_transformers, write_side_files
 
@@ -39,8 +39,8 @@ def save_transformers(encoder: CLIPEncoder, folder: Path) -> None:
     write_side_files(side_files, folder)
 
 
-def _embed(folder: Path, encoder: CLIPEncoder, pictures: Sequence[Image.Image]) -> Embeddings:
-    return embed_pictures(CLIPEncoder(str(folder), embedding=encoder.embedding), pictures)
+def _embed(folder: Path, encoder: CLIPEncoder, images: Sequence[Image.Image]) -> Embeddings:
+    return embed_images(CLIPEncoder(str(folder), embedding=encoder.embedding), images)
 
 
 TRANSFORMERS = Form(save_transformers, _embed, tolerance=0.0)

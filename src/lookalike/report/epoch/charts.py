@@ -17,7 +17,7 @@ from lookalike.evaluation.scoring.scores import HEADLINE, MEDIAN_RANK
 from lookalike.evaluation.text import TEXT_HEADLINE
 from lookalike.report.epoch.embedding_map import EmbeddingMap
 from lookalike.report.epoch.history import Document
-from lookalike.report.epoch.queries import Outcome, Pictures
+from lookalike.report.epoch.queries import Images, Outcome
 
 Figure = dict[str, Any]
 
@@ -90,7 +90,7 @@ def drift_curve(epochs: Sequence[Document]) -> Figure | None:
     numbers = [one["epoch"] for one in measured]
     for key, name, dash in (
         ("mean_cosine", "mean", None),
-        ("low_cosine", "1% of pictures lie below", "dot"),
+        ("low_cosine", "1% of images lie below", "dot"),
     ):
         figure.add_scatter(
             x=numbers,
@@ -106,7 +106,7 @@ def drift_curve(epochs: Sequence[Document]) -> Figure | None:
 
 
 def trade_off_figure(trade_off: TradeOff) -> Figure:
-    """What mixtures find by text, to the right, and by pictures, upwards.
+    """What mixtures find by text, to the right, and by images, upwards.
 
     Without a text tower alpha is what is to the right.
     """
@@ -158,7 +158,7 @@ def trade_off_figure(trade_off: TradeOff) -> Figure:
         tickformat=".0%" if by_text else None,
     )
     figure.update_yaxes(
-        title=f"pictures: {trade_off.metric}",
+        title=f"images: {trade_off.metric}",
         tickformat=None if is_rank else ".0%",
         autorange="reversed" if is_rank else None,
     )
@@ -206,13 +206,13 @@ def similarity_histogram(now: Document, before: Document | None) -> Figure | Non
     return _plain(figure)
 
 
-def map_figure(flat: EmbeddingMap, pictures: Pictures, outcome: Outcome | None) -> Figure:
+def map_figure(flat: EmbeddingMap, images: Images, outcome: Outcome | None) -> Figure:
     """The map: coloured by class where these are few, else by whether the first result is right."""
     import plotly.graph_objects as go
 
     figure = go.Figure(layout=_EMPTY | {"hovermode": "closest"})
-    numbers = [pictures.number(i, is_query=is_query) for is_query, i in flat.points]
-    groups = _by_class(numbers, pictures) or _by_outcome(flat, outcome)
+    numbers = [images.number(i, is_query=is_query) for is_query, i in flat.points]
+    groups = _by_class(numbers, images) or _by_outcome(flat, outcome)
     for name, colour, symbol, rows in groups:
         figure.add_scatter(
             x=np.round(flat.places[rows, 0], 3).tolist(),
@@ -230,15 +230,15 @@ def map_figure(flat: EmbeddingMap, pictures: Pictures, outcome: Outcome | None) 
     return _plain(figure)
 
 
-def _by_class(numbers: list[int], pictures: Pictures) -> list[_Group]:
+def _by_class(numbers: list[int], images: Images) -> list[_Group]:
     """One group a class; nothing where there are no classes, or too many."""
     rows: dict[int, list[int]] = {}
     for row, number in enumerate(numbers):
-        rows.setdefault(pictures.labels[number], []).append(row)
+        rows.setdefault(images.labels[number], []).append(row)
     if -1 in rows or len(rows) > MAX_COLOURED_CLASSES:
         return []
     half = MAX_COLOURED_CLASSES // 2
-    names = pictures.classes
+    names = images.classes
     ordered = sorted(rows, key=lambda label: names[label])
     return [
         _Group(

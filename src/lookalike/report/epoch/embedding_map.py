@@ -1,4 +1,4 @@
-"""A flat map of embeddings: pictures that lie close in it are mostly alike to the model."""
+"""A flat map of embeddings: images that lie close in it are mostly alike to the model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _STEPS = 500  # as trustworthy a map as of the usual 1000 (docs/experiments.md),
 
 @dataclass(frozen=True)
 class EmbeddingMap:
-    """A sample of pictures with a place each; `points` are (is a query, position on its side)."""
+    """A sample of images with a place each; `points` are (is a query, position on its side)."""
 
     points: list[Point]
     places: Float64[np.ndarray, "n 2"]
@@ -38,7 +38,7 @@ def has_tsne() -> bool:
 def choose_points(
     retrieval: Retrieval, *, seed: int = 0, max_points: int = MAX_POINTS
 ) -> list[Point]:
-    """Pictures of queries and gallery; of many a sample that is even over sides and classes."""
+    """Images of queries and gallery; of many a sample that is even over sides and classes."""
     sides = _sides(retrieval)
     return [
         (is_query, i)
@@ -48,12 +48,12 @@ def choose_points(
 
 
 def num_mappable(retrieval: Retrieval) -> int:
-    """How many pictures a map without a bound would show."""
+    """How many images a map without a bound would show."""
     return sum(map(len, _sides(retrieval).values()))
 
 
 def draw_map(retrieval: Retrieval, points: list[Point], *, seed: int = 0) -> EmbeddingMap:
-    """These pictures, queries and gallery together, with their places on one map."""
+    """These images, queries and gallery together, with their places on one map."""
     embeddings = {True: retrieval.query_embeddings, False: retrieval.gallery_embeddings}
     rows = torch.stack([embeddings[is_query][i] for is_query, i in points])
     places, method = project(rows.float(), seed=seed)
@@ -61,14 +61,14 @@ def draw_map(retrieval: Retrieval, points: list[Point], *, seed: int = 0) -> Emb
 
 
 def _sides(retrieval: Retrieval) -> dict[bool, ImageSet]:
-    """The pictures by whether they are queries; in leave-one-out each is one, and counts once."""
+    """The images by whether they are queries; in leave-one-out each is one, and counts once."""
     if retrieval.query is retrieval.gallery:
         return {True: retrieval.query}
     return {True: retrieval.query, False: retrieval.gallery}
 
 
 def sample_evenly(images: ImageSet, room: int, *, seed: int) -> list[int]:
-    """Up to `room` pictures: a first one of each class, then a second one, until it is full."""
+    """Up to `room` images: a first one of each class, then a second one, until it is full."""
     shuffled = np.random.default_rng(seed).permutation(len(images)).tolist()
     if len(images) <= room:
         return sorted(shuffled)
@@ -86,7 +86,7 @@ def sample_evenly(images: ImageSet, room: int, *, seed: int) -> list[int]:
 def project(
     embeddings: Float32[Tensor, "n dim"], *, seed: int
 ) -> tuple[Float64[np.ndarray, "n 2"], str]:
-    """Two coordinates a picture, and the name of the method: t-SNE if it is installed, or PCA.
+    """Two coordinates an image, and the name of the method: t-SNE if it is installed, or PCA.
 
     Source: van der Maaten and Hinton, "Visualizing Data using t-SNE" (JMLR 2008), on cosine
     distances, starting from the two principal components.

@@ -71,7 +71,7 @@ def read_history(out: Path, epoch: int, *, of_mixture: bool = False) -> History:
 def query_column(document: Document | None, like: Document, metric: str) -> np.ndarray | None:
     """One number a query from another epoch's file, NaN where there is none.
 
-    None where the file has other queries than `like` (a picture became unreadable on the way).
+    None where the file has other queries than `like` (an image became unreadable on the way).
     """
     if document is None or document["per_query"] is None or like["per_query"] is None:
         return None

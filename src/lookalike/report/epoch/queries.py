@@ -16,8 +16,8 @@ from lookalike.report.page import brief
 Column = Float64[np.ndarray, " queries"]
 
 SHOWN_RESULTS = 10
-MAX_PICTURES = 4000
-"""All queries are shown where they and their results are no more pictures than this."""
+MAX_IMAGES = 4000
+"""All queries are shown where they and their results are no more images than this."""
 CONFUSIONS = 100
 _QUOTAS = {"worst": 150, "fixed": 100, "broken": 100, "random": 150}
 _CONFUSED_PAIRS, _EXAMPLES = 50, 3
@@ -42,17 +42,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Confusion:
-    """So many queries of one class had a picture of another as their first result."""
+    """So many queries of one class had an image of another as their first result."""
 
     label: str
     taken_for: str
     count: int
 
 
-class Pictures:
-    """The pictures of a page, each once, by number; columns for the page's script.
+class Images:
+    """The images of a page, each once, by number; columns for the page's script.
 
-    A file that is listed under two labels is two pictures.
+    A file that is listed under two labels is two images.
     """
 
     def __init__(self, retrieval: Retrieval) -> None:
@@ -65,7 +65,7 @@ class Pictures:
 
     @property
     def paths(self) -> list[str]:
-        """Where each picture lies."""
+        """Where each image lies."""
         return [path for path, _ in self._numbers]
 
     @property
@@ -74,7 +74,7 @@ class Pictures:
         return [brief(label) for label in self._classes]
 
     def number(self, position: int, *, is_query: bool) -> int:
-        """The number of a picture of the queries or the gallery."""
+        """The number of an image of the queries or the gallery."""
         side, path = self._sides[is_query], self._side_paths[is_query][position]
         label = None if side.labels is None else side.labels[position]
         number = self._numbers.setdefault((path, label), len(self._numbers))
@@ -88,7 +88,7 @@ class Pictures:
         return self._classes.setdefault(label, len(self._classes))
 
     def columns(self, number_of: dict[str, int]) -> dict[str, list[Any]]:
-        """Names, classes and thumbnails (-1 for none) of all pictures numbered so far."""
+        """Names, classes and thumbnails (-1 for none) of all images numbered so far."""
         return {
             "classes": self.classes,
             "names": self.names,
@@ -142,7 +142,7 @@ def choose_queries(
     few of each of the most frequent confusions, and a seeded random sample.
     """
     num_queries = len(retrieval.query)
-    if _num_pictures(retrieval) <= MAX_PICTURES:
+    if _num_images(retrieval) <= MAX_IMAGES:
         return list(range(num_queries))
     shuffled = np.random.default_rng(seed).permutation(num_queries)
     change = outcome.change[shuffled]
@@ -158,8 +158,8 @@ def choose_queries(
     return sorted(chosen)
 
 
-def _num_pictures(retrieval: Retrieval) -> int:
-    """Different pictures among all queries and the results that would stand beside them."""
+def _num_images(retrieval: Retrieval) -> int:
+    """Different images among all queries and the results that would stand beside them."""
     results = np.unique(retrieval.positions[:, :SHOWN_RESULTS].numpy())
     both = retrieval.query is retrieval.gallery
     found = int((results >= 0).sum())
@@ -185,11 +185,11 @@ def _examples(
 
 
 def strips(
-    retrieval: Retrieval, outcome: Outcome, chosen: list[int], pictures: Pictures
+    retrieval: Retrieval, outcome: Outcome, chosen: list[int], images: Images
 ) -> list[list[Any]]:
-    """For each chosen query: picture, first right rank, AP, right pictures, change, results.
+    """For each chosen query: image, first right rank, AP, right images, change, results.
 
-    Rank and AP are None where there is none; results are picture and similarity by turns.
+    Rank and AP are None where there is none; results are image and similarity by turns.
     """
     rows = []
     for i in chosen:
@@ -198,11 +198,11 @@ def strips(
                     strict=True)  # fmt: skip
         for position, similarity in list(found)[:SHOWN_RESULTS]:
             if position >= 0:
-                results += [pictures.number(position, is_query=False), round(similarity, 3)]
+                results += [images.number(position, is_query=False), round(similarity, 3)]
         rank, precision = float(outcome.first_rank[i]), float(outcome.precision[i])
         rows.append(
             [
-                pictures.number(i, is_query=True),
+                images.number(i, is_query=True),
                 int(rank) if np.isfinite(rank) else None,
                 None if np.isnan(precision) else round(precision, 3),
                 int(outcome.num_relevant[i]),
@@ -214,7 +214,7 @@ def strips(
 
 
 def thumbnails_in_order(rows: list[list[Any]]) -> tuple[list[int], list[int]]:
-    """Pictures of strips, the most important first: those to have at any rate, and the rest.
+    """Images of strips, the most important first: those to have at any rate, and the rest.
 
     Where the bound is reached early, it is the later results that go without.
     """

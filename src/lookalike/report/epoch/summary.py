@@ -23,15 +23,15 @@ MEANINGS = {
     "recall@1": "the first result is right",
     "recall@5": "one of the first 5 is right",
     "recall@10": "one of the first 10 is right",
-    "mAP": "how far up all right pictures stand",
+    "mAP": "how far up all right images stand",
     "mAP@R": "how nearly they all come before any wrong one",
 }
 """Each headline metric in half a sentence."""
 TEXT_MEANINGS = {
-    "recall@1": "the first picture is of the class",
+    "recall@1": "the first image is of the class",
     "recall@5": "one of the first 5 is",
     "recall@10": "one of the first 10 is",
-    "mAP": "how far up all its pictures stand",
+    "mAP": "how far up all its images stand",
 }
 """The same of text search."""
 
@@ -79,7 +79,7 @@ class MixtureRow:
     alpha: float
     what: str
     is_chosen: bool
-    pictures: str
+    images: str
     text: str | None
 
 
@@ -153,7 +153,7 @@ def text_cards_of(history: History) -> list[Card]:
 
 
 def _tests(now: Document, before: Document | None) -> dict[str, PairedTest]:
-    """Each headline metric now against the first epoch's, where both read the same pictures."""
+    """Each headline metric now against the first epoch's, where both read the same images."""
     a = {metric: query_column(before, now, metric) for metric in HEADLINE}
     b = {metric: query_column(now, now, metric) for metric in HEADLINE}
     scored = np.array((now["per_query"] or {}).get("num_relevant", ())) > 0
@@ -174,7 +174,7 @@ def verdict_on(card: Card, epoch: int, first_epoch: int = 0) -> Verdict:
     if card.test is None:
         sentence = f"Now {now}; it was {percent(card.before)} {then}."
         return Verdict("unclear", sentence, "The difference is not tested: the epochs could not "
-                       "read the same pictures.")  # fmt: skip
+                       "read the same images.")  # fmt: skip
     word = "epoch" if epoch == 1 else "epochs"
     since = f"after {epoch} {word} of training"
     if card.test.p_value >= _SURE:
@@ -247,7 +247,7 @@ def health_rows(history: History) -> list[HealthRow]:
             before.get("separation"),
             now["separation"],
             3,
-            "How often two pictures of one class are more alike to the model than two of "
+            "How often two images of one class are more alike to the model than two of "
             "different classes. 1 is always; 0.5 is chance.",
         ),
         HealthRow(
@@ -255,7 +255,7 @@ def health_rows(history: History) -> list[HealthRow]:
             before.get("alignment"),
             now["alignment"],
             3,
-            "How far apart two pictures of one class lie, on average (squared distance). Lower is "
+            "How far apart two images of one class lie, on average (squared distance). Lower is "
             "tighter: 0 if they coincide, 2 if they have nothing in common. It may rise while "
             "everything spreads out, which the next line shows.",
         ),
@@ -264,7 +264,7 @@ def health_rows(history: History) -> list[HealthRow]:
             before.get("uniformity"),
             now["uniformity"],
             3,
-            "How evenly all pictures spread out. Lower is more even, with more room to tell things "
+            "How evenly all images spread out. Lower is more even, with more room to tell things "
             "apart; 0 if everything falls on one point.",
         ),
         HealthRow(
@@ -287,7 +287,7 @@ def mixture_rows(trade_off: TradeOff) -> list[MixtureRow]:
             one.alpha,
             names.get(one.alpha, ""),
             one is trade_off.chosen,
-            _pictures(trade_off, one),
+            _images(trade_off, one),
             _text(trade_off, one) if one.text_metrics else None,
         )
         for one in trade_off.mixtures
@@ -297,31 +297,31 @@ def mixture_rows(trade_off: TradeOff) -> list[MixtureRow]:
 def trade_in_words(trade_off: TradeOff) -> str:
     """What the chosen mixture keeps, and what it costs."""
     chosen, alpha = trade_off.chosen, f"Alpha {trade_off.chosen.alpha:g}"
-    pictures = f"{trade_off.metric} {_pictures(trade_off, chosen)}"
+    images = f"{trade_off.metric} {_images(trade_off, chosen)}"
     if not trade_off.loses_text:
-        return f"{alpha} finds pictures best: {pictures}."
+        return f"{alpha} finds images best: {images}."
     if chosen is trade_off.end:
         return (
-            "No mixture keeps a larger share of what training gained on pictures than of what it "
-            f"lost on text, so the trained model is kept as it is: {pictures}."
+            "No mixture keeps a larger share of what training gained on images than of what it "
+            f"lost on text, so the trained model is kept as it is: {images}."
         )
     text = f"{trade_off.text_metric} {_text(trade_off, chosen)}"
     kept, lost = trade_off.gain_kept(chosen), trade_off.loss_kept(chosen)
     if 0 <= kept <= 1 and 0 <= lost <= 1:
         return (
-            f"{alpha} keeps {kept:.0%} of what training gained on pictures ({pictures}), for "
+            f"{alpha} keeps {kept:.0%} of what training gained on images ({images}), for "
             f"{lost:.0%} of what it lost on text ({text})."
         )
     ends = (trade_off.original, trade_off.end)  # shares of more than there is say little
-    before, after = (_pictures(trade_off, one) for one in ends)
+    before, after = (_images(trade_off, one) for one in ends)
     text_before, text_after = (_text(trade_off, one) for one in ends)
     return (
-        f"{alpha} weighs best: on pictures {pictures} (before training {before}, after it "
+        f"{alpha} weighs best: on images {images} (before training {before}, after it "
         f"{after}), on text {text} (before {text_before}, after {text_after})."
     )
 
 
-def _pictures(trade_off: TradeOff, one: Mixture) -> str:
+def _images(trade_off: TradeOff, one: Mixture) -> str:
     value = one.metrics[trade_off.metric]
     return f"{value:g}" if trade_off.metric == MEDIAN_RANK else percent(value)
 

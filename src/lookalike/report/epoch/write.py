@@ -29,8 +29,8 @@ from lookalike.report.epoch.history import Document, History, query_column, read
 from lookalike.report.epoch.queries import (
     CONFUSIONS,
     Confusion,
+    Images,
     Outcome,
-    Pictures,
     choose_queries,
     find_confusions,
     outcome_of,
@@ -59,12 +59,12 @@ _CELL = 400
 
 @dataclass(frozen=True)
 class _Shown:
-    """The pictures of a report: in strips, on the map, and as thumbnails."""
+    """The images of a report: in strips, on the map, and as thumbnails."""
 
     rows: list[list[Any]]
     flat: EmbeddingMap
     figure: charts.Figure
-    pictures: Pictures
+    images: Images
     thumbnails: Thumbnails
 
 
@@ -94,7 +94,7 @@ def write_report(
     history = read_history(out, epoch, of_mixture=of_mixture)
     outcome = outcome_of(retrieval, _previous_recall(history))
     confusions = find_confusions(retrieval, outcome)
-    shown = _choose_pictures(retrieval, outcome, confusions, progress)
+    shown = _choose_images(retrieval, outcome, confusions, progress)
     facts = _facts(history, retrieval, protocol, outcome, confusions, shown)
     trade_off = _trade_off_by(out, history.current)
     facts |= _text_facts(history, retrieval, trade_off)
@@ -106,22 +106,22 @@ def write_report(
     return path
 
 
-def _choose_pictures(
+def _choose_images(
     retrieval: Retrieval, outcome: Outcome, confusions: list[Confusion], progress: Progress
 ) -> _Shown:
     """Chooses, maps and draws: all that takes its time."""
-    pictures = Pictures(retrieval)
-    rows = strips(retrieval, outcome, choose_queries(retrieval, outcome, confusions), pictures)
+    images = Images(retrieval)
+    rows = strips(retrieval, outcome, choose_queries(retrieval, outcome, confusions), images)
     first, later = thumbnails_in_order(rows)
     points = choose_points(retrieval)
-    mapped = [pictures.number(i, is_query=is_query) for is_query, i in points]
-    paths, thumbnails = pictures.paths, Thumbnails()
-    with progress.task("drawing the report", len(points) + len(paths), "pictures") as task:
+    mapped = [images.number(i, is_query=is_query) for is_query, i in points]
+    paths, thumbnails = images.paths, Thumbnails()
+    with progress.task("drawing the report", len(points) + len(paths), "images") as task:
         flat = draw_map(retrieval, points)
         task.advance(len(points))
         thumbnails.add((paths[n] for n in [*first, *mapped, *later]), on_progress=task.advance)
-    figure = charts.map_figure(flat, pictures, outcome if retrieval.scores is not None else None)
-    return _Shown(rows, flat, figure, pictures, thumbnails)
+    figure = charts.map_figure(flat, images, outcome if retrieval.scores is not None else None)
+    return _Shown(rows, flat, figure, images, thumbnails)
 
 
 def _facts(
@@ -137,7 +137,7 @@ def _facts(
 
     now, cards, totals = history.current, cards_of(history), _totals(outcome)
     classes = class_rows(now, history.before, confusions)
-    listed = {shown.pictures.class_number(row.label): row for row in classes[:MAX_CLASSES]}
+    listed = {shown.images.class_number(row.label): row for row in classes[:MAX_CLASSES]}
     return {
         "epoch": now["epoch"],
         "which": _which(now),
@@ -253,15 +253,15 @@ def _previous_recall(history: History) -> np.ndarray | None:
 
 def _data(shown: _Shown, confusions: list[Confusion], history: History) -> dict[str, Any]:
     """What the page's script shows strips from."""
-    pictures = shown.pictures
+    images = shown.images
     return {
         "queries": shown.rows,
         "confusions": [
-            [pictures.class_number(one.label), pictures.class_number(one.taken_for), one.count]
+            [images.class_number(one.label), images.class_number(one.taken_for), one.count]
             for one in confusions[:CONFUSIONS]
         ],
         "labelled": history.measured,
-        "pictures": pictures.columns(shown.thumbnails.number_of),
+        "images": images.columns(shown.thumbnails.number_of),
     }
 
 
@@ -295,12 +295,12 @@ def _left_out(
                     "classes.")  # fmt: skip
     if shown.thumbnails.num_left_out:
         told.append(
-            f"{count(shown.thumbnails.num_left_out)} pictures are named only: thumbnails of one "
+            f"{count(shown.thumbnails.num_left_out)} images are named only: thumbnails of one "
             f"page may take {human_bytes(MAX_BYTES)}."
         )
     if num_points < num_mappable(retrieval):
         told.append(
-            f"The map shows {count(num_points)} of {count(num_mappable(retrieval))} pictures, "
+            f"The map shows {count(num_points)} of {count(num_mappable(retrieval))} images, "
             "evenly from all classes."
         )
     if health["pairs"] == "drawn":

@@ -13,7 +13,7 @@ document.getElementById("theme").addEventListener("click", () => {
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () =>
   document.dispatchEvent(new Event("themechange")));
 
-// <img data-thumb="12">: each picture stands in the file once, however often it is shown.
+// <img data-thumb="12">: each image stands in the file once, however often it is shown.
 const fillThumbnails = (root) => {
   for (const image of root.querySelectorAll("img[data-thumb]"))
     if (!image.src) image.src = thumbnails[image.dataset.thumb] ?? "";

@@ -1,6 +1,6 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const figures = JSON.parse(document.getElementById("figures").textContent);
-const { classes, names, labels, thumbs } = data.pictures;
+const { classes, names, labels, thumbs } = data.images;
 const PAGE = 10;
 const element = (tag, className, text) => {
   const made = document.createElement(tag);
@@ -9,17 +9,17 @@ const element = (tag, className, text) => {
   return made;
 };
 const count = (number) => number.toLocaleString("en-US");
-const className = (picture) => classes[labels[picture]] ?? "";
+const className = (image) => classes[labels[image]] ?? "";
 
 // --- Queries -------------------------------------------------------------------------------
 
-const queries = data.queries.map(([picture, rank, precision, relevant, change, results]) => {
+const queries = data.queries.map(([image, rank, precision, relevant, change, results]) => {
   const found = [];
-  for (let i = 0; i < results.length; i += 2) found.push({ picture: results[i], similarity: results[i + 1] });
-  const words = `${names[picture]}\n${className(picture)}`.toLowerCase();
-  return { picture, rank, precision, relevant, change, found, words };
+  for (let i = 0; i < results.length; i += 2) found.push({ image: results[i], similarity: results[i + 1] });
+  const words = `${names[image]}\n${className(image)}`.toLowerCase();
+  return { image, rank, precision, relevant, change, found, words };
 });
-const isRight = (query, result) => labels[query.picture] === labels[result.picture];
+const isRight = (query, result) => labels[query.image] === labels[result.image];
 const answerable = (query) => data.labelled && query.relevant > 0;
 const isWrong = (query) => answerable(query) && query.rank !== 1;
 const FILTERS = {
@@ -39,8 +39,8 @@ const confusions = data.confusions
   .map(([label, takenFor, number]) => ({ label, takenFor, number }))
   .filter(({ label, takenFor }) => queries.some((query) => confused(query, label, takenFor)));
 function confused(query, label, takenFor) {
-  return isWrong(query) && labels[query.picture] === label && query.found.length > 0 &&
-    labels[query.found[0].picture] === takenFor;
+  return isWrong(query) && labels[query.image] === label && query.found.length > 0 &&
+    labels[query.found[0].image] === takenFor;
 }
 
 const strips = document.getElementById("strips");
@@ -53,17 +53,17 @@ let filter = data.labelled ? "worst" : "all";
 let ofClass = null; // the number of a class that was chosen in the table
 let listed = [];
 
-const framed = (picture, kind, alt) => {
+const framed = (image, kind, alt) => {
   const figure = element("figure", `thumb ${kind}`);
-  figure.title = className(picture) ? `${className(picture)}\n${names[picture]}` : names[picture];
+  figure.title = className(image) ? `${className(image)}\n${names[image]}` : names[image];
   const frame = element("div", "frame");
-  if (thumbs[picture] >= 0) {
+  if (thumbs[image] >= 0) {
     const image = element("img");
-    image.src = thumbnails[thumbs[picture]];
+    image.src = thumbnails[thumbs[image]];
     image.alt = alt;
     frame.append(image);
   } else {
-    frame.append(element("span", "unseen", names[picture].split("/").pop()), element("span", "hidden", alt));
+    frame.append(element("span", "unseen", names[image].split("/").pop()), element("span", "hidden", alt));
   }
   figure.append(frame);
   return figure;
@@ -71,14 +71,14 @@ const framed = (picture, kind, alt) => {
 
 const resultFigure = (query, result, place) => {
   const verdict = !data.labelled ? "" : isRight(query, result) ? "right" : "wrong";
-  const alt = [`rank ${place}`, verdict, className(result.picture), `similarity ${result.similarity.toFixed(3)}`,
-    names[result.picture]].filter(Boolean).join(", ");
-  const figure = framed(result.picture, verdict, alt);
+  const alt = [`rank ${place}`, verdict, className(result.image), `similarity ${result.similarity.toFixed(3)}`,
+    names[result.image]].filter(Boolean).join(", ");
+  const figure = framed(result.image, verdict, alt);
   const caption = element("figcaption");
   caption.append(element("span", "verdict-mark", { right: "✓ ", wrong: "✗ " }[verdict] ?? ""),
     result.similarity.toFixed(3));
   caption.firstChild.setAttribute("aria-hidden", "true");
-  figure.append(caption, element("figcaption", "", className(result.picture)));
+  figure.append(caption, element("figcaption", "", className(result.image)));
   return figure;
 };
 
@@ -86,8 +86,8 @@ const stripOf = (query) => {
   const item = element("li", "strip");
   const head = element("div", "head");
   const told = element("p", "muted told");
-  if (className(query.picture)) head.append(element("strong", "", className(query.picture)));
-  head.append(element("span", "muted", names[query.picture]));
+  if (className(query.image)) head.append(element("strong", "", className(query.image)));
+  head.append(element("span", "muted", names[query.image]));
   if (query.change === 1) head.append(element("span", "badge right", "fixed"));
   if (query.change === -1) head.append(element("span", "badge wrong", "broken"));
   if (answerable(query)) {
@@ -96,10 +96,10 @@ const stripOf = (query) => {
       : `first right result at rank ${count(query.rank)}`;
     told.append(`${first} · average precision ${query.precision.toFixed(2)} · ${count(query.relevant)} right in the gallery`);
   } else if (data.labelled) {
-    told.append("no picture of this class in the gallery");
+    told.append("no image of this class in the gallery");
   }
   const row = element("div", "row");
-  const own = framed(query.picture, "query", `query, ${className(query.picture)}, ${names[query.picture]}`);
+  const own = framed(query.image, "query", `query, ${className(query.image)}, ${names[query.image]}`);
   own.append(element("figcaption", "", "query"));
   const results = element("div", "results");
   results.append(...query.found.map((result, i) => resultFigure(query, result, i + 1)));
@@ -121,7 +121,7 @@ const list = () => {
   const chosen = picker?.value ? confusions[picker.value] : null;
   const from = filter === "all" ? queries : worstFirst;
   listed = from.filter((query) => FILTERS[filter](query) && (!words || query.words.includes(words)) &&
-    (ofClass === null || labels[query.picture] === ofClass) &&
+    (ofClass === null || labels[query.image] === ofClass) &&
     (!chosen || confused(query, chosen.label, chosen.takenFor)));
   for (const button of buttons) button.setAttribute("aria-pressed", button.dataset.filter === filter);
   const number = listed.length;
@@ -212,18 +212,18 @@ document.addEventListener("themechange", drawPlots);
 
 const map = document.querySelector('.plot[data-figure="map"]');
 const peek = document.getElementById("peek");
-const showPeek = (picture, kind, x, y) => {
+const showPeek = (image, kind, x, y) => {
   peek.replaceChildren();
-  if (thumbs[picture] >= 0) {
+  if (thumbs[image] >= 0) {
     const image = element("img");
-    image.src = thumbnails[thumbs[picture]];
+    image.src = thumbnails[thumbs[image]];
     image.alt = "";
     peek.append(image);
   }
   const words = element("div");
-  if (className(picture)) words.append(element("strong", "", className(picture)), element("br"));
-  words.append(names[picture]);
-  if (kind && kind !== className(picture)) words.append(element("br"), element("span", "muted", kind));
+  if (className(image)) words.append(element("strong", "", className(image)), element("br"));
+  words.append(names[image]);
+  if (kind && kind !== className(image)) words.append(element("br"), element("span", "muted", kind));
   peek.append(words);
   peek.hidden = false;
   const { width, height } = peek.getBoundingClientRect();
@@ -231,9 +231,9 @@ const showPeek = (picture, kind, x, y) => {
   peek.style.top = `${scrollY + Math.max(12, Math.min(y + 14, innerHeight - height - 12))}px`;
 };
 const hidePeek = () => { peek.hidden = true; };
-const showPoint = (curve, picture, x, y) => {
+const showPoint = (curve, image, x, y) => {
   const traces = figures.map.data;
-  showPeek(picture, traces.length > 1 ? traces[curve].name : "", x, y);
+  showPeek(image, traces.length > 1 ? traces[curve].name : "", x, y);
 };
 const onPoint = ({ points: [point], event }) =>
   showPoint(point.curveNumber, point.customdata, event.clientX, event.clientY);
@@ -241,7 +241,7 @@ map.on("plotly_hover", onPoint);
 map.on("plotly_click", onPoint);
 map.on("plotly_unhover", hidePeek);
 const stops = figures.map.data.flatMap(({ x, y, customdata }, curve) =>
-  customdata.map((picture, i) => ({ curve, picture, x: x[i], y: y[i] }))).sort((a, b) => a.x - b.x);
+  customdata.map((image, i) => ({ curve, image, x: x[i], y: y[i] }))).sort((a, b) => a.x - b.x);
 let stop = -1;
 map.addEventListener("keydown", (event) => {
   const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
@@ -249,9 +249,9 @@ map.addEventListener("keydown", (event) => {
   if (!step) return;
   event.preventDefault();
   stop = (stop + step + stops.length) % stops.length;
-  const { curve, picture, x, y } = stops[stop];
+  const { curve, image, x, y } = stops[stop];
   const { xaxis, yaxis } = map._fullLayout;
   const box = map.getBoundingClientRect();
-  showPoint(curve, picture, box.left + xaxis._offset + xaxis.l2p(x), box.top + yaxis._offset + yaxis.l2p(y));
+  showPoint(curve, image, box.left + xaxis._offset + xaxis.l2p(x), box.top + yaxis._offset + yaxis.l2p(y));
 });
 map.addEventListener("blur", hidePeek);

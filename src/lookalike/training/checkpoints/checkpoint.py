@@ -21,8 +21,8 @@ from lookalike.model.pretrained import CHECKPOINT_FORMAT
 from lookalike.progress import counted
 from lookalike.runtime.randomness import random_state
 from lookalike.training.checkpoints.weights import restore_weights, saved_weights
-from lookalike.training.data import TrainingPictures
-from lookalike.training.regularizers.others import OtherPictures
+from lookalike.training.data import TrainingImages
+from lookalike.training.regularizers.others import OtherImages
 from lookalike.training.step.learner import Learner
 from lookalike.training.step.parallel import sharded_like, whole_tensors
 
@@ -60,8 +60,8 @@ def save_checkpoint(
     config: TrainConfig,
     learner: Learner,
     sampler: BalancedBatchSampler,
-    pictures: TrainingPictures,
-    others: OtherPictures | None,
+    images: TrainingImages,
+    others: OtherImages | None,
     holdout: dict[str, Any] | None,
 ) -> None:
     """Writes all that evaluation, search and an exact resume need, as one file.
@@ -71,13 +71,13 @@ def save_checkpoint(
     Raises:
         OutputError: the file cannot be written; a file of that name from before is untouched.
     """
-    processes = learner.runtime.processes
+    world = learner.runtime.world
     original = learner.anchors.original
-    checkpoint = _about_model(state, config, learner, pictures, holdout) | {
+    checkpoint = _about_model(state, config, learner, images, holdout) | {
         "loss": state.mean_loss if state.step else state.loss,
         "objective_state_dict": learner.objective.state_dict(),
-        "optimizer_state_dict": whole_tensors(learner.optimizer.state_dict(), processes),
-        "original_state_dict": whole_tensors(original.values, processes) if original else None,
+        "optimizer_state_dict": whole_tensors(learner.optimizer.state_dict(), world),
+        "original_state_dict": whole_tensors(original.values, world) if original else None,
         "scaler_state_dict": learner.scaler.state_dict(),
         "chunk_size": learner.chunk_size,
         # The loader reads ahead of training: batches done are those that were trained on.
@@ -87,13 +87,13 @@ def save_checkpoint(
             "step": state.epoch * len(sampler) + state.step,
             "total_steps": config.num_epochs * len(sampler),
         },
-        "random_states": processes.gather_objects(random_state(learner.runtime.device)),
+        "random_states": world.all_gather_objects(random_state(learner.runtime.device)),
         "precision": learner.runtime.precision,
         "distillation_fingerprint": others.images.fingerprint() if others else None,
     }
     with saved_weights(learner) as weights:
-        checkpoint |= whole_tensors(weights, processes)
-        processes.by_first(lambda: _write(path, checkpoint))
+        checkpoint |= whole_tensors(weights, world)
+        world.on_main(lambda: _write(path, checkpoint))
 
 
 def save_mixture(
@@ -103,7 +103,7 @@ def save_mixture(
     *,
     config: TrainConfig,
     learner: Learner,
-    pictures: TrainingPictures,
+    images: TrainingImages,
     holdout: dict[str, Any] | None,
 ) -> None:
     """Writes the encoder with the weights it has now, which no training goes on from.
@@ -113,20 +113,20 @@ def save_mixture(
     Raises:
         OutputError: the file cannot be written; a file of that name from before is untouched.
     """
-    processes = learner.runtime.processes
-    checkpoint = _about_model(state, config, learner, pictures, holdout) | {
+    world = learner.runtime.world
+    checkpoint = _about_model(state, config, learner, images, holdout) | {
         "loss": state.loss,
         "interpolation": asdict(trade_off.chosen),
-        "model_state_dict": whole_tensors(learner.encoder.state_dict(), processes),
+        "model_state_dict": whole_tensors(learner.encoder.state_dict(), world),
     }
-    processes.by_first(lambda: _write(path, checkpoint))
+    world.on_main(lambda: _write(path, checkpoint))
 
 
 def _about_model(
     state: TrainingState,
     config: TrainConfig,
     learner: Learner,
-    pictures: TrainingPictures,
+    images: TrainingImages,
     holdout: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """What is needed to use the encoder, and to know what it is."""
@@ -136,8 +136,8 @@ def _about_model(
         "state": asdict(state),
         "model": learner.encoder.description(),
         "config": asdict(config),
-        "train_fingerprint": pictures.fingerprint,
-        "train_classes": sorted(learner.encoder.trained_on.union(pictures.classes)),
+        "train_fingerprint": images.fingerprint,
+        "train_classes": sorted(learner.encoder.trained_on.union(images.classes)),
         "holdout": holdout,
         "versions": library_versions(),
     }
@@ -179,7 +179,7 @@ def restore_checkpoint(
     `model_state_dict` already, and random numbers are the business of whoever draws them.
 
     Raises:
-        CheckpointError: the checkpoint does not fit the model or the training pictures.
+        CheckpointError: the checkpoint does not fit the model or the training images.
     """
     try:
         restore_weights(learner, checkpoint)
@@ -243,18 +243,18 @@ def check_same_settings(checkpoint: dict[str, Any], path: Path, config: TrainCon
         )
 
 
-def check_same_pictures(
-    checkpoint: dict[str, Any], path: Path, pictures: TrainingPictures, others: OtherPictures | None
+def check_same_images(
+    checkpoint: dict[str, Any], path: Path, images: TrainingImages, others: OtherImages | None
 ) -> None:
-    """Refuses to go on with other pictures than a run began with, wherever they lie now.
+    """Refuses to go on with other images than a run began with, wherever they lie now.
 
     Raises:
-        CheckpointError: the training pictures are others, or those of distillation.
+        CheckpointError: the training images are others, or those of distillation.
     """
     distilled = others.images.fingerprint() if others else None
     for what, saved, found in (
-        ("training pictures", checkpoint["train_fingerprint"], pictures.fingerprint),
-        ("distillation_pictures", checkpoint["distillation_fingerprint"], distilled),
+        ("training images", checkpoint["train_fingerprint"], images.fingerprint),
+        ("distillation_images", checkpoint["distillation_fingerprint"], distilled),
     ):
         if (saved is None) != (found is None):
             raise CheckpointError(

@@ -38,9 +38,9 @@ def in_full_precision(embeddings: Tensor) -> Tensor:
     return embeddings if embeddings.dtype == torch.float64 else embeddings.float()
 
 
-def no_positives(num_pictures: int) -> NoPositivesError:
-    """To raise where no picture of a batch has another of its class."""
+def no_positives(num_images: int) -> NoPositivesError:
+    """To raise where no image of a batch has another of its class."""
     return NoPositivesError(
-        f"none of the {num_pictures} pictures of the batch has another of its class; "
+        f"none of the {num_images} images of the batch has another of its class; "
         "draw at least 2 of each class (n_samples_per_class)"
     )

@@ -21,7 +21,7 @@ COMPARED_BYTES = 2**26
 class SmoothAPLoss(nn.Module):
     r"""1 - Smooth-AP of Brown et al., ECCV 2020, equation 8, for classes of any size.
 
-    Each picture of the batch searches in all the others. The rank of a positive p of anchor i,
+    Each image of the batch searches in all the others. The rank of a positive p of anchor i,
     among all or among positives alone, is made smooth by a sigmoid of similarity differences:
 
         rank(p) = 1 + sum_{a != p} sigmoid((z_i.z_a - z_i.z_p) / T)

@@ -28,7 +28,7 @@ CPU_TILE_BYTES = 2**22
 class SupConLoss(nn.Module):
     r"""Supervised contrastive loss of Khosla et al., NeurIPS 2020, equation 2 (L_out).
 
-    For each anchor i with embedding z_i, over all other pictures A(i) of the batch and those
+    For each anchor i with embedding z_i, over all other images A(i) of the batch and those
     of its class P(i):
 
         L_i = -1/|P(i)| sum_{p in P(i)} log( exp(z_i.z_p / T) / sum_{a in A(i)} exp(z_i.z_a / T) )
@@ -60,9 +60,9 @@ class SupConLoss(nn.Module):
         """The loss of one batch.
 
         Args:
-            embeddings: L2-normalised. With a `views` axis, several views of each picture: the
-                views of one picture are positives of each other.
-            labels: the class of each picture, whole numbers of any size.
+            embeddings: L2-normalised. With a `views` axis, several views of each image: the
+                views of one image are positives of each other.
+            labels: the class of each image, whole numbers of any size.
 
         Raises:
             ValueError: shapes that do not belong together.
@@ -128,8 +128,8 @@ class _Tile(NamedTuple):
     rows: slice
     columns: slice | None  # of the batch; None for others
     candidates: Float[Tensor, "columns dim"]
-    logits: Float[Tensor, "rows columns"]  # log2(exp(similarity / T)); -inf for a picture itself
-    same: Bool[Tensor, "rows columns"]  # of one class, and not one picture
+    logits: Float[Tensor, "rows columns"]  # log2(exp(similarity / T)); -inf for an image itself
+    same: Bool[Tensor, "rows columns"]  # of one class, and not one image
 
 
 class _Pairs:

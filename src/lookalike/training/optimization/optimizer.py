@@ -25,7 +25,7 @@ def make_optimizer(
 
     With `layer_decay` the learning rate of layer l of n is `layer_decay ** (n + 1 - l)` times
     that of the head (ELECTRA, Clark et al., ICLR 2020; BEiT): the first layers know what all
-    pictures have in common, and change least.
+    images have in common, and change least.
 
     Each group has, beside the settings of AdamW, its own share of the learning rate
     (`lr_share`), and whether it is of the head (`is_head`).
@@ -37,7 +37,7 @@ def make_optimizer(
 
     Raises:
         ConfigError: the head is to be warmed up, and nothing of it is trained.
-        ModelError: a knob needs the encoder's layers, and they cannot be found.
+        ModelError: an option needs the encoder's layers, and they cannot be found.
     """
     share_of, is_head = _layer_rules(encoder, config)
     embeddings = {
@@ -87,12 +87,12 @@ def _layer_rules(
 ) -> tuple[Callable[[str], float], Callable[[str], bool]]:
     """Of a parameter's name: its share of the learning rate, and whether it is of the head.
 
-    The layers are only looked for where a knob needs them: not every backbone tells.
+    The layers are only looked for where an option needs them: not every backbone tells.
     """
     if config.layer_decay == 1 and not config.head_warmup_steps:
         return lambda _: 1.0, lambda _: False
-    knob = "layer_decay" if config.layer_decay != 1 else "head_warmup_steps"
-    layers = find_layers(encoder, knob)
+    option = "layer_decay" if config.layer_decay != 1 else "head_warmup_steps"
+    layers = find_layers(encoder, option)
     return (
         lambda name: config.layer_decay ** (layers.head - layers.of(name)),
         lambda name: layers.of(name) == layers.head,

@@ -20,14 +20,14 @@ from lookalike.training.regularizers.captions import CaptionLoss, make_caption_l
 from lookalike.training.regularizers.original import OriginalWeights
 
 UNLABELLED = -1
-"""The label of a picture that is there for distillation alone."""
+"""The label of an image that is there for distillation alone."""
 
 
 @dataclass(frozen=True)
 class Anchors:
     """What is added to the objective, and what pulls the weights; nothing by default.
 
-    Distillation looks at the pictures of the batch; or, `on_others`, at those alone that are
+    Distillation looks at the images of the batch; or, `on_others`, at those alone that are
     `UNLABELLED`, which the objective never sees.
     """
 
@@ -57,11 +57,11 @@ class Anchors:
         if not self.distillation_weight or self.original is None:
             return None
         held = pixels[self._held(labels)]
-        # Where a process has read nothing to hold to, any picture tells the shape of a row.
+        # Where a process has read nothing to hold to, any image tells the shape of a row.
         shown = held if len(held) else torch.zeros_like(pixels[:1])
         with runtime.autocast():
             parts = [self.original.embed(chunk) for chunk in shown.split(chunk_size)]
-        rows, _ = runtime.processes.gather_rows(torch.cat(parts)[: len(held)])
+        rows, _ = runtime.world.all_gather_rows(torch.cat(parts)[: len(held)])
         return rows
 
     def loss(
@@ -72,13 +72,13 @@ class Anchors:
     ) -> Float[Tensor, ""] | float:
         """What comes to the objective: captions and distillation, each by its weight.
 
-        Distillation is 1 - cos, half the squared distance of unit vectors, averaged over pictures
+        Distillation is 1 - cos, half the squared distance of unit vectors, averaged over images
         (squared distances to a teacher's features: Romero et al., ICLR 2015).
 
         Args:
-            embeddings: of all pictures of a step.
+            embeddings: of all images of a step.
             labels: their classes' numbers, or UNLABELLED.
-            before: what `embed_before` gave for the same pictures.
+            before: what `embed_before` gave for the same images.
         """
         total: Tensor | float = 0.0
         if self.captions is not None:
@@ -139,7 +139,7 @@ def make_anchors(
         captions,
         config.caption_weight,
         config.distillation_weight,
-        config.distillation_pictures is not None,
+        config.distillation_images is not None,
         config.l2_sp,
     )
 
@@ -151,10 +151,10 @@ def _needs_original(config: TrainConfig) -> bool:
 
 def _check_original(encoder: CLIPEncoder, config: TrainConfig) -> None:
     """Statistics of batches (BatchNorm) are a part of the model that is no weight."""
-    knob = "distillation_weight" if config.distillation_weight else "interpolation"
-    if getattr(config, knob) and any(isinstance(part, _BatchNorm) for part in encoder.modules()):
+    option = "distillation_weight" if config.distillation_weight else "interpolation"
+    if getattr(config, option) and any(isinstance(part, _BatchNorm) for part in encoder.modules()):
         raise ConfigError(
-            f"{knob} needs the model as it came, of which weights are kept, and "
-            f"{encoder.model_name} has running statistics as well (BatchNorm); set {knob} to 0, or "
-            "hold it with l2_sp"
+            f"{option} needs the model as it came, of which weights are kept, and "
+            f"{encoder.model_name} has running statistics as well (BatchNorm); set {option} to 0, "
+            "or hold it with l2_sp"
         )

@@ -1,4 +1,4 @@
-"""Class names as captions: what a picture shows, in words that the text tower embeds."""
+"""Class names as captions: what an image shows, in words that the text tower embeds."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from lookalike.progress import Progress
 
 
 class CaptionLoss(nn.Module):
-    """Cross-entropy of each picture's own caption among the captions of all classes.
+    """Cross-entropy of each image's own caption among the captions of all classes.
 
-    `-log softmax(scale * images @ texts.T)[own caption]`, averaged over the pictures: a
+    `-log softmax(scale * images @ texts.T)[own caption]`, averaged over the images: a
     classifier whose weights are embedded texts that stay as they are (the zero-shot head of CLIP,
     Radford et al., ICML 2021, section 3.1; trained beneath it: Wortsman et al., CVPR 2022).
 
@@ -48,7 +48,7 @@ class CaptionLoss(nn.Module):
         """The loss of a batch, in float32.
 
         Args:
-            embeddings: L2-normalised, of pictures.
+            embeddings: L2-normalised, of images.
             labels: numbers of their classes.
         """
         logits = self.scale * embeddings.float() @ self._texts.T

@@ -1,4 +1,4 @@
-"""Pictures without labels, on which an encoder is held to what it was."""
+"""Images without labels, on which an encoder is held to what it was."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from lookalike.progress import Progress
 
 
 @dataclass(frozen=True)
-class OtherPictures:
-    """Some pictures a step, each once before any comes again, in an order drawn for each pass.
+class OtherImages:
+    """Some images a step, each once before any comes again, in an order drawn for each pass.
 
     The order depends on seed and step alone, so a resumed run sees what it would have seen.
     """
@@ -32,11 +32,11 @@ class OtherPictures:
         Args:
             first_step: its number, of all epochs together, counted from 0.
             count: of steps.
-            own: which of the pictures of a step are this process's.
+            own: which of the images of a step are this process's.
         """
         for step in range(first_step, first_step + count):
             whole = self._positions(step)
-            # One number more than a batch's, so that none is changed as a picture there is.
+            # One number more than a batch's, so that none is changed as an image there is.
             yield Request(whole[own], (self.seed, step, 0, 0), own.start, whole)
 
     def _positions(self, step: int) -> list[int]:
@@ -49,23 +49,23 @@ class OtherPictures:
         return _order(len(self.images), self.seed, int(number))
 
 
-@lru_cache(maxsize=2)  # a step has pictures of two passes at most, if there are enough of them
+@lru_cache(maxsize=2)  # a step has images of two passes at most, if there are enough of them
 def _order(count: int, seed: int, number: int) -> np.ndarray:
-    """The order of the pictures in a pass through them."""
+    """The order of the images in a pass through them."""
     return np.random.default_rng((seed, number)).permutation(count)
 
 
-def read_other_pictures(config: TrainConfig, progress: Progress) -> OtherPictures | None:
-    """The pictures that `distillation_pictures` names, as many a step as the batch has; None
+def read_other_images(config: TrainConfig, progress: Progress) -> OtherImages | None:
+    """The images that `distillation_images` names, as many a step as the batch has; None
     where it names none.
 
     Raises:
         DataError: there are none, or none that can be read.
     """
-    if config.distillation_pictures is None:
+    if config.distillation_images is None:
         return None
-    listed = load_unlabelled(config.distillation_pictures, progress).of_split("train")
+    listed = load_unlabelled(config.distillation_images, progress).of_split("train")
     images, unreadable = keep_readable(listed, config.max_megapixels, progress)
-    return OtherPictures(
+    return OtherImages(
         images, unreadable, config.n_classes_per_batch * config.n_samples_per_class, config.seed
     )

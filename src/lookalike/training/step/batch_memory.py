@@ -1,4 +1,4 @@
-"""How many pictures' activations fit into memory at once."""
+"""How many images' activations fit into memory at once."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ def find_chunk_size(
     saved: int | None,
     side: int | None = None,
 ) -> int:
-    """Pictures that go through the encoder at a time, in training.
+    """Images that go through the encoder at a time, in training.
 
     Args:
         wanted: a number; None for the whole batch; "auto" for as many as fit into the memory
             that is free now, in chunks as even as can be.
-        batch_size: pictures in a batch, of several processes in the part of each.
+        batch_size: images in a batch, of several processes in the part of each.
         encoder: on its device, not yet trained.
         runtime: device and precision.
         saved: what a resumed run had, which "auto" keeps where it fits: other chunks round
             otherwise.
-        side: of the pictures it is trained on, in px; None for the model's own.
+        side: of the images it is trained on, in px; None for the model's own.
 
     Raises:
         ConfigError: a number is wanted, and the encoder computes statistics of the whole batch.
-        TrainingError: not even one picture fits.
+        TrainingError: not even one image fits.
     """
     whole_only = any(
         isinstance(part, nn.modules.batchnorm._BatchNorm) for part in encoder.modules()
@@ -65,16 +65,16 @@ def find_chunk_size(
         return wanted
     free = free_bytes(runtime.device) * _USABLE_SHARE
     if runtime.device.type != "cuda":  # which each process has for itself
-        free /= runtime.processes.local_count
+        free /= runtime.world.local_size
     free -= _bytes_of_training(encoder)
-    free = min(runtime.processes.gather_objects(free))  # a try is of all processes, or of none
-    what = f"not one picture fits into the free memory of {runtime.device}"
+    free = min(runtime.world.all_gather_objects(free))  # a try is of all processes, or of none
+    what = f"not one image fits into the free memory of {runtime.device}"
     advice = "free some, take a smaller model, or add --gradient-checkpointing or --lora-rank 8"
     fitting = 0
     if free > 0:
         with enough_memory(TrainingError, what, advice):
-            fitting = int(free / bytes_per_picture(encoder, runtime, side))
-        fitting = min(runtime.processes.gather_objects(fitting))
+            fitting = int(free / bytes_per_image(encoder, runtime, side))
+        fitting = min(runtime.world.all_gather_objects(fitting))
     if fitting < 1:
         raise TrainingError(f"{what}; {advice}")
     if saved is not None and saved <= fitting:
@@ -83,14 +83,14 @@ def find_chunk_size(
     return math.ceil(batch_size / num_chunks)
 
 
-def bytes_per_picture(encoder: CLIPEncoder, runtime: Runtime, side: int | None = None) -> int:
-    """Memory that one more picture takes at the fullest moment of a forward and backward pass.
+def bytes_per_image(encoder: CLIPEncoder, runtime: Runtime, side: int | None = None) -> int:
+    """Memory that one more image takes at the fullest moment of a forward and backward pass.
 
-    Found by doing it with one black picture and with two. Leaves no gradients behind.
+    Found by doing it with one black image and with two. Leaves no gradients behind.
     """
     with only_tried(encoder, runtime):
         # Gradients of the weights are counted apart: they must be there before, or the moment when
-        # the last of them is made could be fuller than any that one or two pictures fill.
+        # the last of them is made could be fuller than any that one or two images fill.
         _peak_bytes(encoder, runtime, side, 1)
         return _peak_bytes(encoder, runtime, side, 2) - _peak_bytes(encoder, runtime, side, 1)
 
@@ -113,9 +113,9 @@ def only_tried(encoder: CLIPEncoder, runtime: Runtime) -> Iterator[None]:
         restore_random_state(state, runtime.device)
 
 
-def _peak_bytes(encoder: CLIPEncoder, runtime: Runtime, side: int | None, num_pictures: int) -> int:
+def _peak_bytes(encoder: CLIPEncoder, runtime: Runtime, side: int | None, num_images: int) -> int:
     """The most that was allocated at once in a forward and backward pass."""
-    device, pixels = runtime.device, black(encoder, runtime, side, num_pictures)
+    device, pixels = runtime.device, black(encoder, runtime, side, num_images)
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -130,11 +130,11 @@ def _peak_bytes(encoder: CLIPEncoder, runtime: Runtime, side: int | None, num_pi
 
 
 def black(
-    encoder: CLIPEncoder, runtime: Runtime, side: int | None, num_pictures: int
+    encoder: CLIPEncoder, runtime: Runtime, side: int | None, num_images: int
 ) -> UInt8[Tensor, "n 3 height width"]:
-    """Black pictures of the encoder's own size, or of `side` px, on the device."""
+    """Black images of the encoder's own size, or of `side` px, on the device."""
     how = encoder.preprocessing.at(side) if side else encoder.preprocessing
-    return how.black(num_pictures).to(runtime.device)
+    return how.black(num_images).to(runtime.device)
 
 
 def forward_and_backward(encoder: CLIPEncoder, runtime: Runtime, pixels: Tensor) -> None:

@@ -37,7 +37,7 @@ def compile_layers(
     """Has torch compile the blocks of an encoder for training, if `config.compile` says so.
 
     Blocks of a transformer are the same code, which is compiled once. It is tried here, on black
-    pictures: what cannot be compiled fails before the first step.
+    images: what cannot be compiled fails before the first step.
 
     Args:
         config: "auto" means on a GPU, where training takes minutes and the encoder is of the kind
@@ -45,10 +45,10 @@ def compile_layers(
         encoder: about to be trained, on its device.
         runtime: device, precision and processes.
         progress: is told that it is done, or why it is left.
-        chunk_size: pictures that go through at a time.
-        part_size: pictures of a step in each process.
+        chunk_size: images that go through at a time.
+        part_size: images of a step in each process.
         steps_left: of the run.
-        side: of these pictures, in px; None: the encoder's own.
+        side: of these images, in px; None: the encoder's own.
 
     Raises:
         ModelError: it is on, and the encoder has no blocks that can be found.
@@ -66,9 +66,9 @@ def compile_layers(
     progress.note("compiling the model's layers, up to a minute (--compile off trains without)")
     start = time.perf_counter()
     layers = _without_hooks(encoder)
-    chunks = split_in_chunks(torch.empty(part_size), chunk_size, runtime.processes)
+    chunks = split_in_chunks(torch.empty(part_size), chunk_size, runtime.world)
     sizes = [len(chunk) for chunk in chunks]
-    reasons = runtime.processes.gather_objects(_failure(encoder, layers, runtime, side, sizes))
+    reasons = runtime.world.all_gather_objects(_failure(encoder, layers, runtime, side, sizes))
     reason = next((one for one in reasons if one), None)
     if reason is None:
         progress.note(f"compiled in {time.perf_counter() - start:.0f} s")
@@ -118,7 +118,7 @@ def _is_as_measured(config: TrainConfig, encoder: CLIPEncoder, runtime: Runtime)
         or config.frozen_layers > 0
         or config.distillation_weight > 0
     )
-    if is_special or runtime.processes.count > 1:
+    if is_special or runtime.world.size > 1:
         return False
     if runtime.device.type != "cuda" or runtime.precision != "bf16":
         return False
@@ -131,12 +131,12 @@ def _is_as_measured(config: TrainConfig, encoder: CLIPEncoder, runtime: Runtime)
 
 
 def _seconds(encoder: CLIPEncoder, runtime: Runtime, side: int | None, size: int) -> float:
-    """What so many pictures take forwards and backwards, not compiled, on a GPU.
+    """What so many images take forwards and backwards, not compiled, on a GPU.
 
     Raises:
         TrainingError: there is too little memory.
     """
-    what = f"{runtime.device} has too little memory for {size} pictures at a time"
+    what = f"{runtime.device} has too little memory for {size} images at a time"
     advice = f"set --batch-memory {max(1, size // 2)}, or add --gradient-checkpointing"
     with enough_memory(TrainingError, what, advice), only_tried(encoder, runtime):
         pixels = black(encoder, runtime, side, size)

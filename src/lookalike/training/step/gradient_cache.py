@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lookalike.runtime.randomness import random_state, restore_random_state
-from lookalike.runtime.world import ALONE, Processes
+from lookalike.runtime.world import ALONE, World
 
 
 def backward_in_chunks(
@@ -23,7 +23,7 @@ def backward_in_chunks(
     *,
     chunk_size: int,
     scale: Callable[[Tensor], Tensor] = lambda loss: loss,
-    processes: Processes = ALONE,
+    world: World = ALONE,
     keeping_gradients: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Float[Tensor, ""]:
     """Adds the gradient of `scale(loss_of(embed(pixels)))`, with one chunk's activations at a time.
@@ -38,18 +38,18 @@ def backward_in_chunks(
     all, and derives it by its own; the mean of what they add is the gradient.
 
     Args:
-        embed: pictures to embeddings, each picture for itself; called with gradients on or off.
+        embed: images to embeddings, each image for itself; called with gradients on or off.
         pixels: the whole batch, or this process's part of it.
         loss_of: the loss of the whole batch's embeddings; called once.
-        chunk_size: pictures at a time.
+        chunk_size: images at a time.
         scale: applied to the loss before it is derived.
-        processes: that share the batch.
+        world: that share the batch.
         keeping_gradients: all backward passes but the last one are done inside of it.
 
     Returns:
         The loss before scaling.
     """
-    *chunks, last_chunk = split_in_chunks(pixels, chunk_size, processes)
+    *chunks, last_chunk = split_in_chunks(pixels, chunk_size, world)
     states, embeddings = [], []
     for chunk in chunks:
         states.append(random_state(pixels.device))
@@ -61,13 +61,13 @@ def backward_in_chunks(
     after = random_state(pixels.device)
 
     mine = torch.cat([*embeddings, last.detach()])[: len(pixels)]
-    leaf, own = processes.gather_rows(mine)
+    leaf, own = world.all_gather_rows(mine)
     leaf.requires_grad_()
     loss = loss_of(leaf)
     scale(loss).backward()
     assert leaf.grad is not None, "the loss does not depend on the embeddings"
     # Means over the processes are what they will make of it.
-    gradient = leaf.grad[own] * processes.count
+    gradient = leaf.grad[own] * world.size
     sizes = [len(chunk) for chunk in (*chunks, last_chunk)]
     filled = pad(gradient, (0, 0, 0, sum(sizes) - len(gradient)))
     *gradients, last_gradient = filled.split(sizes)
@@ -81,13 +81,13 @@ def backward_in_chunks(
     return loss.detach()
 
 
-def split_in_chunks(pixels: Tensor, chunk_size: int, processes: Processes) -> tuple[Tensor, ...]:
-    """The pictures in chunks of one size, the last one smaller; or, of several processes, in as
-    many chunks in each, because all compute at a time. Black pictures fill up what would be empty.
+def split_in_chunks(pixels: Tensor, chunk_size: int, world: World) -> tuple[Tensor, ...]:
+    """The images in chunks of one size, the last one smaller; or, of several processes, in as
+    many chunks in each, because all compute at a time. Black images fill up what would be empty.
     """
-    if processes.count == 1:
+    if world.size == 1:
         return tuple(pixels.split(chunk_size))
-    num_chunks = max(processes.gather_objects(math.ceil(len(pixels) / chunk_size)))
+    num_chunks = max(world.all_gather_objects(math.ceil(len(pixels) / chunk_size)))
     black = pixels.new_zeros(max(0, num_chunks - len(pixels)), *pixels.shape[1:])
     chunks: tuple[Tensor, ...] = torch.cat([pixels, black]).tensor_split(num_chunks)
     return chunks

@@ -40,7 +40,7 @@ class Learner:
         objective: called once a step, as `objective(embeddings, labels)`, with the whole batch.
         optimizer: of the encoder's parameters and the objective's.
         runtime: device, precision and processes.
-        chunk_size: pictures that go through the encoder at a time, in each process.
+        chunk_size: images that go through the encoder at a time, in each process.
         max_grad_norm: the encoder's gradient is shortened to it; None: never.
         average: takes in the weights after each step, and is what is measured; None: off.
         anchors: what holds the encoder to the model it came from.
@@ -64,7 +64,7 @@ class Learner:
         self.max_grad_norm = max_grad_norm
         self.average, self.anchors = average, anchors
         self.parameters = [p for _, p in encoder.trainable_parameters()]
-        self._spread = Spread(encoder, runtime.processes)
+        self._spread = Spread(encoder, runtime.world)
         self.between_steps = True  # False while weights and optimiser are being changed
 
     def step(
@@ -76,7 +76,7 @@ class Learner:
 
         Args:
             pixels: the batch, or this process's part of it.
-            labels: of the same pictures; `UNLABELLED` where only distillation looks at one.
+            labels: of the same images; `UNLABELLED` where only distillation looks at one.
 
         Raises:
             NonFiniteError: loss or gradient is; no weight was changed.
@@ -110,10 +110,10 @@ class Learner:
         if not self.encoder.training:  # to say so to hundreds of modules takes a while
             self.encoder.train()
         self.optimizer.zero_grad(set_to_none=True)
-        all_labels, _ = self.runtime.processes.gather_rows(labels)
+        all_labels, _ = self.runtime.world.all_gather_rows(labels)
         with enough_memory(
             TrainingError,
-            f"{self.runtime.device} has too little memory for {self.chunk_size} pictures at a time",
+            f"{self.runtime.device} has too little memory for {self.chunk_size} images at a time",
             f"set --batch-memory {max(1, self.chunk_size // 2)}, or add --gradient-checkpointing",
         ):
             before = self.anchors.embed_before(
@@ -125,7 +125,7 @@ class Learner:
                 lambda embeddings: self._loss(embeddings, all_labels, before),
                 chunk_size=self.chunk_size,
                 scale=self.scaler.scale,
-                processes=self.runtime.processes,
+                world=self.runtime.world,
                 keeping_gradients=self._spread.keeping_gradients,
             )
         self.scaler.unscale_(self.optimizer)
@@ -145,7 +145,7 @@ class Learner:
         if moves and self.average is not None:
             self.average.update()
         self.between_steps = True
-        least = 1 / self.runtime.processes.count  # after 17 overflows in a row
+        least = 1 / self.runtime.world.size  # after 17 overflows in a row
         if self.scaler.is_enabled() and self.scaler.get_scale() < least:
             _check_finite("gradient", norm)
         return Stepped(loss.item(), norm.item())

@@ -20,35 +20,35 @@ from lookalike.data.reading.reader import Batch
 from lookalike.errors import ConfigError, LookalikeError
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.runtime.device import Runtime
-from lookalike.runtime.world import Processes
+from lookalike.runtime.world import World
 
 
-def share_of_batch(processes: Processes, n_classes: int, n_samples: int) -> slice:
+def share_of_batch(world: World, n_classes: int, n_samples: int) -> slice:
     """The places in each batch that are one process's.
 
     Raises:
         ConfigError: the batch cannot be divided into equal parts.
     """
-    size, count = n_classes * n_samples, processes.count
+    size, count = n_classes * n_samples, world.size
     if size % count:
         more = next(
             p for p in range(n_classes, n_classes + count + 1) if p * n_samples % count == 0
         )
         raise ConfigError(
-            f"a batch of {n_classes} classes x {n_samples} pictures = {size} cannot be divided "
+            f"a batch of {n_classes} classes x {n_samples} images = {size} cannot be divided "
             f"among {count} processes; set --n-classes-per-batch {more}, or start another number "
             "of processes"
         )
-    return processes.share_of(size)
+    return world.share_of(size)
 
 
-def read_together(batches: Iterator[Batch], processes: Processes) -> Iterator[Batch]:
+def read_together(batches: Iterator[Batch], world: World) -> Iterator[Batch]:
     """Batches with the pixels that this process has read, and all else of what all have.
 
     Raises:
         LookalikeError: one of them could not read its part; all raise it, at the same step.
     """
-    if processes.count == 1:
+    if world.size == 1:
         yield from batches
         return
     while True:
@@ -57,14 +57,14 @@ def read_together(batches: Iterator[Batch], processes: Processes) -> Iterator[Ba
             batch = next(batches, None)
         except LookalikeError as error:
             failure = error
-        parts = processes.gather_objects((failure, batch and batch[1:4]))
+        parts = world.all_gather_objects((failure, batch and batch[1:4]))
         for one, _ in parts:
             if one is not None:
                 raise one
         if batch is None:
             return
         indices, unreadable, lost = zip(*(told for _, told in parts if told), strict=True)
-        start = sum(len(of_one) for of_one in indices[: processes.rank])
+        start = sum(len(of_one) for of_one in indices[: world.rank])
         yield Batch(
             batch.pixels,
             list(chain(*indices)),
@@ -80,7 +80,7 @@ def check_trainable(encoder: CLIPEncoder, runtime: Runtime, config: TrainConfig)
     Raises:
         ConfigError: says what to change.
     """
-    count = runtime.processes.count
+    count = runtime.world.size
     batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in encoder.modules())
     if count > 1 and batch_norm:
         raise ConfigError(
@@ -128,7 +128,7 @@ def shard(encoder: CLIPEncoder, runtime: Runtime) -> None:
             f"Transformers does not say what the layers of {encoder.model_name} are, so it cannot "
             "be divided among processes; set --sharding none"
         )
-    mesh = init_device_mesh(runtime.device.type, (runtime.processes.count,))
+    mesh = init_device_mesh(runtime.device.type, (runtime.world.size,))
     for layer in reversed(layers):  # inner ones before those around them
         fully_shard(layer, mesh=mesh)
     # Left together, as the outermost parameters are if nobody says otherwise, they would be other
@@ -146,13 +146,13 @@ class Spread:
 
     Args:
         encoder: on its device, whole or sharded.
-        processes: that train it together.
+        world: that train it together.
     """
 
-    def __init__(self, encoder: CLIPEncoder, processes: Processes) -> None:
+    def __init__(self, encoder: CLIPEncoder, world: World) -> None:
         self._ddp: DistributedDataParallel | None = None
         self._call: nn.Module = encoder
-        if processes.count > 1 and not is_sharded(encoder):
+        if world.size > 1 and not is_sharded(encoder):
             # It would wait for the gradients of all parameters, and send buffers, none of which
             # changes, with each pass.
             left_out = [*_without_gradient(encoder), *(name for name, _ in encoder.named_buffers())]
@@ -186,7 +186,7 @@ def is_sharded(encoder: nn.Module) -> bool:
     return any(isinstance(p, DTensor) for p in encoder.parameters())
 
 
-def whole_tensors(state: Any, processes: Processes) -> Any:
+def whole_tensors(state: Any, world: World) -> Any:
     """A state with its sharded tensors put together, on the CPU, in the first process.
 
     All processes must call it; the others get None in their place.
@@ -194,7 +194,7 @@ def whole_tensors(state: Any, processes: Processes) -> Any:
 
     def whole(tensor: DTensor) -> Tensor | None:
         together = tensor.full_tensor()
-        return together.cpu() if processes.is_first else None
+        return together.cpu() if world.is_main else None
 
     return tree_map_only(DTensor, whole, state)
 
