@@ -312,7 +312,9 @@ def test_a_path_is_the_same_from_wherever_it_is_named(
     assert cached.take_reads() == Reads(from_cache=1, decoded=1, added=1)
 
 
-def test_a_image_above_the_limit_is_refused_though_it_is_kept(tmp_path: Path, folder: Path) -> None:
+def test_an_image_above_the_limit_is_refused_though_it_is_kept(
+    tmp_path: Path, folder: Path
+) -> None:
     path = str(KINDS["JPEG"](tmp_path))
     cached = reader(folder)
     cached.read(path, 10, draft_px=100)  # 200 x 150 px are kept of 0.48 megapixels
@@ -503,7 +505,7 @@ def test_what_is_in_a_folder_that_cannot_be_written_to_is_read(
     assert cache.reads == replace(Reads(from_cache=10, decoded=10), failure="Read-only file system")
 
 
-def test_a_image_too_large_to_be_copied_is_read_all_the_same(
+def test_an_image_too_large_to_be_copied_is_read_all_the_same(
     folder: Path, paths: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_memory(_: Image.Image) -> bytes:

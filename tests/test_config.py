@@ -410,7 +410,7 @@ def test_the_length_of_a_cosine_cannot_change_on_resume() -> None:
     assert changed == ["num_epochs: 1 -> 2"]
 
 
-def test_a_run_saved_before_a_option_existed_goes_on_with_its_default() -> None:
+def test_a_run_saved_before_an_option_existed_goes_on_with_its_default() -> None:
     saved = dataclasses.asdict(TrainConfig())
     del saved["weight_decay"]
     assert changed_on_resume(saved, TrainConfig()) == []

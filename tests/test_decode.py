@@ -571,7 +571,7 @@ def test_the_files_to_be_corrupted_are_whole(tmp_path: Path, kind: str) -> None:
     ),
     kept=st.one_of(st.none(), st.floats(0, 1)),
 )
-def test_corrupt_bytes_give_a_image_or_an_image_error_and_nothing_else(
+def test_corrupt_bytes_give_an_image_or_an_image_error_and_nothing_else(
     kind: str, flips: list[tuple[int, int]], kept: float | None
 ) -> None:
     content = bytearray(seed_files()[kind])
@@ -600,7 +600,7 @@ def test_corrupt_bytes_give_a_image_or_an_image_error_and_nothing_else(
 # The size limit
 
 
-def test_a_image_above_the_limit_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+def test_an_image_above_the_limit_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     path = tmp_path / "huge.png"
     path.write_bytes(png_without_pixels(9000, 9000))
     reason = reason_of(path, max_megapixels=80)
@@ -612,7 +612,7 @@ def test_a_image_above_the_limit_is_refused_before_it_is_decoded(tmp_path: Path)
     assert "truncated" in reason_of(path, max_megapixels=82)
 
 
-def test_a_image_of_just_the_limit_is_read(tmp_path: Path) -> None:
+def test_an_image_of_just_the_limit_is_read(tmp_path: Path) -> None:
     path = tmp_path / "just.png"
     Image.new("RGB", (1000, 250)).save(path)
     assert read_image(str(path), max_megapixels=0.25).size == (1000, 250)

@@ -14,7 +14,7 @@ from lookalike.errors import OutputError
 from lookalike.progress import SilentProgress
 
 
-def test_a_image_depends_on_seed_object_and_view_alone() -> None:
+def test_an_image_depends_on_seed_object_and_view_alone() -> None:
     one = np.asarray(draw_view(0, 5, 2, 48))
     assert one.shape == (48, 48, 3)
     assert np.array_equal(one, np.asarray(draw_view(0, 5, 2, 48)))

@@ -291,7 +291,7 @@ def test_a_device_with_too_little_memory_says_what_to_set(
     )
 
 
-def test_a_image_that_the_model_makes_nonsense_of_is_named(
+def test_an_image_that_the_model_makes_nonsense_of_is_named(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = CLIPEncoder.forward

@@ -110,7 +110,7 @@ def test_in_evaluation_an_unreadable_image_is_left_out_and_named(paths: list[str
     assert batch.lost == [1, 2]
 
 
-def test_in_evaluation_a_batch_without_a_image_is_empty(paths: list[str]) -> None:
+def test_in_evaluation_a_batch_without_an_image_is_empty(paths: list[str]) -> None:
     truncate(paths[1], paths[2])
     empty, full = loader(paths, training=False).read([Request([1, 2]), Request([3])])
     assert empty.pixels.shape == (0, 3, 16, 12)
@@ -173,7 +173,7 @@ def test_a_truncated_image_is_replaced_by_another_of_its_class(paths: list[str])
 
 
 @pytest.mark.parametrize("request_", [[4, 5, 6], [5, 4, 6], [6, 4, 5], [4, 6, 5]])
-def test_a_image_that_is_in_the_batch_already_is_no_stand_in(
+def test_an_image_that_is_in_the_batch_already_is_no_stand_in(
     paths: list[str], request_: list[int]
 ) -> None:
     truncate(paths[5])
@@ -226,7 +226,7 @@ def test_a_bad_stand_in_is_named_as_well(paths: list[str]) -> None:
     assert sorted(one.path for one in batch.unreadable) == paths[4:7]
 
 
-def test_a_class_without_a_image_that_can_be_decoded_is_lost_and_the_rest_is_kept(
+def test_a_class_without_an_image_that_can_be_decoded_is_lost_and_the_rest_is_kept(
     paths: list[str],
 ) -> None:
     truncate(*paths[8:])
@@ -248,7 +248,7 @@ def test_a_batch_of_which_all_is_lost_is_empty(paths: list[str]) -> None:
 
 
 @pytest.mark.parametrize("error", [MemoryError(), ValueError("no")])
-def test_a_image_that_cannot_be_cut_counts_as_unreadable(
+def test_an_image_that_cannot_be_cut_counts_as_unreadable(
     paths: list[str], monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def fails_when_wide(image: Image.Image, how: Preprocessing) -> torch.Tensor:

@@ -155,7 +155,7 @@ def test_live_bars_take_no_name_for_markup() -> None:
     assert "warning: photos/[b]c[/b].png" in text
 
 
-def test_live_bars_take_no_name_for_a_image_sign() -> None:
+def test_live_bars_take_no_name_for_an_image_sign() -> None:
     shown, file = live()
     with shown.task("drawing :cat:", 10) as task:
         task.advance(1)

@@ -505,7 +505,7 @@ def test_a_policy_that_does_not_exist_is_refused() -> None:
 
 
 @pytest.mark.parametrize("labels", ["integers", "text"])
-def test_a_sampler_takes_little_memory_a_image(labels: str) -> None:
+def test_a_sampler_takes_little_memory_an_image(labels: str) -> None:
     numbers = np.random.default_rng(0).integers(0, 20_000, 200_000)
     given: Any = [f"class {n}" for n in numbers.tolist()] if labels == "text" else numbers
     tracemalloc.start()

@@ -619,7 +619,7 @@ def test_every_column_follows_what_is_kept(tmp_path: Path) -> None:
     assert kept == ImageSet(tmp_path, ["dog/b.png"], ["dog"], [""], ["test"], [False])
 
 
-def test_a_image_above_the_size_limit_is_named(tmp_path: Path) -> None:
+def test_an_image_above_the_size_limit_is_named(tmp_path: Path) -> None:
     put(tmp_path, "cat/small.png")
     Image.new("L", (100, 100)).save(tmp_path / "cat" / "large.png")
     kept, bad = keep_readable(load_images(tmp_path), max_megapixels=0.005)

@@ -77,7 +77,7 @@ def test_there_is_one_query_a_class_whose_caption_is_its_name_in_words(tiny_clip
     assert queries.embeddings.shape == (2, 24)
 
 
-def test_drift_is_the_cosine_between_a_image_now_and_then() -> None:
+def test_drift_is_the_cosine_between_an_image_now_and_then() -> None:
     of_class = torch.arange(30) % 5
     side = image_set([f"{i}.png" for i in range(30)], [str(c) for c in of_class.tolist()])
     then = normalize(embeddings(of_class, noise=1.0), dim=1)

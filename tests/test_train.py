@@ -176,7 +176,7 @@ def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(
     [{"train_size": 16}, {"color_jitter": 0.3}, {"patch_dropout": 0.5}, {"class_balance": "equal"}],
     ids=lambda option: next(iter(option)),
 )
-def test_a_option_of_the_data_changes_what_is_learned_and_survives_an_interruption(
+def test_an_option_of_the_data_changes_what_is_learned_and_survives_an_interruption(
     settings: Settings, photos: Path, option: dict[str, Any]
 ) -> None:
     for copy in range(100, 110):  # one class is larger than the others

@@ -157,7 +157,7 @@ def test_quick_pixels_are_those_of_the_processor_but_for_rounding(name: str) -> 
         assert apart.mean() < 0.4, size
 
 
-def test_quick_pixels_of_a_image_of_common_size_are_a_step_off_at_most() -> None:
+def test_quick_pixels_of_an_image_of_common_size_are_a_step_off_at_most() -> None:
     how = replace(HOW, height=224, width=224, shortest_edge=224)
     for size in ((256, 256), (640, 480), (333, 500)):
         image = noise_image(*size)
