@@ -118,7 +118,7 @@ def test_where_many_files_are_bad_the_rest_is_said_to_be_in_json(
     outcome = lookalike("bench", root, "--model-name", tiny_clip, *QUICK)
     assert outcome.code == 0
     assert "22 files could not be read and took no part" in outcome.err
-    assert outcome.err.endswith("  ... and 2 more, of which --json tells all\n")
+    assert outcome.err.endswith("  ... and 2 more, listed in full by --json\n")
     assert "1 of 23 images: 1 PNG;" in outcome.out
 
 

@@ -36,7 +36,7 @@ from lookalike.training.history import Best, EpochSummary
 
 MACHINE = ["--device", "cpu", "--precision", "fp32", "--num-workers", "0"]
 CLASSES = [f"class{c}" for c in "abcdef"]
-VERBS = ["train", "evaluate", "compare", "check", "bench", "export", "demo"]
+VERBS = ["train", "evaluate", "compare", "check", "bench", "export", "recipes", "demo"]
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="signals and names of POSIX systems")
 
@@ -143,9 +143,12 @@ def small_run(photos: Path, tiny_clip: Path) -> list[str]:
 # --- Help and words --------------------------------------------------------------------------
 
 
-def sections_of_help(verb: str) -> dict[str, str]:
-    """What the help says of each flag, on one line."""
-    outcome = lookalike(verb, "--help")
+LONG = ("train", "evaluate")  # of which --help shows a part
+
+
+def sections_of_help(verb: str, flag: str = "--help") -> dict[str, str]:
+    """Returns the help of each flag, on one line."""
+    outcome = lookalike(verb, flag)
     assert (outcome.code, outcome.err) == (0, "")
     assert max(len(line) for line in outcome.out.splitlines()) <= 100
     found: dict[str, str] = {}
@@ -177,7 +180,7 @@ def test_the_help_names_every_verb(words: list[str]) -> None:
     ],
 )
 def test_the_help_of_a_verb_shows_every_option_with_its_default(verb: str, config: Any) -> None:
-    sections = sections_of_help(verb)
+    sections = sections_of_help(verb, "--help-all" if verb in LONG else "--help")
     for option in dataclasses.fields(config):
         about = {"train": "train", "check": "data", "bench": "data", "export": "model_name"}
         if about.get(verb) == option.name:
@@ -189,6 +192,24 @@ def test_the_help_of_a_verb_shows_every_option_with_its_default(verb: str, confi
             assert default, said
             value = float(default[1]) if isinstance(option.default, float) else default[1]
             assert value == (option.default if isinstance(value, float) else str(option.default))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_of_a_verb_shows_thirty_flags_at_most(verb: str) -> None:
+    shown = sections_of_help(verb)
+    assert 1 <= len(shown) <= 30
+    if verb in LONG:
+        everything = sections_of_help(verb, "--help-all")
+        assert list(shown) != list(everything)
+        assert set(shown) < set(everything)
+        assert {name: everything[name] for name in shown} == shown
+        assert "show all options" in shown["help-all"]
+
+
+def test_the_short_help_of_train_has_the_flags_a_first_run_needs_in_their_order() -> None:
+    shown = list(sections_of_help("train"))
+    first = ["test", "model-name", "num-epochs", "learning-rate", "n-classes-per-batch", "out"]
+    assert [name for name in shown if name in first] == first
 
 
 def test_the_help_shows_the_defaults_of_the_mission() -> None:
@@ -206,7 +227,7 @@ def test_the_help_shows_the_defaults_of_the_mission() -> None:
 
 
 def test_the_help_tells_what_switches_are_by_default() -> None:
-    sections = sections_of_help("train")
+    sections = sections_of_help("train", "--help-all")
     for flag in ("overwrite", "gradient-checkpointing"):
         assert re.search(r"\(default: (off|no|false|False)\)", sections[flag]), sections[flag]
 

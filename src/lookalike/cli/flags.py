@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import difflib
 import sys
-import textwrap
 import typing
 from collections.abc import Sequence
 from typing import Any, Literal, NoReturn
@@ -46,23 +45,32 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 def add_options(
-    parser: argparse.ArgumentParser, cls: type, *, leave_out: tuple[str, ...] = ()
+    parser: argparse.ArgumentParser,
+    cls: type,
+    *,
+    leave_out: Sequence[str] = (),
+    show: Sequence[str] | None = None,
 ) -> None:
-    """Adds a flag for each option of a configuration. Flags not given leave no trace."""
+    """Adds a flag for each option of a configuration. Flags not given leave no trace.
+
+    Args:
+        parser: gets the flags, in groups.
+        cls: the configuration.
+        leave_out: options without a flag.
+        show: options that the help shows, in this order within a group; None: all.
+    """
     hints = typing.get_type_hints(cls)
     for title, options in options_by_group(cls):
         group = parser.add_argument_group(title)
+        if show is not None:
+            options.sort(key=lambda one: show.index(one.name) if one.name in show else len(show))
         for option in options:
             if option.name not in leave_out:
-                _add_flag(group, option, hints[option.name])
+                is_shown = show is None or option.name in show
+                _add_flag(group, option, hints[option.name], is_shown=is_shown)
 
 
-def paragraphs(text: str) -> str:
-    """A description as it stands in the source, without the source's indent."""
-    return textwrap.dedent(text).strip()
-
-
-def _add_flag(group: Any, option: dataclasses.Field[Any], hint: Any) -> None:
+def _add_flag(group: Any, option: dataclasses.Field[Any], hint: Any, *, is_shown: bool) -> None:
     flag = "--" + option.name.replace("_", "-")
     text = option.metadata["help"].replace("%", "%%")
     if hint is bool:
@@ -70,13 +78,20 @@ def _add_flag(group: Any, option: dataclasses.Field[Any], hint: Any) -> None:
             flag,
             action=argparse.BooleanOptionalAction,
             default=argparse.SUPPRESS,
-            help=f"{text} (default: {'on' if option.default else 'off'})",
+            help=f"{text} (default: {'on' if option.default else 'off'})"
+            if is_shown
+            else argparse.SUPPRESS,
         )
         return
     if option.default is not None:
         text += f" (default: {_default(option.default)})"
     metavar = option.metadata["metavar"] or _metavar(hint)
-    group.add_argument(flag, default=argparse.SUPPRESS, metavar=metavar, help=text)
+    group.add_argument(
+        flag,
+        default=argparse.SUPPRESS,
+        metavar=metavar,
+        help=text if is_shown else argparse.SUPPRESS,
+    )
 
 
 def _default(value: Any) -> str:

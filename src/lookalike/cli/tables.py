@@ -7,15 +7,10 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lookalike.evaluation.scoring.scores import HEADLINE
-from lookalike.evaluation.text import TEXT_HEADLINE
 from lookalike.files import shown
 from lookalike.progress import counted
 
 if TYPE_CHECKING:
-    from lookalike.commands.bench import BenchResult
-    from lookalike.commands.compare import Comparison
-    from lookalike.commands.export import ExportResult
     from lookalike.data.sources import Unreadable
     from lookalike.evaluation.drift import Drift
     from lookalike.evaluation.interpolation import TradeOff
@@ -32,6 +27,8 @@ HARDLY_MOVED = 0.999  # mean cosine; what a learning rate far too small leaves
 
 def print_history(history: Sequence[EpochSummary], best: Best | None) -> None:
     """One row an epoch, the best marked; the last row is the change from first to last."""
+    from lookalike.evaluation.scoring.scores import HEADLINE
+
     if not any(one.loss is not None or one.metrics for one in history):
         return
     names = HEADLINE if history[-1].metrics else ()
@@ -39,7 +36,7 @@ def print_history(history: Sequence[EpochSummary], best: Best | None) -> None:
     rows = [
         [
             f"epoch {one.epoch}{' best' if one.epoch == marked else ''}",
-            _number(one.loss),
+            number(one.loss),
             *_numbers(one.metrics, names),
         ]
         for one in history
@@ -48,7 +45,7 @@ def print_history(history: Sequence[EpochSummary], best: Best | None) -> None:
         ends = (None, history[0].epoch, history[-1].epoch)
         what = "change" if marked in ends else "change to last"
         rows.append([what, "", *_changes(history[0].metrics, history[-1].metrics, names)])
-    _print_table(["", "loss", *names], rows)
+    print_table(["", "loss", *names], rows)
     if best and marked is not None:
         _print_best(best, history[-1].drift)
     _print_text_history(history)
@@ -56,7 +53,7 @@ def print_history(history: Sequence[EpochSummary], best: Best | None) -> None:
 
 def _print_best(best: Best, drift: Drift | None = None) -> None:
     """Which epoch to take, and by what; a line's end may be a long path."""
-    which = f"Best by {best.metric}: epoch {best.epoch} ({_number(best.value)})"
+    which = f"Best by {best.metric}: epoch {best.epoch} ({number(best.value)})"
     if best.epoch == 0:
         print(f"{which}, the model as it came: training did not help.")
         if drift and drift.mean_cosine > HARDLY_MOVED:
@@ -73,13 +70,15 @@ def _print_best(best: Best, drift: Drift | None = None) -> None:
 
 def _print_text_history(history: Sequence[EpochSummary]) -> None:
     """The same of what training does to text search, and how far embeddings moved."""
+    from lookalike.evaluation.text import TEXT_HEADLINE
+
     if not any(one.drift for one in history[1:]):
         return
     names = TEXT_HEADLINE if history[-1].text_metrics else ()
     rows = []
     for one in history:
         cosine = one.drift.mean_cosine if one.drift else None
-        row = [f"epoch {one.epoch}", *_numbers(one.text_metrics, names), _number(cosine)]
+        row = [f"epoch {one.epoch}", *_numbers(one.text_metrics, names), number(cosine)]
         rows.append(row)
     if history[0].text_metrics and history[-1].text_metrics:
         changes = _changes(history[0].text_metrics, history[-1].text_metrics, names)
@@ -89,7 +88,7 @@ def _print_text_history(history: Sequence[EpochSummary]) -> None:
         print("are to those of the model before training (mean cosine):")
     else:
         print("How alike embeddings are to those of the model before training:")
-    _print_table(["", *names, "mean cosine"], rows)
+    print_table(["", *names, "mean cosine"], rows)
 
 
 def print_trade_off(trade_off: TradeOff) -> None:
@@ -101,22 +100,26 @@ def print_trade_off(trade_off: TradeOff) -> None:
     rows = [
         [
             f"alpha {one.alpha:.3g}{' chosen' if one == trade_off.chosen else ''}",
-            _number(one.metrics[trade_off.metric]),
+            number(one.metrics[trade_off.metric]),
             *_numbers(one.text_metrics, names),
         ]
         for one in trade_off.mixtures
     ]
-    _print_table(["", trade_off.metric, *(f"text {name}" for name in names)], rows)
+    print_table(["", trade_off.metric, *(f"text {name}" for name in names)], rows)
 
 
 def print_scores(scores: QueryScores) -> None:
     """The headline metrics with their intervals, and how many queries they leave out."""
+    from lookalike.evaluation.scoring.scores import HEADLINE
+
     _print_means(scores, HEADLINE)
     print_unanswered(scores)
 
 
 def print_text_scores(scores: QueryScores) -> None:
     """The same of text search."""
+    from lookalike.evaluation.text import TEXT_HEADLINE
+
     print("Images found by the names of their classes, as texts:")
     _print_means(scores, TEXT_HEADLINE)
 
@@ -125,8 +128,8 @@ def _print_means(scores: QueryScores, names: Sequence[str]) -> None:
     metrics, intervals = scores.micro(), scores.intervals
     rows = [["", *_numbers(metrics, names)]]
     for word, end in (("95% from", 0), ("to", 1)):
-        rows.append([word, *(_number(intervals[name][end]) for name in names)])
-    _print_table(["", *names], rows)
+        rows.append([word, *(number(intervals[name][end]) for name in names)])
+    print_table(["", *names], rows)
 
 
 def print_unanswered(scores: QueryScores) -> None:
@@ -136,33 +139,6 @@ def print_unanswered(scores: QueryScores) -> None:
             f"{scores.num_without_answer:,} of {len(scores.labels):,} queries have no image of "
             "their class in the gallery; the numbers above are of the others.\n"
         )
-
-
-def print_comparison(comparison: Comparison) -> None:
-    """One row a result, then one block a test against the first."""
-    rows = []
-    for one in comparison.results:
-        metrics = one.document["metrics"]
-        rows.append([shown(one.name), *(_number(metrics[name]) for name in HEADLINE)])
-    if comparison.folds:
-        for word, which in (("mean", 0), ("std. dev.", 1)):
-            values = [_number(comparison.folds[name][which]) for name in HEADLINE]
-            rows.append([f"{word} over folds", *values])
-    _print_table(["", *HEADLINE], rows)
-    first = shown(comparison.results[0].name)
-    for one, tests in zip(comparison.results[1:], comparison.tests, strict=False):
-        print(f"{shown(one.name)} against {first}, on the same queries:")
-        rows = [
-            [metric, f"{test.difference:+.4f}", f"{test.low:+.4f} .. {test.high:+.4f}",
-             f"{test.p_value:.4f}"]
-            for metric, test in tests.items()
-        ]  # fmt: skip
-        _print_table(["", "difference", "95% interval", "p"], rows)
-    if comparison.tests and not comparison.by_class:
-        print("Queries are taken as independent of each other. Those of one class seldom are:\n"
-              "--by-class allows for that, and is slower to call a difference real.\n")  # fmt: skip
-    if comparison.why_untested:
-        print(f"The differences are not tested: {comparison.why_untested}.\n")
 
 
 def print_preview(retrieval: Retrieval) -> None:
@@ -183,76 +159,6 @@ def print_preview(retrieval: Retrieval) -> None:
             name = shown(retrieval.gallery.names[position])
             print(f"    {rank}  {verdict}  {similarity:.3f}  {name}")
     print()
-
-
-def print_export(result: ExportResult) -> None:
-    """What was exported, how sure that is, and where it lies."""
-    print(f"Exported: {result.kind} embeddings of {result.dim:,} numbers.")
-    print(f"Checked: {result.agreement.in_words()}.")
-    if result.unmeasured:
-        print(f"The model card has no measured numbers: {result.unmeasured}.")
-    print()
-    print_files(result.files)
-    if result.url:
-        print(f"\nOn the hub: {result.url}")
-
-
-def print_bench(result: BenchResult) -> None:
-    """What was measured, one row a stage; what it means; how long many images would take."""
-    speed, shares = result.speed, result.speed.shares()
-    images, batch_size = speed.images, speed.machine.batch_size
-    formats = ", ".join(f"{number:,} {name}" for name, number in images.formats.items())
-    print(
-        f"{images.num_measured:,} of {counted(images.num_found, 'image')}: {formats}; median "
-        f"{images.median_megapixels:.2g} megapixels, {images.median_kilobytes:,.0f} kB"
-    )
-    rows = [
-        [
-            one.name,
-            f"{one.median_ms:,.2f}",
-            f"{one.mean_ms:,.2f}",
-            str(one.at_a_time),
-            f"{one.images_per_s:,.1f}",
-            f"{shares[one.name]:.0%}",
-        ]
-        if one.images_per_s
-        else [one.name, *["-"] * 5]  # no transfer on a CPU
-        for one in speed.stages
-    ]
-    header = ["", "median ms", "mean ms", "at a time", "images/s", "share"]
-    _print_table(header, rows)
-    batch_ms = speed.stage("model").median_ms * batch_size
-    lines = [
-        ("model alone", f"{speed.model_alone:,.1f} images/s",
-         f"a batch of {batch_size:,} takes {batch_ms:,.0f} ms"),
-        ("all together", f"{speed.whole:,.1f} images/s", f"{speed.reached:.0%} of that"),
-    ]  # fmt: skip
-    if speed.machine.num_workers:
-        workers = counted(speed.machine.num_workers, "worker")
-        lines.append(
-            ("before that", f"{result.workers_start_s:,.1f} seconds", f"to start {workers}")
-        )
-    for what, value, note in lines:
-        print(f"{what:<12}  {value:>22}   {note}")
-    print()
-    for sentence in result.advice:
-        _print_wrapped(f"- {sentence}", rest="  ")
-    times = [f"{n:,} in {_duration(took)}" for n, took in result.seconds_for().items()]
-    print()
-    _print_wrapped(f"Images at this rate: {'; '.join(times)}.")
-
-
-def _print_wrapped(text: str, rest: str = "") -> None:
-    print(textwrap.fill(text, _WIDTH, subsequent_indent=rest, break_long_words=False,
-                        break_on_hyphens=False))  # fmt: skip
-
-
-def _duration(seconds: float) -> str:
-    """How long that is, as people say it."""
-    for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:.3g} seconds"
 
 
 def print_files(files: Sequence[Any]) -> None:
@@ -282,7 +188,8 @@ def tell_unreadable(
         progress.note(f"  ... and {len(unreadable) - UNREADABLE_SHOWN:,} more, {rest}")
 
 
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints a table; columns of numbers are set right."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -296,7 +203,7 @@ def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _numbers(metrics: Mapping[str, float] | None, names: Sequence[str]) -> list[str]:
-    return [_number((metrics or {}).get(name)) for name in names]
+    return [number((metrics or {}).get(name)) for name in names]
 
 
 def _changes(
@@ -305,5 +212,12 @@ def _changes(
     return [f"{last[name] - first[name]:+.4f}" for name in names]
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Returns a metric as tables show it."""
     return "" if value is None else f"{value:.4f}"
+
+
+def print_wrapped(text: str, first: str = "", rest: str = "") -> None:
+    """Prints a paragraph within the width of a terminal."""
+    print(textwrap.fill(shown(text), _WIDTH, initial_indent=first, subsequent_indent=rest,
+                        break_long_words=False, break_on_hyphens=False))  # fmt: skip

@@ -74,9 +74,9 @@ def _as_yaml(value: Any) -> str:
 
 def options_by_group(cls: type) -> Iterator[tuple[str, list[dataclasses.Field[Any]]]]:
     """The options of a configuration in reading order: what is trained on first."""
-    order = ["Training images", "Test images", "Model", "Batches", "Augmentation", "Objective",
-             "Training", "Text search", "Images", "Other systems", "Checkpoints", "Machine",
-             "Measurement", "Tracking", "Output", "Hugging Face Hub"]  # fmt: skip
+    order = ["Training images", "Test images", "Model", "Training", "Batches", "Objective",
+             "Augmentation", "Checkpoints", "Images", "Other systems", "Machine", "Measurement",
+             "Output", "Hugging Face Hub", "Tracking", "Text search"]  # fmt: skip
     for group in order:
         options = [
             option for option in dataclasses.fields(cls) if option.metadata["group"] == group

@@ -1,0 +1,108 @@
+"""`lookalike bench`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from lookalike.cli import tables
+from lookalike.cli.verb import Verb, configured, print_json
+from lookalike.config import BenchConfig
+from lookalike.progress import counted
+
+if TYPE_CHECKING:
+    from lookalike.commands.bench import BenchResult
+
+
+def _run(given: argparse.Namespace) -> None:
+    config = configured(given, BenchConfig)
+    if config is None:
+        return
+    from lookalike.commands.bench import bench
+    from lookalike.progress import default_progress
+
+    progress = default_progress()
+    result = bench(config, progress=progress)
+    if given.json:
+        print_json(result.document())
+    else:
+        print_bench(result)
+    tables.tell_unreadable(result.unreadable, progress, rest="listed in full by --json")
+
+
+def print_bench(result: BenchResult) -> None:
+    """What was measured, one row a stage; what it means; how long many images would take."""
+    speed, shares = result.speed, result.speed.shares()
+    images, batch_size = speed.images, speed.machine.batch_size
+    formats = ", ".join(f"{number:,} {name}" for name, number in images.formats.items())
+    print(
+        f"{images.num_measured:,} of {counted(images.num_found, 'image')}: {formats}; median "
+        f"{images.median_megapixels:.2g} megapixels, {images.median_kilobytes:,.0f} kB"
+    )
+    rows = [
+        [
+            one.name,
+            f"{one.median_ms:,.2f}",
+            f"{one.mean_ms:,.2f}",
+            str(one.at_a_time),
+            f"{one.images_per_s:,.1f}",
+            f"{shares[one.name]:.0%}",
+        ]
+        if one.images_per_s
+        else [one.name, *["-"] * 5]  # no transfer on a CPU
+        for one in speed.stages
+    ]
+    header = ["", "median ms", "mean ms", "at a time", "images/s", "share"]
+    tables.print_table(header, rows)
+    batch_ms = speed.stage("model").median_ms * batch_size
+    lines = [
+        ("model alone", f"{speed.model_alone:,.1f} images/s",
+         f"a batch of {batch_size:,} takes {batch_ms:,.0f} ms"),
+        ("all together", f"{speed.whole:,.1f} images/s", f"{speed.reached:.0%} of that"),
+    ]  # fmt: skip
+    if speed.machine.num_workers:
+        workers = counted(speed.machine.num_workers, "worker")
+        lines.append(
+            ("before that", f"{result.workers_start_s:,.1f} seconds", f"to start {workers}")
+        )
+    for what, value, note in lines:
+        print(f"{what:<12}  {value:>22}   {note}")
+    print()
+    for sentence in result.advice:
+        tables.print_wrapped(f"- {sentence}", rest="  ")
+    times = [f"{n:,} in {_duration(took)}" for n, took in result.seconds_for().items()]
+    print()
+    tables.print_wrapped(f"Images at this rate: {'; '.join(times)}.")
+
+
+def _duration(seconds: float) -> str:
+    """How long that is, as people say it."""
+    for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.3g} seconds"
+
+
+VERB = Verb(
+    name="bench",
+    run=_run,
+    help="find what limits speed on your images and machine, and what to change",
+    usage="bench IMAGES [--model-name NAME] [options]",
+    description="""
+        Measures each stage between files and embeddings alone (reading, decoding, preprocessing,
+        transfer to the device, model) and then all of it together, as evaluate goes about it.
+        Says what limits, and which options or files to change.
+
+        Files that the system read lately come from its memory, not from the disk. Nothing is
+        written.
+    """,
+    examples="""
+        examples:
+          lookalike bench photos/test
+          lookalike bench photos/test --model-name openai/clip-vit-base-patch32
+          lookalike bench photos/test --num-workers 8 --seconds 30 --json
+    """,
+    config=BenchConfig,
+    positional=("data", "IMAGES", "images to measure with: a folder, however deep, or a table; "
+                "labels do not matter"),
+)  # fmt: skip

@@ -1,0 +1,101 @@
+"""`lookalike compare`."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from lookalike.cli.tables import number, print_table
+from lookalike.cli.verb import Verb, print_json
+from lookalike.files import shown
+
+if TYPE_CHECKING:
+    from lookalike.commands.compare import Comparison
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("results", nargs="+", metavar="RESULT",
+                        help="a run's folder, or a results/metrics_*.json")  # fmt: skip
+    parser.add_argument("--by-class", action="store_true",
+                        help="treat queries of one class as belonging together: wider, more "
+                        "honest intervals where a class has many queries")  # fmt: skip
+    parser.add_argument("--different-protocols", action="store_true",
+                        help="show results of different protocols as well, untested")  # fmt: skip
+
+
+def _run(given: argparse.Namespace) -> None:
+    from lookalike.commands.compare import compare
+
+    comparison = compare(
+        given.results,
+        different_protocols=given.different_protocols,
+        by_class=given.by_class,
+    )
+    if not given.json:
+        print_comparison(comparison)
+        return
+    tests = [{name: asdict(test) for name, test in one.items()} for one in comparison.tests]
+    print_json(
+        {
+            "results": [
+                {"name": one.name, "file": shown(one.path), "metrics": one.document["metrics"],
+                 "intervals": one.document.get("intervals")}
+                for one in comparison.results
+            ],
+            "tests_against_first": tests,
+            "why_untested": comparison.why_untested,
+            "folds": comparison.folds,
+        }
+    )  # fmt: skip
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """One row a result, then one block a test against the first."""
+    from lookalike.evaluation.scoring.scores import HEADLINE
+
+    rows = []
+    for one in comparison.results:
+        metrics = one.document["metrics"]
+        rows.append([shown(one.name), *(number(metrics[name]) for name in HEADLINE)])
+    if comparison.folds:
+        for word, which in (("mean", 0), ("std. dev.", 1)):
+            values = [number(comparison.folds[name][which]) for name in HEADLINE]
+            rows.append([f"{word} over folds", *values])
+    print_table(["", *HEADLINE], rows)
+    first = shown(comparison.results[0].name)
+    for one, tests in zip(comparison.results[1:], comparison.tests, strict=False):
+        print(f"{shown(one.name)} against {first}, on the same queries:")
+        rows = [
+            [metric, f"{test.difference:+.4f}", f"{test.low:+.4f} .. {test.high:+.4f}",
+             f"{test.p_value:.4f}"]
+            for metric, test in tests.items()
+        ]  # fmt: skip
+        print_table(["", "difference", "95% interval", "p"], rows)
+    if comparison.tests and not comparison.by_class:
+        print("Queries are taken as independent of each other. Those of one class seldom are:\n"
+              "--by-class allows for that, and is slower to call a difference real.\n")  # fmt: skip
+    if comparison.why_untested:
+        print(f"The differences are not tested: {comparison.why_untested}.\n")
+
+
+VERB = Verb(
+    name="compare",
+    run=_run,
+    help="put results beside each other, and test whether they differ",
+    usage="compare RESULT RESULT ... [options]",
+    description="""
+        Puts metrics files beside each other and tests each against the first, query by query:
+        the mean difference, its 95% bootstrap interval, and the p-value of a paired permutation
+        test. Results that were measured under different protocols (other images, labels, groups
+        or held-out classes) cannot be compared, and are refused.
+    """,
+    examples="""
+        examples:
+          lookalike compare runs/first runs/second        the last epoch of each
+          lookalike compare runs/first                    all its epochs
+          lookalike compare runs/a/results/metrics_epoch_00.json other/metrics_bm25.json
+          lookalike compare runs/fold1 runs/fold2 runs/fold3   of --holdout-classes 1/3 ...
+    """,
+    add=_add,
+)

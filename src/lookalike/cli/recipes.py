@@ -1,0 +1,56 @@
+"""`lookalike recipes`."""
+
+from __future__ import annotations
+
+import argparse
+
+from lookalike.cli.verb import Verb, paragraphs, print_json, print_utf8
+from lookalike.config.recipes import SHIPPED, find_recipe, shipped_text, summary
+
+_USE_A_RECIPE = """
+    to use:   lookalike train photos/train --test photos/test --recipe strong
+    to read:  lookalike recipes strong
+    to edit:  lookalike recipes strong > mine.yaml, and then --recipe mine.yaml
+"""
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the recipe to print")
+
+
+def _run(given: argparse.Namespace) -> None:
+    if given.json:
+        names = [given.name] if given.name else SHIPPED
+        recipes = {
+            name: {"summary": summary(name), "settings": find_recipe(name)} for name in names
+        }
+        print_json(recipes)
+    elif given.name:
+        print_utf8(shipped_text(given.name))
+    else:
+        width = max(map(len, SHIPPED))
+        lines = [f"{name:<{width}}  {summary(name)}" for name in SHIPPED]
+        print_utf8("\n".join(lines) + f"\n\n{paragraphs(_USE_A_RECIPE)}\n")
+
+
+VERB = Verb(
+    name="recipes",
+    run=_run,
+    help="list the recipes that ship with Lookalike, or print one",
+    usage="recipes [NAME] [--json]",
+    description="""
+        A recipe is a named set of settings for train. Without a name the recipes that ship are
+        listed, each in a line; with one its file is printed: its purpose, hardware, time, what to
+        expect, and the settings with their reasons.
+
+        lookalike train --recipe NAME takes the shipped recipe of that name wherever it runs; a
+        file of your own is named by its path, such as mine.yaml or ./strong.
+    """,
+    examples="""
+        examples:
+          lookalike recipes
+          lookalike recipes strong
+          lookalike recipes strong > mine.yaml
+    """,
+    add=_add,
+)

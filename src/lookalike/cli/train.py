@@ -1,0 +1,135 @@
+"""`lookalike train`."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lookalike.cli.verb import Verb, options_of, print_json, print_utf8
+from lookalike.config import TrainConfig
+from lookalike.config.recipes import find_recipe
+from lookalike.config.settings import config_from, format_recipe
+from lookalike.files import shown
+
+if TYPE_CHECKING:
+    from lookalike.evaluation.interpolation import TradeOff
+    from lookalike.training.history import Best
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--resume", nargs="?", const="", default=None, metavar="FILE",
+        help="go on with an unfinished run: from this checkpoint, or the newest of this folder "
+        "(default: of --out); its settings hold unless a flag says otherwise",
+    )  # fmt: skip
+
+
+def _run(given: argparse.Namespace) -> None:
+    options = options_of(given)
+    recipe = find_recipe(given.recipe) if given.recipe else {}
+    saved: dict[str, Any] = {}
+    resume: Path | None = None
+    if given.resume is not None:
+        from lookalike.model.pretrained import read_checkpoint
+        from lookalike.training.checkpoints.checkpoint import check_can_go_on
+        from lookalike.training.checkpoints.folder import newest_checkpoint
+
+        out = Path(options.get("out", recipe.get("out", ".")))
+        resume = Path(given.resume or out)
+        if resume.is_dir():
+            resume = newest_checkpoint(resume)
+        checkpoint = read_checkpoint(resume)
+        check_can_go_on(checkpoint, resume)  # before its settings, which may be those of its time
+        saved = checkpoint["config"]
+    config = config_from(TrainConfig, saved, recipe, options)
+    if given.print_config:
+        print_utf8(format_recipe(config))
+        return
+
+    from lookalike.cli import tables
+    from lookalike.commands.train import train
+    from lookalike.progress import default_progress
+
+    progress = default_progress()
+    result = train(config, resume=resume, progress=progress)
+    if given.json:
+        print_json(
+            {
+                "history": [asdict(one) for one in result.history],
+                "best": _best(result.best),
+                "interpolation": _mixtures(result.trade_off),
+                "files": [shown(path) for path in result.files],
+                "unreadable": [asdict(one) for one in result.unreadable],
+            }
+        )
+    else:
+        tables.print_history(result.history, result.best)
+        if result.trade_off is not None:
+            tables.print_trade_off(result.trade_off)
+        if result.retrieval is not None:
+            if result.retrieval.scores:
+                tables.print_unanswered(result.retrieval.scores)
+            tables.print_preview(result.retrieval)
+        tables.print_files(result.files)
+    tables.tell_unreadable(result.unreadable, progress)
+
+
+def _best(best: Best | None) -> dict[str, Any] | None:
+    """The best epoch for JSON."""
+    if best is None:
+        return None
+    return asdict(best) | {"checkpoint": shown(best.checkpoint) if best.checkpoint else None}
+
+
+def _mixtures(trade_off: TradeOff | None) -> dict[str, Any] | None:
+    """The trade-off as JSON has it, with the mixture that was chosen."""
+    return asdict(trade_off) | {"chosen": trade_off.chosen.alpha} if trade_off else None
+
+
+VERB = Verb(
+    name="train",
+    run=_run,
+    shares_work=True,
+    help="fine-tune an encoder and show how much better it retrieves",
+    usage="train IMAGES [--test IMAGES | --query ... --gallery ...] [options]",
+    description="""
+        Fine-tunes an encoder with the supervised contrastive loss on labelled images, and
+        evaluates retrieval before the first step (epoch 0, the baseline) and after each epoch.
+
+        Images are a folder with one sub-folder per class, or a table (.csv, .tsv, .parquet) with
+        columns path and label and, where you need them, split (train, test), is_query and group.
+        Test images are either a query and a gallery, or one labelled --test folder in which each
+        image is searched for in all the others.
+    """,
+    examples="""
+        examples:
+          lookalike train photos/train --test photos/test --learning-rate 1e-5
+          lookalike train photos/train --query photos/test/query --gallery photos/test/gallery
+          lookalike train photos/train --test photos/test --recipe strong
+          lookalike train catalogue.csv --recipe mine.yaml --out runs/second
+          lookalike train --resume --out runs/second
+          lookalike train --print-config > mine.yaml
+
+        writes, below --out:
+          results/retrieval_results_epoch_XX.json   query file -> its top_k gallery files
+          results/metrics_epoch_XX.json             metrics, protocol, similarities
+          results/report.html                       the report, to open in a browser
+          weights/encoder_epoch_XX.pth              model, optimizer, all that a resume needs
+    """,
+    config=TrainConfig,
+    positional=("train", "IMAGES", "images to learn from: a class-per-folder tree or a table"),
+    first=(
+        "test", "query", "gallery", "holdout_classes", "model_name", "num_epochs",
+        "learning_rate", "schedule", "warmup_steps", "n_classes_per_batch",
+        "n_samples_per_class", "batch_memory", "objective", "temperature", "top_k", "best_metric",
+        "patience", "keep", "device", "precision", "num_workers", "out", "overwrite", "track",
+    ),
+    recipe_help=(
+        "NAME|FILE",
+        "settings of a recipe that ships with Lookalike (see lookalike recipes) or of a YAML "
+        "file; flags win",
+    ),
+    add=_add,
+)  # fmt: skip

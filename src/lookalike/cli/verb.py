@@ -1,0 +1,126 @@
+"""A verb of the command line: its words, its flags, and the function that carries it out."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import math
+import sys
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from lookalike.cli.flags import Parser, add_options
+from lookalike.config import BenchConfig, CheckConfig, EvaluateConfig, ExportConfig, TrainConfig
+from lookalike.config.recipes import read_recipe
+from lookalike.config.settings import config_from, format_recipe
+
+ConfigT = TypeVar("ConfigT", TrainConfig, EvaluateConfig, CheckConfig, ExportConfig, BenchConfig)
+# Flags that are no options of a configuration.
+_OTHERS = {"verb", "parser", "recipe", "print_config", "json", "resume"}
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One command: `lookalike NAME`.
+
+    Attributes:
+        run: carries the command out and prints its results; returns the exit code, None for 0.
+        help: one line for `lookalike --help`.
+        usage: after `lookalike `.
+        description, examples: paragraphs above and below the flags, indented as in the source.
+        config: the configuration whose options are flags; None: the verb has none.
+        positional: the option that is given without a flag, and its help.
+        first: the flags that `--help` shows, where those of the configuration are too many for
+            one screen; `--help-all` shows the rest.
+        recipe_help: what `--recipe` takes and does.
+        add: adds the flags that no configuration has.
+        shares_work: whether processes that `torchrun` started carry it out together.
+    """
+
+    name: str
+    run: Callable[[argparse.Namespace], int | None]
+    help: str
+    usage: str
+    description: str
+    examples: str
+    config: type | None = None
+    positional: tuple[str, str, str] | None = None
+    first: tuple[str, ...] = ()
+    recipe_help: tuple[str, str] = ("FILE", "settings from a YAML file; flags win")
+    add: Callable[[argparse.ArgumentParser], None] | None = None
+    shares_work: bool = False
+
+    def add_to(self, verbs: Any, *, show_all: bool) -> None:
+        """Adds the verb's parser to the command line's."""
+        parser: Parser = verbs.add_parser(
+            self.name,
+            usage=f"lookalike {self.usage}",
+            help=self.help,
+            description=paragraphs(self.description),
+            epilog=paragraphs(self.examples),
+        )
+        if self.first:
+            parser.add_argument("--help-all", action="help", help="show all options and exit")
+        if self.positional is not None:
+            name, metavar, text = self.positional
+            parser.add_argument(
+                name, nargs="?", default=argparse.SUPPRESS, metavar=metavar, help=text
+            )
+        if self.add is not None:
+            self.add(parser)
+        if self.config is not None:
+            metavar, text = self.recipe_help
+            parser.add_argument("--recipe", metavar=metavar, help=text)
+            parser.add_argument("--print-config", action="store_true",
+                                help="print the settings as a recipe and exit")  # fmt: skip
+            add_options(
+                parser,
+                self.config,
+                leave_out=self.positional[:1] if self.positional else (),
+                show=self.first if self.first and not show_all else None,
+            )
+        parser.add_argument("--json", action="store_true",
+                            help="print one JSON document instead of tables")  # fmt: skip
+        parser.set_defaults(verb=self, parser=parser)
+
+
+def options_of(given: argparse.Namespace) -> dict[str, Any]:
+    """Returns the options of a configuration among the flags that were given."""
+    return {name: value for name, value in vars(given).items() if name not in _OTHERS}
+
+
+def configured(given: argparse.Namespace, cls: type[ConfigT]) -> ConfigT | None:
+    """Returns the configuration of recipe and flags; None where it was only to be printed."""
+    recipe = read_recipe(given.recipe) if given.recipe else {}
+    config = config_from(cls, recipe, options_of(given))
+    if given.print_config:
+        print_utf8(format_recipe(config))
+        return None
+    return config
+
+
+def paragraphs(text: str) -> str:
+    """Returns a text without the indent it has in the source."""
+    return textwrap.dedent(text).strip()
+
+
+def finite(metrics: Mapping[str, float] | None) -> dict[str, float | None] | None:
+    """Returns metrics for JSON, which has no infinity: a rank beyond what a run retrieved."""
+    if metrics is None:
+        return None
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+
+
+def print_json(document: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Prints one JSON document."""
+    print_utf8(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
+
+
+def print_utf8(text: str) -> None:
+    """Prints text for a program to read: in UTF-8, whatever the terminal or pipe is set to."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
+    print(text.encode("utf-8", "backslashreplace").decode("utf-8"), end="")
