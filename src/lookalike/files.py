@@ -143,7 +143,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _explain(path: Path, error: OSError) -> str:
-    """What happened and what to do, for the failures people meet."""
+    """Returns what happened and what to do, for the failures people meet."""
     advice = {
         errno.ENOSPC: "Free some room or choose another disk with --out",
         errno.EDQUOT: "Free some room or choose another disk with --out",

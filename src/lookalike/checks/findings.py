@@ -190,13 +190,13 @@ class CheckResult:
         return [(kind, of_kind[kind.name]) for kind in KINDS if kind.name in of_kind]
 
     def num(self, severity: Severity) -> int:
-        """How many findings are that bad."""
+        """Counts the findings of a severity."""
         names = {kind.name for kind in KINDS if kind.severity == severity}
         return sum(finding.kind in names for finding in self.findings)
 
     @property
     def must_mend(self) -> bool:
-        """Whether anything must be mended before training or measuring makes sense."""
+        """True if something must be mended before training or measuring makes sense."""
         return self.num("must mend") > 0
 
     def verdict(self) -> str:

@@ -26,7 +26,7 @@ _SCHEME_SHARE = 0.1  # of all images; names that repeat more often are a way of 
 
 
 def class_key(label: str) -> str:
-    """What two spellings of one class name have in common.
+    """Returns a key that is the same for all spellings of one class name.
 
     >>> class_key("Pink_Lady") == class_key("pink lady") == class_key("Pink-Lady ")
     True
@@ -198,7 +198,7 @@ def _examples(files: Files, positions: Sequence[int]) -> list[FoundImage]:
 
 
 def _histogram(sizes: Sequence[int], k: int) -> list[Bar]:
-    """How many classes have 1, 2 to K-1, K to 2K-1, 2K to 4K-1, ... images, from the smallest."""
+    """Counts classes of 1, 2 to K-1, K to 2K-1, 2K to 4K-1, ... images, from the smallest."""
     edges = sorted({1, 2, k})
     while edges[-1] <= sizes[-1]:
         edges.append(edges[-1] * 2)

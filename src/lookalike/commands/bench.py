@@ -49,11 +49,11 @@ class BenchResult:
 
     @property
     def advice(self) -> list[str]:
-        """What limits, and what to change, in sentences."""
+        """Sentences that say what limits, and what to change."""
         return advice(self.speed)
 
     def seconds_for(self) -> dict[int, float]:
-        """How long so many images would take."""
+        """Returns seconds by number of images."""
         return {number: number / self.speed.whole for number in _MANY}
 
     def document(self) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def bench(config: BenchConfig, *, progress: Progress | None = None) -> BenchResu
 
 
 def _images(read: Sequence[ReadImage], num_found: int, how: Preprocessing) -> Images:
-    """What the files are, as far as it matters to speed."""
+    """Describes the files, as far as it matters to speed."""
     enough = replace(how, exact=False).draft_px() or 0
     in_full = [one for one in read if sum(one.decoded) == sum(one.stored)]  # they may be turned
     reduced = [one for one in read if sum(one.decoded) < sum(one.stored)]

@@ -130,7 +130,7 @@ def _with_parents(path: Path) -> list[Path]:
 
 
 def _facts(source: Source, config: ExportConfig, agreement: Agreement) -> dict[str, Any]:
-    """What a program wants to know of an export."""
+    """Describes an export for programs."""
     encoder = source.encoder
     return {
         "format": "lookalike-export-1",

@@ -182,7 +182,7 @@ class Common(Shared):
 
 
 def holdout_bounds(holdout: str) -> tuple[float, float]:
-    """Which part of the ordered classes is held out, as shares: "0.5" is 0 to 0.5.
+    """Returns the part of the ordered classes that is held out, as shares: "0.5" is 0 to 0.5.
 
     Raises:
         ConfigError: it is neither a share nor a fold.

@@ -64,7 +64,7 @@ def _is_union(hint: Any) -> bool:
 
 
 def _try_coerce(value: Any, option: Any) -> tuple[bool, Any]:
-    """Whether `value` can stand for `option`, and as what."""
+    """Returns whether `value` can stand for `option`, and as what."""
     text = str(value).strip()
     if option is type(None):
         # A recipe's bare `off` is False to YAML.

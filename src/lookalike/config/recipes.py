@@ -44,7 +44,7 @@ def shipped_text(name: str) -> str:
 
 
 def summary(name: str) -> str:
-    """What a shipped recipe is for, in a line: the first of its file."""
+    """Returns the purpose of a shipped recipe: the first line of its file."""
     return shipped_text(name).partition("\n")[0].removeprefix("# ")
 
 

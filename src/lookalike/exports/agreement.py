@@ -79,7 +79,7 @@ def check_agreement(folder: Path, form: Form, encoder: CLIPEncoder) -> Agreement
 
 
 def embed_images(encoder: CLIPEncoder, images: Sequence[Image.Image]) -> Embeddings:
-    """What a search would embed: pixels cut as the model wants them, on the CPU, in float32."""
+    """Returns pixels cut as the model wants them, on the CPU, in float32."""
     pixels = torch.stack([preprocess(image, encoder.preprocessing) for image in images])
     with evaluation_mode(encoder), torch.inference_mode():
         embeddings: Embeddings = encoder(pixels).numpy()

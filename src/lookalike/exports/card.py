@@ -58,7 +58,7 @@ def write_card(folder: Path, source: Source, config: ExportConfig, agreement: Ag
 
 
 def front_matter(source: Source, config: ExportConfig) -> str:
-    """What the hub reads of a card, as YAML. What is not known is left out."""
+    """Returns the card's YAML, which the hub reads. What is not known is left out."""
     from huggingface_hub import ModelCardData
 
     of_form = ["sentence-transformers"] if config.to == "sentence-transformers" else []
@@ -140,7 +140,7 @@ def _with_interval(document: Document, name: str, kind: str) -> str:
 
 
 def protocol_in_words(document: Document, trained_on: frozenset[str]) -> list[str]:
-    """What was searched in what, a sentence each."""
+    """Describes the protocol, a sentence each."""
     facts = document["protocol"]
     classes = counted(facts["num_query_classes"], "class", "classes")
     if facts["kind"] == "leave-one-out":
@@ -181,7 +181,7 @@ def changed_settings(source: Source) -> list[tuple[str, str, str]]:
 
 
 def _loading(source: Source) -> dict[str, Any]:
-    """What differs from model to model in the code that loads it with Transformers."""
+    """Returns the parts of the loading code that differ from model to model."""
     encoder, description = source.encoder, source.encoder.description()
     two_towers = hasattr(encoder.backbone, "get_image_features")
     has_words = bool({"tokenizer.json", "vocab.json"} & description["side_files"].keys())

@@ -37,7 +37,7 @@ class Source:
         return hub_id
 
     def origin(self) -> dict[str, Any]:
-        """Where it came from, for programs."""
+        """Describes the model's origin, for programs."""
         if self.checkpoint is None:
             return {"model": self.name}
         return {

@@ -141,7 +141,7 @@ class CLIPEncoder(nn.Module):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How images are cut and scaled for this model."""
+        """The preprocessing of this model's images."""
         return self._source.preprocessing
 
     def train_side(self, train_size: float | None) -> int | None:
@@ -159,7 +159,7 @@ class CLIPEncoder(nn.Module):
         return share_of_side(self.backbone.config, self.preprocessing.height, train_size)
 
     def preprocessing_at(self, side: int) -> Preprocessing:
-        """How images are cut for this model where they shall be squares of `side` px.
+        """Returns the preprocessing that makes squares of `side` px for this model.
 
         Raises:
             ConfigError: `side` is no multiple of the model's patch.
@@ -191,12 +191,12 @@ class CLIPEncoder(nn.Module):
 
     @property
     def has_text(self) -> bool:
-        """Whether texts can be embedded beside images, with `lookalike.model.text`."""
+        """True if texts can be embedded beside images, with `lookalike.model.text`."""
         return self.why_no_text is None
 
     @property
     def why_no_text(self) -> str | None:
-        """Why texts cannot be embedded beside images; None where they can."""
+        """The reason why texts cannot be embedded beside images; None where they can."""
         if not hasattr(self.backbone, "get_text_features"):
             return f"{self.model_name} has no text tower"
         if self.embedding != "projected":
@@ -217,7 +217,7 @@ class CLIPEncoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self._mean.device
 
     def vision_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -239,7 +239,7 @@ class CLIPEncoder(nn.Module):
         return self
 
     def description(self) -> dict[str, Any]:
-        """What a checkpoint must hold, beside the weights, to build this encoder again."""
+        """Returns all that it takes, beside the weights, to build this encoder again."""
         return {"embedding": self.embedding, **self._source.description()}
 
     def load_weights(self, state: dict[str, Tensor], path: str) -> None:
@@ -312,7 +312,7 @@ class CLIPEncoder(nn.Module):
         return [self._output(slope) for _ in range(2)]
 
     def _pool_of(self, output: Any, patches: int | None) -> str:
-        """How the output for one image becomes its embedding, as `Pretrained.pool` says it."""
+        """Returns the pooling that makes an embedding of the output, as `Pretrained.pool` has it."""
         has_pooler = getattr(output, "pooler_output", None) is not None
         tokens = getattr(output, "last_hidden_state", None)
         if tokens is None or (has_pooler and self._source.pool == "pooler"):
@@ -321,7 +321,7 @@ class CLIPEncoder(nn.Module):
         return "cls" if has_class_token else "mean"
 
     def _output(self, pixels: Float[Tensor, "batch 3 height width"]) -> Any:
-        """What the backbone gives for normalised images."""
+        """Calls the backbone with normalised images."""
         if hasattr(self.backbone, "get_image_features") and self.embedding == "projected":
             tower = self.backbone.get_image_features
         elif hasattr(self.backbone, "vision_model") and self.embedding == "pooled":
@@ -355,7 +355,7 @@ class CLIPEncoder(nn.Module):
         return output.last_hidden_state[:, 0]
 
     def _for_size(self, tower: Callable[..., Any], pixels: Tensor) -> dict[str, bool]:
-        """What a tower must be told to take images of another size than its own."""
+        """Returns the arguments with which a tower takes images of another size than its own."""
         how, name = self.preprocessing, "interpolate_pos_encoding"
         if pixels.shape[2:] == (how.height, how.width):
             return {}

@@ -186,7 +186,7 @@ def _some(tokens: Tensor, num_others: int, share: float) -> Tensor:
 
 @torch.no_grad()
 def _tokens_beside_patches(encoder: CLIPEncoder, first: nn.Module) -> int:
-    """How many tokens come before the patches where they enter the first layer."""
+    """Counts the tokens before the patches where they enter the first layer."""
     how = encoder.preprocessing
     patches = num_patches(encoder.backbone.config, how.height, how.width)
     entered: list[Any] = []
@@ -240,7 +240,7 @@ def _blocks(encoder: CLIPEncoder, option: str) -> tuple[str, nn.ModuleList]:
 
 
 def _how_to_do_without(option: str) -> str:
-    """What overrules a recipe's setting too, where leaving the option out would not."""
+    """Returns the setting that switches an option off, a recipe's included."""
     off = {"layer_decay": 1, "compile": "off"}.get(option, 0)
     return f"set {option} to {off} (--{option.replace('_', '-')} {off})"
 

@@ -108,7 +108,7 @@ def patch_px(config: Any) -> int | None:
 
 
 def num_patches(config: Any, height: int, width: int) -> int | None:
-    """How many patches an image of a size in px is cut into; None for a model without."""
+    """Returns the number of patches of an image of a size in px; None for a model without."""
     patch = patch_px(config)
     return None if patch is None else (height // patch) * (width // patch)
 

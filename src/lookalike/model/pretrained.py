@@ -57,7 +57,7 @@ class Pretrained:
     hub_id: str | None = None  # of the model it began as, where it came from the hub
 
     def description(self) -> dict[str, Any]:
-        """What a checkpoint must hold, beside the weights, to build this backbone again."""
+        """Returns all that it takes, beside the weights, to build this backbone again."""
         config = json.loads(self.backbone.config.to_json_string(use_diff=False))
         return {
             "backbone_class": type(self.backbone).__name__,
@@ -113,19 +113,19 @@ def load_pretrained(model_name: str) -> Pretrained:
 
 
 def has_tokenizer(side_files: Mapping[str, str | bytes]) -> bool:
-    """Whether a model's small text files hold a whole tokenizer."""
+    """Returns True if a model's small text files hold a whole tokenizer."""
     return "tokenizer.json" in side_files or {"vocab.json", "merges.txt"} <= set(side_files)
 
 
 def is_checkpoint(model_name: str) -> bool:
-    """Whether a model name means a checkpoint file, which need not exist, rather than a model."""
+    """Returns True if a name means a checkpoint file, which need not exist, not a model."""
     return Path(model_name).is_file() or model_name.endswith(".pth")
 
 
 def chosen_embedding(
     asked: Literal["auto", "projected", "pooled"], checkpoint: Mapping[str, Any] | None
 ) -> Literal["projected", "pooled"]:
-    """Which embedding is meant: "auto" is the one that a checkpoint was trained for."""
+    """Returns the embedding that is meant: "auto" is the one that a checkpoint was trained for."""
     if asked != "auto":
         return asked
     return checkpoint["model"]["embedding"] if checkpoint else "projected"

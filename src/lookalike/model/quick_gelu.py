@@ -58,7 +58,7 @@ def train_in_fewer_passes(model: nn.Module) -> None:
 
 
 def scales_for_silu(encoder: CLIPEncoder) -> dict[str, float]:
-    """What parameters, by name, are to be multiplied by so that `put_silu` changes no embedding.
+    """Returns factors of parameters, by name, with which `put_silu` changes no embedding.
 
     SiLU of 1.702 y is 1.702 times what is wanted of y: the layer before brings the factor in, the
     one after takes it out, and one operation is left. Images alone have it, not texts.
@@ -80,6 +80,6 @@ def put_silu(encoder: CLIPEncoder, scales: Mapping[str, float]) -> None:
 
 
 def _is_perceptron(module: nn.Module) -> bool:
-    """Whether it is a layer, this activation, and a layer, as CLIP has them."""
+    """Returns True for a layer, this activation, and a layer, as CLIP has them."""
     is_quick = isinstance(getattr(module, "activation_fn", None), QuickGELUActivation)
     return is_quick and type(module.fc1) is type(getattr(module, "fc2", None)) is nn.Linear

@@ -83,7 +83,7 @@ def embed_texts(
 
 
 def _tokens(tokenizer: Any, texts: list[str], config: Any) -> dict[str, Tensor]:
-    """What `get_text_features` takes."""
+    """Returns the arguments of `get_text_features`."""
     length = config.text_config.max_position_embeddings
     if not str(config.model_type).startswith("siglip"):
         return dict(

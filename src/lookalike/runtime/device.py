@@ -201,7 +201,7 @@ def _find_precision(wanted: str, device: torch.device) -> Precision:
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether the device has units for bf16, rather than an emulation that is slower than fp32."""
+    """Returns True if the device has units for bf16, not an emulation slower than fp32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
@@ -210,7 +210,7 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def cpu_gains_by_int8() -> bool:
-    """Whether the processor has units for int8, and none (AMX) that are as fast in bf16."""
+    """Returns True if the processor has units for int8, and none (AMX) as fast in bf16."""
     return _cpu_has("_is_vnni_supported", "_is_avx512_vnni_supported") and not _cpu_has(
         "_is_amx_tile_supported"
     )
@@ -221,14 +221,14 @@ def _cpu_has_bf16_units() -> bool:
 
 
 def _cpu_has(*names: str) -> bool:
-    """Whether torch.cpu, which asks the processor, says yes to one of its private questions; where
-    it does not know the question, that is no.
+    """Returns True if torch.cpu, which asks the processor, says yes to one of its private
+    questions; one that it does not know is a no.
     """
     return any(bool(getattr(torch.cpu, name, bool)()) for name in names)
 
 
 def _can_autocast(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a small product under autocast comes out in `dtype`."""
+    """Returns True if a small product under autocast comes out in `dtype`."""
     try:
         with torch.autocast(device.type, dtype=dtype):
             ones = torch.ones(8, 8, device=device)

@@ -63,7 +63,7 @@ def _left_in_container(otherwise: int) -> int:
 
 
 def _cached_files(stat: Path) -> int:
-    """What a container's use counts of files it has read, which gives way to anything else."""
+    """Returns bytes of files in a container's cache, which give way to anything else."""
     try:
         sizes = dict(line.split() for line in stat.read_text().splitlines())
     except (OSError, ValueError):  # no such file, or not of this form

@@ -49,11 +49,11 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this one writes files and shows progress."""
+        """True for the process that writes files and shows progress."""
         return self.rank == 0
 
     def share_of(self, total: int) -> slice:
-        """Which of `total` things in a row are this process's; the shares differ by one at most.
+        """Returns this process's share of `total` things in a row; shares differ by one at most.
 
         >>> [World(rank, 3).share_of(7) for rank in range(3)]
         [slice(0, 3, None), slice(3, 5, None), slice(5, 7, None)]
@@ -80,7 +80,7 @@ class World:
         return together, slice(start, start + len(rows))
 
     def all_gather_objects(self, value: _T) -> list[_T]:
-        """What each process has, in their order. It is pickled on the way."""
+        """Returns the values of all processes, by rank; they are pickled on the way."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -88,11 +88,11 @@ class World:
         return values
 
     def any_of(self, flag: bool) -> bool:
-        """Whether it is true in one of the processes."""
+        """Returns True if the flag is true in one of the processes."""
         return any(self.all_gather_objects(flag))
 
     def on_main(self, work: Callable[[], _T]) -> _T:
-        """What `work` returns in the first process, which alone does it, on the cores of all.
+        """Does the work in rank 0 alone, on the cores of all, and returns its result everywhere.
 
         The others wait for it, however long that takes. What it returns is pickled on the way.
 
@@ -118,7 +118,7 @@ class World:
         return result
 
     def kept_on_main(self, work: Callable[[], _T]) -> _T | None:
-        """What `work` returns, in the first process, which alone does it; None in the others.
+        """Does the work in rank 0 alone, and returns its result there; None in the others.
 
         Raises:
             LookalikeError: `work` did, and now all processes do.
@@ -128,7 +128,7 @@ class World:
         return kept[0] if kept else None
 
     def is_first_to_say(self, message: str) -> bool:
-        """Whether no other process has said the same; need not be called by all of them."""
+        """Returns True if no other process has said the same; need not be called by all."""
         if self.size == 1:
             return True
         try:

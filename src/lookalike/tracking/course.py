@@ -118,7 +118,7 @@ class Tracking:
             self._tell(lambda tracker: tracker.log_step(step, named))
 
     def epoch(self, epoch: int, loss: float | None, metrics: Mapping[str, float] | None) -> None:
-        """What an epoch came to: the mean loss of its steps, and what was measured after it."""
+        """Logs an epoch: the mean loss of its steps, and its metrics."""
         self._last_step_at = None  # the time that measuring took is no step's
         named = {f"test/{name}": value for name, value in _finite(metrics or {}).items()}
         if loss is not None:
@@ -151,7 +151,7 @@ class Tracking:
 
 
 def _finite(numbers: Mapping[str, float]) -> dict[str, float]:
-    """What can be drawn: a median rank can be infinite."""
+    """Returns the numbers that can be drawn: a median rank can be infinite."""
     return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 

@@ -108,7 +108,7 @@ def _improved(
 
 
 def _detail(images: Float[Tensor, "pairs side side"]) -> Float[Tensor, "pairs side side"]:
-    """What a blur over 5 px takes away."""
+    """Returns the detail that a blur over 5 px takes away."""
     padded = functional.pad(images[:, None], (2, 2, 2, 2), mode="replicate")
     return images - functional.avg_pool2d(padded, 5, stride=1)[:, 0]
 

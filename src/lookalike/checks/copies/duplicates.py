@@ -178,7 +178,7 @@ def _look_closely(
     max_megapixels: float,
     progress: Progress,
 ) -> list[NearCopy]:
-    """Of these pairs, by position in `paths`, those that agree in detail."""
+    """Returns those of these pairs, by position in `paths`, that agree in detail."""
 
     def small(position: int) -> Image.Image | None:
         try:

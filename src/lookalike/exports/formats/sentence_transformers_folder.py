@@ -94,7 +94,7 @@ def _check_can_be_told(encoder: CLIPEncoder) -> None:
 
 
 def _first_module(encoder: CLIPEncoder) -> dict[str, Any]:
-    """Which method of the model gives the embedding of an image, and of a text if there is one."""
+    """Returns the method of the model that embeds images, and that for texts if there is one."""
     settings: dict[str, Any] = {
         "transformer_task": "feature-extraction",
         # Pixels cut by Pillow are those that the model was measured with.
