@@ -312,7 +312,7 @@ class CLIPEncoder(nn.Module):
         return [self._output(slope) for _ in range(2)]
 
     def _pool_of(self, output: Any, patches: int | None) -> str:
-        """Returns the pooling that makes an embedding of the output, as `Pretrained.pool` has it."""
+        """Returns the pooling of the output into an embedding, as `Pretrained.pool` has it."""
         has_pooler = getattr(output, "pooler_output", None) is not None
         tokens = getattr(output, "last_hidden_state", None)
         if tokens is None or (has_pooler and self._source.pool == "pooler"):
