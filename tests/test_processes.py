@@ -15,11 +15,11 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from conftest import write_tree
-from test_step import without_dropout
-from test_train import assert_same_bits, load
+from helpers.models import copy_without_dropout
+from helpers.photos import write_tree
+from helpers.runs import assert_same_bits, load
+from helpers.two_processes import CASES
 from torch import Tensor
-from two_processes import CASES
 
 from lookalike.errors import ConfigError
 from lookalike.runtime.device import make_runtime
@@ -27,9 +27,7 @@ from lookalike.runtime.world import ALONE, World
 from lookalike.training.checkpoints.folder import find_checkpoints
 from lookalike.training.step.parallel import share_of_batch
 
-__all__ = ["without_dropout"]  # a fixture
-
-HERE = Path(__file__).parent
+TWO_PROCESSES = Path(__file__).parent / "helpers" / "two_processes.py"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
@@ -52,12 +50,12 @@ def python(words: Sequence[str | Path], *, expect: int | None = 0) -> tuple[str,
 def found(tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What one process alone finds out, and what each of two does."""
     folder = tmp_path_factory.mktemp("found")
-    model = without_dropout.__wrapped__(tiny_clip, tmp_path_factory.mktemp("model"))  # type: ignore[attr-defined]
+    model = copy_without_dropout(tiny_clip, tmp_path_factory.mktemp("model"))
     images = write_tree(folder / "images", {"a": 5, "b": 8})
     for bad in (0, 6, 7):  # two of these are in the same four images
         path = sorted(images.rglob("*.png"))[bad]
         path.write_bytes(path.read_bytes()[:200])
-    words = [HERE / "two_processes.py", model, images, folder]
+    words = [TWO_PROCESSES, model, images, folder]
     python(words)
     python([*TORCHRUN, *words])
     return [torch.load(folder / f"rank{name}.pt") for name in ("-alone", "0", "1")]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.embeddings import lattice, naive, truth, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -28,38 +28,6 @@ from lookalike.search.similarity import (
 from lookalike.search.topk import top_k
 
 ARITHMETICS: tuple[Arithmetic, ...] = ("bf16", "fp32", "exact")
-
-
-def lattice(n: int, seed: int) -> Tensor:
-    """Embeddings whose similarities are exact in float32, with many of them equal."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(-2, 3, (n, 4), generator=generator).float() / 4
-
-
-def unit(n: int, dim: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return normalize(torch.randn(n, dim, generator=generator), dim=1)
-
-
-def truth(a: Tensor, b: Tensor) -> float:
-    """The dot product in exact arithmetic, rounded once, to float32."""
-    total = sum(Fraction(x) * Fraction(y) for x, y in zip(a.tolist(), b.tolist(), strict=True))
-    return float(np.float32(float(total)))
-
-
-def naive(
-    query: Tensor, gallery: Tensor, k: int, banned: list[tuple[list[int], list[int]]]
-) -> list[list[int]]:
-    rows = []
-    for i, q in enumerate(query):
-        scored = []
-        for j, g in enumerate(gallery):
-            if any(query_ids[i] == gallery_ids[j] for query_ids, gallery_ids in banned):
-                continue
-            scored.append((-truth(q, g), j))
-        row = [j for _, j in sorted(scored)][:k]
-        rows.append(row + [-1] * (min(k, len(gallery)) - len(row)))
-    return rows
 
 
 @pytest.fixture(params=ARITHMETICS)

@@ -1,4 +1,4 @@
-"""What two processes find out together, for test_processes.py: `torchrun` runs this file.
+"""What two processes find out together, for `test_processes.py`: `torchrun` runs this file.
 
 Each process saves what it found as `rank<r>.pt` in the folder it is given; or, alone, as the
 single process to compare with.
