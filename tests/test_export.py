@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.disks import disk_with_room_for, posix_only
+from helpers.limits import disk_with_room_for, posix_only
 from helpers.models import (
     SIZE_PX,
     changed_checkpoint,

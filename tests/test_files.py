@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import pytest
 import torch
-from helpers.disks import disk_with_room_for, posix_only
+from helpers.limits import disk_with_room_for, posix_only
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

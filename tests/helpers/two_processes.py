@@ -1,7 +1,7 @@
 """What two processes find out together, for `test_processes.py`: `torchrun` runs this file.
 
 Each process saves what it found as `rank<r>.pt` in the folder it is given; or, alone, as the
-single process to compare with.
+single process to compare with. What words follow are a command line, run after that.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lookalike.cli.main import main as command_line
 from lookalike.data.reading.loader import ImageLoader
 from lookalike.embedding.embed import embed
 from lookalike.errors import ConfigError
@@ -155,3 +156,4 @@ def gathered(world: World) -> dict[str, Any]:
 
 if __name__ == "__main__":
     main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+    sys.exit(command_line(sys.argv[4:]))
