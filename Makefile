@@ -8,8 +8,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # anew when the dependencies change.
 BASE := $(VENV)/.base
 READY := $(VENV)/.ready
-# Tests run in as many processes as there are cores, the costly fixtures of a file in one of them.
-SPREAD := -n auto --dist loadscope
+# As many processes as there are cores: each begins with its share of the files, in order, so that
+# what a file's tests share is made once, and takes from the others' when it is done.
+SPREAD := -n logical --maxprocesses 8 --dist worksteal
 
 .PHONY: demo test test-slow test-browser test-gpu bench lint types contract check clean
 
