@@ -134,6 +134,13 @@ def test_what_processes_tell_each_other(found: list[dict[str, Any]]) -> None:
     assert sorted([first["said"], second["said"]]) == [False, True]
 
 
+def test_what_is_wrong_is_said_once(launch: Launch) -> None:
+    assert launch.printed == ""
+    assert (
+        launch.told.count("lookalike: a batch of 3 classes x 3 images = 9 cannot be divided") == 1
+    )
+
+
 def test_alone_there_is_nobody_to_ask() -> None:
     rows = torch.ones(3, 2)
     assert ALONE.all_gather_rows(rows) == (rows, slice(0, 3))
@@ -275,10 +282,3 @@ def test_a_process_that_dies_and_one_that_is_told_to_stop_lose_no_step(
     assert finished.code == 0, finished.err
     assert "saved by another number of processes (2)" in finished.err
     assert load(photos / f"out/weights/encoder_epoch_{epoch + 1:02}.pth")["epoch"] == epoch + 1
-
-
-def test_what_is_wrong_is_said_once(launch: Launch) -> None:
-    assert launch.printed == ""
-    assert (
-        launch.told.count("lookalike: a batch of 3 classes x 3 images = 9 cannot be divided") == 1
-    )

@@ -85,10 +85,10 @@ def test_the_answer_is_the_same_to_the_last_bit_for_every_way_of_computing_it(
     answers = []
     for kind in ARITHMETICS:
         force(kind, monkeypatch)
-        for memory in (10**5, 10**6, 2**30):
-            for threads in (1, 2):
-                torch.set_num_threads(threads)
-                answers.append(top_k(query, gallery, 25, memory_bytes=memory))
+        # Threads share the work of the larger parts; in the smallest they only wait.
+        for memory, threads in ((10**5, 1), (10**6, 1), (10**6, 2), (2**30, 1), (2**30, 2)):
+            torch.set_num_threads(threads)
+            answers.append(top_k(query, gallery, 25, memory_bytes=memory))
     torch.set_num_threads(1)
     for similarities, positions in answers[1:]:
         assert torch.equal(positions, answers[0][1])
