@@ -1,25 +1,32 @@
-# Two commands on a fresh machine: `make demo` and `make test`. Each makes .venv first.
+# Two commands on a fresh machine: `make demo` and `make test`. Each makes .venv first, `demo`
+# with what it takes to run Lookalike and no more.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Made once, and anew when the dependencies change.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# What it takes to run Lookalike, and on top of it what it takes to test it: each made once, and
+# anew when the dependencies change.
+BASE := $(VENV)/.base
 READY := $(VENV)/.ready
+# As many processes as there are cores: each begins with its share of the files, in order, so that
+# what a file's tests share is made once, and takes from the others' when it is done.
+SPREAD := -n logical --maxprocesses 8 --dist worksteal
 
 .PHONY: demo test test-slow test-browser test-gpu bench lint types contract check clean
 
-demo: $(READY)
+demo: $(BASE)
 	$(BIN)/lookalike demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow and not gpu and not browser and not server"
+	$(BIN)/python -m pytest $(SPREAD) -m "not slow and not gpu and not browser and not server"
 
 # The demo itself, killed processes, and real data where LOOKALIKE_REAL_DATA names it.
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m "slow and not gpu and not browser and not server"
+	$(BIN)/python -m pytest $(SPREAD) -m "slow and not gpu and not browser and not server"
 
 # Reports as people use them, in the system's Chromium.
 test-browser: $(READY)
-	$(BIN)/python -m pytest -m "browser"
+	$(BIN)/python -m pytest $(SPREAD) -m "browser"
 
 # What only a GPU shows, where the torch that pip found has CUDA.
 test-gpu: $(READY)
@@ -41,15 +48,17 @@ contract: $(READY)
 
 check: lint types contract test
 
-$(READY): pyproject.toml constraints.txt
+$(BASE): pyproject.toml requirements.txt constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(PIP) -r requirements.txt
+	touch $@
+
+$(READY): $(BASE)
+	$(PIP) -c constraints.txt -e ".[dev]"
 	# Trackio asks for a Pillow below 13 and works with 13: what else it needs, then Trackio itself.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		brotli gradio-client orjson python-multipart
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		--no-deps trackio
-	touch $(READY)
+	$(PIP) -c constraints.txt brotli gradio-client orjson python-multipart
+	$(PIP) -c constraints.txt --no-deps trackio
+	touch $@
 
 clean:
 	rm -rf $(VENV) build dist

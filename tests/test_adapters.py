@@ -9,9 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SIZE_PX
-from test_encoder import TOWER, clip_processor, convnext, dinov2, save, siglip_vision, vit
-from test_layers import resnet, siglip
+from helpers.models import (
+    SIZE_PX,
+    TOWER,
+    clip_processor,
+    convnext,
+    dinov2,
+    resnet,
+    save,
+    siglip_vision,
+    vit,
+)
+from helpers.models import siglip_with_long_texts as siglip
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import draw, write_tree
-from test_cli import MACHINE, assert_refused, files_below, lookalike
+from helpers.commands import MACHINE, assert_refused, files_below, lookalike
+from helpers.photos import draw, write_tree
 
 import lookalike as package
 from lookalike.benchmark.advice import STAGES

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import draw
+from helpers.photos import draw
+from helpers.runs import Settings, Watch, assert_same_bits, load
+from helpers.runs import train as run_training
 from PIL import Image
-from test_train import Settings, Watch, assert_same_bits, load
-from test_train import train as run_training
 
 import lookalike
 from lookalike.config import EvaluateConfig, TrainConfig

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from helpers.photos import photo
 from PIL import Image, ImageEnhance
 
 import lookalike
@@ -24,16 +24,6 @@ from lookalike.progress import SilentProgress
 
 CLASSES = ["apple", "kiwi", "leek", "pear"]
 Check = Callable[..., CheckResult]
-
-
-def photo(seed: int, size: tuple[int, int] = (160, 120)) -> Image.Image:
-    """An image with detail at every scale, as photos have; no two seeds look alike."""
-    rng = np.random.default_rng(seed)
-    pixels = np.zeros((*size[::-1], 3))
-    for cells in (3, 6, 12, 24, 48):
-        noise = rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
-        pixels += np.asarray(Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)) / 5
-    return Image.fromarray(pixels.astype(np.uint8))
 
 
 def tinted(label: int, copy: int) -> Image.Image:

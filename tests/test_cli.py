@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 import json
 import os
 import pickle
@@ -12,20 +10,26 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import draw, write_tree
+from helpers.commands import (
+    MACHINE,
+    Outcome,
+    Words,
+    assert_refused,
+    files_below,
+    lookalike,
+    lookalike_process,
+)
+from helpers.photos import draw, write_tree
 
 from lookalike.cli import tables
-from lookalike.cli.main import main
 from lookalike.config import BenchConfig, CheckConfig, EvaluateConfig, ExportConfig, TrainConfig
 from lookalike.config.recipes import read_recipe
 from lookalike.config.settings import config_from
@@ -34,74 +38,10 @@ from lookalike.evaluation.scoring.scores import HEADLINE
 from lookalike.progress import SilentProgress, Task
 from lookalike.training.history import Best, EpochSummary
 
-MACHINE = ["--device", "cpu", "--precision", "fp32", "--num-workers", "0"]
 CLASSES = [f"class{c}" for c in "abcdef"]
 VERBS = ["train", "evaluate", "compare", "check", "bench", "export", "recipes", "demo"]
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="signals and names of POSIX systems")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one command line came to."""
-
-    code: int
-    out: str
-    err: str
-
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Words = list[str | Path]
-
-
-def lookalike(*words: str | Path, encoding: str = "utf-8") -> Outcome:
-    """Runs a command line in this process, its output going to pipes of some encoding.
-
-    Results are read as UTF-8, as whoever takes them up will do.
-    """
-    raw_out, raw_err = io.BytesIO(), io.BytesIO()
-    out, err = (
-        io.TextIOWrapper(raw, encoding=encoding, newline="\n", write_through=True)
-        for raw in (raw_out, raw_err)
-    )
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = main([str(word) for word in words])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-    return Outcome(
-        code, raw_out.getvalue().decode("utf-8"), raw_err.getvalue().decode(err.encoding)
-    )
-
-
-def lookalike_process(*words: str | Path, code: str | None = None) -> subprocess.Popen[str]:
-    """Starts a command line as a process of its own."""
-    start = ["-c", code] if code else ["-m", "lookalike"]
-    return subprocess.Popen(
-        [sys.executable, *start, *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"},
-    )
-
-
-def assert_refused(outcome: Outcome, *parts: str) -> None:
-    """Exit code 2, nothing on stdout, and one line on stderr that holds all of these."""
-    assert outcome.code == 2, outcome
-    assert outcome.out == ""
-    lines = outcome.err.splitlines()
-    assert len(lines) == 1, outcome.err
-    assert lines[0].startswith("lookalike: ")
-    for part in parts:
-        assert part in lines[0]
-
-
-def files_below(folder: Path) -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_tree
+from helpers.photos import write_tree
+from helpers.runs import Settings
 
 import lookalike
 from lookalike.commands.compare import compare
@@ -17,8 +17,6 @@ from lookalike.config.settings import config_from
 from lookalike.errors import ConfigError, DataError
 from lookalike.evaluation.scoring.scores import HEADLINE
 from lookalike.progress import SilentProgress
-
-Settings = Callable[..., dict[str, Any]]
 
 
 def evaluate(settings: dict[str, Any]) -> Path:

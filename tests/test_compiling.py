@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from test_encoder import levit, vit
-from test_layers import convnext, resnet
-from test_step import LABELS, PIXELS, gradients_of, learner_of
-from test_train import Settings, Watch, train
+from helpers.models import deep_convnext as convnext
+from helpers.models import levit, resnet, vit
+from helpers.runs import Settings, Watch, train
+from helpers.steps import LABELS, PIXELS, gradients_of, learner_of
 from torch import nn
 
 from lookalike.config import TrainConfig

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.photos import photo
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from test_check import photo
 
 from lookalike.checks.copies.alignment import align
 from lookalike.checks.copies.duplicates import clusters, describe_thumbs, exact_groups, near_copies

@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 
 from lookalike.commands import demo as run
+from lookalike.config import TrainConfig
 from lookalike.demo.catalogue import draw_view, object_name, write_catalogue
 from lookalike.errors import OutputError
-from lookalike.progress import SilentProgress
+from lookalike.progress import Progress, SilentProgress
+from lookalike.training.history import TrainResult
 
 
 def test_an_image_depends_on_seed_object_and_view_alone() -> None:
@@ -51,15 +53,28 @@ def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
+class Begun(Exception):  # noqa: N818
+    """The training of a demo has begun."""
+
+
 def test_a_small_demo_goes_all_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("TRAIN_CLASSES", 64), ("TRAIN_VIEWS", 4), ("TEST_CLASSES", 6)):
         monkeypatch.setattr(run, name, value)
-    for _ in range(2):  # the second replaces the first
-        result = run.demo(tmp_path / "demo", seed=0, progress=SilentProgress())
+    result = run.demo(tmp_path / "demo", seed=0, progress=SilentProgress())
     assert [one.epoch for one in result.history] == [0, 1, 2, 3, 4]
     with Image.open(tmp_path / "demo" / run.SHEET) as sheet:
         assert sheet.width > sheet.height / 2
-    assert (tmp_path / "demo" / "results" / "report.html").stat().st_size < 10**7
+    report = tmp_path / "demo" / "results" / "report.html"
+    assert report.stat().st_size < 10**7
+
+    # The second replaces the first: nothing of it is there when the second begins to train.
+    def begin(config: TrainConfig, *, progress: Progress) -> TrainResult:
+        assert not report.exists()
+        raise Begun
+
+    monkeypatch.setattr(run, "train", begin)
+    with pytest.raises(Begun):
+        run.demo(tmp_path / "demo", seed=0, progress=SilentProgress())
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_encoder import convnext, dinov2, levit, siglip, vit
+from helpers.embeddings import noise, runtime
+from helpers.models import convnext, dinov2, levit, siglip, vit
 from torch.nn.functional import cosine_similarity
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -18,18 +19,7 @@ from lookalike.model.inference import inference_form
 from lookalike.model.layers import drop_patches
 from lookalike.model.lora import add_lora, merged
 from lookalike.model.quick_gelu import train_in_fewer_passes
-from lookalike.runtime.device import Precision, Runtime
-
-
-def runtime(precision: Precision) -> Runtime:
-    return Runtime(torch.device("cpu"), precision, 0)
-
-
-def noise(encoder: CLIPEncoder, num_images: int = 6) -> torch.Tensor:
-    how = encoder.preprocessing
-    generator = torch.Generator().manual_seed(0)
-    shape = (num_images, 3, how.height, how.width)
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+from lookalike.runtime.device import Precision
 
 
 class Operations(TorchDispatchMode):

@@ -11,7 +11,23 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SIZE_PX, draw
+from helpers.models import (
+    SIZE_PX,
+    SQUARE,
+    TOWER,
+    VISION,
+    clip_processor,
+    convnext,
+    dinov2,
+    ijepa,
+    levit,
+    save,
+    siglip,
+    siglip_vision,
+    vit,
+    vit_msn,
+)
+from helpers.photos import draw
 from PIL import Image
 from torch.nn.functional import normalize
 from transformers import (
@@ -21,24 +37,13 @@ from transformers import (
     AutoImageProcessor,
     BertConfig,
     BertModel,
-    BitImageProcessorPil,
     CLIPConfig,
     CLIPModel,
     CLIPVisionConfig,
     CLIPVisionModel,
     CLIPVisionModelWithProjection,
-    ConvNextConfig,
-    ConvNextImageProcessorPil,
-    ConvNextModel,
     Dinov2Config,
-    Dinov2Model,
-    IJepaConfig,
-    IJepaModel,
-    LevitConfig,
-    LevitModel,
-    SiglipConfig,
     SiglipImageProcessorPil,
-    SiglipModel,
     SiglipVisionConfig,
     SiglipVisionModel,
     ViTConfig,
@@ -46,8 +51,6 @@ from transformers import (
     ViTMAEConfig,
     ViTMAEModel,
     ViTModel,
-    ViTMSNConfig,
-    ViTMSNModel,
 )
 
 from lookalike.data.transforms import preprocess
@@ -55,10 +58,6 @@ from lookalike.errors import CheckpointError, ConfigError, ModelError
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.preprocessing import share_of_side
 from lookalike.model.pretrained import CHECKPOINT_FORMAT, _side_files_from_hub
-
-TOWER: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-VISION: dict[str, Any] = {**TOWER, "image_size": SIZE_PX, "patch_size": 8}
-SQUARE = {"height": SIZE_PX, "width": SIZE_PX}
 
 
 def pixels_of(encoder: CLIPEncoder, images: list[Image.Image]) -> torch.Tensor:
@@ -68,16 +67,6 @@ def pixels_of(encoder: CLIPEncoder, images: list[Image.Image]) -> torch.Tensor:
 @pytest.fixture
 def images() -> list[Image.Image]:
     return [draw(label, 0, size) for label, size in enumerate([(40, 36), (36, 70), (64, 33)])]
-
-
-def save(folder: Path, model: Any, processor: Any) -> str:
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return str(folder)
-
-
-def clip_processor() -> Any:
-    return BitImageProcessorPil(size={"shortest_edge": SIZE_PX}, crop_size=SQUARE)
 
 
 def test_projected_clip_embeddings_are_transformers_own(
@@ -115,25 +104,6 @@ def test_pooled_clip_embeddings_are_the_vision_towers(
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
 
 
-def dinov2(folder: Path) -> str:
-    return save(folder, Dinov2Model(Dinov2Config(**VISION)), clip_processor())
-
-
-def vit(folder: Path) -> str:
-    model = ViTModel(ViTConfig(**VISION, intermediate_size=64))
-    return save(folder, model, ViTImageProcessorPil(size=SQUARE))
-
-
-def convnext(folder: Path) -> str:
-    model = ConvNextModel(ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1]))
-    return save(folder, model, ConvNextImageProcessorPil(size={"shortest_edge": SIZE_PX}))
-
-
-def siglip_vision(folder: Path) -> str:
-    model = SiglipVisionModel(SiglipVisionConfig(**VISION, intermediate_size=64))
-    return save(folder, model, SiglipImageProcessorPil(size=SQUARE))
-
-
 def clip_vision(folder: Path) -> str:
     model = CLIPVisionModel(CLIPVisionConfig(**VISION, intermediate_size=64))
     return save(folder, model, clip_processor())
@@ -143,19 +113,6 @@ def clip(folder: Path) -> str:
     tower = {**TOWER, "intermediate_size": 64}
     config = CLIPConfig(vision_config={**VISION, **tower}, text_config={**tower, "vocab_size": 9})
     return save(folder, CLIPModel(config), clip_processor())
-
-
-def siglip(folder: Path) -> str:
-    text = {**TOWER, "intermediate_size": 64, "vocab_size": 50, "projection_size": 32}
-    config = SiglipConfig(vision_config={**VISION, "intermediate_size": 64}, text_config=text)
-    return save(folder, SiglipModel(config), SiglipImageProcessorPil(size=SQUARE))
-
-
-def levit(folder: Path) -> str:
-    three = {"num_attention_heads": [1, 1, 1], "depths": [1, 1, 1], "key_dim": [8, 8, 8]}
-    config = LevitConfig.from_dict({"image_size": SIZE_PX, "hidden_sizes": [16, 24, 32], **three})
-    model = LevitModel(config)
-    return save(folder, model, ViTImageProcessorPil(size=SQUARE))
 
 
 @pytest.mark.parametrize("make", [dinov2, vit, convnext, siglip_vision, clip_vision])
@@ -335,11 +292,6 @@ def test_a_pooler_that_came_without_weights_is_not_used(
         torch.testing.assert_close(encoder(pixels), expected, atol=1e-5, rtol=0)
 
 
-def ijepa(folder: Path) -> str:
-    model = IJepaModel(IJepaConfig(**VISION, intermediate_size=64))
-    return save(folder, model, ViTImageProcessorPil(size=SQUARE))
-
-
 def aimv2_without_head(folder: Path) -> str:
     config = Aimv2VisionConfig(**VISION, intermediate_size=64, use_head=False)
     return save(folder, Aimv2VisionModel(config), ViTImageProcessorPil(size=SQUARE))
@@ -348,11 +300,6 @@ def aimv2_without_head(folder: Path) -> str:
 def siglip_vision_without_head(folder: Path) -> str:
     config = SiglipVisionConfig(**VISION, intermediate_size=64, vision_use_head=False)
     return save(folder, SiglipVisionModel(config), SiglipImageProcessorPil(size=SQUARE))
-
-
-def vit_msn(folder: Path) -> str:
-    model = ViTMSNModel(ViTMSNConfig(**VISION, intermediate_size=64))
-    return save(folder, model, ViTImageProcessorPil(size=SQUARE))
 
 
 @pytest.mark.parametrize(

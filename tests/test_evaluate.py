@@ -2,50 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import draw, write_tree
+from helpers.photos import draw, write_tree
+from helpers.runs import Settings, Told, document
+from helpers.runs import evaluate as run
 from PIL import Image
 from torch import Tensor
 
-import lookalike
 from lookalike.commands.evaluate import EvaluateResult
-from lookalike.config import EvaluateConfig
-from lookalike.config.settings import config_from
 from lookalike.data.transforms import preprocess
 from lookalike.errors import ConfigError, DataError, ModelError, OutputError
 from lookalike.model.encoder import CLIPEncoder
-from lookalike.progress import SilentProgress
-
-Settings = Callable[..., dict[str, Any]]
-
-
-class Told(SilentProgress):
-    """Keeps the warnings."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def warn(self, message: str) -> None:
-        self.warnings.append(message)
-
-
-def run(settings: dict[str, Any], told: Told | None = None) -> EvaluateResult:
-    known = {k: v for k, v in settings.items() if k not in ("train", "learning_rate")}
-    return lookalike.evaluate(config_from(EvaluateConfig, known), progress=told or Told())
-
-
-def document(result: EvaluateResult, which: int) -> Any:
-    return json.loads(result.files[which].read_text(encoding="utf-8"))
 
 
 def measured(result: EvaluateResult, names: dict[str, float]) -> dict[str, float]:

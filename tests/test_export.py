@@ -12,20 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SIZE_PX, draw
-from export_cases import (
-    SILENT,
+from helpers.limits import disk_with_room_for, posix_only
+from helpers.models import (
+    SIZE_PX,
     changed_checkpoint,
     clip_vision_with_projection,
     dinov2,
-    resnet,
-    siglip,
+    ijepa,
     vit_without_pooler,
 )
+from helpers.models import siglip_with_tokenizer as siglip
+from helpers.models import small_resnet as resnet
+from helpers.photos import draw
+from helpers.runs import SILENT
 from PIL import Image
 from safetensors.torch import load_file
-from test_encoder import ijepa
-from test_files import disk_with_room_for, posix_only
 from torch.nn.functional import normalize
 from transformers import (
     AutoImageProcessor,

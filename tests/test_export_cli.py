@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_cli import MACHINE, assert_refused, files_below, lookalike
+from helpers.commands import MACHINE, assert_refused, files_below, lookalike
 
 from lookalike.config import ExportConfig
 from lookalike.config.recipes import read_recipe

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_hub import TOKEN, FakeHub, fake_hub
+from helpers.hub import TOKEN, FakeHub, fake_hub
 from huggingface_hub import ModelCard, constants
 
 import lookalike

@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
 import torch
+from helpers.limits import disk_with_room_for, posix_only
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,23 +26,6 @@ from lookalike.training.checkpoints.checkpoint import TrainingState, save_checkp
 from lookalike.training.data import TrainingImages
 from lookalike.training.losses.supcon import SupConLoss
 from lookalike.training.step.learner import Learner
-
-posix_only = pytest.mark.skipif(os.name != "posix", reason="a limit that POSIX systems have")
-
-
-@contextmanager
-def disk_with_room_for(num_bytes: int) -> Iterator[None]:
-    """Inside the block no file can grow larger; Python ignores the signal that comes with it."""
-    if sys.platform == "win32":
-        raise NotImplementedError
-    import resource
-
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def names_in(folder: Path) -> list[str]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_step import LABELS, PIXELS, gradients_of
-from test_train import Settings, Watch, load, train
+from helpers.runs import Settings, Watch, load, train
+from helpers.steps import LABELS, PIXELS, gradients_of
 from torch.nn.functional import cosine_similarity
 
 from lookalike.config import TrainConfig

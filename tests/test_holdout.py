@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_evaluate import Settings, Told, document, run
+from helpers.runs import Settings, Told, document
+from helpers.runs import evaluate as run
 
 import lookalike
 from lookalike.config import EvaluateConfig, TrainConfig

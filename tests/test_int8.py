@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import write_tree
-from test_embed import noise, runtime
-from test_encoder import convnext, dinov2, levit, save, siglip, vit
+from helpers.embeddings import noise, runtime
+from helpers.models import convnext, dinov2, levit, save, siglip, vit
+from helpers.photos import write_tree
 from torch import nn
 from torch.nn.functional import cosine_similarity
 from transformers import ViTConfig, ViTImageProcessorPil, ViTModel

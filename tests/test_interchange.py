@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import write_tree
-from test_evaluate import Settings, run
+from helpers.photos import write_tree
+from helpers.runs import Settings
+from helpers.runs import evaluate as run
 
 from lookalike.data.sources import ImageSet, load_images
 from lookalike.embedding.interchange import load_embeddings, save_embeddings

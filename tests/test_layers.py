@@ -10,18 +10,20 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SIZE_PX
-from test_encoder import (
+from helpers.models import (
+    SIZE_PX,
     SQUARE,
-    TOWER,
     VISION,
     dinov2,
     ijepa,
+    resnet,
     save,
     siglip_vision,
     vit,
     vit_msn,
 )
+from helpers.models import deep_convnext as convnext
+from helpers.models import siglip_with_long_texts as siglip
 from torch import nn
 from torch.nn.functional import normalize
 from transformers import (
@@ -32,16 +34,8 @@ from transformers import (
     CLIPModel,
     CLIPVisionConfig,
     CLIPVisionModel,
-    ConvNextConfig,
-    ConvNextImageProcessorPil,
-    ConvNextModel,
     DINOv3ViTConfig,
     DINOv3ViTModel,
-    ResNetConfig,
-    ResNetModel,
-    SiglipConfig,
-    SiglipImageProcessorPil,
-    SiglipModel,
     SwinConfig,
     SwinModel,
     ViTImageProcessorPil,
@@ -53,24 +47,6 @@ from lookalike.model.layers import drop_patches, find_layers, freeze_layers, on_
 from lookalike.runtime.device import Runtime
 
 Make = Callable[[Path], str]
-
-
-def siglip(folder: Path) -> str:
-    """Its text tower is the longer one."""
-    text = {**TOWER, "num_hidden_layers": 5, "vocab_size": 50, "projection_size": 32}
-    config = SiglipConfig(vision_config={**VISION, "intermediate_size": 64}, text_config=text)
-    return save(folder, SiglipModel(config), SiglipImageProcessorPil(size=SQUARE))
-
-
-def convnext(folder: Path) -> str:
-    """One of its stages has more blocks than there are stages."""
-    model = ConvNextModel(ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 2, 6, 1]))
-    return save(folder, model, ConvNextImageProcessorPil(size={"shortest_edge": SIZE_PX}))
-
-
-def resnet(folder: Path) -> str:
-    model = ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 24], depths=[1, 2, 1]))
-    return save(folder, model, ConvNextImageProcessorPil(size={"shortest_edge": SIZE_PX}))
 
 
 @pytest.fixture

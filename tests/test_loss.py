@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
+from helpers.embeddings import random_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from lookalike.errors import NoPositivesError
 from lookalike.training.losses.supcon import SupConLoss
@@ -33,11 +33,6 @@ def naive(embeddings: Tensor, labels: list[int], temperature: float) -> float:
         terms = [similarity(i, p) - largest - math.log(denominator) for p in positives]
         losses.append(-sum(terms) / len(positives))
     return sum(losses) / len(losses)
-
-
-def random_batch(n: int, dim: int = 8, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return normalize(torch.randn(n, dim, generator=generator, dtype=dtype), dim=-1)
 
 
 @settings(deadline=None, max_examples=60)

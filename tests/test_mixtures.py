@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from test_anchoring import changed, learner_of
-from test_step import seed
-from test_train import Settings, assert_same_bits, load, train
+from helpers.runs import Settings, assert_same_bits, load, train
+from helpers.steps import anchored_learner as learner_of
+from helpers.steps import changed
 
 import lookalike
 from lookalike.commands.export import export
@@ -25,8 +25,6 @@ from lookalike.progress import SilentProgress
 from lookalike.training import evaluator as measuring
 from lookalike.training.regularizers.mixing import MixedWeights, alphas, plain_originals
 from lookalike.training.regularizers.original import OriginalWeights
-
-__all__ = ["seed"]  # a fixture
 
 
 def test_mixtures_lie_on_the_line_between_two_models(tiny_clip: Path, seed: None) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import draw
-from export_cases import SILENT, clip_vision_with_projection, siglip, vit_without_pooler
+from helpers.models import clip_vision_with_projection, ijepa, vit_without_pooler
+from helpers.models import siglip_with_tokenizer as siglip
+from helpers.photos import draw
+from helpers.runs import SILENT
 from huggingface_hub import ModelCard
-from test_encoder import ijepa
 from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import AutoTokenizer, SiglipModel

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_loss import random_batch
-from test_train import Settings, assert_same_bits, load, train
+from helpers.embeddings import random_batch
+from helpers.runs import Settings, Watch, assert_same_bits, load, press_ctrl_c, train
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -277,8 +277,6 @@ OBJECTIVES: list[dict[str, Any]] = [
 def test_a_run_with_it_learns_and_is_resumed_bit_for_bit(
     settings: Settings, photos: Path, changes: dict[str, Any]
 ) -> None:
-    from test_train import Watch, press_ctrl_c
-
     watch = Watch()
     whole = train(settings(num_epochs=3, out=str(photos / "whole"), **changes), watch=watch)
     if "cross_batch_memory" not in changes:  # more candidates make a loss larger

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.models import dinov2, resnet
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_encoder import dinov2
-from test_layers import resnet
 from torch import Tensor, nn
 
 from lookalike.config import TrainConfig

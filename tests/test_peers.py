@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_topk import unit
+from helpers.embeddings import unit
 from torch import Tensor
 
 from lookalike.evaluation import metrics as m

@@ -9,17 +9,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import torch
-from conftest import write_tree
-from test_step import without_dropout
-from test_train import assert_same_bits, load
+from helpers import two_processes
+from helpers.commands import lookalike
+from helpers.models import copy_without_dropout
+from helpers.photos import write_tree
+from helpers.runs import assert_same_bits, load
+from helpers.two_processes import CASES
 from torch import Tensor
-from two_processes import CASES
 
 from lookalike.errors import ConfigError
 from lookalike.runtime.device import make_runtime
@@ -27,9 +30,7 @@ from lookalike.runtime.world import ALONE, World
 from lookalike.training.checkpoints.folder import find_checkpoints
 from lookalike.training.step.parallel import share_of_batch
 
-__all__ = ["without_dropout"]  # a fixture
-
-HERE = Path(__file__).parent
+TWO_PROCESSES = Path(__file__).parent / "helpers" / "two_processes.py"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
@@ -48,19 +49,39 @@ def python(words: Sequence[str | Path], *, expect: int | None = 0) -> tuple[str,
     return done.stdout, done.stderr
 
 
+@dataclass(frozen=True)
+class Launch:
+    """What one process alone found out, what each of two did, and what these printed."""
+
+    found: list[dict[str, Any]]
+    printed: str
+    told: str
+
+
 @pytest.fixture(scope="module")
-def found(tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What one process alone finds out, and what each of two does."""
+def launch(tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Launch:
+    """One launch for all tests of it; it ends with a command that is refused."""
     folder = tmp_path_factory.mktemp("found")
-    model = without_dropout.__wrapped__(tiny_clip, tmp_path_factory.mktemp("model"))  # type: ignore[attr-defined]
+    model = copy_without_dropout(tiny_clip, tmp_path_factory.mktemp("model"))
     images = write_tree(folder / "images", {"a": 5, "b": 8})
     for bad in (0, 6, 7):  # two of these are in the same four images
         path = sorted(images.rglob("*.png"))[bad]
         path.write_bytes(path.read_bytes()[:200])
-    words = [HERE / "two_processes.py", model, images, folder]
-    python(words)
-    python([*TORCHRUN, *words])
-    return [torch.load(folder / f"rank{name}.pt") for name in ("-alone", "0", "1")]
+    with torch.random.fork_rng():
+        two_processes.main(str(model), str(images), folder)
+    refused: list[str | Path] = [
+        "train", images, "--test", images, "--model-name", model, "--out", folder / "out",
+        "--device", "cpu", "--n-classes-per-batch", "3", "--n-samples-per-class", "3",
+    ]  # fmt: skip
+    words = [*TORCHRUN, TWO_PROCESSES, model, images, folder, *refused]
+    printed, told = python(words, expect=1)
+    found = [torch.load(folder / f"rank{name}.pt") for name in ("-alone", "0", "1")]
+    return Launch(found, printed, told)
+
+
+@pytest.fixture
+def found(launch: Launch) -> list[dict[str, Any]]:
+    return launch.found
 
 
 def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -113,6 +134,13 @@ def test_what_processes_tell_each_other(found: list[dict[str, Any]]) -> None:
     assert sorted([first["said"], second["said"]]) == [False, True]
 
 
+def test_what_is_wrong_is_said_once(launch: Launch) -> None:
+    assert launch.printed == ""
+    assert (
+        launch.told.count("lookalike: a batch of 3 classes x 3 images = 9 cannot be divided") == 1
+    )
+
+
 def test_alone_there_is_nobody_to_ask() -> None:
     rows = torch.ones(3, 2)
     assert ALONE.all_gather_rows(rows) == (rows, slice(0, 3))
@@ -162,7 +190,9 @@ def test_a_run_of_two_processes_reads_as_that_of_one(photos: Path, without_dropo
     bad = photos / "train" / "classb" / "classb_001.png"
     bad.write_bytes(bad.read_bytes()[:300])
     common = ["--batch-memory", "3", "--ema-decay", "0.5"]
-    alone, told_alone = python(words_of(photos, without_dropout, "alone", *common))
+    one_process = lookalike(*words_of(photos, without_dropout, "alone", *common)[2:])
+    assert one_process.code == 0, one_process.err
+    alone, told_alone = one_process.out, one_process.err
     both, told = python(
         [*TORCHRUN, *words_of(photos, without_dropout, "both", *common, "--sharding", "full")]
     )
@@ -248,14 +278,7 @@ def test_a_process_that_dies_and_one_that_is_told_to_stop_lose_no_step(
     assert "by another number" not in told
     epoch, _ = steps_in(find_checkpoints(photos / "out")[-1])
 
-    _, told = python([*resumed, "--num-epochs", str(epoch + 1)])
-    assert "saved by another number of processes (2)" in told
+    finished = lookalike(*resumed[2:], "--num-epochs", str(epoch + 1))
+    assert finished.code == 0, finished.err
+    assert "saved by another number of processes (2)" in finished.err
     assert load(photos / f"out/weights/encoder_epoch_{epoch + 1:02}.pth")["epoch"] == epoch + 1
-
-
-def test_what_is_wrong_is_said_once(photos: Path, tiny_clip: Path) -> None:
-    words = words_of(photos, tiny_clip, "out", "--n-classes-per-batch", "3",
-                     "--n-samples-per-class", "3")  # fmt: skip
-    printed, told = python([*TORCHRUN, *words], expect=1)
-    assert printed == ""
-    assert told.count("lookalike: a batch of 3 classes x 3 images = 9 cannot be divided") == 1

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_encoder import dinov2
-from test_train import Settings
+from helpers.models import dinov2
+from helpers.runs import Settings
 from torch import Tensor
 from transformers.activations import QuickGELUActivation
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.embeddings import lattice, naive, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_topk import lattice, naive, unit
 from torch import Tensor
 
 from lookalike.search import ranks

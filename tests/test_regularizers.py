@@ -6,12 +6,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-import export_cases
 import pytest
 import torch
-from conftest import draw, write_tree
-from test_step import LABELS, PIXELS, seed, without_dropout
-from test_train import Settings, Watch, assert_same_bits, load, press_ctrl_c, train
+from helpers.models import small_resnet
+from helpers.photos import draw, write_tree
+from helpers.runs import Settings, Watch, assert_same_bits, load, press_ctrl_c, train
+from helpers.steps import LABELS, PIXELS, changed
+from helpers.steps import anchored_learner as learner_of
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import AutoTokenizer, CLIPModel
@@ -25,41 +26,17 @@ from lookalike.progress import SilentProgress
 from lookalike.runtime.device import make_runtime
 from lookalike.training.losses.supcon import SupConLoss
 from lookalike.training.optimization.averaging import WeightAverage
-from lookalike.training.regularizers.anchors import NO_ANCHORS, UNLABELLED, Anchors
+from lookalike.training.regularizers.anchors import UNLABELLED, Anchors
 from lookalike.training.regularizers.captions import CaptionLoss, make_caption_loss
 from lookalike.training.regularizers.original import OriginalWeights
 from lookalike.training.regularizers.others import OtherImages, read_other_images
 from lookalike.training.step.learner import Learner
 
-__all__ = ["seed", "without_dropout"]  # fixtures
 ALL = {"caption_weight": 0.5, "distillation_weight": 1.0, "l2_sp": 10.0}
-
-
-def learner_of(
-    encoder: CLIPEncoder,
-    anchors: Anchors = NO_ANCHORS,
-    *,
-    chunk_size: int = 5,
-    lr: float = 0.05,
-    objective: nn.Module | None = None,
-) -> Learner:
-    optimizer = torch.optim.SGD([p for _, p in encoder.trainable_parameters()], lr=lr)
-    return Learner(
-        encoder, objective or SupConLoss(), optimizer, make_runtime("cpu", "fp32", 0),
-        chunk_size=chunk_size, max_grad_norm=None, anchors=anchors,
-    )  # fmt: skip
 
 
 def named(learner: Learner) -> dict[str, Tensor]:
     return {n: p.detach().clone() for n, p in learner.encoder.trainable_parameters()}
-
-
-def changed(encoder: CLIPEncoder) -> CLIPEncoder:
-    """The same encoder, well away from where it began."""
-    with torch.no_grad():
-        for _, parameter in encoder.trainable_parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.05)
-    return encoder
 
 
 # The original model
@@ -295,7 +272,7 @@ def test_an_unreadable_other_image_is_named_and_left_out(photos: Path, settings:
 def test_running_statistics_are_a_part_of_the_original_that_is_not_kept(
     tmp_path: Path, settings: Settings, option: str
 ) -> None:
-    model = export_cases.resnet(tmp_path / "resnet")
+    model = small_resnet(tmp_path / "resnet")
     with pytest.raises(ConfigError, match=rf"statistics as well \(BatchNorm\); set {option} to 0"):
         train(settings(model_name=model, **{option: 2}))
 

@@ -11,9 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import draw
-from report_cases import embeddings, image_set, large, leave_one_out, synthetic, written
-from test_evaluate import Settings, Told
+from helpers.photos import draw
+from helpers.reports import (
+    embeddings,
+    image_set,
+    large,
+    leave_one_out,
+    part,
+    synthetic,
+    text,
+    written,
+)
+from helpers.runs import Settings, Told, train
 
 import lookalike
 from lookalike.config import EvaluateConfig, TrainConfig
@@ -28,25 +37,6 @@ from lookalike.report.epoch.history import read_history
 from lookalike.report.epoch.queries import Confusion, choose_queries, find_confusions, outcome_of
 from lookalike.report.thumbnails import Thumbnails
 from lookalike.training import evaluator as measuring
-from lookalike.training.history import TrainResult
-
-
-def train(settings: dict[str, Any], resume: Path | None = None) -> TrainResult:
-    return lookalike.train(config_from(TrainConfig, settings), resume=resume, progress=Told())
-
-
-def part(page: str, identity: str) -> Any:
-    """A JSON block of a page."""
-    found = re.search(rf'<script type="application/json" id="{identity}">(.*?)</script>', page)
-    assert found is not None
-    return json.loads(found[1])
-
-
-def text(page: str) -> str:
-    """A page without scripts and styles, on one line."""
-    bare = re.sub(r"<(script|style).*?</\1>", "", page, flags=re.DOTALL)
-    return re.sub(r"\s+", " ", bare)
-
 
 # --- What a run leaves -----------------------------------------------------------------------
 

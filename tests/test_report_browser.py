@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import draw
-from playwright.sync_api import Browser, Page, expect, sync_playwright
-from report_cases import (
+from helpers.photos import draw
+from helpers.reports import (
     embeddings,
     image_set,
     large,
@@ -23,6 +22,7 @@ from report_cases import (
     told_of_text,
     written,
 )
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from lookalike.evaluation.interpolation import write_trade_off
 from lookalike.evaluation.results import interpolation_file

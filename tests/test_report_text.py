@@ -8,9 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_cases import mixtures, of_test, synthetic, told_of_drift, told_of_text, written
-from test_evaluate import Settings, Told
-from test_report import part, text, train
+from helpers.reports import (
+    mixtures,
+    of_test,
+    part,
+    synthetic,
+    text,
+    told_of_drift,
+    told_of_text,
+    written,
+)
+from helpers.runs import Settings, Told, train
 
 import lookalike
 from lookalike.config import EvaluateConfig

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bad_decoder import crash_or_hang, die
-from conftest import draw
+from helpers.decoders import crash_or_hang, die
+from helpers.photos import draw
 from PIL import Image
 
 from lookalike.checks.reading.image import ImageFacts, chroma_of, describe_file, luma_of

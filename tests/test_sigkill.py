@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_train import assert_same_bits, load
+from helpers.runs import assert_same_bits, load
 
 from lookalike.training.checkpoints.folder import find_checkpoints
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import write_tree
+from helpers.photos import write_tree
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image

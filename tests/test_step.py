@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from test_train import Settings, assert_same_bits, load, train
+from helpers.runs import Settings, assert_same_bits, load, train
+from helpers.steps import LABELS, PIXELS, gradients_of, learner_of
 from torch import Tensor, nn
-from transformers import CLIPModel
 
 from lookalike.errors import ConfigError, NonFiniteError, TrainingError
 from lookalike.model.encoder import CLIPEncoder
@@ -23,35 +22,6 @@ from lookalike.training.step import batch_memory
 from lookalike.training.step.batch_memory import bytes_per_image, find_chunk_size
 from lookalike.training.step.learner import Learner
 
-LABELS = torch.arange(4).repeat_interleave(3)
-PIXELS = torch.randint(0, 256, (12, 3, 32, 32), dtype=torch.uint8)
-
-
-@pytest.fixture
-def seed() -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        yield
-
-
-def learner_of(
-    model: Path, chunk_size: int, *, precision: str = "fp32", objective: nn.Module | None = None
-) -> Learner:
-    encoder = CLIPEncoder(str(model))
-    optimizer = torch.optim.SGD([p for _, p in encoder.trainable_parameters()], lr=0.0)
-    return Learner(
-        encoder,
-        objective or SupConLoss(),
-        optimizer,
-        make_runtime("cpu", precision, 0),
-        chunk_size=chunk_size,
-        max_grad_norm=None,
-    )
-
-
-def gradients_of(learner: Learner) -> dict[str, Tensor]:
-    return {n: p.grad for n, p in learner.encoder.trainable_parameters() if p.grad is not None}
-
 
 def plainly(learner: Learner) -> dict[str, Tensor]:
     """The gradients of the same chunks with all of their activations kept: no caching."""
@@ -62,18 +32,6 @@ def plainly(learner: Learner) -> dict[str, Tensor]:
             parts.append(learner.encoder(chunk))
     learner.objective(torch.cat(parts), LABELS).backward()
     return gradients_of(learner)
-
-
-@pytest.fixture
-def without_dropout(tiny_clip: Path, tmp_path: Path) -> Path:
-    """The tiny model, its attention dropout switched off."""
-    model = CLIPModel.from_pretrained(tiny_clip)
-    tower: Any = model.config.vision_config
-    tower.attention_dropout = 0.0
-    for file in tiny_clip.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    model.save_pretrained(tmp_path)
-    return tmp_path
 
 
 @pytest.mark.parametrize("chunk_size", [1, 5, 6, 11])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SIZE_PX
+from helpers.models import SIZE_PX
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.nn.functional import normalize
 from transformers import (

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from report_cases import embeddings, image_set, leave_one_out
-from test_evaluate import Settings, Told
+from helpers.reports import embeddings, image_set, leave_one_out
+from helpers.runs import Settings, Told
 from torch.nn.functional import normalize
 
 import lookalike

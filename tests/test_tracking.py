@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_train import Watch
+from helpers.runs import Settings, Watch
 
 import lookalike
 from lookalike.config import TrainConfig
@@ -29,7 +29,6 @@ from lookalike.tracking.tracker import TrackedRun
 
 RUN = "3f2a9c1e00112233"
 KINDS = ["tensorboard", "wandb", "mlflow"]
-Settings = Callable[..., dict[str, Any]]
 ConfigOf = Callable[..., TrainConfig]
 
 # What trackers use of other packages is theirs to keep up to date.

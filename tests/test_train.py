@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import draw, write_tree
-from test_evaluate import Told
+from helpers.photos import draw, write_tree
+from helpers.runs import Settings, Told, Watch, assert_same_bits, load, press_ctrl_c, train
 from torch import Tensor
 
 import lookalike
@@ -32,75 +28,10 @@ from lookalike.errors import (
     TrainingError,
 )
 from lookalike.evaluation import retrieval
-from lookalike.progress import SilentProgress, Task
+from lookalike.progress import SilentProgress
 from lookalike.training import evaluator as measuring
 from lookalike.training import making
-from lookalike.training.history import TrainResult
 from lookalike.training.losses import registry as choose
-
-Settings = Callable[..., dict[str, Any]]
-
-
-class Watch(SilentProgress):
-    """Keeps what is told, and acts when a given number of training steps is done."""
-
-    def __init__(self, at_step: int | None = None, act: Callable[[], None] | None = None) -> None:
-        self.warnings: list[str] = []
-        self.notes: list[str] = []
-        self.rates: list[float] = []
-        self.losses: list[float] = []
-        self._at_step, self._act = at_step, act
-
-    def warn(self, message: str) -> None:
-        self.warnings.append(message)
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-    @contextmanager
-    def task(self, title: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Task]:
-        yield self
-
-    def advance(self, amount: int = 1, **stats: float) -> None:
-        if "loss" not in stats:
-            return
-        self.losses.append(stats["loss"])
-        self.rates.append(stats["lr"])
-        if len(self.losses) == self._at_step and self._act:
-            self._act()
-
-
-def train(
-    settings: dict[str, Any], resume: Path | None = None, watch: Watch | None = None
-) -> TrainResult:
-    return lookalike.train(
-        config_from(TrainConfig, settings), resume=resume, progress=watch or Watch()
-    )
-
-
-def press_ctrl_c() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
-
-
-def load(path: Path | None) -> dict[str, Any]:
-    assert path is not None
-    loaded: dict[str, Any] = torch.load(path, weights_only=True)
-    return loaded
-
-
-def assert_same_bits(one: Any, other: Any) -> None:
-    if isinstance(one, Tensor):
-        assert torch.equal(one, other)
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_same_bits(one[key], other[key])
-    elif isinstance(one, (list, tuple)):
-        assert len(one) == len(other)
-        for a, b in zip(one, other, strict=True):
-            assert_same_bits(a, b)
-    else:
-        assert one == other
 
 
 def test_a_run_leaves_the_files_of_the_mission(settings: Settings, photos: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from helpers.limits import memory_limited_to
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -212,30 +212,16 @@ def test_files_are_decoded_a_quarter_larger_than_they_are_looked_at(
     assert how.draft_px(least_area) == expected
 
 
-LONG_AND_THIN = """
-import resource
-from dataclasses import replace
-from PIL import Image
-from lookalike.data.transforms import Preprocessing, preprocess
-
-for line in open("/proc/self/status"):
-    if line.startswith("VmSize"):
-        used = int(line.split()[1]) * 1024
-resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, used + 2**30))
-how = Preprocessing(224, 224, 224, 3, 1 / 255, (0, 0, 0), (1, 1, 1))
-for exact in (True, False):
-    for size in ((60_000, 1), (1, 60_000)):
-        image = Image.new("RGB", size, "red")
-        assert preprocess(image, replace(how, exact=exact)).shape == (3, 224, 224)
-"""
-
-
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits its own memory")
 def test_a_long_thin_image_does_not_eat_the_memory() -> None:
     # A shorter side of 224 px makes the longer one of a file of a few hundred bytes 13 million
     # px, of which all but 224 are cut off.
-    done = subprocess.run([sys.executable, "-c", LONG_AND_THIN], capture_output=True, timeout=120)
-    assert done.returncode == 0, done.stderr.decode()
+    how = Preprocessing(224, 224, 224, 3, 1 / 255, (0, 0, 0), (1, 1, 1))
+    with memory_limited_to(2**30):
+        for exact in (True, False):
+            for size in ((60_000, 1), (1, 60_000)):
+                image = Image.new("RGB", size, "red")
+                assert preprocess(image, replace(how, exact=exact)).shape == (3, 224, 224)
 
 
 # Configurations

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from test_cli import lookalike
-from test_evaluate import Settings, Told, document, run
+from helpers.commands import lookalike
+from helpers.runs import Settings, Told, document
+from helpers.runs import evaluate as run
 
 from lookalike.errors import DataError
 from lookalike.evaluation.trec import score_trec

@@ -1,7 +1,9 @@
-"""Reports of made-up retrievals, for the tests with a browser and those without."""
+"""Reports of made-up retrievals, and what a page of them says."""
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,3 +122,16 @@ def of_test(trade_off: TradeOff, made: tuple[Retrieval, Protocol]) -> TradeOff:
 
 def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def part(page: str, identity: str) -> Any:
+    """A JSON block of a page."""
+    found = re.search(rf'<script type="application/json" id="{identity}">(.*?)</script>', page)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def text(page: str) -> str:
+    """A page without scripts and styles, on one line."""
+    bare = re.sub(r"<(script|style).*?</\1>", "", page, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", bare)

@@ -1,7 +1,7 @@
-"""What two processes find out together, for test_processes.py: `torchrun` runs this file.
+"""What two processes find out together, for `test_processes.py`: `torchrun` runs this file.
 
 Each process saves what it found as `rank<r>.pt` in the folder it is given; or, alone, as the
-single process to compare with.
+single process to compare with. What words follow are a command line, run by them after that.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lookalike.cli.main import main as command_line
 from lookalike.data.reading.loader import ImageLoader
 from lookalike.embedding.embed import embed
 from lookalike.errors import ConfigError
@@ -39,8 +40,8 @@ PIXELS = torch.randint(
 CASES = {"whole": (6, 6), "chunks": (6, 4), "uneven": (7, 2), "hardly any": (11, 3)}
 
 
-def main(model: str, images: str, out: Path) -> None:
-    """Does it all, in a few seconds."""
+def main(model: str, images: str, out: Path, *command: str) -> int:
+    """Does it all, in a few seconds, and returns the exit code of the command, or 0."""
     torch.set_num_threads(1)
     with joined() as world:
         runtime = make_runtime("cpu", "fp32", 0, world)
@@ -55,6 +56,7 @@ def main(model: str, images: str, out: Path) -> None:
         if world.size > 1:
             found["gathered"] = gathered(world)
         torch.save(found, out / f"rank{world.rank if world.size > 1 else '-alone'}.pt")
+        return command_line(command) if command else 0
 
 
 def embedded(model: str, images: str, runtime: Runtime) -> dict[str, Any]:
@@ -154,4 +156,4 @@ def gathered(world: World) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+    sys.exit(main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), *sys.argv[4:]))
