@@ -13,7 +13,8 @@ import torch
 from conftest import write_tree
 from test_evaluate import Settings, run
 
-from lookalike.data.sources import ImageSet, load_images
+from lookalike.data.images import ImageSet
+from lookalike.data.sources import load_images
 from lookalike.embedding.interchange import load_embeddings, save_embeddings
 from lookalike.errors import ConfigError, DataError, MissingExtraError, OutputError
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lookalike.commands.bench import BenchResult
     from lookalike.commands.compare import Comparison
     from lookalike.commands.export import ExportResult
-    from lookalike.data.sources import Unreadable
+    from lookalike.data.images import Unreadable
     from lookalike.evaluation.drift import Drift
     from lookalike.evaluation.interpolation import TradeOff
     from lookalike.evaluation.retrieval import Retrieval

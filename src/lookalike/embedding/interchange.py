@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from lookalike.data.sources import ImageSet, read_names
+from lookalike.data.images import ImageSet
+from lookalike.data.sources.table import read_names
 from lookalike.errors import DataError, MissingExtraError
 from lookalike.files import shown, write_whole
 from lookalike.progress import counted
