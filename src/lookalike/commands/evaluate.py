@@ -9,11 +9,11 @@ from typing import Any
 from lookalike.config import EvaluateConfig
 from lookalike.data.images import Unreadable
 from lookalike.data.reading.cache import make_cache
+from lookalike.data.reading.content import require_pyarrow
 from lookalike.data.reading.loader import ImageLoader
 from lookalike.embedding.interchange import (
     embedding_files,
     load_embeddings,
-    require_pyarrow,
     save_embeddings,
 )
 from lookalike.errors import ConfigError, OutputError

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
-from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 from lookalike.data.images import Cell, ImageSet
 from lookalike.data.reading.content import require_pyarrow
-from lookalike.data.sources.arrow import image_column, row_names, told_columns
-from lookalike.data.sources.columns import COLUMNS, image_set, some
-from lookalike.data.sources.shards import are_shards, find_shards
+from lookalike.data.sources.arrow import Part, image_column, joined, row_names
+from lookalike.data.sources.columns import COLUMNS, some
+from lookalike.data.sources.shards import Shard, are_shards, find_shards
 from lookalike.errors import DataError
 from lookalike.files import shown
 from lookalike.progress import Progress
@@ -29,7 +26,7 @@ def has_embedded_images(source: str) -> bool:
         return os.path.isdir(source) or "{" in source
     try:
         with require_pyarrow()[1].ParquetFile(source) as file:
-            return image_column(file.schema_arrow) is not None
+            return bool(image_column(file.schema_arrow, source))
     except (OSError, ValueError):
         return False  # loading it as a table says what is wrong with it
 
@@ -42,81 +39,39 @@ def load_parquet(source: str, progress: Progress) -> ImageSet:
         MissingExtraError: `pyarrow` is not installed.
     """
     root, shards = find_shards(source, ".parquet")
-    names: list[str] = []
-    places: list[Cell] = []
     parts: list[Part] = []
     large: list[str] = []
     with progress.task("listing shards", len(shards), "shards") as task:
-        for path, prefix in shards:
-            cells, columns = _read(path, large)
-            split = _SPLIT_IN_NAME.match(os.path.basename(path))
-            names += [prefix + cell.name if prefix else cell.name for cell in cells]
-            places += cells
-            parts.append(Part(len(cells), columns, split[1] if split else None))
+        for shard in shards:
+            parts.append(_read(shard, large))
             task.advance()
     if large:
         progress.warn(
-            f"a row group of {some(large)} takes more than {_LARGE_BYTES / 1e9:.0f} GB, and each "
-            "process that reads holds one at least; write it again with row groups of 100 images"
+            f"row groups of {some(large)} take more than {_LARGE_BYTES / 1e9:.0f} GB, and each "
+            "process that reads holds one at least; write them again with 100 images in each"
         )
-    return image_set(root, names, joined(parts, source), source=source, places=places)
+    return joined(parts, root, source)
 
 
-class Part(NamedTuple):
-    """The columns of one file or split of a source, and the split that its name says it is."""
-
-    num_images: int
-    columns: dict[str, list[Any]]
-    split: str | None
-
-
-def joined(parts: Sequence[Part], source: str) -> dict[str, list[Any]]:
-    """Returns the columns of several parts as one; by their names they are splits where these
-    differ, since whoever names the files of one split means them, whatever it is called.
-
-    Raises:
-        DataError: a column is in some of the parts only.
-    """
-    splits = {part.split for part in parts}
-    if len(splits) > 1 and None not in splits:
-        parts = [Part(num, {"split": [split] * num, **columns}, split)
-                 for num, columns, split in parts]  # fmt: skip
-    count = Counter(name for part in parts for name in part.columns)
-    partly = sorted(name for name, times in count.items() if times < len(parts))
-    if partly:
-        raise DataError(
-            f"column {partly[0]!r} is in {count[partly[0]]} of the {len(parts)} files of "
-            f"{shown(source)} only; name those that go together"
-        )
-    return {name: [value for part in parts for value in part.columns[name]] for name in count}
-
-
-def _read(path: str, large: list[str]) -> tuple[list[Cell], dict[str, list[Any]]]:
-    """The images of one file, and its other columns."""
+def _read(shard: Shard, large: list[str]) -> Part:
     pyarrow, parquet = require_pyarrow()
+    path = shard.path
     try:
         with parquet.ParquetFile(path) as file:
             schema, groups = file.schema_arrow, file.metadata
-            column = image_column(schema)
-            if column is None:
-                raise DataError(
-                    f"{shown(path)} has no column 'image' of bytes, or of Hugging Face's struct of "
-                    f"bytes and path, but {', '.join(schema.names)}; a table of paths to files has "
-                    "a column 'path', and is one file"
-                )
+            column = image_column(schema, path)
             is_struct = pyarrow.types.is_struct(schema.field(column).type)
             wanted = [name for name in (*COLUMNS, "path") if name in schema.names]
             table = file.read(columns=[*wanted, f"{column}.path"] if is_struct else wanted)
     except (OSError, pyarrow.ArrowException) as error:
         raise DataError(f"cannot read {shown(path)}: {error}") from error
     leaf = f"{column}.bytes" if is_struct else column
-    names = row_names(table, column) if table.num_columns else []
-    cells: list[Cell] = []
-    for group in range(groups.num_row_groups):
-        facts = groups.row_group(group)
-        if facts.total_byte_size > _LARGE_BYTES and path not in large:
+    names = iter(row_names(table, column))
+    places: list[Cell] = []
+    for number in range(groups.num_row_groups):
+        group = groups.row_group(number)
+        places += [Cell(path, leaf, number, row, next(names)) for row in range(group.num_rows)]
+        if group.total_byte_size > _LARGE_BYTES and path not in large:
             large.append(path)
-        for row in range(facts.num_rows):
-            name = names[len(cells)] if names else f"{len(cells):06d}"
-            cells.append(Cell(path, leaf, group, row, name))
-    return cells, told_columns(table)
+    split = _SPLIT_IN_NAME.match(os.path.basename(path))
+    return Part(table, places, shard.prefix, split[1] if split else None)

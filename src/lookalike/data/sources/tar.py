@@ -111,8 +111,8 @@ def _members(
                     continue
                 yield name, member, tar
             file.seek(tar.offset)
-            if file.read(tarfile.BLOCKSIZE).strip(b"\0"):  # which tarfile takes for the end
-                raise tarfile.ReadError(f"no header at byte {tar.offset:,}")
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile goes without
+                raise tarfile.ReadError(f"neither a header nor the end at byte {tar.offset:,}")
     except tarfile.TarError as error:
         with open(path, "rb") as file:
             start = file.read(6)
