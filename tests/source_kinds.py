@@ -23,16 +23,13 @@ def write_images(root: Path, per_class: int = 10) -> list[str]:
         (root / name).mkdir(parents=True)
         for copy in range(per_class):
             image = draw(label, copy)
-            ending, how = [("png", {}), ("jpg", {"quality": 90}), ("webp", {"quality": 80})][
-                copy % 3
-            ]
+            path = root / name / f"{name}_{copy:03}"
             if copy % 3 == 1:
                 exif = Image.Exif()
-                exif[0x0112] = 6
-                how = {**how, "exif": exif}
-                # Some are too large for a header to be all of the file.
-                image = draw(label, copy, (300, 260)) if copy == 4 else image
-            image.save(root / name / f"{name}_{copy:03}.{ending}", **how)
+                exif[0x0112] = 6  # to be turned by a quarter
+                image.save(path.with_suffix(".jpg"), exif=exif, quality=90)
+            else:
+                image.save(path.with_suffix(".webp" if copy % 3 else ".png"))
     return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
 
 
