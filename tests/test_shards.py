@@ -74,14 +74,17 @@ def test_samples_have_the_label_of_their_cls_or_json(tmp_path: Path) -> None:
     assert images.paths == [shown_path(ref) for ref in images.refs]
 
 
-def test_of_a_labelled_sample_images_beside_the_main_one_are_passed_over_and_told(
+def test_of_a_labelled_sample_all_but_the_image_is_passed_over_and_told(
     tmp_path: Path,
 ) -> None:
     members = {"1.jpg": png(), "1.seg.png": png(), "1.npy": b"n", "1.txt": b"t", "1.cls": b"a"}
     watch = Watch()
     assert load_images(write_tar(tmp_path / "x.tar", members), watch).names == ["1.jpg"]
-    assert "passed over 1 members" in watch.warnings[0]
-    assert "1.seg.png" in watch.warnings[0]
+    assert "passed over 2 members" in watch.warnings[0]
+    assert watch.warnings[0].endswith("1.seg.png, 1.npy")
+    without = {name: content for name, content in members.items() if name != "1.cls"}
+    images = load_images(write_tar(tmp_path / "y.tar", without))
+    assert images.names == ["1.jpg", "1.seg.png", "1.npy"]  # as in a folder
 
 
 def test_a_tar_of_class_folders_is_as_those_folders(tmp_path: Path) -> None:
@@ -197,7 +200,7 @@ def test_names_and_notes_that_cannot_be_used_are_refused(tmp_path: Path) -> None
     write_tar(twice, {"a/1.png": png()}, "a")
     with pytest.raises(DataError, match=r"names a/1.png twice, again in image 2"):
         load_images(twice)
-    with pytest.raises(DataError, match=r"1\.json in .*x\.tar is no json"):
+    with pytest.raises(DataError, match=r"x\.tar/1\.json is no json"):
         load_images(write_tar(tmp_path / "x.tar", {"1.png": png(), "1.json": b"{"}))
     with pytest.raises(DataError, match=r"image 2 of .*y\.tar has nothing in column 'label'"):
         load_images(write_tar(tmp_path / "y.tar", {"1.png": b"", "1.cls": b"a", "2.png": b""}))

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lookalike.data.images import ImageSet, Span
+from lookalike.data.images import ImageSet, Span, shown_path
 from lookalike.data.sources.columns import COLUMNS, image_set, label_by_folder, some
 from lookalike.data.sources.shards import are_shards, find_shards
 from lookalike.errors import DataError
@@ -20,6 +20,7 @@ _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _IMAGES = {"avif", "bmp", "gif", "heic", "heif", "jfif", "jp2", "jpe", "jpeg", "jpg", "pbm", "pgm",
            "png", "ppm", "tif", "tiff", "webp"}  # fmt: skip
+_NOTES = {"cls", "json", "txt"}
 _LARGEST_NOTE = 2**20  # bytes of a `.cls` or `.json` that is a sample's
 _LABELS = ("label", "class", "cls")
 
@@ -60,7 +61,7 @@ def load_tar(source: str, progress: Progress) -> ImageSet:
     if passed:
         progress.warn(
             f"passed over {len(passed):,} members of {shown(source)} (links, members in hidden "
-            f"folders, and of samples with a label images beside the main one): {some(passed)}"
+            f"folders, and of labelled samples all but the image): {some(passed)}"
         )
     told = {name: values for name, values in columns.items() if any(v is not None for v in values)}
     images = image_set(root, names, told, source=source, places=places, unit="image")
@@ -69,39 +70,35 @@ def load_tar(source: str, progress: Progress) -> ImageSet:
     )  # fmt: skip
 
 
-def _images(path: str, passed: list[str]) -> Iterator[tuple[Span, Note]]:
+def _images(path: str, passed: list[str]) -> list[tuple[Span, Note]]:
     """The images of one tar in its order, each with what its sample says of it."""
     samples: defaultdict[str, list[tuple[str, Span]]] = defaultdict(list)
-    notes: defaultdict[str, dict[str, Any]] = defaultdict(dict)
-    for name, member, tar in _members(path, passed):
-        folder, base = posixpath.split(name)
+    notes: dict[str, Note] = {}
+    for place, content in _members(path, passed):
+        folder, base = posixpath.split(place.name)
         stem, _, ending = base.partition(".")
-        key = posixpath.join(folder, stem)
-        samples[key].append((ending.lower(), Span(path, member.offset_data, member.size, name)))
-        if ending.lower() in ("cls", "json") and member.size <= _LARGEST_NOTE:
-            file = tar.extractfile(member)
-            note = _note(file.read() if file else b"", ending.lower(), path, name)
-            notes[key] = note | notes[key] if ending.lower() == "json" else notes[key] | note
+        key, ending = posixpath.join(folder, stem), ending.lower()
+        samples[key].append((ending, place))
+        if content is not None and ending in ("cls", "json"):
+            note, known = _note(content, ending, place), notes.get(key, {})
+            notes[key] = {**note, **known} if ending == "json" else {**known, **note}
     found: list[tuple[Span, Note]] = []
     for key, members in samples.items():
-        images = [one for one in members if one[0].rpartition(".")[2] in _IMAGES] or members
-        has_main = key in notes and any("." not in ending for ending, _ in images)
-        for ending, place in images:
-            if has_main and "." in ending:  # such as the mask `000123.seg.png` of `000123.jpg`
-                passed.append(place.name)
-            else:
-                found.append((place, notes.get(key, {})))
-    yield from sorted(found, key=lambda one: one[0].offset)
+        images = [one for one in members if one[0] not in _NOTES] or members
+        if key in notes and any(ending in _IMAGES for ending, _ in images):
+            # The main image, not the mask `000123.seg.png` or the array `000123.npy` beside it.
+            passed += [place.name for ending, place in images if ending not in _IMAGES]
+            images = [one for one in images if one[0] in _IMAGES]
+        found += [(place, notes.get(key, {})) for _, place in images]
+    return sorted(found, key=lambda one: one[0].offset)
 
 
-def _members(
-    path: str, passed: list[str]
-) -> Iterator[tuple[str, tarfile.TarInfo, tarfile.TarFile]]:
-    """The files in a tar that are not hidden, with their names as paths."""
+def _members(path: str, passed: list[str]) -> Iterator[tuple[Span, bytes | None]]:
+    """The files in a tar that are not hidden; of notes on samples also the content."""
     try:
         with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined] # else all headers stay in memory
+                tar.members.clear()  # type: ignore[attr-defined] # else all stay in memory
                 name = posixpath.normpath(member.name).lstrip("/")
                 folder, base = posixpath.split(name)
                 if member.isdir() or base.startswith("."):
@@ -109,7 +106,11 @@ def _members(
                 if not member.isreg() or member.issparse() or "/." in f"/{folder}":
                     passed.append(name)
                     continue
-                yield name, member, tar
+                content = None
+                if base.lower().endswith((".cls", ".json")) and member.size <= _LARGEST_NOTE:
+                    file.seek(member.offset_data)
+                    content = file.read(member.size)
+                yield Span(path, member.offset_data, member.size, name), content
             file.seek(tar.offset)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile goes without
                 raise tarfile.ReadError(f"neither a header nor the end at byte {tar.offset:,}")
@@ -130,14 +131,14 @@ def _members(
         raise DataError(f"cannot read {shown(path)}: {error.strerror or error}") from error
 
 
-def _note(content: bytes, ending: str, path: str, name: str) -> dict[str, Any]:
+def _note(content: bytes, ending: str, place: Span) -> Note:
     """What a `.cls` or `.json` says of its sample."""
     try:
         if ending == "cls":
             return {"label": content.decode().strip()}
         found = json.loads(content)
     except ValueError as error:
-        raise DataError(f"{shown(name)} in {shown(path)} is no {ending}: {error}") from error
+        raise DataError(f"{shown(shown_path(place))} is no {ending}: {error}") from error
     if not isinstance(found, dict):
         return {}
     labels = [found[one] for one in _LABELS if found.get(one) is not None]
