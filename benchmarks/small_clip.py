@@ -27,9 +27,10 @@ from torch.nn import functional
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from lookalike import BalancedBatchSampler, CLIPEncoder
+from lookalike.data.images import ImageSet
 from lookalike.data.reading.loader import ImageLoader
 from lookalike.data.reading.reader import Request
-from lookalike.data.sources import ImageSet, load_images
+from lookalike.data.sources import load_images
 from lookalike.data.transforms import Augmentation
 from lookalike.model.text import caption_of
 from lookalike.runtime.device import Runtime, make_runtime
@@ -175,7 +176,7 @@ def _warm_cosine(step: int, num_steps: int) -> float:
 
 def _loader(images: ImageSet, encoder: CLIPEncoder, runtime: Runtime) -> ImageLoader:
     return ImageLoader(
-        images.paths,
+        images.refs,
         encoder.preprocessing,
         runtime,
         max_megapixels=1,

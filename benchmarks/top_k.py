@@ -114,7 +114,7 @@ def _faiss(given: argparse.Namespace) -> Any:
 def _ours(given: argparse.Namespace) -> Any:
     import torch
 
-    from lookalike.data.sources import ImageSet
+    from lookalike.data.images import ImageSet
     from lookalike.evaluation.retrieval import retrieve
     from lookalike.progress import SilentProgress
     from lookalike.search.topk import top_k

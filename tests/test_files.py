@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lookalike.config import TrainConfig
+from lookalike.data.images import ImageSet
 from lookalike.data.sampler import BalancedBatchSampler
-from lookalike.data.sources import ImageSet
 from lookalike.errors import LookalikeError, OutputError
 from lookalike.files import shown, writable_folder, write_folder_whole, write_json, write_whole
 from lookalike.model.encoder import CLIPEncoder

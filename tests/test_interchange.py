@@ -14,7 +14,8 @@ from helpers.photos import write_tree
 from helpers.runs import Settings
 from helpers.runs import evaluate as run
 
-from lookalike.data.sources import ImageSet, load_images
+from lookalike.data.images import ImageSet
+from lookalike.data.sources import load_images
 from lookalike.embedding.interchange import load_embeddings, save_embeddings
 from lookalike.errors import ConfigError, DataError, MissingExtraError, OutputError
 

@@ -16,10 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
+from lookalike.data.images import Unreadable
 from lookalike.data.reading.decode import probe_image, read_image
 from lookalike.data.reading.loader import ImageLoader, chunks
 from lookalike.data.reading.reader import Batch, Request
-from lookalike.data.sources import Unreadable
 from lookalike.data.transforms import Augmentation, Preprocessing, augment, preprocess
 from lookalike.errors import DataError
 from lookalike.runtime.device import Runtime

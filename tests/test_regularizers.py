@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 from transformers import AutoTokenizer, CLIPModel
 
 from lookalike.config import TrainConfig
-from lookalike.data.sources import ImageSet
+from lookalike.data.images import ImageSet
 from lookalike.errors import CheckpointError, ConfigError, Interrupted
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.lora import add_lora

@@ -11,12 +11,12 @@ import numpy as np
 import psutil
 import pytest
 
-from lookalike.data.reading.shared import SharedArray, SharedTexts
+from lookalike.data.reading.shared import SharedArray, SharedList
 
 NAMES = ["cats/1.jpg", "", "Ünï/ 猫.png", "with\nnewline", "byte \udcff", "last"]
 
 
-def answer(texts: SharedTexts, array: SharedArray, pipe: Connection) -> None:
+def answer(texts: SharedList, array: SharedArray, pipe: Connection) -> None:
     before = psutil.Process().memory_full_info().uss
     middle = texts[len(texts) // 2]
     total = int(array.values.sum())  # every page is looked at
@@ -26,7 +26,7 @@ def answer(texts: SharedTexts, array: SharedArray, pipe: Connection) -> None:
 
 @pytest.mark.parametrize("method", sorted({*multiprocessing.get_all_start_methods()} - {"fork"}))
 def test_a_process_sees_the_same_without_a_copy(method: str) -> None:
-    texts = SharedTexts(NAMES + ["x" * 90] * 200_000)
+    texts = SharedList(NAMES + ["x" * 90] * 200_000)
     array = SharedArray(np.arange(2_500_000))
     assert array.values.sum() > 0  # what another process has looked at as well is shared
     ours, theirs = multiprocessing.Pipe()
@@ -44,7 +44,7 @@ def test_a_process_sees_the_same_without_a_copy(method: str) -> None:
 
 
 def test_texts_are_a_sequence_of_what_was_put_in() -> None:
-    texts = SharedTexts(NAMES)
+    texts = SharedList(NAMES)
     assert list(texts) == NAMES
     assert texts[-1] == "last"
     assert texts[1:3] == NAMES[1:3]
@@ -53,7 +53,7 @@ def test_texts_are_a_sequence_of_what_was_put_in() -> None:
     for beyond in (6, -7):
         with pytest.raises(IndexError):
             texts[beyond]
-    assert list(SharedTexts([])) == []
+    assert list(SharedList([])) == []
 
 
 @pytest.mark.parametrize("shape", [(0,), (3,), (2, 3), ()])

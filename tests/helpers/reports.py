@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lookalike.data.sources import ImageSet
+from lookalike.data.images import ImageSet
 from lookalike.evaluation.interpolation import Mixture, TradeOff
 from lookalike.evaluation.metrics import ranks_of
 from lookalike.evaluation.protocol import Protocol

@@ -19,10 +19,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lookalike.benchmark.advice import READERS, Stage
+from lookalike.data.images import ImageRef, Unreadable, list_unreadable, shown_path
+from lookalike.data.reading.content import held, read_content
 from lookalike.data.reading.decode import probe_image, read_image
 from lookalike.data.reading.loader import ImageLoader
 from lookalike.data.reading.reader import Request
-from lookalike.data.sources import Unreadable, list_unreadable
 from lookalike.data.transforms import Preprocessing, preprocess
 from lookalike.embedding.embed import embed
 from lookalike.errors import DataError, ImageError
@@ -38,7 +39,7 @@ _TRANSFERS = 10
 class ReadImage:
     """One image that was read: what it is, and the seconds that each step took."""
 
-    path: str
+    ref: ImageRef
     seconds: dict[str, float]
     num_bytes: int
     format: str
@@ -59,16 +60,16 @@ class Sample:
         return self.pixels[torch.arange(size) % len(self.pixels)]
 
 
-def spread(paths: Sequence[str], most: int) -> list[str]:
+def spread(refs: Sequence[ImageRef], most: int) -> list[ImageRef]:
     """Some of them, evenly spread; in an order in which the first few are spread as well."""
-    count = min(len(paths), most)
-    chosen = [paths[i * len(paths) // count] for i in range(count)]
+    count = min(len(refs), most)
+    chosen = [refs[i * len(refs) // count] for i in range(count)]
     random.Random(0).shuffle(chosen)  # noqa: S311 - no secret
     return chosen
 
 
 def read_one_by_one(
-    paths: Sequence[str],
+    refs: Sequence[ImageRef],
     how: Preprocessing,
     *,
     keep: int,
@@ -79,7 +80,7 @@ def read_one_by_one(
     """Reads images on one core until the time is over; at least one that can be read.
 
     Args:
-        paths: the files.
+        refs: the images.
         how: cut and size of the pixels.
         keep: of how many images the pixels are kept.
         seconds: after which no other image is begun.
@@ -93,13 +94,13 @@ def read_one_by_one(
     pixels: list[Tensor] = []
     unreadable: list[Unreadable] = []
     with suppress(ImageError):
-        probe_image(paths[0])  # loads Pillow's formats, which is no image's own time
+        probe_image(refs[0])  # loads Pillow's formats, which is no image's own time
     preprocess(Image.new("RGB", (2 * how.width, 2 * how.height)), how)
     end = time.perf_counter() + seconds
-    with _one_thread(), progress.task("reading one by one", len(paths)) as task:
-        for path in paths:
+    with _one_thread(), progress.task("reading one by one", len(refs)) as task:
+        for ref in refs:
             try:
-                image, its_pixels = _read(path, how, max_megapixels)
+                image, its_pixels = _read(ref, how, max_megapixels)
             except ImageError as error:
                 unreadable.append(Unreadable(error.path, error.reason))
             else:
@@ -109,40 +110,40 @@ def read_one_by_one(
             if read and time.perf_counter() > end:
                 break
     if not read:
-        raise DataError(f"none of the {len(paths):,} images that were tried can be read: "
+        raise DataError(f"none of the {len(refs):,} images that were tried can be read: "
                         f"{list_unreadable(unreadable)}")  # fmt: skip
     return Sample(read, torch.stack(pixels), unreadable)
 
 
 def _read(
-    path: str, how: Preprocessing, max_megapixels: float
+    ref: ImageRef, how: Preprocessing, max_megapixels: float
 ) -> tuple[ReadImage, UInt8[Tensor, "3 height width"]]:
     """Does one step after the other what the loader's workers do.
 
-    Decoding opens the file once more, when the system has it in memory.
+    Decoding opens a file once more, when the system has it in memory.
 
     Raises:
         ImageError: as the loader does.
     """
-    num_bytes = 0
+    given, num_bytes = ref, 0
     start = time.perf_counter()
-    with suppress(OSError):  # decoding says what is wrong with the file
-        if os.path.isfile(path):  # opening a pipe would wait for ever
-            with open(path, "rb") as file:
-                num_bytes = len(file.read())
+    if not isinstance(ref, str) or os.path.isfile(ref):  # opening a pipe would wait for ever
+        ref = held(ref)
+        num_bytes = len(read_content(ref))
     was_read = time.perf_counter()
-    image = read_image(path, max_megapixels, draft_px=how.draft_px())
+    image = read_image(ref, max_megapixels, draft_px=how.draft_px())
     decoded = time.perf_counter()
     try:
         pixels = preprocess(image, how)
     except (MemoryError, ValueError) as error:
         reason = f"cannot be resized ({image.width}x{image.height} px)"
-        raise ImageError(path, reason) from error
+        raise ImageError(shown_path(ref), reason) from error
     end = time.perf_counter()
-    with Image.open(path) as header:  # which read_image has just found good
-        stored_as, stored = header.format or "unknown", header.size
+    header = probe_image(ref, max_megapixels)
     seconds = dict(zip(READERS, (was_read - start, decoded - was_read, end - decoded), strict=True))
-    return ReadImage(path, seconds, num_bytes, stored_as, stored, image.size), pixels
+    return ReadImage(
+        given, seconds, num_bytes, header.format or "unknown", header[2:], image.size
+    ), pixels
 
 
 def reader_stages(read: Sequence[ReadImage], at_a_time: int) -> list[Stage]:
@@ -223,7 +224,7 @@ def gigaflops(encoder: CLIPEncoder) -> float:
 
 def time_whole(
     encoder: CLIPEncoder,
-    paths: Sequence[str],
+    refs: Sequence[ImageRef],
     how: Preprocessing,
     runtime: Runtime,
     *,
@@ -238,7 +239,7 @@ def time_whole(
 
     Args:
         encoder: the model, on the runtime's device.
-        paths: files that can be read; taken again and again.
+        refs: images that can be read; taken again and again.
         how: cut and size of the pixels.
         runtime: device, precision and number of workers.
         batch_size: images embedded at a time.
@@ -248,7 +249,7 @@ def time_whole(
     """
     uncounted = max(1, runtime.num_workers)
     batches = uncounted + max(1, round(num_images / batch_size))
-    files = list(islice(cycle(paths), batches * batch_size))
+    files = list(islice(cycle(refs), batches * batch_size))
     loader = ImageLoader(files, how, runtime, max_megapixels=max_megapixels)
     start_s = 0.0
     if runtime.num_workers:

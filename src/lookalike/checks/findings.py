@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from lookalike.checks.reading.image import ImageFacts
+from lookalike.data.images import ImageRef, shown_path
 from lookalike.files import shown
 from lookalike.progress import counted
 
@@ -76,19 +77,20 @@ KINDS: tuple[Kind, ...] = (
 class Files:
     """All files of all splits, one entry a file in every column. `labels` are None without."""
 
-    paths: list[str]
+    refs: list[ImageRef]
     names: list[str]
     splits: list[str]
     labels: list[str | None]
     facts: list[ImageFacts]
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.refs)
 
     def image(self, position: int, detail: str = "", role: str = "") -> FoundImage:
         """One file as findings name it."""
         return FoundImage(self.splits[position], self.names[position], self.labels[position],
-                       self.paths[position], detail, role)  # fmt: skip
+                       shown_path(self.refs[position]), detail, role,
+                          self.refs[position])  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class FoundImage:
     path: str
     detail: str = ""
     role: str = ""
+    ref: ImageRef = ""
 
 
 @dataclass(frozen=True)
@@ -229,7 +232,9 @@ class CheckResult:
 
 
 def _as_json(finding: Finding) -> dict[str, Any]:
-    images = [asdict(image) for image in finding.images]
+    images = [asdict(replace(image, ref="")) for image in finding.images]
+    for image in images:
+        del image["ref"]  # `path` says it
     return {"says": finding.says, "images": images}
 
 

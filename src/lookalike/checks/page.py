@@ -29,7 +29,7 @@ def write_page(result: CheckResult, progress: Progress) -> str:
     with progress.task("drawing", len(kinds), "kinds") as task:
         for kind, findings in kinds:
             if kind.name != "unreadable":  # of which there is nothing to be seen
-                thumbnails.add(image.path for one in findings[:MAX_FINDINGS]
+                thumbnails.add(image.ref for one in findings[:MAX_FINDINGS]
                                for image in one.images[:MAX_IMAGES])  # fmt: skip
             task.advance()
     return render_page(
@@ -52,7 +52,7 @@ def _kind_facts(kind: Kind, findings: Sequence[Finding], thumbnails: Thumbnails)
         "count": len(findings),
         "num_left_out": len(findings) - len(shown_here),
         "as_list": not any(
-            image.path in thumbnails.number_of for one in shown_here for image in one.images
+            image.ref in thumbnails.number_of for one in shown_here for image in one.images
         ),
         "findings": [
             {
@@ -70,7 +70,7 @@ def _kind_facts(kind: Kind, findings: Sequence[Finding], thumbnails: Thumbnails)
 def _image_facts(image: FoundImage, thumbnails: Thumbnails) -> dict[str, Any]:
     tone, word = _ROLES.get(image.role, ("", ""))
     return {
-        "thumbnail": thumbnails.number_of.get(image.path),
+        "thumbnail": thumbnails.number_of.get(image.ref),
         "where": f"{image.split}/{image.name}",
         "detail": word or image.detail,
         "tone": tone,

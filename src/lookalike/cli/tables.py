@@ -11,7 +11,7 @@ from lookalike.files import shown
 from lookalike.progress import counted
 
 if TYPE_CHECKING:
-    from lookalike.data.sources import Unreadable
+    from lookalike.data.images import Unreadable
     from lookalike.evaluation.drift import Drift
     from lookalike.evaluation.interpolation import TradeOff
     from lookalike.evaluation.retrieval import Retrieval

@@ -23,7 +23,8 @@ from lookalike.benchmark.timing import (
     time_whole,
 )
 from lookalike.config import BenchConfig
-from lookalike.data.sources import Unreadable, load_unlabelled
+from lookalike.data.images import Unreadable
+from lookalike.data.sources import load_unlabelled
 from lookalike.data.transforms import Preprocessing
 from lookalike.errors import ConfigError
 from lookalike.model.encoder import CLIPEncoder
@@ -98,7 +99,7 @@ def bench(config: BenchConfig, *, progress: Progress | None = None) -> BenchResu
     if config.data is None:
         raise ConfigError("there is nothing to measure with; name a folder of images or a table: "
                           "lookalike bench IMAGES")  # fmt: skip
-    paths = load_unlabelled(config.data, progress).paths
+    refs = load_unlabelled(config.data, progress).refs
     runtime = make_runtime(config.device, config.precision, config.num_workers)
     encoder = on_device(CLIPEncoder(config.model_name, embedding=config.embedding), runtime)
     with runtime.autocast():
@@ -107,7 +108,7 @@ def bench(config: BenchConfig, *, progress: Progress | None = None) -> BenchResu
     progress.note(f"device   {runtime.describe()}")
     how = replace(encoder.preprocessing, exact=config.exact_pixels)
     sample = read_one_by_one(
-        spread(paths, config.num_images),
+        spread(refs, config.num_images),
         how,
         keep=config.eval_batch_size,
         seconds=config.seconds,
@@ -119,11 +120,11 @@ def bench(config: BenchConfig, *, progress: Progress | None = None) -> BenchResu
     readers = reader_stages(sample.images, at_a_time)
     batch = sample.batch(config.eval_batch_size)
     device = time_device(encoder, batch, runtime, seconds=config.seconds, progress=progress)
-    images = _images(sample.images, len(paths), how)
+    images = _images(sample.images, len(refs), how)
     parts = Speed((*readers, *device), math.nan, gigaflops(encoder), images, machine)
     whole, start_s = time_whole(
         encoder,
-        [one.path for one in sample.images],
+        [one.ref for one in sample.images],
         how,
         runtime,
         batch_size=config.eval_batch_size,

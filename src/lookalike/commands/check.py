@@ -30,8 +30,9 @@ from lookalike.checks.structure import (
     unreadable,
 )
 from lookalike.config import CheckConfig
+from lookalike.data.images import ImageRef, ImageSet, shown_path
 from lookalike.data.reading.loader import ImageLoader
-from lookalike.data.sources import ImageSet, load_images
+from lookalike.data.sources import load_images
 from lookalike.embedding.embed import embed
 from lookalike.errors import ConfigError, DataError, Interrupted
 from lookalike.files import shown, writable_folder, write_json, write_text
@@ -164,25 +165,25 @@ def _refuse_folders_of_splits(source: str, images: ImageSet) -> None:
 def _read(
     sources: Sequence[tuple[str, str, ImageSet]], config: CheckConfig, out: Path, progress: Progress
 ) -> Files:
-    paths: list[str] = []
+    refs: list[ImageRef] = []
     names: list[str] = []
     splits: list[str] = []
     labels: list[str | None] = []
     for split, _, images in sources:
-        paths += images.paths
+        refs += images.refs
         names += images.names
         splits += [split] * len(images)
         labels += images.labels or [None] * len(images)
     # Nothing else needs the cores while files are read, so "auto" is more here than elsewhere.
     readers = min(_MAX_READERS, os.cpu_count() or 1)
     facts = scan(
-        paths,
+        refs,
         out / SCAN_FILE,
         max_megapixels=config.max_megapixels,
         num_workers=readers if config.num_workers == "auto" else int(config.num_workers),
         progress=progress,
     )
-    return Files(paths, names, splits, labels, facts)
+    return Files(refs, names, splits, labels, facts)
 
 
 def _embed(
@@ -194,7 +195,7 @@ def _embed(
         return None, files
     progress.note(f"model    {config.model_name} · {encoder.kind} · {runtime.describe()}")
     loader = ImageLoader(
-        [files.paths[position] for position in readable],
+        [files.refs[position] for position in readable],
         replace(encoder.preprocessing, exact=config.exact_pixels),
         runtime,
         max_megapixels=config.max_megapixels,
@@ -206,7 +207,7 @@ def _embed(
     gone = {one.path: one.reason for one in embedded.unreadable}
     facts = [
         ImageFacts(reason=f"changed during the check: {gone[path]}") if path in gone else known
-        for path, known in zip(files.paths, files.facts, strict=True)
+        for path, known in zip(map(shown_path, files.refs), files.facts, strict=True)
     ]
     return result, replace(files, facts=facts)
 
@@ -220,7 +221,7 @@ def _find_copies(
 ) -> tuple[list[Finding], list[int]]:
     """Findings of copies, and for each file the first one it is connected to by copies."""
     near = near_copies(
-        files.paths,
+        files.refs,
         files.facts,
         embeddings,
         max_megapixels=config.max_megapixels,

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.config import EvaluateConfig
+from lookalike.data.images import Unreadable
 from lookalike.data.reading.cache import make_cache
+from lookalike.data.reading.content import require_pyarrow
 from lookalike.data.reading.loader import ImageLoader
-from lookalike.data.sources import Unreadable
 from lookalike.embedding.interchange import (
     embedding_files,
     load_embeddings,
-    require_pyarrow,
     save_embeddings,
 )
 from lookalike.errors import ConfigError, OutputError

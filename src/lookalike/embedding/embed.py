@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from lookalike.data.images import Unreadable, list_unreadable, shown_path
 from lookalike.data.reading.loader import ImageLoader, chunks_of
-from lookalike.data.sources import Unreadable, list_unreadable
 from lookalike.errors import DataError, ModelError
 from lookalike.files import shown
 from lookalike.model.encoder import CLIPEncoder, evaluation_mode
@@ -90,7 +90,8 @@ def embed(
     if not embeddings.isfinite().all():
         first = positions[int((~embeddings.isfinite()).any(dim=1).nonzero()[0])]
         raise ModelError(
-            f"the model gives numbers that are not finite, first for {shown(loader.paths[first])}; "
+            "the model gives numbers that are not finite, first for "
+            f"{shown(shown_path(loader.refs[first]))}; "
             "try --precision fp32, or an earlier checkpoint"
         )
     return Embedded(embeddings, np.array(positions, dtype=np.int64), unreadable)

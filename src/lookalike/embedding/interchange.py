@@ -7,15 +7,17 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from lookalike.data.sources import ImageSet, read_names
-from lookalike.errors import DataError, MissingExtraError
+from lookalike.data.images import ImageSet
+from lookalike.data.reading.content import require_pyarrow
+from lookalike.data.sources.table import read_names
+from lookalike.errors import DataError
 from lookalike.files import shown, write_whole
 from lookalike.progress import counted
 
@@ -154,22 +156,6 @@ def _read_parquet(path: Path) -> tuple[list[str], np.ndarray]:
     if len(widths) != 1 or None in widths:
         raise DataError(f"the embeddings in {shown(path)} are missing or not all of one length")
     return [str(name) for name in table["path"].to_pylist()], numbers.reshape(len(table), -1)
-
-
-def require_pyarrow() -> tuple[Any, Any]:
-    """What reads and writes Parquet.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        import pyarrow.compute
-        from pyarrow import parquet
-    except ImportError as error:
-        raise MissingExtraError(
-            "Parquet files need pyarrow: pip install 'lookalike[parquet]'"
-        ) from error
-    return pyarrow, parquet
 
 
 def _plain(name: str) -> str:

@@ -7,17 +7,12 @@ import json
 import os
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from lookalike.config import EvaluateConfig, TrainConfig
-from lookalike.data.sources import (
-    TABLE_ENDINGS,
-    ImageSet,
-    Unreadable,
-    keep_readable,
-    load_images,
-)
+from lookalike.data.images import ImageRef, ImageSet, Unreadable, identity
+from lookalike.data.reading.probing import keep_readable
+from lookalike.data.sources import kind_of, load_images
 from lookalike.data.splits import held_out_classes
 from lookalike.errors import DataError
 from lookalike.files import shown
@@ -47,17 +42,17 @@ class Protocol:
     gallery: ImageSet
     query_ids: list[int]
     gallery_ids: list[int]
-    files: list[str]
+    files: list[ImageRef]
     unreadable: list[Unreadable] = field(default_factory=list)
     holdout: Holdout | None = None
 
     @property
     def labelled(self) -> bool:
-        """Whether there are labels on both sides, and so metrics."""
+        """True where there are labels on both sides, and so metrics."""
         return self.query.labels is not None and self.gallery.labels is not None
 
     def repeated_names(self) -> int:
-        """Images whose file name another of their side has as well."""
+        """Returns how many images have a file name that another of their side has as well."""
         sides = [self.query, self.gallery]
         return sum(
             len(side) - len({os.path.basename(name) for name in side.names}) for side in sides
@@ -68,7 +63,7 @@ class Protocol:
         return sum(of_gallery[identity] for identity in self.query_ids)
 
     def describe(self) -> str:
-        """One line for the start of a run."""
+        """Returns one line for the start of a run."""
         unseen = ", none of them learned from" if self.holdout else ""
         if self.kind == "leave-one-out":
             classes = counted(len(set(self.query.labels or ())), "class", "classes")
@@ -81,7 +76,7 @@ class Protocol:
         )
 
     def facts(self) -> dict[str, Any]:
-        """What the numbers were measured on, for the metrics file.
+        """Returns what the numbers were measured on, for the metrics file.
 
         `fingerprint` is a hash of all the rest: numbers compare only where it is the same.
         """
@@ -106,7 +101,7 @@ class Protocol:
 def load_protocol(
     config: TrainConfig | EvaluateConfig, progress: Progress, holdout: Holdout | None = None
 ) -> Protocol | None:
-    """The protocol a configuration asks for; None if it names no test images.
+    """Returns the protocol a configuration asks for; None if it names no test images.
 
     `query` and `gallery` are two sources, or one table with a column `is_query`. A `test`
     source is leave-one-out, or, if it is a table with `is_query`, query against gallery. Of
@@ -132,7 +127,7 @@ def load_protocol(
 
 
 def find_holdout(config: TrainConfig | EvaluateConfig) -> Holdout | None:
-    """The classes that a configuration keeps from training, out of all that its sources have.
+    """Returns the classes that a configuration keeps from training, out of all its sources have.
 
     Raises:
         DataError: a source has no labels, or too few classes.
@@ -160,7 +155,7 @@ def _load(
     test = config.test
     splits: tuple[str, ...] = ("test", "query", "gallery")
     if test is None and config.query is None and isinstance(config, TrainConfig):
-        test = _table_with_test_rows(config.train)
+        test = _source_with_test_rows(config.train)
         if test is None and holdout is not None:
             test, splits = config.train, ("train",)
     if test is not None:
@@ -244,9 +239,9 @@ def _readable(
     return keep_readable(images, config.max_megapixels, progress)
 
 
-def _table_with_test_rows(source: str | None) -> str | None:
-    """A training table that brings its own test rows is also the test."""
-    if source is None or Path(source).suffix.lower() not in TABLE_ENDINGS:
+def _source_with_test_rows(source: str | None) -> str | None:
+    """The training source, if it brings its own test rows; a folder of files has no splits."""
+    if source is None or kind_of(source) == "folder":
         return None
     splits = load_images(source).splits
     return source if splits is not None and "test" in splits else None
@@ -261,15 +256,15 @@ def _protocol(
 ) -> Protocol:
     """Gives each file one id, across both sides."""
     ids: dict[str, int] = {}
-    files: list[str] = []
+    files: list[ImageRef] = []
     columns: list[list[int]] = []
     for side in (query, gallery):
         columns.append([])
-        for path in side.paths:
-            identity = ids.setdefault(os.path.realpath(path), len(ids))
-            if identity == len(files):
-                files.append(path)
-            columns[-1].append(identity)
+        for ref in side.refs:
+            number = ids.setdefault(identity(ref), len(ids))
+            if number == len(files):
+                files.append(ref)
+            columns[-1].append(number)
     return Protocol(kind, query, gallery, columns[0], columns[1], files, unreadable, holdout)
 
 
@@ -299,5 +294,5 @@ def _warn_of_useless_groups(
 
 
 def hash_of(facts: Any) -> str:
-    """A short hash of what JSON can hold."""
+    """Returns a short hash of what JSON can hold."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from lookalike.data.images import ImageSet, Unreadable
 from lookalike.data.reading.loader import ImageLoader
-from lookalike.data.sources import ImageSet, Unreadable
 from lookalike.embedding.embed import embed
 from lookalike.errors import DataError
 from lookalike.evaluation.protocol import Protocol

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from lookalike.data.sources import ImageSet
+from lookalike.data.images import ImageSet
 from lookalike.errors import DataError
 from lookalike.evaluation.scoring.scores import RECALL_KS, QueryScores, joined, score_ranks
 from lookalike.model.encoder import CLIPEncoder

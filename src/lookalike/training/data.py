@@ -9,7 +9,9 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from lookalike.config import TrainConfig
-from lookalike.data.sources import ImageSet, Unreadable, keep_readable, load_images
+from lookalike.data.images import ImageSet, Unreadable
+from lookalike.data.reading.probing import keep_readable
+from lookalike.data.sources import load_images
 from lookalike.errors import ConfigError, DataError
 from lookalike.evaluation.protocol import Holdout
 from lookalike.files import shown

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lookalike.data.sources import Unreadable
+from lookalike.data.images import Unreadable
 from lookalike.errors import DataError
 from lookalike.evaluation.drift import Drift
 from lookalike.evaluation.interpolation import TradeOff

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.config import TrainConfig
+from lookalike.data.images import ImageSet
 from lookalike.data.reading.cache import DecodeCache
 from lookalike.data.reading.loader import ImageLoader
-from lookalike.data.sources import ImageSet
 from lookalike.data.transforms import Augmentation
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.layers import drop_patches, freeze_layers, on_device
@@ -74,7 +74,7 @@ def make_loader(
     """
     how = encoder.preprocessing_at(side) if side else encoder.preprocessing
     return ImageLoader(
-        images.paths,
+        images.refs,
         replace(how, exact=config.exact_pixels),
         runtime,
         max_megapixels=config.max_megapixels,

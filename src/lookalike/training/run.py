@@ -14,11 +14,11 @@ from typing import Any, NoReturn
 import torch
 
 from lookalike.config import TrainConfig
+from lookalike.data.images import ImageSet
 from lookalike.data.reading.cache import make_cache
 from lookalike.data.reading.loader import ImageLoader
 from lookalike.data.reading.reader import Batch, Request
 from lookalike.data.sampler import BalancedBatchSampler
-from lookalike.data.sources import ImageSet
 from lookalike.errors import (
     DataError,
     Interrupted,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from lookalike.config import TrainConfig
 from lookalike.config.settings import free_on_resume
+from lookalike.data.images import ImageSet, Unreadable, identity, list_unreadable
 from lookalike.data.reading.reader import Batch
-from lookalike.data.sources import ImageSet, Unreadable, list_unreadable
 from lookalike.errors import DataError
 from lookalike.evaluation.protocol import Protocol
 from lookalike.files import shown
@@ -179,8 +178,8 @@ def _warn_of_full_disk(run: Run) -> None:
 
 def _warn_of_overlap(images: ImageSet, protocol: Protocol, progress: Progress) -> None:
     """A test on what was learned proves nothing."""
-    learned = {os.path.abspath(path) for path in images.paths}
-    both = sum(os.path.abspath(path) in learned for path in protocol.files)
+    learned = set(map(identity, images.refs))
+    both = sum(identity(ref) in learned for ref in protocol.files)
     if both:
         progress.warn(
             f"{both:,} of the {len(protocol.files):,} test images are learned from as well, so "

@@ -17,6 +17,7 @@ from torch.nn.functional import avg_pool2d, normalize
 
 from lookalike.checks.copies.alignment import align
 from lookalike.checks.reading.image import BLANK_CONTRAST, ImageFacts, chroma_of, luma_of
+from lookalike.data.images import ImageRef
 from lookalike.data.reading.decode import read_image
 from lookalike.errors import ImageError
 from lookalike.progress import Progress
@@ -61,7 +62,7 @@ def exact_groups(facts: Sequence[ImageFacts]) -> list[list[int]]:
 
 
 def near_copies(
-    paths: Sequence[str],
+    refs: Sequence[ImageRef],
     facts: Sequence[ImageFacts],
     embeddings: Float32[Tensor, "n dim"] | None,
     *,
@@ -75,7 +76,7 @@ def near_copies(
     exact copies the first stands for all; images that show nothing are copies of nothing.
 
     Args:
-        paths, facts: of all files; those that cannot be read take no part.
+        refs, facts: of all files; those that cannot be read take no part.
         embeddings: L2-normalised, one row a file; rows of zeros for those that have none.
         max_megapixels: as in the scan.
         device: where neighbours are searched.
@@ -97,7 +98,7 @@ def near_copies(
         more = _neighbors(mine.to(device), MIN_EMBEDDING_SIMILARITY, progress)
         pairs = torch.cat([pairs, more]).unique(dim=0)
     hopeful = _look_from_afar(thumbs, pairs, progress)
-    found = _look_closely([paths[row] for row in rows], hopeful, max_megapixels, progress)
+    found = _look_closely([refs[row] for row in rows], hopeful, max_megapixels, progress)
     return [NearCopy(rows[one.first], rows[one.second], one.agreement) for one in found]
 
 
@@ -173,16 +174,16 @@ def _look_from_afar(
 
 
 def _look_closely(
-    paths: Sequence[str],
+    refs: Sequence[ImageRef],
     hopeful: Sequence[tuple[int, int, Tensor]],
     max_megapixels: float,
     progress: Progress,
 ) -> list[NearCopy]:
-    """Returns those of these pairs, by position in `paths`, that agree in detail."""
+    """Returns those of these pairs, by position in `refs`, that agree in detail."""
 
     def small(position: int) -> Image.Image | None:
         try:
-            image = read_image(paths[position], max_megapixels, draft_px=2 * _KEPT_PX).convert("L")
+            image = read_image(refs[position], max_megapixels, draft_px=2 * _KEPT_PX).convert("L")
         except ImageError:
             return None  # it has changed since the scan
         image.thumbnail((_KEPT_PX, _KEPT_PX), Image.Resampling.BOX)

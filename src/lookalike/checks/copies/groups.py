@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 from lookalike.checks.copies.duplicates import NearCopy
 from lookalike.checks.findings import Files, Finding
 from lookalike.checks.structure import class_key
+from lookalike.data.images import identity
 from lookalike.files import shown
 
 
@@ -22,7 +22,7 @@ def exact_findings(files: Files, groups: Sequence[Sequence[int]]) -> Iterator[Fi
             detail = "" if same_bytes else f"same pixels, other file ({facts.format})"
             images.append(files.image(position, detail))
         says = _spread(files, group)
-        if len({os.path.realpath(files.paths[position]) for position in group}) == 1:
+        if len({identity(files.refs[position]) for position in group}) == 1:
             says += "; it is one and the same file"
         yield Finding(_copy_kind(files, group, "exact_copies"), says, images)
 

@@ -1,4 +1,4 @@
-"""What one file is: read once, told in numbers that everything else is found from.
+"""One file read once, and told in numbers that everything else is found from.
 
 This module loads no torch: the processes that scan files start in an instant.
 """
@@ -13,7 +13,9 @@ import numpy as np
 from jaxtyping import Float32
 from PIL import Image
 
-from lookalike.data.reading.decode import read_image
+from lookalike.data.images import ImageRef
+from lookalike.data.reading.content import held, read_content
+from lookalike.data.reading.decode import probe_image, read_image
 from lookalike.errors import ImageError
 
 LUMA_PX = 32
@@ -27,7 +29,7 @@ _READ_BYTES = 2**20
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What the scan found out about one file.
+    """The facts that the scan found out about one file.
 
     A file that cannot be read as an image has a `reason` and nothing after `sha256`; one that
     could not be read for reasons of the moment (no permission, no memory) has no `sha256`.
@@ -45,23 +47,25 @@ class ImageFacts:
 
     @property
     def readable(self) -> bool:
-        """Whether it is an image."""
+        """True where it is an image."""
         return self.reason is None
 
 
-def describe_file(path: str, max_megapixels: float) -> ImageFacts:
-    """Decodes a file in full and says what it is; never raises for what a file holds."""
-    if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would wait for ever
-        return ImageFacts(reason="no file but a pipe, socket, device or folder")
+def describe_file(ref: ImageRef, max_megapixels: float) -> ImageFacts:
+    """Decodes a file in full and returns what it is; never raises for what a file holds."""
+    if isinstance(ref, str) and os.path.exists(ref) and not os.path.isfile(ref):
+        return ImageFacts(reason="no file but a pipe, socket, device or folder")  # would wait
     try:
-        sha256 = _file_sha256(path)
+        ref = held(ref)
+        sha256 = _sha256(ref)
     except OSError as error:
         return ImageFacts(reason=error.strerror or type(error).__name__)
+    except ImageError as error:
+        return ImageFacts(reason=error.reason)
     try:
-        image = read_image(path, max_megapixels)
-        with Image.open(path) as header:  # which read_image has just found good
-            stored_as, mode = header.format or "", header.mode
-        return _describe(image, sha256, stored_as, mode)
+        image = read_image(ref, max_megapixels)
+        header = probe_image(ref, max_megapixels)
+        return _describe(image, sha256, header.format, header.mode)
     except ImageError as error:
         if _may_pass(error.__cause__):
             return ImageFacts(reason=f"cannot be read just now ({error.reason})")
@@ -78,20 +82,22 @@ def _may_pass(cause: BaseException | None) -> bool:
 
 
 def luma_of(thumb: bytes) -> Float32[np.ndarray, "32 32"]:
-    """The small grey image in a thumb, 0 to 255."""
+    """Returns the small grey image in a thumb, 0 to 255."""
     flat = np.frombuffer(thumb, np.uint8, LUMA_PX**2)
     return flat.reshape(LUMA_PX, LUMA_PX).astype(np.float32)
 
 
 def chroma_of(thumb: bytes) -> Float32[np.ndarray, "2 8 8"]:
-    """The colour planes Cb and Cr in a thumb, 0 to 255; 128 is grey."""
+    """Returns the colour planes Cb and Cr in a thumb, 0 to 255; 128 is grey."""
     flat = np.frombuffer(thumb, np.uint8, offset=LUMA_PX**2)
     return flat.reshape(2, CHROMA_PX, CHROMA_PX).astype(np.float32)
 
 
-def _file_sha256(path: str) -> bytes:
+def _sha256(ref: ImageRef) -> bytes:
+    if not isinstance(ref, str):
+        return hashlib.sha256(read_content(ref)).digest()
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open(ref, "rb") as file:
         while part := file.read(_READ_BYTES):
             digest.update(part)
     return digest.digest()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lookalike.checks.reading.image import ImageFacts, describe_file
 from lookalike.checks.reading.workers import Describe, describe_files
+from lookalike.data.images import ImageRef, file_key
 from lookalike.errors import Interrupted, OutputError
 from lookalike.files import shown
 from lookalike.progress import Progress
@@ -24,7 +25,7 @@ _KEY = ("path", "bytes", "mtime_ns", "max_megapixels")
 
 
 def scan(
-    paths: Sequence[str],
+    refs: Sequence[ImageRef],
     file: Path,
     *,
     max_megapixels: float,
@@ -38,31 +39,31 @@ def scan(
     or if it could not be read for reasons of the moment.
 
     Args:
-        paths: the files; any bytes may stand in their names.
+        refs: the files; any bytes may stand in their names.
         file: the SQLite file that remembers, made where there is none.
         max_megapixels: a larger image counts as unreadable.
         num_workers: processes that read; 0 reads in this one.
         progress: shows how far it is.
-        describe: what makes facts of a file, `describe_file` unless a test needs another.
+        describe: makes facts of a file, `describe_file` unless a test needs another.
 
     Raises:
         OutputError: the SQLite file cannot be used.
         Interrupted: Ctrl-C; what was scanned is kept.
     """
-    keys = [_key(path, max_megapixels) for path in paths]
+    keys = [_key(ref, max_megapixels) for ref in refs]
     with _database(file) as database:
         known = _recall(database, keys)
         todo = [position for position, facts in enumerate(known) if facts is None]
         found = describe_files(
-            [paths[position] for position in todo],
+            [refs[position] for position in todo],
             max_megapixels=max_megapixels,
             num_workers=min(num_workers, len(todo)),
             describe=describe,
         )
-        done = len(paths) - len(todo)
+        done = len(refs) - len(todo)
         try:
             with (
-                progress.task("reading files", len(paths), "files", done) as task,
+                progress.task("reading files", len(refs), "files", done) as task,
                 closing(found),
             ):
                 committed = time.monotonic()
@@ -82,14 +83,10 @@ def scan(
     return [facts for facts in known if facts is not None]
 
 
-def _key(path: str, max_megapixels: float) -> tuple[bytes, int, int, float]:
-    """What must be the same for a file to be the one that was read."""
-    name = os.fsencode(os.path.abspath(path))
-    try:
-        status = os.stat(path)
-    except OSError:  # it is described as unreadable, and looked for again the next time
-        return name, -1, -1, max_megapixels
-    return name, status.st_size, status.st_mtime_ns, max_megapixels
+def _key(ref: ImageRef, max_megapixels: float) -> tuple[bytes, int, int, float]:
+    """What must be the same for facts to be those of this file."""
+    key = file_key(ref)
+    return os.fsencode(key.identity), key.num_bytes, key.mtime_ns, max_megapixels
 
 
 @contextmanager

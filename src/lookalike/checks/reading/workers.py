@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 
 from lookalike.checks.reading.image import ImageFacts, describe_file
+from lookalike.data.images import ImageRef
 from lookalike.errors import DataError
 
 HANG_S = 120.0
@@ -20,18 +21,18 @@ HANG_S = 120.0
 _AHEAD = 4  # files a worker holds, so that it never waits for the next
 _LOOK_S = 1.0
 
-Describe = Callable[[str, float], ImageFacts]
+Describe = Callable[[ImageRef, float], ImageFacts]
 
 
 def describe_files(
-    paths: Iterable[str],
+    refs: Iterable[ImageRef],
     *,
     max_megapixels: float,
     num_workers: int,
     describe: Describe = describe_file,
     hang_s: float = HANG_S,
 ) -> Generator[tuple[int, ImageFacts], None, None]:
-    """Positions and facts of files, in the order in which they are done.
+    """Yields positions and facts of files, in the order in which they are done.
 
     With worker processes a file that kills its reader (a decoder's bug, no memory left) or
     keeps it for `hang_s` seconds has that for its reason, and the others go on. With
@@ -41,10 +42,10 @@ def describe_files(
         DataError: the workers cannot be started.
     """
     if not num_workers:
-        for position, path in enumerate(paths):
-            yield position, describe(path, max_megapixels)
+        for position, ref in enumerate(refs):
+            yield position, describe(ref, max_megapixels)
         return
-    waiting = enumerate(paths)
+    waiting = enumerate(refs)
     workers = [_Worker(describe, max_megapixels) for _ in range(num_workers)]
     try:
         while True:
@@ -69,7 +70,7 @@ class _Worker:
 
     def __init__(self, describe: Describe, max_megapixels: float) -> None:
         self._describe, self._max_megapixels = describe, max_megapixels
-        self.pending: deque[tuple[int, str]] = deque()
+        self.pending: deque[tuple[int, ImageRef]] = deque()
         self._start()
 
     def _start(self) -> None:
@@ -84,10 +85,10 @@ class _Worker:
         theirs.close()
         self.since = time.monotonic()
         self.started = False
-        for _, path in self.pending:
-            self.connection.send(path)
+        for _, ref in self.pending:
+            self.connection.send(ref)
 
-    def take(self, waiting: Iterator[tuple[int, str]]) -> None:
+    def take(self, waiting: Iterator[tuple[int, ImageRef]]) -> None:
         """Hands it more files, as long as it has room."""
         while len(self.pending) < _AHEAD and (item := next(waiting, None)) is not None:
             if not self.pending:

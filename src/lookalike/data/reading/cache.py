@@ -34,6 +34,7 @@ import PIL
 from PIL import Image, features
 
 from lookalike.config import DEFAULT_MAX_MEGAPIXELS, EvaluateConfig, TrainConfig
+from lookalike.data.images import FileKey, ImageRef, file_key
 from lookalike.data.reading.decode import read_image
 from lookalike.files import shown
 from lookalike.progress import Progress, counted
@@ -145,7 +146,7 @@ class DecodeCache:
         )
 
     def describe(self) -> str:
-        """One line for the start of a run: what `prepare` has found."""
+        """Returns one line for the start of a run: what `prepare` has found."""
         return f"{self._shown}: {self._state}"
 
     def count(self, reads: Reads) -> None:
@@ -155,7 +156,7 @@ class DecodeCache:
             self._warn(reads.failure)
 
     def reads_of_all(self, world: World) -> Reads:
-        """What all processes of a command have read so far; each of them has to ask."""
+        """Returns what all processes of a command have read so far; each of them has to ask."""
         return sum(world.all_gather_objects(self.reads), start=Reads())
 
     def _warn(self, reason: str) -> None:
@@ -168,7 +169,7 @@ class DecodeCache:
 
 
 def make_cache(config: TrainConfig | EvaluateConfig, progress: Progress) -> DecodeCache | None:
-    """The cache that a configuration names; None where it names none."""
+    """Returns the cache that a configuration names; None where it names none."""
     if config.decode_cache is None:
         return None
     return DecodeCache(Path(config.decode_cache), round(config.decode_cache_gb * 1e9), progress)
@@ -193,41 +194,41 @@ class CachedReader:
 
     def read(
         self,
-        path: str,
+        ref: ImageRef,
         max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
         *,
         draft_px: int | None = None,
     ) -> Image.Image:
-        """The same image, from the cache where it is there.
+        """Returns the same image, from the cache where it is there.
 
-        It is known by its file's absolute path, size and time of change, `draft_px`, and the
-        versions of the decoders. What was kept under a higher limit of megapixels than now is
-        decoded again, and so refused if it is too large.
+        It is known by its `file_key`, `draft_px`, and the versions of the decoders. What was kept
+        under a higher limit of megapixels than now is decoded again, and so refused if it is too
+        large.
 
         Raises:
             ImageError: as `read_image` does; nothing is kept of such a file.
         """
-        origin = _origin(path, draft_px)
+        origin = _origin(ref, draft_px)
         if origin is None:
-            return read_image(path, max_megapixels, draft_px=draft_px)
+            return read_image(ref, max_megapixels, draft_px=draft_px)
         file = self._folder / origin.file_name()
         image = _load(file, origin, max_megapixels)
         if image is not None:
             self._reads += Reads(from_cache=1)
             return image
-        image = read_image(path, max_megapixels, draft_px=draft_px)
+        image = read_image(ref, max_megapixels, draft_px=draft_px)
         self._reads += Reads(decoded=1)
-        if _origin(path, draft_px) == origin:  # else it changed while it was read
+        if _origin(ref, draft_px) == origin:  # else it changed while it was read
             self._reads += self._keep(file, origin, max_megapixels, image)
         return image
 
     def take_reads(self) -> Reads:
-        """What was read since the last call."""
+        """Returns what was read since the last call."""
         reads, self._reads = self._reads, Reads()
         return reads
 
     def room(self, used: int) -> int:
-        """Bytes that may be added where so many are used."""
+        """Returns how many bytes may be added where so many are used."""
         free = shutil.disk_usage(self._folder).free
         return min(self._max_bytes - used, free - self._kept_free)
 
@@ -269,10 +270,12 @@ class _Origin:
     mtime_ns: int
     draft_px: int | None
     decoders: str
+    place: str = ""  # in the file at `path`
 
     def file_name(self) -> str:
-        """One for each path and `draft_px`: the image of a changed file replaces the old one."""
-        name = os.fsencode(self.path) + f"\0{self.draft_px}".encode()
+        """One for each image and `draft_px`: that of a changed file replaces the old one."""
+        name = os.fsencode(FileKey(self.path, self.place, 0, 0).identity)
+        name += f"\0{self.draft_px}".encode()
         digest = blake2b(name, digest_size=16).hexdigest()
         return f"{digest[:2]}/{digest}.rgb"
 
@@ -287,14 +290,13 @@ class _Head:
     height: int
 
 
-def _origin(path: str, draft_px: int | None) -> _Origin | None:
-    """What an image is known by; None where there is no file."""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):  # ValueError: a path that cannot be one
+def _origin(ref: ImageRef, draft_px: int | None, place: str | None = None) -> _Origin | None:
+    """What an image is known by (at another place in its file); None where there is no file."""
+    key = file_key(ref)
+    if key.num_bytes < 0:
         return None
-    full = os.path.abspath(path)
-    return _Origin(full, status.st_size, status.st_mtime_ns, draft_px, _decoders())
+    place = key.place if place is None else place
+    return _Origin(key.path, key.num_bytes, key.mtime_ns, draft_px, _decoders(), place)
 
 
 @cache
@@ -387,7 +389,7 @@ def _is_outdated(file: Path, draft_sizes: set[int | None]) -> bool:
         return True
     if head is None or head.origin.draft_px not in draft_sizes:
         return True
-    return _origin(head.origin.path, head.origin.draft_px) != head.origin
+    return _origin(head.origin.path, head.origin.draft_px, head.origin.place) != head.origin
 
 
 def _on_disk(size: int) -> int:

@@ -1,6 +1,6 @@
-"""One file to one RGB image, whatever the file really is.
+"""One file to one RGB image, whatever the file really is, and wherever its bytes are.
 
-What a file holds is read from its bytes, never from its extension. Every way a file can fail
+The format of a file is read from its bytes, never from its extension. Every way a file can fail
 ends in one `ImageError` with a short reason, so that callers can name it, count it and go on.
 """
 
@@ -12,13 +12,16 @@ import os
 import stat
 import threading
 import warnings
+from contextlib import suppress
 from functools import cache
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from lookalike.config import DEFAULT_MAX_MEGAPIXELS, MAX_PILLOW_MEGAPIXELS
+from lookalike.data.images import ImageRef, InMemory, Span, shown_path
+from lookalike.data.reading.content import read_content
 from lookalike.errors import ImageError
 
 # What makes an image upright, by the orientation that EXIF says it was stored in.
@@ -32,10 +35,20 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+_HEADER_BYTES = 2**16  # more than the headers of most files take
+
+
+class Header(NamedTuple):
+    """What a file's header says; sides in px as stored."""
+
+    format: str
+    mode: str
+    width: int
+    height: int
 
 
 def read_image(
-    path: str,
+    ref: ImageRef,
     max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
     *,
     draft_px: int | None = None,
@@ -50,7 +63,7 @@ def read_image(
     - Of an animation or a multi-page file the first frame counts.
 
     Args:
-        path: the file; every format Pillow reads, AVIF and (through pillow-heif) HEIC.
+        ref: the file; every format Pillow reads, AVIF and (through pillow-heif) HEIC.
         max_megapixels: a larger image is refused before its pixels are decoded.
         draft_px: a JPEG file may come out at a half, a quarter or an eighth of its size, its sides
             at least this, which is quicker.
@@ -58,7 +71,7 @@ def read_image(
     Raises:
         ImageError: the file is missing, no image, too large, truncated or corrupt.
     """
-    with _opened(path, max_megapixels) as image:
+    with _opened(ref, max_megapixels) as image:
         try:
             if draft_px is not None:
                 image.draft(None, (draft_px, draft_px))  # does nothing but for JPEG
@@ -67,38 +80,43 @@ def read_image(
         # Decoders meet hostile bytes and raise nearly everything: OSError, SyntaxError,
         # ValueError, struct.error, IndexError, MemoryError. All of it means: unreadable.
         except Exception as error:
-            raise ImageError(path, _reason(error)) from error
+            raise ImageError(shown_path(ref), _reason(error)) from error
 
 
-def probe_image(path: str, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS) -> None:
-    """Reads a file's header only: is it an image, and not too large?
+def probe_image(ref: ImageRef, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS) -> Header:
+    """Reads a file's header only, which says whether it is an image, and not too large.
 
     A file that passes can still turn out truncated when it is decoded.
 
     Raises:
         ImageError: as `read_image` does, for what the header shows.
     """
-    _opened(path, max_megapixels).close()
+    if isinstance(ref, Span) and ref.size > _HEADER_BYTES:  # else all of a tar would be read
+        start = InMemory(shown_path(ref), read_content(ref, _HEADER_BYTES))
+        with suppress(ImageError):  # some formats have more before the pixels, or it behind them
+            return probe_image(start, max_megapixels)
+    with _opened(ref, max_megapixels) as image:
+        return Header(image.format or "", image.mode, image.width, image.height)
 
 
-def _opened(path: str, max_megapixels: float) -> Image.Image:
+def _opened(ref: ImageRef, max_megapixels: float) -> Image.Image:
     """The file with its header read and its pixels not yet decoded."""
     _load_plugins()
     # Limits and reasons are ours to tell. (Adding a filter is safe in threads; catching is not.)
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    path = shown_path(ref)
+    content = None if isinstance(ref, str) else read_content(ref)
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageError(path, "no file but a pipe, socket, device or folder")
-        if status.st_size == 0:
+        num_bytes = _file_size(path) if content is None else len(content)
+        if num_bytes == 0:
             raise ImageError(path, "empty file (0 bytes)")
-        image = Image.open(path)
+        image = Image.open(path if content is None else io.BytesIO(content))
     except Image.DecompressionBombError as error:
         raise ImageError(
             path, f"above {MAX_PILLOW_MEGAPIXELS:.0f} megapixels, which Pillow never decodes"
         ) from error
     except UnidentifiedImageError as error:
-        raise ImageError(path, _what_instead(path)) from error
+        raise ImageError(path, _what_instead(content or _start_of(path))) from error
     except ImageError:
         raise
     except Exception as error:  # see read_image: format plug-ins raise nearly everything
@@ -112,6 +130,13 @@ def _opened(path: str, max_megapixels: float) -> Image.Image:
             f"{max_megapixels:g}; raise it with --max-megapixels",
         )
     return image
+
+
+def _file_size(path: str) -> int:
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError(path, "no file but a pipe, socket, device or folder")
+    return status.st_size
 
 
 _loading_plugins = threading.Lock()
@@ -202,10 +227,14 @@ def _cmyk_to_rgb(image: Image.Image) -> Image.Image:
     return cast(Image.Image, converted)
 
 
-def _what_instead(path: str) -> str:
-    """What a file that is no image seems to be."""
+def _start_of(path: str) -> bytes:
     with open(path, "rb") as file:
-        start = file.read(512).lstrip().lower()
+        return file.read(512)
+
+
+def _what_instead(content: bytes) -> str:
+    """What a file that is no image seems to be."""
+    start = content[:512].lstrip().lower()
     if start.startswith((b"<!doctype html", b"<html")):
         return "not an image: an HTML page (a failed download?)"
     if start.startswith((b"<?xml", b"<svg")):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from lookalike.data.images import ImageRef
 from lookalike.data.reading.cache import DecodeCache, Reads
 from lookalike.data.reading.reader import Batch, Reader, Request, leave_interrupts_alone
 from lookalike.data.transforms import Augmentation, Preprocessing
@@ -39,7 +40,7 @@ class ImageLoader:
     whole batch alone, never on the worker or the process that happens to read it.
 
     Args:
-        paths: the files.
+        refs: the images, such as `images.refs`.
         how: cut and size of the pixels, and whether they are exact.
         runtime: tells how many workers, and whether a GPU wants pinned memory.
         max_megapixels: larger images are unreadable.
@@ -50,7 +51,7 @@ class ImageLoader:
 
     def __init__(
         self,
-        paths: Sequence[str],
+        refs: Sequence[ImageRef],
         how: Preprocessing,
         runtime: Runtime,
         *,
@@ -60,12 +61,12 @@ class ImageLoader:
         cache: DecodeCache | None = None,
     ) -> None:
         cached = cache.reader if cache else None
-        reader = Reader(paths, how, max_megapixels, augmentation, labels, cached)
+        reader = Reader(refs, how, max_megapixels, augmentation, labels, cached)
         if cache is not None:
             cache.draft_sizes.add(reader.draft_px)
         self._cache = cache
         self._requests = _Requests()
-        self.paths, self.num_images = paths, len(paths)
+        self.refs, self.num_images = refs, len(refs)
         self._part_size = max(1, _PART_BYTES // (3 * how.height * how.width))
         self._labels = labels
         workers = runtime.num_workers
@@ -83,7 +84,7 @@ class ImageLoader:
         )
 
     def read(self, requests: Iterable[Request]) -> Iterator[Batch]:
-        """The batches asked for, in order; a few are read ahead.
+        """Yields the batches asked for, in order; a few are read ahead.
 
         Raises:
             DataError: a worker died.
@@ -173,7 +174,7 @@ class _DoneEvent:
 
 
 def chunks(num_images: int, batch_size: int) -> list[Request]:
-    """Requests for all images in order."""
+    """Returns requests for all images in order."""
     return [
         Request(range(start, min(start + batch_size, num_images)))
         for start in range(0, num_images, batch_size)
@@ -181,8 +182,8 @@ def chunks(num_images: int, batch_size: int) -> list[Request]:
 
 
 def chunks_of(world: World, num_images: int, batch_size: int) -> list[Request]:
-    """One process's share of `chunks`: some in a row, and whole ones, because the rounding of a
-    matrix product can depend on how many rows it has.
+    """Returns one process's share of `chunks`: some in a row, and whole ones, because the rounding
+    of a matrix product can depend on how many rows it has.
 
     Each process gets as many, an empty one if need be: a model that is spread over processes
     computes in all of them at a time.

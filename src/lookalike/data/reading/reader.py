@@ -1,4 +1,4 @@
-"""What lives in a process that reads: a request in, a batch of pixels out."""
+"""The part of a loader that lives in each process that reads: requests in, batches out."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lookalike.data.images import ImageRef, Unreadable, shown_path
 from lookalike.data.reading.cache import CachedReader, Reads
 from lookalike.data.reading.decode import read_image
-from lookalike.data.reading.shared import SharedArray, SharedTexts
+from lookalike.data.reading.shared import SharedArray, SharedList
 from lookalike.data.sampler import grouped_by_class, number_classes
-from lookalike.data.sources import Unreadable
 from lookalike.data.transforms import Augmentation, Preprocessing, augment, preprocess
 from lookalike.errors import ImageError
 
@@ -54,7 +54,7 @@ class Reader(Dataset[Batch]):
     """Reads what is asked for. Sent to a process, it shares what grows with the images.
 
     Args:
-        paths: the files.
+        refs: the images.
         how: cut and size of the pixels.
         max_megapixels: larger images are unreadable.
         augmentation: changes for training; None: as evaluation sees them.
@@ -64,14 +64,14 @@ class Reader(Dataset[Batch]):
 
     def __init__(
         self,
-        paths: Sequence[str],
+        refs: Sequence[ImageRef],
         how: Preprocessing,
         max_megapixels: float,
         augmentation: Augmentation | None,
         labels: Sequence[str] | None,
         cache: CachedReader | None,
     ) -> None:
-        self._paths = SharedTexts(paths)  # of each reader a copy would be hundreds of bytes a file
+        self._refs = SharedList(refs)  # of each reader a copy would be hundreds of bytes an image
         self._how, self._max_megapixels = how, max_megapixels
         self._augmentation, self._cache = augmentation, cache
         self.draft_px = how.draft_px(augmentation.least_area if augmentation else 1.0)
@@ -121,18 +121,18 @@ class Reader(Dataset[Batch]):
         yield from (mate for mate in others if mate in taken)
 
     def _pixels(self, index: int, seed: tuple[int, ...]) -> UInt8[Tensor, "3 height width"]:
-        path = self._paths[index]
+        ref = self._refs[index]
         read = self._cache.read if self._cache else read_image
-        image = read(path, self._max_megapixels, draft_px=self.draft_px)
+        image = read(ref, self._max_megapixels, draft_px=self.draft_px)
         try:
             if self._augmentation is None:
                 return preprocess(image, self._how)
             return augment(image, self._how, self._augmentation, np.random.default_rng(seed))
         except (MemoryError, ValueError) as error:
             reason = f"cannot be resized ({image.width}x{image.height} px)"
-            raise ImageError(path, reason) from error
+            raise ImageError(shown_path(ref), reason) from error
 
 
 def leave_interrupts_alone(_worker: int) -> None:
-    """What a reading process begins with: Ctrl-C is for the main one, which finishes its step."""
+    """Ignores Ctrl-C in a reading process: it is for the main one, which finishes its step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,19 +1,20 @@
-"""Arrays and texts that reading processes see without a copy of their own."""
+"""Arrays and items that reading processes see without a copy of their own."""
 
 from __future__ import annotations
 
 import mmap
 import os
+import pickle
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from multiprocessing import context, reduction
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from jaxtyping import Int64
 
-_ENCODING = "utf-8", "surrogatepass"  # names of files may hold bytes that are no text
+Item = TypeVar("Item")
 
 
 class SharedArray:
@@ -60,11 +61,11 @@ def _opened(file: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> SharedAr
     return array
 
 
-class SharedTexts(Sequence[str]):
-    """Texts, such as the paths of images, in shared memory: their bytes and 8 more each."""
+class SharedList(Sequence[Item]):
+    """Items, such as the references of images, in shared memory: their pickles and 8 bytes each."""
 
-    def __init__(self, texts: Iterable[str]) -> None:
-        parts = [text.encode(*_ENCODING) for text in texts]
+    def __init__(self, items: Iterable[Item]) -> None:
+        parts = [pickle.dumps(item, pickle.HIGHEST_PROTOCOL) for item in items]
         self._ends = SharedArray(np.cumsum([len(part) for part in parts], dtype=np.int64))
         self._bytes = SharedArray(np.frombuffer(b"".join(parts), dtype=np.uint8))
 
@@ -72,13 +73,14 @@ class SharedTexts(Sequence[str]):
         return len(self._ends.values)
 
     @overload
-    def __getitem__(self, index: int) -> str: ...
+    def __getitem__(self, index: int) -> Item: ...
     @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
+    def __getitem__(self, index: slice) -> list[Item]: ...
+    def __getitem__(self, index: int | slice) -> Item | list[Item]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        ends: Int64[np.ndarray, " texts"] = self._ends.values
+        ends: Int64[np.ndarray, " items"] = self._ends.values
         index = range(len(self))[index]  # from the end, or an IndexError
         start = ends[index - 1] if index else 0
-        return self._bytes.values[start : ends[index]].tobytes().decode(*_ENCODING)
+        item: Item = pickle.loads(self._bytes.values[start : ends[index]].data)  # noqa: S301 - ours
+        return item

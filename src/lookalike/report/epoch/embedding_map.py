@@ -11,7 +11,7 @@ from jaxtyping import Float32, Float64
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lookalike.data.sources import ImageSet
+from lookalike.data.images import ImageSet
 from lookalike.evaluation.retrieval import Retrieval
 
 Point = tuple[bool, int]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from lookalike.data.images import ImageRef
 from lookalike.evaluation.retrieval import Retrieval
 from lookalike.report.page import brief
 
@@ -57,16 +58,16 @@ class Images:
 
     def __init__(self, retrieval: Retrieval) -> None:
         self._sides = (retrieval.gallery, retrieval.query)
-        self._side_paths = (retrieval.gallery.paths, retrieval.query.paths)
-        self._numbers: dict[tuple[str, str | None], int] = {}
+        self._side_refs = (retrieval.gallery.refs, retrieval.query.refs)
+        self._numbers: dict[tuple[ImageRef, str | None], int] = {}
         self._classes: dict[str, int] = {}
         self.names: list[str] = []
         self.labels: list[int] = []
 
     @property
-    def paths(self) -> list[str]:
-        """Where each image lies."""
-        return [path for path, _ in self._numbers]
+    def refs(self) -> list[ImageRef]:
+        """Where each image's bytes are."""
+        return [ref for ref, _ in self._numbers]
 
     @property
     def classes(self) -> list[str]:
@@ -75,9 +76,9 @@ class Images:
 
     def number(self, position: int, *, is_query: bool) -> int:
         """The number of an image of the queries or the gallery."""
-        side, path = self._sides[is_query], self._side_paths[is_query][position]
+        side, ref = self._sides[is_query], self._side_refs[is_query][position]
         label = None if side.labels is None else side.labels[position]
-        number = self._numbers.setdefault((path, label), len(self._numbers))
+        number = self._numbers.setdefault((ref, label), len(self._numbers))
         if number == len(self.names):
             self.names.append(brief(side.names[position]))
             self.labels.append(-1 if label is None else self.class_number(label))
@@ -87,13 +88,13 @@ class Images:
         """The number of a class."""
         return self._classes.setdefault(label, len(self._classes))
 
-    def columns(self, number_of: dict[str, int]) -> dict[str, list[Any]]:
+    def columns(self, number_of: dict[ImageRef, int]) -> dict[str, list[Any]]:
         """Names, classes and thumbnails (-1 for none) of all images numbered so far."""
         return {
             "classes": self.classes,
             "names": self.names,
             "labels": self.labels,
-            "thumbs": [number_of.get(path, -1) for path in self.paths],
+            "thumbs": [number_of.get(ref, -1) for ref in self.refs],
         }
 
 

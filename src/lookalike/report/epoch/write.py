@@ -115,11 +115,11 @@ def _choose_images(
     first, later = thumbnails_in_order(rows)
     points = choose_points(retrieval)
     mapped = [images.number(i, is_query=is_query) for is_query, i in points]
-    paths, thumbnails = images.paths, Thumbnails()
-    with progress.task("drawing the report", len(points) + len(paths), "images") as task:
+    refs, thumbnails = images.refs, Thumbnails()
+    with progress.task("drawing the report", len(points) + len(refs), "images") as task:
         flat = draw_map(retrieval, points)
         task.advance(len(points))
-        thumbnails.add((paths[n] for n in [*first, *mapped, *later]), on_progress=task.advance)
+        thumbnails.add((refs[n] for n in [*first, *mapped, *later]), on_progress=task.advance)
     figure = charts.map_figure(flat, images, outcome if retrieval.scores is not None else None)
     return _Shown(rows, flat, figure, images, thumbnails)
 

@@ -9,8 +9,10 @@ from functools import lru_cache
 import numpy as np
 
 from lookalike.config import TrainConfig
+from lookalike.data.images import ImageSet, Unreadable
+from lookalike.data.reading.probing import keep_readable
 from lookalike.data.reading.reader import Request
-from lookalike.data.sources import ImageSet, Unreadable, keep_readable, load_unlabelled
+from lookalike.data.sources import load_unlabelled
 from lookalike.progress import Progress
 
 

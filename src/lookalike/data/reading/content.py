@@ -1,0 +1,105 @@
+"""The bytes behind an image reference."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import Any
+
+from lookalike.data.images import Cell, ImageRef, InMemory, file_key, shown_path
+from lookalike.errors import ImageError, MissingExtraError
+
+KEPT_BYTES = 2**28
+"""What decoded row groups of Parquet files may take in each process; one is kept at any rate."""
+
+
+def read_content(ref: ImageRef, most: int | None = None) -> bytes:
+    """Returns the bytes of an image's file, or of a range of bytes the first `most`.
+
+    Raises:
+        ImageError: they are not there, or fewer than there should be.
+    """
+    if isinstance(ref, InMemory):
+        return ref.content
+    try:
+        if isinstance(ref, Cell):
+            return _cell(ref)
+        with open(ref if isinstance(ref, str) else ref.path, "rb") as file:
+            if isinstance(ref, str):
+                return file.read()
+            wanted = ref.size if most is None else min(ref.size, most)
+            file.seek(ref.offset)
+            content = file.read(wanted)
+    except (OSError, ValueError, IndexError) as error:  # the last two: it has changed
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
+        raise ImageError(shown_path(ref), reason) from error
+    if len(content) < wanted:
+        raise ImageError(
+            shown_path(ref), f"cut short: {len(content):,} of {wanted:,} bytes are in its file"
+        )
+    return content
+
+
+def held(ref: ImageRef) -> ImageRef:
+    """Returns a reference whose bytes are read at most once more: a file itself, others as bytes.
+
+    Raises:
+        ImageError: as `read_content` does.
+    """
+    return ref if isinstance(ref, str) else InMemory(shown_path(ref), read_content(ref))
+
+
+class _RowGroups:
+    """The columns of bytes that were decoded last, within a bound of bytes."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[object, ...], Any] = OrderedDict()
+        self._num_bytes = 0
+        self._lock = threading.Lock()  # else threads would decode the same row group at once
+
+    def column(self, ref: Cell) -> Any:
+        """A row group's column."""
+        key = (*file_key(ref)._replace(place=ref.column), ref.row_group)
+        with self._lock:
+            if key not in self._kept:
+                pyarrow, parquet = require_pyarrow()
+                with parquet.ParquetFile(ref.path) as file:
+                    table = file.read_row_group(ref.row_group, columns=[ref.column])
+                column = table.column(0)
+                if pyarrow.types.is_struct(column.type):  # which holds the field alone
+                    column = pyarrow.compute.struct_field(column, column.type.field(0).name)
+                self._kept[key] = column
+                self._num_bytes += column.nbytes
+                while self._num_bytes > KEPT_BYTES and len(self._kept) > 1:
+                    self._num_bytes -= self._kept.popitem(last=False)[1].nbytes
+            self._kept.move_to_end(key)
+            return self._kept[key]
+
+
+_row_groups = _RowGroups()
+
+
+def _cell(ref: Cell) -> bytes:
+    column = _row_groups.column(ref)
+    if ref.row >= len(column):
+        raise ValueError(f"row group {ref.row_group} has {len(column):,} rows by now")
+    content: bytes | None = column[ref.row].as_py()
+    if content is None:
+        raise ValueError("no bytes in this row")
+    return content
+
+
+def require_pyarrow() -> tuple[Any, Any]:
+    """Returns the modules that read and write Arrow and Parquet.
+
+    Raises:
+        MissingExtraError: they are not installed.
+    """
+    try:
+        import pyarrow.compute
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingExtraError(
+            "Parquet files need pyarrow: pip install 'lookalike[parquet]'"
+        ) from error
+    return pyarrow, parquet

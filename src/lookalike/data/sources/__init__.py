@@ -1,0 +1,101 @@
+"""Sources of images: folders, tables, tar shards, Parquet, datasets on disk, as one `ImageSet`."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from lookalike.data.images import ImageSet
+from lookalike.data.sources.folder import is_folder, load_flat, load_folder
+from lookalike.data.sources.hugging_face import is_saved_dataset, load_saved_dataset
+from lookalike.data.sources.parquet import has_embedded_images, load_parquet
+from lookalike.data.sources.table import TABLE_ENDINGS, is_table, load_table
+from lookalike.data.sources.tar import is_tar, load_tar
+from lookalike.errors import DataError
+from lookalike.files import shown
+from lookalike.progress import Progress, SilentProgress
+
+
+class Source(NamedTuple):
+    """A kind of source: which sources are of it, and how their images are listed."""
+
+    matches: Callable[[str], bool]
+    load: Callable[[str, Progress], ImageSet]
+
+
+SOURCES: dict[str, Source] = {
+    "folder": Source(is_folder, load_folder),
+    "table": Source(is_table, load_table),
+    "tar": Source(is_tar, load_tar),
+    "parquet": Source(has_embedded_images, load_parquet),
+    "hugging face": Source(is_saved_dataset, load_saved_dataset),
+}
+"""All kinds by name. A kind that is added is asked before those that stand here already."""
+
+
+def kind_of(source: str | Path) -> str:
+    """Returns the name in `SOURCES` of the kind that a source is of.
+
+    Raises:
+        DataError: it does not exist, or is of no kind.
+    """
+    path = os.fspath(source)
+    for name, kind in reversed(SOURCES.items()):
+        if kind.matches(path):
+            return name
+    if not os.path.exists(path):
+        raise DataError(f"{shown(path)} does not exist{_nearest_sibling(Path(path))}")
+    raise DataError(
+        f"{shown(path)} is neither a folder nor a table; give a folder of images, a table whose "
+        f"name ends in {', '.join(TABLE_ENDINGS)}, or one of the other kinds in docs/data.md"
+    )
+
+
+def load_images(source: str | Path, progress: Progress | None = None) -> ImageSet:
+    """Lists the images of a source without decoding them.
+
+    - A folder with sub-folders is a class-per-folder tree: an image's label is the first
+      folder on its path, however deep it lies below that.
+    - A folder without sub-folders is flat: its images have no labels.
+    - A `.csv`, `.tsv` or `.parquet` file is a table with a column `path` (relative to the
+      table's folder, or absolute) and any of `label`, `split`, `is_query` and `group`.
+    - A `.tar`, `shards-{0000..0063}.tar` or a folder of them holds webdataset samples, or a
+      class-per-folder tree.
+    - Parquet files with a column of images hold these themselves.
+    - A folder that Hugging Face datasets saved is read where it lies.
+
+    Extensions of image files mean nothing: every file counts until it is read. Hidden
+    folders are passed over, and said so; hidden files in class folders are no images.
+
+    Raises:
+        DataError: the source is missing, empty, damaged, or half tree and half flat; a table
+            lacks `path`, or names a file twice.
+        MissingExtraError: Parquet without `pyarrow` installed, or a saved dataset without
+            `datasets`.
+    """
+    return SOURCES[kind_of(source)].load(os.fspath(source), progress or SilentProgress())
+
+
+def load_unlabelled(source: str | Path, progress: Progress | None = None) -> ImageSet:
+    """Lists the images of a source whose labels do not matter: in a folder, however deep, or
+    whatever else `load_images` takes.
+
+    Raises:
+        DataError: the source is missing, empty, or one that `load_images` would not take.
+        MissingExtraError: as `load_images` does.
+    """
+    if kind_of(source) == "folder":
+        return load_flat(os.fspath(source))
+    return replace(load_images(source, progress), labels=None)
+
+
+def _nearest_sibling(path: Path) -> str:
+    """A hint at a misspelt last part, where the folder above exists."""
+    if not path.parent.is_dir():
+        return ""
+    near = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)
+    return f"; did you mean {shown(path.with_name(near[0]))}?" if near else ""

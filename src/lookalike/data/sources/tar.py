@@ -1,0 +1,146 @@
+"""Tar shards: webdataset samples, or a class-per-folder tree."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import tarfile
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lookalike.data.images import ImageSet, Span, shown_path
+from lookalike.data.sources.columns import COLUMNS, image_set, label_by_folder, some
+from lookalike.data.sources.shards import are_shards, find_shards
+from lookalike.errors import DataError
+from lookalike.files import shown
+from lookalike.progress import Progress
+
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_IMAGES = {"avif", "bmp", "gif", "heic", "heif", "jfif", "jp2", "jpe", "jpeg", "jpg", "pbm", "pgm",
+           "png", "ppm", "tif", "tiff", "webp"}  # fmt: skip
+_NOTES = {"cls", "json", "txt"}
+_LARGEST_NOTE = 2**20  # bytes of a `.cls` or `.json` that is a sample's
+_LABELS = ("label", "class", "cls")
+
+Note = Mapping[str, Any]
+
+
+def is_tar(source: str) -> bool:
+    """Says whether a source is a tar by its name, or a folder of them."""
+    return are_shards(source, (".tar", *_COMPRESSED))
+
+
+def load_tar(source: str, progress: Progress) -> ImageSet:
+    """Lists the images in tar files that are not compressed, by their headers.
+
+    Members whose names agree up to the first dot of the base name are a sample. Its label comes
+    from its `.cls`, or from its `.json` (`label`, `class` or `cls`; `split`, `group` and `is_query`
+    as well). Where no sample has one, the first folder on a member's name is its label.
+
+    Raises:
+        DataError: a tar is missing, compressed, damaged or cut short, or holds no images; or some
+            samples have a label and some have none.
+    """
+    root, shards = find_shards(source, ".tar")
+    names: list[str] = []
+    places: list[Span] = []
+    columns: dict[str, list[Any]] = {column: [] for column in COLUMNS}
+    passed: list[str] = []
+    known: dict[str, str] = {}  # one copy of each label
+    with progress.task("listing shards", len(shards), "shards") as task:
+        for shard in shards:
+            for place, note in _images(shard.path, passed):
+                names.append(shard.prefix + place.name if shard.prefix else place.name)
+                places.append(place)
+                for column, values in columns.items():
+                    value = note.get(column)
+                    values.append(known.setdefault(value, value) if type(value) is str else value)
+            task.advance()
+    if passed:
+        progress.warn(
+            f"passed over {len(passed):,} members of {shown(source)} (links, members in hidden "
+            f"folders, and of labelled samples all but the image): {some(passed)}"
+        )
+    told = {name: values for name, values in columns.items() if any(v is not None for v in values)}
+    images = image_set(root, names, told, source=source, places=places, unit="image")
+    return images if "label" in told else label_by_folder(
+        images, [place.name for place in places], progress
+    )  # fmt: skip
+
+
+def _images(path: str, passed: list[str]) -> list[tuple[Span, Note]]:
+    """The images of one tar in its order, each with what its sample says of it."""
+    samples: defaultdict[str, list[tuple[str, Span]]] = defaultdict(list)
+    notes: dict[str, Note] = {}
+    for place, content in _members(path, passed):
+        folder, base = posixpath.split(place.name)
+        stem, _, ending = base.partition(".")
+        key, ending = posixpath.join(folder, stem), ending.lower()
+        samples[key].append((ending, place))
+        if content is not None and ending in ("cls", "json"):
+            note, known = _note(content, ending, place), notes.get(key, {})
+            notes[key] = {**note, **known} if ending == "json" else {**known, **note}
+    found: list[tuple[Span, Note]] = []
+    for key, members in samples.items():
+        images = [one for one in members if one[0] not in _NOTES] or members
+        if key in notes and any(ending in _IMAGES for ending, _ in images):
+            # The main image, not the mask `000123.seg.png` or the array `000123.npy` beside it.
+            passed += [place.name for ending, place in images if ending not in _IMAGES]
+            images = [one for one in images if one[0] in _IMAGES]
+        found += [(place, notes.get(key, {})) for _, place in images]
+    return sorted(found, key=lambda one: one[0].offset)
+
+
+def _members(path: str, passed: list[str]) -> Iterator[tuple[Span, bytes | None]]:
+    """The files in a tar that are not hidden; of notes on samples also the content."""
+    try:
+        with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined] # else all stay in memory
+                name = posixpath.normpath(member.name).lstrip("/")
+                folder, base = posixpath.split(name)
+                if member.isdir() or base.startswith("."):
+                    continue
+                if not member.isreg() or member.issparse() or "/." in f"/{folder}":
+                    passed.append(name)
+                    continue
+                content = None
+                if base.lower().endswith((".cls", ".json")) and member.size <= _LARGEST_NOTE:
+                    file.seek(member.offset_data)
+                    content = file.read(member.size)
+                yield Span(path, member.offset_data, member.size, name), content
+            file.seek(tar.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile goes without
+                raise tarfile.ReadError(f"neither a header nor the end at byte {tar.offset:,}")
+    except tarfile.TarError as error:
+        with open(path, "rb") as file:
+            start = file.read(6)
+        for magic, method in _MAGIC.items():
+            if start.startswith(magic):
+                raise DataError(
+                    f"{shown(path)} is compressed by {method}, so its images cannot be reached one "
+                    "by one; uncompress it, or write it as plain .tar (images are compressed "
+                    "already)"
+                ) from error
+        raise DataError(
+            f"the tar {shown(path)} is damaged or cut short: {error}. Write or copy it again"
+        ) from error
+    except OSError as error:
+        raise DataError(f"cannot read {shown(path)}: {error.strerror or error}") from error
+
+
+def _note(content: bytes, ending: str, place: Span) -> Note:
+    """What a `.cls` or `.json` says of its sample."""
+    try:
+        if ending == "cls":
+            return {"label": content.decode().strip()}
+        found = json.loads(content)
+    except ValueError as error:
+        raise DataError(f"{shown(shown_path(place))} is no {ending}: {error}") from error
+    if not isinstance(found, dict):
+        return {}
+    labels = [found[one] for one in _LABELS if found.get(one) is not None]
+    return {**{one: found[one] for one in COLUMNS if one in found},
+            **({"label": labels[0]} if labels else {})}  # fmt: skip
