@@ -36,20 +36,15 @@ class Runtime:
     world: World = ALONE
 
     def place(self, module: ModuleT) -> ModuleT:
-        """Moves a model to the device.
-
-        Raises:
-            ModelError: it does not fit.
-        """
+        """Moves a model to the device; raises ModelError where it does not fit."""
+        what = f"{self.device} has too little memory for the model"
         advice = "take a smaller one, free some memory, or set --device cpu"
-        with enough_memory(
-            ModelError, f"{self.device} has too little memory for the model", advice
-        ):
+        with enough_memory(ModelError, what, advice):
             return module.to(self.device)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Inside the block the model computes in the chosen precision; in fp32 where that is int8,
-        which takes another form of it (`embedding/inference.py`).
+        """Inside the block the model computes in the chosen precision; int8, which takes another
+        form of it (`model/inference.py`), means fp32 here.
         """
         if self.precision in _DTYPES:
             return torch.autocast(self.device.type, dtype=_DTYPES[self.precision])
@@ -58,25 +53,21 @@ class Runtime:
     def grad_scaler(self) -> torch.amp.GradScaler:
         """Scales the loss so that fp16 gradients do not underflow; idle in other precisions.
 
-        Of several processes each goes backward with its part of the gradient times their count,
-        of which then the mean is taken: a smaller scale makes up for it.
+        Each rank goes backward with its part of the gradient times the world size, of which then
+        the mean is taken: a smaller scale makes up for it.
         """
-        return torch.amp.GradScaler(
-            self.device.type,
-            init_scale=_FIRST_SCALE / self.world.size,
-            enabled=self.precision == "fp16",
-        )
+        scale, is_needed = _FIRST_SCALE / self.world.size, self.precision == "fp16"
+        return torch.amp.GradScaler(self.device.type, init_scale=scale, enabled=is_needed)
 
     def describe(self) -> str:
-        """One line for the start of a run: `cuda (NVIDIA H100) · bf16 · 8 workers`."""
+        """Returns a line for the start of a run: `cuda (NVIDIA H100) · bf16 · 8 workers`."""
         name = str(self.device)
         if self.device.type == "cuda":
             name += f" ({torch.cuda.get_device_name(self.device)})"
         elif self.device.type == "cpu":
             name += f" ({counted(torch.get_num_threads(), 'thread')})"
-        readers = counted(self.num_workers, "worker")
         several = f"{self.world.size} processes · " if self.world.size > 1 else ""
-        return f"{several}{name} · {self.precision} · {readers}"
+        return f"{several}{name} · {self.precision} · {counted(self.num_workers, 'worker')}"
 
 
 def make_runtime(
@@ -114,7 +105,7 @@ def make_runtime(
 
 
 def _own_device(device: torch.device, world: World) -> torch.device:
-    """The device of one of several processes."""
+    """Returns the device of this one of several processes."""
     if device.type == "cpu":
         return device
     if device != torch.device("cuda"):
@@ -122,39 +113,31 @@ def _own_device(device: torch.device, world: World) -> torch.device:
             f"the device is {device}, and {world.size} processes cannot share it; give each "
             "a GPU of its own with --device cuda, or use --device cpu"
         )
-    if world.local_rank >= torch.cuda.device_count():
+    num_gpus = torch.cuda.device_count()
+    if world.local_rank >= num_gpus:
         raise ConfigError(
-            f"{world.local_size} processes run on this machine, which has "
-            f"{torch.cuda.device_count()} GPUs; start no more: torchrun --nproc-per-node "
-            f"{torch.cuda.device_count()}, or use --device cpu"
+            f"{world.local_size} processes run on this machine, which has {num_gpus} GPUs; start "
+            f"no more: torchrun --nproc-per-node {num_gpus}, or use --device cpu"
         )
     return torch.device("cuda", world.local_rank)
 
 
 def _share_threads(world: World) -> None:
-    """Divides the cores of the machine among its processes, unless somebody has said how many.
-
-    One thread is what torchrun says by itself when nobody does.
-    """
-    if os.environ.get("OMP_NUM_THREADS", "1") == "1":
+    """Divides the cores of the machine among its processes, unless somebody has said how many."""
+    if os.environ.get("OMP_NUM_THREADS", "1") == "1":  # as torchrun sets it when nobody does
         cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
         torch.set_num_threads(max(1, cores // world.local_size))
 
 
 def _default_workers(device: torch.device, world: World) -> int:
-    """On a CPU the model needs the cores itself; a GPU leaves them to the readers."""
+    """Returns few on a CPU, where the model needs the cores itself."""
     cores = max(1, (os.cpu_count() or 1) // world.local_size)
     return max(1, min(4, cores // 2)) if device.type == "cpu" else min(16, cores)
 
 
 def _find_device() -> torch.device:
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    if torch.xpu.is_available():
-        return torch.device("xpu")
-    return torch.device("cpu")
+    kinds = {"cuda": torch.cuda, "mps": torch.backends.mps, "xpu": torch.xpu, "cpu": torch.cpu}
+    return torch.device(next(kind for kind, backend in kinds.items() if backend.is_available()))
 
 
 def _named_device(name: str) -> torch.device:
@@ -180,10 +163,10 @@ def _named_device(name: str) -> torch.device:
 def _find_precision(wanted: str, device: torch.device) -> Precision:
     if wanted == "fp32":
         return "fp32"
-    if wanted in ("bf16", "fp16"):
+    if wanted == "bf16" or wanted == "fp16":
         if not _can_autocast(device, _DTYPES[wanted]):
             raise ConfigError(f"{device.type} cannot compute in {wanted}; use --precision auto")
-        return "bf16" if wanted == "bf16" else "fp16"
+        return wanted
     if wanted == "int8":
         if device.type != "cpu":
             raise ConfigError(f"int8 is for a CPU, and the device is {device.type}; set --device "
@@ -205,7 +188,7 @@ def has_fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
-        return _cpu_has_bf16_units()
+        return _cpu_has("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return _can_autocast(device, torch.bfloat16)
 
 
@@ -216,14 +199,8 @@ def cpu_gains_by_int8() -> bool:
     )
 
 
-def _cpu_has_bf16_units() -> bool:
-    return _cpu_has("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-
-
 def _cpu_has(*names: str) -> bool:
-    """Returns True if torch.cpu, which asks the processor, says yes to one of its private
-    questions; one that it does not know is a no.
-    """
+    """Returns True if one of torch's private questions to the processor is there and says yes."""
     return any(bool(getattr(torch.cpu, name, bool)()) for name in names)
 
 
