@@ -138,9 +138,10 @@ def from_checkpoint(checkpoint: dict[str, Any], path: str) -> Pretrained:
         CheckpointError: the checkpoint names a model this Transformers release cannot build.
     """
     model = checkpoint["model"]
-    settings, how = dict(model["backbone_config"]), model["preprocessing"]
+    how = model["preprocessing"]
     how = {**how, "mean": tuple(how["mean"]), "std": tuple(how["std"])}
     try:
+        settings = dict(model["backbone_config"])
         config = CONFIG_MAPPING[settings["model_type"]].from_dict(settings)
         with quiet_transformers():
             if model["backbone_class"] == CLIPVisionModelWithProjection.__name__:
