@@ -232,7 +232,7 @@ class CLIPEncoder(nn.Module):
                 yield name, parameter
 
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yields names and parameters that fine-tuning changes: the vision side's, if not frozen."""
+        """Yields names and parameters that fine-tuning changes: the vision side's, less frozen."""
         return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
 
     def train(self, mode: bool = True) -> CLIPEncoder:
@@ -247,7 +247,7 @@ class CLIPEncoder(nn.Module):
         return {"embedding": self.embedding, **self._source.description()}
 
     def load_weights(self, state: dict[str, Tensor], path: str) -> None:
-        """Takes over a checkpoint's `model_state_dict`, or raises CheckpointError: it does not fit."""
+        """Takes over a checkpoint's `model_state_dict`; CheckpointError where it does not fit."""
         try:
             self.load_state_dict(state)
         except RuntimeError as error:
