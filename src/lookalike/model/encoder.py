@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float, Float32, UInt8
@@ -21,7 +21,6 @@ from lookalike.errors import CheckpointError, ModelError
 from lookalike.files import shown
 from lookalike.model.preprocessing import check_whole_patches, num_patches, patch_px, share_of_side
 from lookalike.model.pretrained import (
-    Pretrained,
     chosen_embedding,
     from_checkpoint,
     has_tokenizer,
@@ -32,6 +31,7 @@ from lookalike.model.pretrained import (
 
 # Parts of a two-tower model that an image never passes through; kept for text search, frozen.
 _NOT_VISION = ("text_model.", "text_projection.", "logit_scale", "logit_bias")
+Pixels: TypeAlias = UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"]
 _SAME = 1e-4  # by which no number of two embeddings of one image may differ; rounding is 1e-7
 _SMALL = 6  # patches a side of an image that costs a large model next to nothing
 
@@ -93,11 +93,10 @@ class CLIPEncoder(nn.Module):
         if checkpoint is None and is_checkpoint(model_name):
             checkpoint = read_checkpoint(Path(model_name))
         self.embedding = chosen_embedding(embedding, checkpoint)
-        self._source: Pretrained = (
-            load_pretrained(model_name)
-            if checkpoint is None
-            else from_checkpoint(checkpoint, model_name)
-        )
+        if checkpoint is None:
+            self._source = load_pretrained(model_name)
+        else:
+            self._source = from_checkpoint(checkpoint, model_name)
         self.backbone: Any = self._source.backbone  # its class is known when it is loaded
         self._mean: Tensor
         self._std: Tensor
@@ -118,10 +117,7 @@ class CLIPEncoder(nn.Module):
         if checkpoint is None:
             self._settle_pool()
 
-    def forward(
-        self,
-        pixels: UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"],
-    ) -> Float32[Tensor, "batch dim"]:
+    def forward(self, pixels: Pixels) -> Float32[Tensor, "batch dim"]:
         """Embeds a batch of images; of another size than the model's own where the model can, by
         interpolating its position embeddings.
 
@@ -134,10 +130,7 @@ class CLIPEncoder(nn.Module):
         """
         return self._embeddings(self._output(self.normalised(pixels)))
 
-    def normalised(
-        self,
-        pixels: UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"],
-    ) -> Float[Tensor, "batch 3 height width"]:
+    def normalised(self, pixels: Pixels) -> Float[Tensor, "batch 3 height width"]:
         """Returns pixels as the backbone takes them; floating ones are so already."""
         if pixels.dtype != torch.uint8:
             return pixels

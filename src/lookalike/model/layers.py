@@ -1,6 +1,4 @@
-"""The layers of an encoder: which one each parameter is of, freezing the first ones, leaving out
-patches before them, and the attention that is fastest on a device.
-"""
+"""The layers of an encoder: found, frozen, without some patches, fastest on a device."""
 
 from __future__ import annotations
 
@@ -94,13 +92,9 @@ def freeze_layers(encoder: CLIPEncoder, number: int) -> None:
 def drop_patches(encoder: CLIPEncoder, share: float) -> None:
     """Makes training leave out patches (Liu et al., PatchDropout, WACV 2023).
 
-    That share of the patches of each image, drawn anew each time it is embedded in training mode,
-    stops before the first layer. Positions are added before that, so the others stay where they
-    are; the class token and registers always go on. Evaluation has all of them.
-
-    Args:
-        encoder: a transformer in which each patch is one token from the first layer to the last.
-        share: of an image's patches, from 0 to below 1; one patch at least is left.
+    A `share` (from 0 to below 1) of the patches of each image, drawn anew each time it is embedded
+    in training mode, stops before the first layer, where positions have been added; one patch at
+    least goes on, and so do class token and registers. Evaluation has all patches.
 
     Raises:
         ModelError: the layers cannot be found, or need all patches.
@@ -117,8 +111,8 @@ def drop_patches(encoder: CLIPEncoder, share: float) -> None:
         raise _needs_all_patches(encoder) from error
     finally:
         encoder.eval()
-    dropout = _PatchDropout(encoder, num_others, share)
-    first.register_forward_pre_hook(dropout, with_kwargs=True)
+    hook = _PatchDropout(encoder, num_others, share)
+    first.register_forward_pre_hook(hook, with_kwargs=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,9 +129,18 @@ class _PatchDropout:
         if not self.encoder.training:
             return None
         if given:
-            return (_some(given[0], self.num_others, self.share), *given[1:]), named
-        tokens = _some(named["hidden_states"], self.num_others, self.share)
-        return given, named | {"hidden_states": tokens}
+            return (self._some(given[0]), *given[1:]), named
+        return given, named | {"hidden_states": self._some(named["hidden_states"])}
+
+    def _some(self, tokens: Tensor) -> Tensor:
+        """Returns the tokens (batch, tokens, dim) that are no patch, and some patches, in order."""
+        batch, num_tokens, dim = tokens.shape
+        num_patches = num_tokens - self.num_others
+        num_kept = max(1, round(num_patches * (1 - self.share)))
+        order = torch.rand(batch, num_patches, device=tokens.device).argsort(dim=1)
+        kept = self.num_others + order[:, :num_kept].sort(dim=1).values
+        patches = tokens.gather(1, kept.unsqueeze(2).expand(-1, -1, dim))
+        return torch.cat([tokens[:, : self.num_others], patches], dim=1)
 
 
 def on_device(
@@ -163,17 +166,6 @@ def on_device(
     return runtime.place(encoder)
 
 
-def _some(tokens: Tensor, num_others: int, share: float) -> Tensor:
-    """Returns the tokens (batch, tokens, dim) that are no patch, and some patches, in order."""
-    batch, num_tokens, dim = tokens.shape
-    num_patches = num_tokens - num_others
-    num_kept = max(1, round(num_patches * (1 - share)))
-    order = torch.rand(batch, num_patches, device=tokens.device).argsort(dim=1)
-    kept = num_others + order[:, :num_kept].sort(dim=1).values
-    patches = tokens.gather(1, kept.unsqueeze(2).expand(-1, -1, dim))
-    return torch.cat([tokens[:, :num_others], patches], dim=1)
-
-
 @torch.no_grad()
 def _tokens_beside_patches(encoder: CLIPEncoder, first: nn.Module, pixels: Tensor) -> int:
     """Counts the tokens before the patches where they enter the first layer."""
@@ -192,10 +184,10 @@ def _tokens_beside_patches(encoder: CLIPEncoder, first: nn.Module, pixels: Tenso
 
 
 def _needs_all_patches(encoder: CLIPEncoder) -> ModelError:
+    off = _how_to_do_without("patch_dropout")
     return ModelError(
-        f"{encoder.model_name} needs all patches of an image in its layers; "
-        f"{_how_to_do_without('patch_dropout')}, or take a plain vision transformer such as CLIP's "
-        "or DINOv2"
+        f"{encoder.model_name} needs all patches of an image in its layers; {off}, or take a plain "
+        "vision transformer such as CLIP's or DINOv2"
     )
 
 

@@ -1,7 +1,4 @@
-"""Where and how the arithmetic runs: device, precision, processes, readers, seed.
-
-One `Runtime` is made at the top of a command and handed down; nothing reads a global.
-"""
+"""The device, its precision, the readers: made once, in a command, and handed down."""
 
 from __future__ import annotations
 
@@ -78,8 +75,8 @@ def make_runtime(
 ) -> Runtime:
     """Finds the device and the precision that suits it.
 
-    On a CPU under glibc the process keeps from then on what memory it frees, for its next use,
-    unless a variable of the environment tells glibc what to keep. It holds for the whole process.
+    On a CPU under glibc the whole process keeps from then on the memory that it frees, for its next
+    use, unless a variable of the environment tells glibc what to keep.
 
     Args:
         device: "auto" (CUDA, else MPS, else XPU, else CPU) or what `torch.device` takes.
@@ -95,13 +92,18 @@ def make_runtime(
     chosen = _find_device() if device == "auto" else _named_device(device)
     if world.size > 1:
         chosen = _own_device(chosen, world)
-        _share_threads(world)
+        if os.environ.get("OMP_NUM_THREADS", "1") == "1":  # as torchrun sets it when nobody does
+            cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+            torch.set_num_threads(max(1, cores // world.local_size))
     if chosen.type == "cuda" and chosen.index is not None:
         torch.cuda.set_device(chosen)  # pinned memory and capability questions ask the current one
     if chosen.type == "cpu":
         keep_freed_memory()
-    workers = int(num_workers) if num_workers != "auto" else _default_workers(chosen, world)
-    return Runtime(chosen, _find_precision(precision, chosen), workers, world)
+    if num_workers == "auto":
+        cores = max(1, (os.cpu_count() or 1) // world.local_size)
+        # On a CPU the model needs the cores itself; a GPU leaves them to the readers.
+        num_workers = max(1, min(4, cores // 2)) if chosen.type == "cpu" else min(16, cores)
+    return Runtime(chosen, _find_precision(precision, chosen), int(num_workers), world)
 
 
 def _own_device(device: torch.device, world: World) -> torch.device:
@@ -120,19 +122,6 @@ def _own_device(device: torch.device, world: World) -> torch.device:
             f"no more: torchrun --nproc-per-node {num_gpus}, or use --device cpu"
         )
     return torch.device("cuda", world.local_rank)
-
-
-def _share_threads(world: World) -> None:
-    """Divides the cores of the machine among its processes, unless somebody has said how many."""
-    if os.environ.get("OMP_NUM_THREADS", "1") == "1":  # as torchrun sets it when nobody does
-        cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores // world.local_size))
-
-
-def _default_workers(device: torch.device, world: World) -> int:
-    """Returns few on a CPU, where the model needs the cores itself."""
-    cores = max(1, (os.cpu_count() or 1) // world.local_size)
-    return max(1, min(4, cores // 2)) if device.type == "cpu" else min(16, cores)
 
 
 def _find_device() -> torch.device:
