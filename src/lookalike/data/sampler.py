@@ -93,7 +93,9 @@ class BalancedBatchSampler(Sampler[list[int]]):
         classes, sizes = number_classes(labels)
         # A place of one image needs no second.
         taking_part = sizes >= (2 if singletons == "exclude" and n_samples_per_class > 1 else 1)
-        _check_enough_classes(sizes, taking_part, n_classes_per_batch, singletons)
+        num_usable = int(taking_part.sum())
+        if num_usable < n_classes_per_batch:
+            raise _too_few_classes(num_usable, len(sizes), n_classes_per_batch, singletons)
 
         # Images grouped by class: class c's are by_class[starts[c] : starts[c] + sizes[c]].
         by_class = grouped_by_class(classes)
@@ -106,10 +108,10 @@ class BalancedBatchSampler(Sampler[list[int]]):
         )
         small = self._sizes < n_samples_per_class
         self.report = SamplerReport(
-            num_classes=len(self._sizes),
+            num_classes=num_usable,
             num_images=len(self._by_class),
             num_batches=self._num_batches,
-            excluded_singletons=int((~taking_part).sum()),
+            excluded_singletons=len(sizes) - num_usable,
             small_classes=int(small.sum()),
             repeated_images=int((n_samples_per_class - self._sizes[small]).sum()),
         )
@@ -273,23 +275,14 @@ def grouped_by_class(classes: Int32[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     return keys.astype(np.int32 if len(classes) < 2**31 else np.int64)
 
 
-def _check_enough_classes(
-    sizes: Int64[np.ndarray, " classes"],
-    taking_part: np.ndarray,
-    n_classes_per_batch: int,
-    singletons: str,
-) -> None:
-    """Refuses labels of which too few classes can take part."""
-    usable = int(taking_part.sum())
-    if usable >= n_classes_per_batch:
-        return
+def _too_few_classes(usable: int, num_classes: int, needed: int, singletons: str) -> DataError:
     if usable >= 2:
         advice = f"Set --n-classes-per-batch {usable} or less"
-    elif len(sizes) >= 2 and singletons == "exclude":
+    elif num_classes >= 2 and singletons == "exclude":
         advice = "Add images to those classes, or set --singletons repeat"
     else:
         advice = "There must be images of at least two classes to tell apart"
-    raise DataError(
-        f"a batch needs {n_classes_per_batch} different classes and {usable} can take part "
-        f"(of {len(sizes)}; {len(sizes) - usable} have a single image). {advice}"
+    return DataError(
+        f"a batch needs {needed} different classes and {usable} can take part "
+        f"(of {num_classes}; {num_classes - usable} have a single image). {advice}"
     )

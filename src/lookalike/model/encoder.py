@@ -240,7 +240,7 @@ class CLIPEncoder(nn.Module):
         return {"embedding": self.embedding, **self._source.description()}
 
     def load_weights(self, state: dict[str, Tensor], path: str) -> None:
-        """Takes over a checkpoint's `model_state_dict`; CheckpointError where it does not fit."""
+        """Loads a checkpoint's `model_state_dict`; raises CheckpointError where it does not fit."""
         try:
             self.load_state_dict(state)
         except RuntimeError as error:

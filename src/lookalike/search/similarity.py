@@ -85,32 +85,25 @@ def operand(
     """Rounds embeddings as an arithmetic asks for, keeping account of what that loses.
 
     Raises:
-        DataError: an embedding is not finite; `name` and `first` say which.
+        DataError: an embedding is not finite or far from length 1; `name` and `first` say which.
     """
     norms = _length(embeddings)
-    _check_lengths(embeddings, norms, name, first)
+    for row in (~((norms > _SHORTEST) & (norms < _LONGEST))).nonzero()[:, 0].tolist():
+        entries = embeddings[row].double()
+        length = float(torch.linalg.vector_norm(entries))
+        if not entries.isfinite().all():
+            raise DataError(f"the embedding of {name} {first + row} is not finite; leave it out")
+        if length and not _SHORTEST < length < _LONGEST:  # zero has similarity 0 to everything
+            raise DataError(
+                f"the embedding of {name} {first + row} has length {length:.1g}; expected about 1: "
+                "divide each embedding by its length"
+            )
     if arithmetic == "exact":
         return Operand(arithmetic, embeddings.double(), norms, torch.zeros_like(norms))
     if arithmetic == "fp32":
         return Operand(arithmetic, embeddings, norms, norms * _shortened_by())
     rounded = embeddings.bfloat16()
     return Operand(arithmetic, rounded, norms, _length(embeddings - rounded.float()))
-
-
-def _check_lengths(
-    embeddings: Float32[Tensor, "n dim"], norms: Float32[Tensor, " n"], name: str, first: int
-) -> None:
-    """Refuses what no similarity can be computed of; zero is a similarity of 0 to everything."""
-    for row in (~((norms > _SHORTEST) & (norms < _LONGEST))).nonzero()[:, 0].tolist():
-        entries = embeddings[row].double()
-        length = float(torch.linalg.vector_norm(entries))
-        if not entries.isfinite().all():
-            raise DataError(f"the embedding of {name} {first + row} is not finite; leave it out")
-        if length and not _SHORTEST < length < _LONGEST:
-            raise DataError(
-                f"the embedding of {name} {first + row} has length {length:.1g}; expected about 1: "
-                "divide each embedding by its length"
-            )
 
 
 def _shortened_by() -> float:
@@ -197,7 +190,7 @@ def _products_by_columns(
 def order_keys(
     similarities: Float32[Tensor, "*shape"], positions: Int64[Tensor, "*shape"]
 ) -> Int64[Tensor, "*shape"]:
-    """Returns numbers that rise in the ranking: by similarity, then from higher position to lower.
+    """Returns numbers that are larger the earlier the rank: higher similarity, then lower position.
 
     The bits of a float32 rise with it, once those of negative numbers are flipped; positions
     take the lower half.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
@@ -96,7 +98,7 @@ def _num_candidates(k: int) -> int:
 
 
 def _images_within(memory_bytes: int, num_queries: int, dim: int, arithmetic: Arithmetic) -> int:
-    """Returns the images in a quarter of it, for a part of the gallery: operand, scores, masks."""
+    """Returns the images whose operand, scores and masks take a quarter of the memory."""
     score_bytes = {"bf16": 4, "fp32": 8, "exact": 48}[arithmetic]
     images = memory_bytes // 4 // (score_bytes * num_queries + 16 * dim)
     return max(_GROUP, min(images, 8192) // _GROUP * _GROUP)
@@ -140,6 +142,7 @@ def _search(
     return best
 
 
+@dataclass
 class _Search:
     """One pass over the gallery for some queries.
 
@@ -148,22 +151,18 @@ class _Search:
     scores below T - 2 bound is out (`cut`), wherever in the gallery it lies.
     """
 
-    def __init__(
-        self,
-        query: Float32[Tensor, "queries dim"],
-        gallery: Rows,
-        k: int,
-        exclude: Exclude,
-        memory_bytes: int,
-        arithmetic: Arithmetic,
-    ) -> None:
-        self.query, self.gallery, self.k, self.exclude = query, gallery, k, exclude
-        self.arithmetic = arithmetic
-        self.operand = operand(query, arithmetic, "query")
-        n, device, room = len(query), query.device, _num_candidates(k)
-        self.images = _images_within(memory_bytes, n, gallery.dim, arithmetic)
+    query: Float32[Tensor, "queries dim"]
+    gallery: Rows
+    k: int
+    exclude: Exclude
+    memory_bytes: int
+    arithmetic: Arithmetic
+
+    def __post_init__(self) -> None:
+        self.operand = operand(self.query, self.arithmetic, "query")
+        n, device, room = len(self.query), self.query.device, _num_candidates(self.k)
         # A tenth is for looking into groups of images that may be among the best.
-        self.groups = max(1, min(memory_bytes // 10 // (_GROUP * 64), 2**17))
+        self.groups = max(1, min(self.memory_bytes // 10 // (_GROUP * 64), 2**17))
         self.scores = torch.full((n, room), float("-inf"), device=device)
         self.places = torch.full((n, room), -1, dtype=torch.int64, device=device)
         self.counts = torch.zeros(n, dtype=torch.int64, device=device)
@@ -173,8 +172,9 @@ class _Search:
         self.resolved = 0  # pairs whose similarity had to be computed to make room
 
     def run(self) -> Int64[Tensor, "queries k"]:
-        sift_at = 0
-        for start, stop in self.gallery.parts(self.images):
+        sift_at, dim = 0, self.gallery.dim
+        images = _images_within(self.memory_bytes, len(self.query), dim, self.arithmetic)
+        for start, stop in self.gallery.parts(images):
             part = self.gallery.part(start, stop).to(self.query.device)
             self.seen += stop - start
             self.look_at(operand(part, self.arithmetic, "gallery image", start), start, stop)
