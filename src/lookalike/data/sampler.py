@@ -17,7 +17,7 @@ from lookalike.errors import CheckpointError, DataError
 
 @dataclass(frozen=True)
 class SamplerReport:
-    """What a sampler makes of a set of labels; all are counts."""
+    """Counts of what a sampler makes of a set of labels."""
 
     num_classes: int
     num_images: int
@@ -38,24 +38,22 @@ class BalancedBatchSampler(Sampler[list[int]]):
         max(ceil(sum of all places / P), places of the largest class)   batches,
 
     the smallest number that gives each batch P different classes; places that are then still
-    empty go round the classes in random order. So large classes are met more often than small
-    ones, in proportion, and within a batch all count the same.
+    empty go round the classes in random order. So classes are met in proportion to their size.
 
     With `class_balance="equal"` an epoch has as many batches, and all classes are met equally
     often in it. Of N batches each of C classes fills
 
         floor(N P / C)  or  ceil(N P / C)   places,
 
-    the larger number falling to other classes in each epoch, by lot. No image is shown a
-    second time before all of its class were; but a class with more images than places is not
-    shown in full: others of its images have their turn in the next epoch, by lot as well.
+    the larger number falling to other classes in each epoch, by lot. A class with more images
+    than places is not shown in full: others of its images have their turn in the next epoch.
 
     No image stands twice in a batch, unless its class has fewer than K: then its images
     are repeated, which `report` counts. A class with one image has no pair to learn from; it
     is left out (`singletons="exclude"`), or its image is repeated (`singletons="repeat"`).
 
-    The order depends on `seed` and the epoch alone. It is drawn afresh for each `set_epoch`;
-    `state_dict` and `load_state_dict` go on in the middle of one.
+    The order depends on `seed` and the epoch alone; `state_dict` and `load_state_dict` go on in
+    the middle of one.
 
     Use it as `DataLoader(dataset, batch_sampler=BalancedBatchSampler(labels))`.
 
@@ -64,7 +62,7 @@ class BalancedBatchSampler(Sampler[list[int]]):
         n_classes_per_batch: P.
         n_samples_per_class: K.
         singletons: what to do with classes of one image.
-        class_balance: whether classes are met in proportion to their size, or equally often.
+        class_balance: "size", in proportion to it, or "equal".
         seed: of the order.
 
     Raises:
@@ -91,17 +89,13 @@ class BalancedBatchSampler(Sampler[list[int]]):
                 f"a batch of {n_classes_per_batch} classes x {n_samples_per_class} images is "
                 "empty; both must be at least 1"
             )
-        self._per_batch, self._per_class, self._seed = (
-            n_classes_per_batch,
-            n_samples_per_class,
-            seed,
-        )
-        self._balance = class_balance
+        self._per_batch, self._per_class = n_classes_per_batch, n_samples_per_class
         classes, sizes = number_classes(labels)
-        taking_part = sizes >= (2 if singletons == "exclude" else 1)
-        if n_samples_per_class == 1:  # a place of one image needs no second
-            taking_part = sizes >= 1
-        _check_enough_classes(sizes, taking_part, n_classes_per_batch, singletons)
+        # A place of one image needs no second.
+        taking_part = sizes >= (2 if singletons == "exclude" and n_samples_per_class > 1 else 1)
+        num_usable = int(taking_part.sum())
+        if num_usable < n_classes_per_batch:
+            raise _too_few_classes(num_usable, len(sizes), n_classes_per_batch, singletons)
 
         # Images grouped by class: class c's are by_class[starts[c] : starts[c] + sizes[c]].
         by_class = grouped_by_class(classes)
@@ -114,28 +108,36 @@ class BalancedBatchSampler(Sampler[list[int]]):
         )
         small = self._sizes < n_samples_per_class
         self.report = SamplerReport(
-            num_classes=len(self._sizes),
+            num_classes=num_usable,
             num_images=len(self._by_class),
             num_batches=self._num_batches,
-            excluded_singletons=int((~taking_part).sum()),
+            excluded_singletons=len(sizes) - num_usable,
             small_classes=int(small.sum()),
             repeated_images=int((n_samples_per_class - self._sizes[small]).sum()),
         )
-        # Which image is of which class: two samplers that agree in it draw the same batches.
+        # Which image is of which class.
         digest = hashlib.sha256(self._by_class.astype(np.int64))
         digest.update(self._sizes.tobytes())
-        self._fingerprint = digest.hexdigest()[:16]
-        self._epoch = 0
-        self._batches_done = 0
+        # Two samplers that agree in all of these draw the same batches.
+        self._identity: dict[str, int | str] = {
+            "seed": seed,
+            "n_classes_per_batch": n_classes_per_batch,
+            "n_samples_per_class": n_samples_per_class,
+            "class_balance": class_balance,
+            "num_batches": self._num_batches,
+            "num_images": len(self._by_class),
+            "images": digest.hexdigest()[:16],
+        }
+        self._seed, self._balance = seed, class_balance
+        self._epoch = self._batches_done = 0
 
     def __len__(self) -> int:
-        """Batches in a whole epoch, however many of them are done."""
+        """Returns the number of batches in a whole epoch, however many of them are done."""
         return self._num_batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        """The batches of the epoch that are not done yet."""
-        batches = self._plan()
-        for batch in batches[self._batches_done :]:
+        """Yields the batches of the epoch that are not done yet."""
+        for batch in self._plan()[self._batches_done :]:
             self._batches_done += 1
             yield batch.tolist()
         self._batches_done = 0
@@ -145,18 +147,8 @@ class BalancedBatchSampler(Sampler[list[int]]):
         self._epoch, self._batches_done = epoch, 0
 
     def state_dict(self) -> dict[str, int | str]:
-        """Where the sampler stands; `batches_done` counts batches handed out."""
-        return {
-            "epoch": self._epoch,
-            "batches_done": self._batches_done,
-            "seed": self._seed,
-            "n_classes_per_batch": self._per_batch,
-            "n_samples_per_class": self._per_class,
-            "class_balance": self._balance,
-            "num_batches": self._num_batches,
-            "num_images": len(self._by_class),
-            "images": self._fingerprint,
-        }
+        """Returns where the sampler stands; `batches_done` counts batches handed out."""
+        return {"epoch": self._epoch, "batches_done": self._batches_done, **self._identity}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where a saved sampler stood.
@@ -164,8 +156,8 @@ class BalancedBatchSampler(Sampler[list[int]]):
         Raises:
             CheckpointError: that one had other images, another batch shape or another seed.
         """
-        for name, value in self.state_dict().items():
-            if name not in ("epoch", "batches_done") and state[name] != value:
+        for name, value in self._identity.items():
+            if state[name] != value:
                 raise CheckpointError(
                     f"the saved run's sampler had {name} {state[name]}, this one has {value}: "
                     "the training images or the batch shape changed. Start a new run instead"
@@ -173,9 +165,12 @@ class BalancedBatchSampler(Sampler[list[int]]):
         self._epoch, self._batches_done = state["epoch"], state["batches_done"]
 
     def _plan(self) -> Int[np.ndarray, "batches P_times_K"]:
-        """All batches of the epoch."""
+        """Returns all batches of the epoch."""
         rng = np.random.default_rng([self._seed, self._epoch])
-        shuffled = self._shuffled_within_classes(rng)
+        # Images of a class in random order; whole numbers before the point keep classes apart.
+        keys = rng.random(len(self._by_class))
+        keys += np.repeat(np.arange(len(self._sizes), dtype=np.int32), self._sizes)
+        shuffled = self._by_class[np.argsort(keys)]
         equal = self._balance == "equal"
         places = self._equal_places(rng) if equal else self._places + self._extra_places(rng)
         order = rng.permutation(len(places))
@@ -195,23 +190,15 @@ class BalancedBatchSampler(Sampler[list[int]]):
         batches: np.ndarray = shuffled[steps[np.argsort(columns, kind="stable")]]
         return batches.reshape(self._num_batches, -1)
 
-    def _shuffled_within_classes(self, rng: np.random.Generator) -> Int[np.ndarray, " n"]:
-        """The images grouped by class as before, those of a class in random order."""
-        keys = rng.random(len(self._by_class))
-        # Whole numbers before the point keep classes apart.
-        keys += np.repeat(np.arange(len(self._sizes), dtype=np.int32), self._sizes)
-        shuffled: np.ndarray = self._by_class[np.argsort(keys)]
-        return shuffled
-
     def _equal_places(self, rng: np.random.Generator) -> Int64[np.ndarray, " classes"]:
-        """As many places for each class, or one more; never more than there are batches."""
+        """Returns as many places for each class, or one more; at most as many as batches."""
         each, over = divmod(self._num_batches * self._per_batch, len(self._sizes))
         places = np.full_like(self._sizes, each)
         places[rng.permutation(len(places))[:over]] += 1
         return places
 
     def _extra_places(self, rng: np.random.Generator) -> Int64[np.ndarray, " classes"]:
-        """Places that fill the last batches up, dealt evenly to classes with batches to spare."""
+        """Returns the places that fill up the last batches, dealt evenly to classes with room."""
         extra = np.zeros_like(self._places)
         missing = self._num_batches * self._per_batch - int(self._places.sum())
         while missing > 0:
@@ -227,31 +214,27 @@ class BalancedBatchSampler(Sampler[list[int]]):
     def _deal(
         self, owners: Int64[np.ndarray, " places"], rng: np.random.Generator
     ) -> Iterator[Int64[np.ndarray, " batches"]]:
-        """Deals places to batches in P layers, one place a batch and layer; the batch of each.
+        """Deals places to batches in P layers, one place a batch and layer; yields their batches.
 
-        Places of one class are neighbours, so a layer (one place for each batch) meets a class
-        twice in a batch only if it straddles into the layer: those few places are dealt first,
-        among the batches the class is not in yet; all others go anywhere.
+        Places of one class are neighbours, so a class can come twice into a batch only if it
+        straddles two layers: its places in the second are dealt first, among the batches that it
+        is not in yet; all others go anywhere.
         """
-        batches = self._num_batches
-        columns = np.empty(0, dtype=np.int64)
-        for layer in range(self._per_batch):
-            slots = slice(layer * batches, (layer + 1) * batches)
-            here = owners[slots]
-            above = owners[(layer - 1) * batches : layer * batches] if layer else here[:0]
-            straddles = int((here == above[-1]).sum()) if layer else 0
-            taken = columns[above == here[0]] if straddles else columns[:0]
-            free = np.setdiff1d(np.arange(batches), taken)
-            first = rng.permutation(free)[:straddles]
-            rest = rng.permutation(np.setdiff1d(np.arange(batches), first))
-            columns = np.concatenate([first, rest])
+        batches = np.arange(self._num_batches)
+        above = columns = batches[:0]
+        for here in owners.reshape(self._per_batch, -1):
+            taken = columns[above == here[0]]
+            num_straddling = int((here == here[0]).sum()) if len(taken) else 0
+            first = rng.permutation(np.setdiff1d(batches, taken))[:num_straddling]
+            rest = rng.permutation(np.setdiff1d(batches, first))
+            above, columns = here, np.concatenate([first, rest])
             yield columns
 
 
 def number_classes(
     labels: Sequence[int] | Sequence[str] | np.ndarray | Int64[Tensor, " n"],
 ) -> tuple[Int32[np.ndarray, " n"], Int64[np.ndarray, " classes"]]:
-    """Each image's class as a number from 0, in the order of labels, and the size of each class.
+    """Returns each image's class as a number from 0, in the order of labels, and class sizes.
 
     Takes little more memory than the result, whatever the labels are.
     """
@@ -285,31 +268,21 @@ def _number_integers(
 
 
 def grouped_by_class(classes: Int32[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """All positions, class by class, those of a class in their order: a stable argsort, quicker."""
+    """Returns `numpy.argsort(classes, kind="stable")`, quicker."""
     keys = classes.astype(np.int64) * len(classes) + np.arange(len(classes))
     keys.sort()
     keys %= max(1, len(classes))
     return keys.astype(np.int32 if len(classes) < 2**31 else np.int64)
 
 
-def _check_enough_classes(
-    sizes: Int64[np.ndarray, " classes"],
-    taking_part: np.ndarray,
-    n_classes_per_batch: int,
-    singletons: str,
-) -> None:
-    usable, all_classes = int(taking_part.sum()), len(sizes)
-    if usable >= n_classes_per_batch:
-        return
-    left_out = all_classes - usable
-    message = (
-        f"a batch needs {n_classes_per_batch} different classes and {usable} can take part "
-        f"(of {all_classes}; {left_out} have a single image). "
-    )
+def _too_few_classes(usable: int, num_classes: int, needed: int, singletons: str) -> DataError:
     if usable >= 2:
-        message += f"Set --n-classes-per-batch {usable} or less"
-    elif usable + left_out >= 2 and singletons == "exclude":
-        message += "Add images to those classes, or set --singletons repeat"
+        advice = f"Set --n-classes-per-batch {usable} or less"
+    elif num_classes >= 2 and singletons == "exclude":
+        advice = "Add images to those classes, or set --singletons repeat"
     else:
-        message += "There must be images of at least two classes to tell apart"
-    raise DataError(message)
+        advice = "There must be images of at least two classes to tell apart"
+    return DataError(
+        f"a batch needs {needed} different classes and {usable} can take part "
+        f"(of {num_classes}; {num_classes - usable} have a single image). {advice}"
+    )

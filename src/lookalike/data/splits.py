@@ -11,11 +11,10 @@ from lookalike.errors import DataError
 
 
 def held_out_classes(labels: Iterable[str], holdout: str, seed: int) -> set[str]:
-    """The classes of `labels` that a holdout keeps from training.
+    """Returns the classes of `labels` that a holdout keeps from training.
 
-    Classes are put into an order that depends on seed and names alone, not on the images or
-    on how they were listed. A share takes the first of them; of n folds each takes a part, and
-    every class is in exactly one.
+    Classes are put into an order that depends on seed and names alone. A share takes the first of
+    them; of n folds each takes a part, and every class is in exactly one.
 
     >>> sorted(held_out_classes("abcdef", "0.5", seed=0))
     ['a', 'd', 'f']

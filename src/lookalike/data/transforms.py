@@ -31,9 +31,9 @@ class Preprocessing:
     pixels a model computes with are `(value * scale - mean) / std`, value in 0..255.
 
     `exact` pixels are those of the model's own processor (Transformers with Pillow) to the last
-    bit. The others come from quicker resizing, which rounds a little differently (by 1 of 255 here
-    and there), and of large JPEG files from quicker decoding; embeddings have a cosine of 0.999 or
-    more to the exact ones (`benchmarks/results/speed.md`).
+    bit. The others come from quicker resizing (off by 1 of 255 here and there) and, of large JPEG
+    files, quicker decoding; embeddings have a cosine of 0.999 or more to the exact ones
+    (`benchmarks/results/speed.md`).
     """
 
     height: int
@@ -46,11 +46,8 @@ class Preprocessing:
     exact: bool = True
 
     def draft_px(self, min_crop_area: float = 1.0) -> int | None:
-        """What both sides of a decoded image must have at least, for pixels as good as these;
-        None: all that there is.
-
-        Args:
-            min_crop_area: smallest share of an image that is then enlarged to the whole.
+        """Returns the px that both sides of a decoded image must have at least, where a share
+        `min_crop_area` of it may be enlarged to the whole; None for all that there is.
         """
         if self.exact:
             return None
@@ -58,16 +55,16 @@ class Preprocessing:
         return math.ceil(_DRAFT_MARGIN * side / math.sqrt(min_crop_area))
 
     def black(self, num_images: int) -> UInt8[Tensor, "n 3 height width"]:
-        """Pixels of the right shape, where it does not matter what is on them."""
+        """Returns pixels of the right shape, for where it does not matter what is on them."""
         return torch.zeros(num_images, 3, self.height, self.width, dtype=torch.uint8)
 
     def at(self, side: int) -> Preprocessing:
-        """The same part of an image, as a square of `side` px."""
+        """Returns the preprocessing that makes the same part of an image a square of `side` px."""
         shortest = self.shortest_edge and round(self.shortest_edge * side / self.height)
         return replace(self, height=side, width=side, shortest_edge=shortest)
 
     def facts(self) -> dict[str, Any]:
-        """The steps in their order, for programs and people; sizes in px."""
+        """Returns the steps in their order, for programs and people; sizes in px."""
         size = {"height": self.height, "width": self.width}
         cropped = self.shortest_edge is not None
         return {
@@ -94,24 +91,22 @@ class Augmentation:
 
     @property
     def least_area(self) -> float:
-        """Smallest share of an image that may become all of it."""
+        """The smallest share of an image that may become all of it."""
         return self.min_crop_area if self.kind == "crop-flip" else 1.0
 
 
 def preprocess(image: Image.Image, how: Preprocessing) -> UInt8[Tensor, "3 height width"]:
-    """The pixels of an RGB image as the model's own processor would cut them.
+    """Returns the pixels of an RGB image as the model's own processor would cut them.
 
-    Where `how.exact`, agrees with Transformers' Pillow processors to the last bit before
-    normalisation, except for an image so long and thin that all of it, resized, would have more
-    than 50 million pixels: it is cut to its middle first, because a file of a few bytes could take
-    any memory else.
+    Where `how.exact`, to the last bit (before normalisation), except for an image so long and thin
+    that all of it, resized, would have more than 50 million pixels: it is cut to its middle first,
+    because a file of a few bytes could take any memory else.
     """
     if how.shortest_edge is None:
         return _resized(image, (how.width, how.height), how)
     image = _middle(image, how.shortest_edge)
     width, height = image.size
-    short, long = min(width, height), max(width, height)
-    new_long = int(how.shortest_edge * long / short)
+    new_long = int(how.shortest_edge * max(width, height) / min(width, height))
     size = (how.shortest_edge, new_long) if width <= height else (new_long, how.shortest_edge)
     left, top = (size[0] - how.width) // 2, (size[1] - how.height) // 2
     # A crop beyond the edge (a target larger than the resized image) is filled with black.
@@ -122,15 +117,15 @@ def preprocess(image: Image.Image, how: Preprocessing) -> UInt8[Tensor, "3 heigh
 def augment(
     image: Image.Image, how: Preprocessing, changes: Augmentation, rng: np.random.Generator
 ) -> UInt8[Tensor, "3 height width"]:
-    """The pixels of an RGB image after random changes drawn from `rng`.
+    """Returns the pixels of an RGB image after random changes drawn from `rng`.
 
     "crop-flip" keeps a random part (area between `min_crop_area` and 1, aspect ratio between
     3:4 and 4:3 of the target's), resizes it to the target, and mirrors it half the time.
     "none" cuts it as `preprocess` does.
 
-    Then, in random order, brightness, contrast and saturation are multiplied by factors between
-    1 - `color_jitter` and 1 + `color_jitter`: what the image differs by from black, from an
-    even grey of its mean lightness, and from itself without colour.
+    Then, in random order, brightness, contrast and saturation (the difference from black, from an
+    even grey of the mean lightness, from the image without colour) are multiplied by factors
+    between 1 - `color_jitter` and 1 + `color_jitter`.
     """
     if changes.kind == "none":
         part = preprocess(image, how)
@@ -140,16 +135,20 @@ def augment(
         part = _resized(image, (how.width, how.height), how, box)
         if mirrored:
             part = part.flip(2)
-    if changes.color_jitter:  # drawn last: without it, the part and its side are the same
-        as_image = Image.fromarray(part.permute(1, 2, 0).numpy())
-        part = to_tensor(_jittered(as_image, changes.color_jitter, rng))
-    return part
+    if not changes.color_jitter:
+        return part
+    changed = Image.fromarray(part.permute(1, 2, 0).numpy())
+    enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    # Drawn last: without it, the part and its side are the same.
+    factors = rng.uniform(1 - changes.color_jitter, 1 + changes.color_jitter, len(enhancers))
+    for which in rng.permutation(len(enhancers)):
+        changed = enhancers[which](changed).enhance(float(factors[which]))
+    return to_tensor(changed)
 
 
 def to_tensor(image: Image.Image) -> UInt8[Tensor, "3 height width"]:
-    """An RGB image as a contiguous tensor, channels first."""
-    pixels = np.array(image, dtype=np.uint8)
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    """Returns an RGB image as a contiguous tensor, channels first."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
 def _resized(
@@ -158,34 +157,20 @@ def _resized(
     how: Preprocessing,
     box: tuple[float, float, float, float] | None = None,
 ) -> UInt8[Tensor, "3 height width"]:
-    """An image, or what of it lies in `box` (left, top, right, bottom), at `size` (width, height).
-
-    Boxes end between two pixels where `how.exact`, and else at the next whole one.
-    """
+    """Returns an image, or its `box` (left, top, right, bottom), at `size` (width, height)."""
     quick = None if how.exact else _QUICK_FILTERS.get(Image.Resampling(how.resample))
     if quick is None:
         return to_tensor(image.resize(size, Image.Resampling(how.resample), box=box))
-    if box is not None:
+    if box is not None:  # which ends at whole pixels here, and anywhere above
         left, top, right, bottom = box
         image = image.crop((int(left), int(top), math.ceil(right), math.ceil(bottom)))
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    resized: Tensor = functional.interpolate(
-        pixels.unsqueeze(0), size[::-1], mode=quick, antialias=True
-    )
-    return resized.squeeze(0).contiguous()
-
-
-def _jittered(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
-    """The image with brightness, contrast and saturation changed."""
-    changes = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
-    factors = rng.uniform(1 - strength, 1 + strength, len(changes))
-    for which in rng.permutation(len(changes)):
-        image = changes[which](image).enhance(float(factors[which]))
-    return image
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    resized: Tensor = functional.interpolate(pixels, size[::-1], mode=quick, antialias=True)
+    return resized[0].contiguous()
 
 
 def _middle(image: Image.Image, shortest_edge: int) -> Image.Image:
-    """The image, or its middle part where all of it would become too large."""
+    """Returns the image, or its middle part where all of it would become too large."""
     width, height = image.size
     longest = min(width, height) * max(1, _LARGEST_RESIZED_PX // shortest_edge**2)
     if max(width, height) <= longest:
@@ -197,7 +182,7 @@ def _middle(image: Image.Image, shortest_edge: int) -> Image.Image:
 def _random_box(
     size: tuple[int, int], how: Preprocessing, min_area: float, rng: np.random.Generator
 ) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of a random part of an image, in px."""
+    """Returns left, top, right and bottom of a random part of an image, in px."""
     width, height = size
     for _ in range(10):  # long thin images have room for few of the shapes that may be drawn
         area = width * height * rng.uniform(min_area, 1.0)
@@ -208,6 +193,5 @@ def _random_box(
     else:
         box_width = min(width, height * how.width / how.height)
         box_height = min(height, box_width * how.height / how.width)
-    left = rng.uniform(0, width - box_width)
-    top = rng.uniform(0, height - box_height)
+    left, top = rng.uniform(0, width - box_width), rng.uniform(0, height - box_height)
     return left, top, left + box_width, top + box_height

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float, Float32, UInt8
@@ -21,7 +21,6 @@ from lookalike.errors import CheckpointError, ModelError
 from lookalike.files import shown
 from lookalike.model.preprocessing import check_whole_patches, num_patches, patch_px, share_of_side
 from lookalike.model.pretrained import (
-    Pretrained,
     chosen_embedding,
     from_checkpoint,
     has_tokenizer,
@@ -32,13 +31,14 @@ from lookalike.model.pretrained import (
 
 # Parts of a two-tower model that an image never passes through; kept for text search, frozen.
 _NOT_VISION = ("text_model.", "text_projection.", "logit_scale", "logit_bias")
+Pixels: TypeAlias = UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"]
 _SAME = 1e-4  # by which no number of two embeddings of one image may differ; rounding is 1e-7
 _SMALL = 6  # patches a side of an image that costs a large model next to nothing
 
 
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Inside the block dropout and the like are off; afterwards all is as before."""
+    """Switches dropout and the like off inside the block; afterwards all is as before."""
     in_training = [part for part in module.modules() if part.training]
     module.eval()
     try:
@@ -55,9 +55,8 @@ class CLIPEncoder(nn.Module):
     or a vision-only model such as DINOv2, chosen from the model's own configuration. Weights
     are float32 whatever precision they were saved in.
 
-    A model without pooled output of its own (or that came without its weights) gives the class
-    token, its first; one that has no class token either, such as I-JEPA, the mean of its patches'
-    tokens.
+    A model without pooled output of its own (or without the weights for it) gives its class token,
+    the first; one without a class token, such as I-JEPA, the mean of its patches' tokens.
 
     >>> encoder = CLIPEncoder("openai/clip-vit-base-patch32")   # doctest: +SKIP
     >>> embeddings = encoder(pixels)                            # doctest: +SKIP
@@ -70,8 +69,7 @@ class CLIPEncoder(nn.Module):
         gradient_checkpointing: recompute activations in the backward pass, to save memory.
         checkpoint: the content of the checkpoint `model_name`, where it was read already.
 
-    It starts in evaluation mode (no dropout), as `from_pretrained` models do; call `train()`
-    to train it.
+    It starts in evaluation mode (no dropout), as `from_pretrained` models do.
 
     Raises:
         ModelError: the model cannot be loaded, is no vision model, or embeds one image
@@ -96,9 +94,16 @@ class CLIPEncoder(nn.Module):
             checkpoint = read_checkpoint(Path(model_name))
         self.embedding = chosen_embedding(embedding, checkpoint)
         if checkpoint is None:
-            self._adopt(load_pretrained(model_name))
+            self._source = load_pretrained(model_name)
         else:
-            self._adopt(from_checkpoint(checkpoint, model_name))
+            self._source = from_checkpoint(checkpoint, model_name)
+        self.backbone: Any = self._source.backbone  # its class is known when it is loaded
+        self._mean: Tensor
+        self._std: Tensor
+        for name in ("mean", "std"):
+            tensor = torch.tensor(getattr(self.preprocessing, name)).view(1, 3, 1, 1)
+            self.register_buffer(f"_{name}", tensor, persistent=False)
+        if checkpoint is not None:
             self.load_weights(checkpoint["model_state_dict"], model_name)
             self.epoch = int(checkpoint["epoch"])
             self.trained_on = frozenset(checkpoint.get("train_classes", ()))
@@ -107,34 +112,26 @@ class CLIPEncoder(nn.Module):
             if name not in vision:
                 parameter.requires_grad_(False)
         if gradient_checkpointing:
-            self._switch_on_checkpointing()
+            self._checkpoint_gradients()
         self.eval()
         if checkpoint is None:
             self._settle_pool()
 
-    def forward(
-        self,
-        pixels: UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"],
-    ) -> Float32[Tensor, "batch dim"]:
-        """Embeds a batch of images.
-
-        Images of another size than the model's own are taken as they are, where the model can:
-        its position embeddings are interpolated.
+    def forward(self, pixels: Pixels) -> Float32[Tensor, "batch dim"]:
+        """Embeds a batch of images; of another size than the model's own where the model can, by
+        interpolating its position embeddings.
 
         Args:
             pixels: values 0..255 as `preprocess` cuts them (uint8); or, floating, the
                 `pixel_values` of the model's Transformers processor, already normalised.
 
         Raises:
-            ModelError: the backbone gives something else than one row of numbers an image.
+            ModelError: the backbone does not give one row of numbers an image.
         """
         return self._embeddings(self._output(self.normalised(pixels)))
 
-    def normalised(
-        self,
-        pixels: UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"],
-    ) -> Float[Tensor, "batch 3 height width"]:
-        """Pixels as the backbone takes them; floating ones are so already."""
+    def normalised(self, pixels: Pixels) -> Float[Tensor, "batch 3 height width"]:
+        """Returns pixels as the backbone takes them; floating ones are so already."""
         if pixels.dtype != torch.uint8:
             return pixels
         return (pixels.float() * self.preprocessing.scale - self._mean) / self._std
@@ -145,12 +142,10 @@ class CLIPEncoder(nn.Module):
         return self._source.preprocessing
 
     def train_side(self, train_size: float | None) -> int | None:
-        """The side in px that a `train_size` means for this model.
+        """Returns the side in px that a `train_size` means for this model; None is the model's own.
 
-        Args:
-            train_size: a share of the model's own side, at most 1, which becomes a whole number
-                of patches (of 32 px where the model has none); or, above 1, px already; or None,
-                which stays None: the model's own.
+        Up to 1 it is a share of the model's own side, which becomes a whole number of patches (of
+        32 px where the model has none); above 1 it is in px.
         """
         if train_size is None:
             return None
@@ -177,17 +172,19 @@ class CLIPEncoder(nn.Module):
         try:
             self._dim_at(side, side)
         except (ValueError, RuntimeError) as error:
+            first_line = str(error).partition("\n")[0].rstrip(".")
             raise ModelError(
-                f"{self.model_name} cannot take images of {side}x{side} px "
-                f"({str(error).partition(chr(10))[0].rstrip('.')}); leave train_size out, and it "
-                f"learns from images of {how.width}x{how.height} px"
+                f"{self.model_name} cannot take images of {side}x{side} px ({first_line}); leave "
+                f"train_size out, and it learns from images of {how.width}x{how.height} px"
             ) from error
         return how.at(side)
 
     @property
     def kind(self) -> str:
         """The embedding this encoder really gives: "projected" or "pooled"."""
-        return "projected" if self.embedding == "projected" and self._projects else "pooled"
+        names = ("get_image_features", "visual_projection")
+        projects = any(hasattr(self.backbone, name) for name in names)
+        return "projected" if projects and self.embedding == "projected" else "pooled"
 
     @property
     def has_text(self) -> bool:
@@ -212,7 +209,7 @@ class CLIPEncoder(nn.Module):
 
     @cached_property
     def dim(self) -> int:
-        """Length of an embedding; found by embedding one black image."""
+        """The length of an embedding; found by embedding one black image."""
         return self._dim_at(self.preprocessing.height, self.preprocessing.width)
 
     @property
@@ -221,18 +218,18 @@ class CLIPEncoder(nn.Module):
         return self._mean.device
 
     def vision_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names and parameters that an image's embedding depends on."""
+        """Yields names and parameters that an image's embedding depends on."""
         unused = _NOT_VISION + (("visual_projection.",) if self.embedding == "pooled" else ())
         for name, parameter in self.named_parameters():
             if not name.removeprefix("backbone.").startswith(unused):
                 yield name, parameter
 
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names and parameters that fine-tuning changes: of the vision side, what is not frozen."""
+        """Yields names and parameters that fine-tuning changes: the vision side's, less frozen."""
         return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
 
     def train(self, mode: bool = True) -> CLIPEncoder:
-        """Switches dropout and the like on, but for the parts that are frozen."""
+        """Switches dropout and the like on or off; in frozen parts they stay off."""
         super().train(mode)
         for part in self.frozen_parts:
             part.training = False
@@ -243,11 +240,7 @@ class CLIPEncoder(nn.Module):
         return {"embedding": self.embedding, **self._source.description()}
 
     def load_weights(self, state: dict[str, Tensor], path: str) -> None:
-        """Takes over the `model_state_dict` of a checkpoint.
-
-        Raises:
-            CheckpointError: the tensors do not fit this model.
-        """
+        """Loads a checkpoint's `model_state_dict`; raises CheckpointError where it does not fit."""
         try:
             self.load_state_dict(state)
         except RuntimeError as error:
@@ -258,33 +251,15 @@ class CLIPEncoder(nn.Module):
             ) from error
 
     def _dim_at(self, height: int, width: int) -> int:
-        """Length of the embedding of an image of a size."""
+        """Returns the length of the embedding of an image of a size."""
         black = torch.zeros(1, 3, height, width, dtype=torch.uint8, device=self.device)
         # Not inference_mode: sharded weights put together in it could not be trained afterwards.
         with evaluation_mode(self), torch.no_grad():
             return int(self(black).shape[1])
 
-    def _adopt(self, source: Pretrained) -> None:
-        self._source = source
-        self.backbone: Any = source.backbone  # its class is known when it is loaded
-        how = source.preprocessing
-        self._mean: Tensor
-        self._std: Tensor
-        for name, values in (("_mean", how.mean), ("_std", how.std)):
-            tensor = torch.tensor(values).view(1, 3, 1, 1)
-            self.register_buffer(name, tensor, persistent=False)
-
-    @property
-    def _projects(self) -> bool:
-        return hasattr(self.backbone, "get_image_features") or hasattr(
-            self.backbone, "visual_projection"
-        )
-
     def _settle_pool(self) -> None:
-        """Looks at one image twice: how its tokens become an embedding, and that it stays one.
-
-        Once and for all: patches may be left out later, and their number is what tells.
-        """
+        """Looks at one image twice: how its tokens become an embedding, and that it stays one."""
+        # Once and for all: patches may be left out later, and their number is what tells.
         own = self.preprocessing.height, self.preprocessing.width
         patch = patch_px(self.backbone.config)
         height, width = own if patch is None else (min(side, _SMALL * patch) for side in own)
@@ -322,16 +297,17 @@ class CLIPEncoder(nn.Module):
 
     def _output(self, pixels: Float[Tensor, "batch 3 height width"]) -> Any:
         """Calls the backbone with normalised images."""
-        if hasattr(self.backbone, "get_image_features") and self.embedding == "projected":
-            tower = self.backbone.get_image_features
-        elif hasattr(self.backbone, "vision_model") and self.embedding == "pooled":
-            tower = self.backbone.vision_model
-        else:
-            tower = self.backbone
-        return tower(pixel_values=pixels, **self._for_size(tower, pixels))
+        tower_name = "get_image_features" if self.embedding == "projected" else "vision_model"
+        tower = getattr(self.backbone, tower_name, self.backbone)
+        how, name = self.preprocessing, "interpolate_pos_encoding"
+        if pixels.shape[2:] == (how.height, how.width):
+            return tower(pixel_values=pixels)
+        forward = tower.forward if isinstance(tower, nn.Module) else tower
+        can_interpolate = name in inspect.signature(forward).parameters
+        return tower(pixel_values=pixels, **({name: True} if can_interpolate else {}))
 
     def _embeddings(self, output: Any) -> Float32[Tensor, "batch dim"]:
-        """One row an image, of length 1."""
+        """Returns one row an image, of length 1."""
         pooled = self._pooled(output)
         if pooled.ndim == 4 and pooled.shape[2:] == (1, 1):  # convolutional backbones
             pooled = pooled.flatten(1)
@@ -343,7 +319,7 @@ class CLIPEncoder(nn.Module):
         return functional.normalize(pooled.float(), dim=-1)
 
     def _pooled(self, output: Any) -> Any:
-        """One row an image, before normalisation."""
+        """Returns one row an image, before normalisation."""
         if isinstance(output, Tensor):
             return output
         if getattr(output, "image_embeds", None) is not None:
@@ -354,15 +330,7 @@ class CLIPEncoder(nn.Module):
             return output.pooler_output
         return output.last_hidden_state[:, 0]
 
-    def _for_size(self, tower: Callable[..., Any], pixels: Tensor) -> dict[str, bool]:
-        """Returns the arguments with which a tower takes images of another size than its own."""
-        how, name = self.preprocessing, "interpolate_pos_encoding"
-        if pixels.shape[2:] == (how.height, how.width):
-            return {}
-        forward = tower.forward if isinstance(tower, nn.Module) else tower
-        return {name: True} if name in inspect.signature(forward).parameters else {}
-
-    def _switch_on_checkpointing(self) -> None:
+    def _checkpoint_gradients(self) -> None:
         if not self.backbone.supports_gradient_checkpointing:
             raise ModelError(
                 f"{self.model_name} has no gradient checkpointing; leave it off and make the "

@@ -1,6 +1,4 @@
-"""The layers of an encoder: which one each parameter is of, freezing the first ones, leaving out
-patches before them, and the attention that is fastest on a device.
-"""
+"""The layers of an encoder: found, frozen, without some patches, fastest on a device."""
 
 from __future__ import annotations
 
@@ -36,7 +34,7 @@ class Layers:
         return self.count + 1
 
     def of(self, parameter_name: str) -> int:
-        """The layer of a parameter, by its name in `named_parameters()`."""
+        """Returns the layer of a parameter, by its name in `named_parameters()`."""
         return self.of_module[parameter_name.rpartition(".")[0]]
 
 
@@ -47,29 +45,24 @@ def find_layers(encoder: CLIPEncoder, option: str) -> Layers:
     through; modules are registered in the order in which they are used. For a backbone that
     shrinks its image in stages (ConvNeXt, Swin), a stage is a layer.
 
-    Args:
-        encoder: the encoder.
-        option: what needs to know; it stands in the error.
-
     Raises:
-        ModelError: no one list is the longest.
+        ModelError: no one list is the longest; `option`, which needs to know, stands in it.
     """
-    name, blocks = _blocks(encoder, option)
-    prefix, count = f"{name}.", len(blocks)
+    found = blocks(encoder, option)
+    prefix = next(f"{name}." for name, module in encoder.named_modules() if module is found)
     of_module, number = {}, 0
     for name, _ in encoder.named_modules():
         if name.startswith(prefix):
             number = 1 + int(name.removeprefix(prefix).partition(".")[0])
         elif number > 0:
-            number = count + 1
+            number = len(found) + 1
         of_module[name] = number
-    return Layers(count, of_module)
+    return Layers(len(found), of_module)
 
 
 def freeze_layers(encoder: CLIPEncoder, number: int) -> None:
     """Freezes the first layers, and what comes before them: they get no gradient, nothing goes
-    backward through them, and in training they stay in evaluation mode (no dropout; running
-    statistics stay as they are).
+    backward through them, and in training they stay in evaluation mode.
 
     Raises:
         ConfigError: there are not so many layers.
@@ -99,21 +92,16 @@ def freeze_layers(encoder: CLIPEncoder, number: int) -> None:
 def drop_patches(encoder: CLIPEncoder, share: float) -> None:
     """Makes training leave out patches (Liu et al., PatchDropout, WACV 2023).
 
-    That share of the patches of each image, drawn anew each time it is embedded in training mode,
-    stops before the first layer. Positions are added before that, so the others stay where they
-    are; the class token and registers always go on. Evaluation has all of them.
-
-    Args:
-        encoder: a transformer in which each patch is one token from the first layer to the last.
-        share: of an image's patches, from 0 to below 1; one patch at least is left.
+    A `share` (from 0 to below 1) of the patches of each image, drawn anew each time it is embedded
+    in training mode, stops before the first layer, where positions have been added; one patch at
+    least goes on, and so do class token and registers. Evaluation has all patches.
 
     Raises:
         ModelError: the layers cannot be found, or need all patches.
     """
     first = blocks(encoder, "patch_dropout")[0]
-    num_others = _tokens_beside_patches(encoder, first)
-    how = encoder.preprocessing
-    black = torch.zeros(1, 3, how.height, how.width, dtype=torch.uint8, device=encoder.device)
+    black = encoder.preprocessing.black(1).to(encoder.device)
+    num_others = _tokens_beside_patches(encoder, first, black)
     # A few that are missing can be taken for what they are not, or be none at all; half cannot.
     half = _PatchDropout(encoder, num_others, share=0.5)
     try:
@@ -123,18 +111,16 @@ def drop_patches(encoder: CLIPEncoder, share: float) -> None:
         raise _needs_all_patches(encoder) from error
     finally:
         encoder.eval()
-    dropout = _PatchDropout(encoder, num_others, share)
-    first.register_forward_pre_hook(dropout, with_kwargs=True)
+    hook = _PatchDropout(encoder, num_others, share)
+    first.register_forward_pre_hook(hook, with_kwargs=True)
 
 
 @dataclass(frozen=True, eq=False)
 class _PatchDropout:
-    """Before the first layer: leaves out patches while the encoder is trained.
+    """Leaves out patches before the first layer while the encoder is trained."""
 
-    An object, so that a copy of the encoder has one that looks at the copy. The layer itself does
-    not tell: frozen, it is in evaluation mode in training too.
-    """
-
+    # An object, so that a copy of the encoder has one that looks at the copy. The layer itself does
+    # not tell: frozen, it is in evaluation mode in training too.
     encoder: CLIPEncoder
     num_others: int
     share: float
@@ -143,9 +129,18 @@ class _PatchDropout:
         if not self.encoder.training:
             return None
         if given:
-            return (_some(given[0], self.num_others, self.share), *given[1:]), named
-        tokens = _some(named["hidden_states"], self.num_others, self.share)
-        return given, named | {"hidden_states": tokens}
+            return (self._some(given[0]), *given[1:]), named
+        return given, named | {"hidden_states": self._some(named["hidden_states"])}
+
+    def _some(self, tokens: Tensor) -> Tensor:
+        """Returns the tokens (batch, tokens, dim) that are no patch, and some patches, in order."""
+        batch, num_tokens, dim = tokens.shape
+        num_patches = num_tokens - self.num_others
+        num_kept = max(1, round(num_patches * (1 - self.share)))
+        order = torch.rand(batch, num_patches, device=tokens.device).argsort(dim=1)
+        kept = self.num_others + order[:, :num_kept].sort(dim=1).values
+        patches = tokens.gather(1, kept.unsqueeze(2).expand(-1, -1, dim))
+        return torch.cat([tokens[:, : self.num_others], patches], dim=1)
 
 
 def on_device(
@@ -157,9 +152,7 @@ def on_device(
     a step in 0.77 to 0.89 of the time up to 257 tokens, and in 1.45 at 577 (docs/experiments.md).
 
     Args:
-        encoder: for images of its own size, or of `side` px.
-        runtime: the device.
-        side: of the images that it is trained on.
+        side: of the images in px; None for the encoder's own.
         patch_dropout: share of their patches that training leaves out.
 
     Raises:
@@ -173,62 +166,37 @@ def on_device(
     return runtime.place(encoder)
 
 
-def _some(tokens: Tensor, num_others: int, share: float) -> Tensor:
-    """The tokens (batch, tokens, dim) that are no patch, and some patches, in their order."""
-    batch, num_tokens, dim = tokens.shape
-    num_patches = num_tokens - num_others
-    num_kept = max(1, round(num_patches * (1 - share)))
-    order = torch.rand(batch, num_patches, device=tokens.device).argsort(dim=1)
-    kept = num_others + order[:, :num_kept].sort(dim=1).values
-    patches = tokens.gather(1, kept.unsqueeze(2).expand(-1, -1, dim))
-    return torch.cat([tokens[:, :num_others], patches], dim=1)
-
-
 @torch.no_grad()
-def _tokens_beside_patches(encoder: CLIPEncoder, first: nn.Module) -> int:
+def _tokens_beside_patches(encoder: CLIPEncoder, first: nn.Module, pixels: Tensor) -> int:
     """Counts the tokens before the patches where they enter the first layer."""
-    how = encoder.preprocessing
-    patches = num_patches(encoder.backbone.config, how.height, how.width)
+    patches = num_patches(encoder.backbone.config, *pixels.shape[2:])
     entered: list[Any] = []
-    noting = first.register_forward_pre_hook(
-        lambda _, given, named: entered.append(given[0] if given else named.get("hidden_states")),
-        with_kwargs=True,
-    )
-    with noting:
-        black = torch.zeros(1, 3, how.height, how.width, dtype=torch.uint8, device=encoder.device)
-        encoder(black)
-    tokens = entered[0]
-    if patches is None or not isinstance(tokens, Tensor) or tokens.ndim != 3:
+
+    def note(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        entered.append(given[0] if given else named.get("hidden_states"))
+
+    with first.register_forward_pre_hook(note, with_kwargs=True):
+        encoder(pixels)
+    is_sequence = isinstance(entered[0], Tensor) and entered[0].ndim == 3
+    if patches is None or not is_sequence or entered[0].shape[1] < patches:
         raise _needs_all_patches(encoder)
-    num_others = tokens.shape[1] - patches
-    if num_others < 0:
-        raise _needs_all_patches(encoder)
-    return num_others
+    return int(entered[0].shape[1]) - patches
 
 
 def _needs_all_patches(encoder: CLIPEncoder) -> ModelError:
+    off = _how_to_do_without("patch_dropout")
     return ModelError(
-        f"{encoder.model_name} needs all patches of an image in its layers; "
-        f"{_how_to_do_without('patch_dropout')}, or take a plain vision transformer such as CLIP's "
-        "or DINOv2"
+        f"{encoder.model_name} needs all patches of an image in its layers; {off}, or take a plain "
+        "vision transformer such as CLIP's or DINOv2"
     )
 
 
 def blocks(encoder: CLIPEncoder, option: str) -> nn.ModuleList:
-    """The blocks of an encoder, in their order.
-
-    Args:
-        encoder: the encoder.
-        option: what needs them; it stands in the error.
+    """Returns the blocks of an encoder that images pass through, in their order.
 
     Raises:
-        ModelError: they cannot be found.
+        ModelError: they cannot be found; `option`, which needs them, stands in it.
     """
-    return _blocks(encoder, option)[1]
-
-
-def _blocks(encoder: CLIPEncoder, option: str) -> tuple[str, nn.ModuleList]:
-    """The list of blocks that images pass through, and its name."""
     lists = sorted(_outermost_lists(encoder), key=lambda found: len(found[1]), reverse=True)
     if not lists or (len(lists) > 1 and len(lists[0][1]) == len(lists[1][1])):
         among = ", ".join(name for name, _ in lists) or "no list of blocks"
@@ -236,7 +204,7 @@ def _blocks(encoder: CLIPEncoder, option: str) -> tuple[str, nn.ModuleList]:
             f"{option} needs to know the layers of {encoder.model_name}, and its structure does "
             f"not tell them ({among}); {_how_to_do_without(option)}, or take another model"
         )
-    return lists[0]
+    return lists[0][1]
 
 
 def _how_to_do_without(option: str) -> str:
@@ -246,7 +214,7 @@ def _how_to_do_without(option: str) -> str:
 
 
 def _outermost_lists(encoder: CLIPEncoder) -> Iterator[tuple[str, nn.ModuleList]]:
-    """Lists of modules that images pass through and that lie in no other list."""
+    """Yields the lists of modules that images pass through and that lie in no other list."""
     parameters = [name for name, _ in encoder.vision_parameters()]
     outer: list[str] = []
     for name, module in encoder.named_modules():

@@ -60,7 +60,7 @@ def merged(encoder: CLIPEncoder) -> Iterator[None]:
 
 
 def plain_state_dict(encoder: CLIPEncoder) -> dict[str, Tensor]:
-    """The encoder's state under the names it has without LoRA; of use inside `merged`."""
+    """Returns the encoder's state under the names it has without LoRA; call it inside `merged`."""
     return {
         name.replace(".base_layer.", "."): tensor
         for name, tensor in encoder.state_dict().items()
@@ -69,20 +69,19 @@ def plain_state_dict(encoder: CLIPEncoder) -> dict[str, Tensor]:
 
 
 def lora_matrices(encoder: CLIPEncoder) -> dict[str, Tensor]:
-    """All A and B of an encoder with LoRA, by their names in its state."""
+    """Returns all A and B of an encoder with LoRA, by their names in its state."""
     return {name: tensor for name, tensor in encoder.state_dict().items() if ".lora_" in name}
 
 
 def layers_under_lora(encoder: CLIPEncoder) -> dict[str, Tensor]:
-    """Weights and biases of the layers that LoRA changes, by their names in the encoder's state."""
+    """Returns weights and biases of the layers that LoRA changes, by their names in the state."""
     return {name: tensor for name, tensor in encoder.state_dict().items() if ".base_layer." in name}
 
 
 def merge_for_good(encoder: CLIPEncoder) -> None:
     """Makes an encoder with LoRA a plain one that gives the same embeddings as inside `merged`."""
-    layers = list(_lora_layers(encoder))
-    _merge([layer for _, layer in layers])
-    for name, layer in layers:
+    for name, layer in list(_lora_layers(encoder)):
+        _merge([layer])
         parent, _, own_name = name.rpartition(".")
         setattr(encoder.get_submodule(parent), own_name, layer.base_layer)
 

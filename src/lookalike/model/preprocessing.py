@@ -1,4 +1,4 @@
-"""What a model wants done to its images, read from its own processor configuration."""
+"""A model's preprocessing, read from its own processor configuration; patches and sizes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,7 @@ _STEP_WITHOUT_PATCHES_PX = 32  # by which convolutional models shrink an image, 
 
 
 def preprocessing_from(processor: Mapping[str, Any], model_name: str) -> Preprocessing:
-    """The cut and scale of pixels that an image processor's configuration describes.
-
-    Args:
-        processor: the processor's whole configuration, class defaults filled in.
-        model_name: for error messages.
+    """Returns the preprocessing that an image processor's whole configuration describes.
 
     Raises:
         ModelError: the configuration asks for something else than one resize to a fixed size,
@@ -33,8 +29,10 @@ def preprocessing_from(processor: Mapping[str, Any], model_name: str) -> Preproc
     shortest: int | None = None
     if set(size) == {"shortest_edge"}:
         shortest = int(size["shortest_edge"])
-        if kind.startswith("ConvNext"):
-            shortest, target = _convnext(shortest, float(processor.get("crop_pct") or 224 / 256))
+        if kind.startswith("ConvNext"):  # cuts off a margin below 384 px, warps from there on
+            target = shortest, shortest
+            share = float(processor.get("crop_pct") or 224 / 256)
+            shortest = int(shortest / share) if shortest < _CONVNEXT_WARPS_FROM_PX else None
         elif {"height", "width"} <= set(crop):
             target = int(crop["height"]), int(crop["width"])
         else:
@@ -46,36 +44,25 @@ def preprocessing_from(processor: Mapping[str, Any], model_name: str) -> Preproc
     else:
         raise ModelError(_unsupported(model_name, kind, f"size {size or 'that varies'}"))
 
-    normalises = processor.get("do_normalize", True)
+    normalises, rescales = processor.get("do_normalize", True), processor.get("do_rescale", True)
     resample = processor.get("resample")
     return Preprocessing(
-        height=target[0],
-        width=target[1],
+        *target,
         shortest_edge=shortest,
         resample=_BICUBIC if resample is None else int(resample),
-        scale=float(processor.get("rescale_factor") or 1 / 255)
-        if processor.get("do_rescale", True)
-        else 1.0,
+        scale=float(processor.get("rescale_factor") or 1 / 255) if rescales else 1.0,
         mean=_three(processor["image_mean"]) if normalises else (0.0, 0.0, 0.0),
         std=_three(processor["image_std"]) if normalises else (1.0, 1.0, 1.0),
     )
 
 
 def check_whole_patches(config: Any, side: int) -> None:
-    """Sees to it that a square image is cut into patches with nothing left over.
-
-    Args:
-        config: of a Transformers model; one without attention has no patches in this sense.
-        side: of the image, in px.
-
-    Raises:
-        ConfigError: something is left over; names the sizes nearby.
+    """Raises ConfigError, which names the sizes nearby, if patches do not fill a square of `side`
+    px; a model without attention has no patches in this sense.
     """
     patch = patch_px(config)
-    if patch is None:
-        return
-    below = side // patch * patch
-    if side != below:
+    if patch is not None and side % patch:
+        below = side // patch * patch
         nearest = f"{below} or {below + patch}" if below else f"{patch}"
         raise ConfigError(
             f"train_size is {side} px, and the model cuts images into patches of {patch} px; "
@@ -84,15 +71,10 @@ def check_whole_patches(config: Any, side: int) -> None:
 
 
 def share_of_side(config: Any, side: int, share: float) -> int:
-    """The side in px nearest to a share of a model's own that is cut into whole patches.
+    """Returns the px nearest to a share of a model's own `side` that are cut into whole patches.
 
     Halfway between two the larger one is taken, and one patch is the least. A model without
-    patches gets a multiple of 32 px.
-
-    Args:
-        config: of a Transformers model.
-        side: the model's own, in px.
-        share: above 0, at most 1, which is `side` itself.
+    patches gets a multiple of 32 px. A share of 1 is `side` itself.
     """
     if share == 1:
         return side
@@ -101,7 +83,7 @@ def share_of_side(config: Any, side: int, share: float) -> int:
 
 
 def patch_px(config: Any) -> int | None:
-    """Side of the patches that attention sees; None for a model without."""
+    """Returns the side of the patches that attention sees; None for a model without."""
     vision = getattr(config, "vision_config", config)
     patch = getattr(vision, "patch_size", None)
     return patch if isinstance(patch, int) and hasattr(vision, "num_attention_heads") else None
@@ -113,21 +95,13 @@ def num_patches(config: Any, height: int, width: int) -> int | None:
     return None if patch is None else (height // patch) * (width // patch)
 
 
-def _convnext(shortest: int, crop_pct: float) -> tuple[int | None, tuple[int, int]]:
-    """ConvNeXT's own rule: below 384 px a margin is cut off, from there on images are warped."""
-    resized = int(shortest / crop_pct) if shortest < _CONVNEXT_WARPS_FROM_PX else None
-    return resized, (shortest, shortest)
-
-
 def _as_size(size: Any) -> dict[str, Any]:
-    """A size as a mapping; old configurations hold a bare number for a square."""
-    if isinstance(size, int):
-        return {"height": size, "width": size}
-    return dict(size or {})
+    """Returns a size as a mapping; old configurations hold a bare number for a square."""
+    return {"height": size, "width": size} if isinstance(size, int) else dict(size or {})
 
 
 def _three(values: Any) -> tuple[float, float, float]:
-    """One number a channel; a single number counts for all three."""
+    """Returns one number a channel; a single number counts for all three."""
     if isinstance(values, (int, float)):
         values = [values] * 3
     if len(values) != 3:

@@ -58,10 +58,9 @@ class Pretrained:
 
     def description(self) -> dict[str, Any]:
         """Returns all that it takes, beside the weights, to build this backbone again."""
-        config = json.loads(self.backbone.config.to_json_string(use_diff=False))
         return {
             "backbone_class": type(self.backbone).__name__,
-            "backbone_config": config,
+            "backbone_config": json.loads(self.backbone.config.to_json_string(use_diff=False)),
             "preprocessing": asdict(self.preprocessing),
             "pool": self.pool,
             "side_files": self.side_files,
@@ -70,10 +69,7 @@ class Pretrained:
 
 
 def load_pretrained(model_name: str) -> Pretrained:
-    """Loads a vision model, float32, with its text tower if it has one.
-
-    Args:
-        model_name: a hub id or a local Transformers folder.
+    """Loads a vision model from a hub id or a Transformers folder, float32, with its text tower.
 
     Raises:
         ModelError: unknown, out of reach, without weights, or no vision model.
@@ -102,7 +98,11 @@ def load_pretrained(model_name: str) -> Pretrained:
             f"the weights of {model_name} are incomplete: {len(missing)} tensors are missing, "
             f"among them {missing[0]}. Fetch the model again"
         )
-    _take_into_memory(backbone)
+    # Weights are views into the file, where they begin anywhere; copied, they begin at multiples of
+    # 64 bytes, as those from a checkpoint do. On a CPU that decides how a matrix of one row is
+    # multiplied, and so rounded.
+    for tensor in (*backbone.parameters(), *backbone.buffers()):
+        tensor.data = tensor.data.clone()
     return Pretrained(
         backbone,
         preprocessing_from(processor, model_name),
@@ -132,15 +132,14 @@ def chosen_embedding(
 
 
 def from_checkpoint(checkpoint: dict[str, Any], path: str) -> Pretrained:
-    """The backbone a checkpoint of ours holds; its weights are loaded by the caller.
+    """Returns the backbone that a checkpoint of ours holds; the caller loads its weights.
 
     Raises:
         CheckpointError: the checkpoint names a model this Transformers release cannot build.
     """
     model = checkpoint["model"]
-    preprocessing = dict(model["preprocessing"])
-    preprocessing["mean"] = tuple(preprocessing["mean"])
-    preprocessing["std"] = tuple(preprocessing["std"])
+    how = model["preprocessing"]
+    how = {**how, "mean": tuple(how["mean"]), "std": tuple(how["std"])}
     try:
         settings = dict(model["backbone_config"])
         config = CONFIG_MAPPING[settings["model_type"]].from_dict(settings)
@@ -156,7 +155,7 @@ def from_checkpoint(checkpoint: dict[str, Any], path: str) -> Pretrained:
         ) from error
     return Pretrained(
         backbone.float(),
-        Preprocessing(**preprocessing),
+        Preprocessing(**how),
         model["pool"],
         dict(model["side_files"]),
         model.get("hub_id"),
@@ -164,7 +163,7 @@ def from_checkpoint(checkpoint: dict[str, Any], path: str) -> Pretrained:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint of ours, on the CPU. No pickled code is ever run.
+    """Returns the content of a checkpoint of ours, on the CPU. No pickled code is ever run.
 
     Those that earlier versions of Lookalike wrote are read as well; their `format` tells them.
 
@@ -183,7 +182,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             "expected a weights/encoder_epoch_XX.pth that lookalike train wrote"
         ) from error
     found = checkpoint.get("format") if isinstance(checkpoint, dict) else None
-    if not isinstance(checkpoint, dict) or found not in (CHECKPOINT_FORMAT, *_EARLIER_FORMATS):
+    if found not in (CHECKPOINT_FORMAT, *_EARLIER_FORMATS):
         raise CheckpointError(
             f"{shown(path)} is not a checkpoint of ours (format {found!r}, expected "
             f"{CHECKPOINT_FORMAT!r}); give a weights/encoder_epoch_XX.pth that lookalike train "
@@ -193,7 +192,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _load_part(load: Callable[..., _Loaded], name: str, **options: Any) -> _Loaded:
-    """One `from_pretrained`: what lies on this disk first, the hub only if that fails."""
+    """Loads with one `from_pretrained`: from this disk first, from the hub only if that fails."""
     if not os.path.isdir(name):
         try:
             return load(name, local_files_only=True, **options)
@@ -203,16 +202,6 @@ def _load_part(load: Callable[..., _Loaded], name: str, **options: Any) -> _Load
         return load(name, **options)
     except _LOADING_ERRORS as error:
         raise ModelError(_why_not_loaded(name, error)) from error
-
-
-def _take_into_memory(backbone: PreTrainedModel) -> None:
-    """Copies the weights out of the file they are views into, one after the other.
-
-    In the file they begin anywhere, in memory at multiples of 64 bytes, as those from a checkpoint
-    do; where they begin decides on a CPU how a matrix of one row is multiplied, and so rounded.
-    """
-    for tensor in (*backbone.parameters(), *backbone.buffers()):
-        tensor.data = tensor.data.clone()
 
 
 def _why_not_loaded(name: str, error: Exception) -> str:
@@ -245,14 +234,14 @@ def _check_sees_images(config: PreTrainedConfig, name: str) -> None:
 
 
 def _backbone_class(config: PreTrainedConfig) -> Any:
-    """AutoModel, except for a CLIP vision tower saved with its projection and without text."""
+    """Returns AutoModel, but for a CLIP vision tower saved with its projection, without text."""
     if CLIPVisionModelWithProjection.__name__ in (config.architectures or ()):
         return CLIPVisionModelWithProjection
     return AutoModel
 
 
 def _load_processor(name: str, folder: Path) -> dict[str, Any]:
-    """The image processor's configuration with its class's defaults filled in."""
+    """Returns the image processor's configuration with its class's defaults filled in."""
     file = folder / "preprocessor_config.json"
     raw = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if raw.get("image_processor_type", "").startswith("DINOv3ViT"):
@@ -268,7 +257,7 @@ def _load_processor(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _side_files_from_hub(name: str, config: PreTrainedConfig) -> Path:
-    """The folder in the hub's cache with a model's small text files, fetched if need be."""
+    """Returns the folder in the hub's cache with a model's small files, fetched if need be."""
     from huggingface_hub import snapshot_download
 
     folder = Path(_load_part(snapshot_download, name, allow_patterns=list(_SIDE_FILES)))
@@ -302,10 +291,8 @@ def write_side_files(side_files: Mapping[str, str | bytes], folder: Path) -> Non
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Holds back Transformers' remarks and bars: what matters in them becomes our errors."""
-    verbosity, bars = (
-        transformers_logging.get_verbosity(),
-        transformers_logging.is_progress_bar_enabled(),
-    )
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:

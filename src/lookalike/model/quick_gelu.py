@@ -21,14 +21,12 @@ _FLAT = 100.0  # beyond it the derivative is 0 or 1, whatever the precision
 
 
 class QuickGELU(QuickGELUActivation):
-    """The same values to the bit, of which only x is kept for the way back.
-
-    Backwards it is the derivative of SiLU, y * sigmoid(y), at y = 1.702 x: in one operation, where
-    torch would multiply and add up five times.
+    """The same values to the bit, of which only x is kept for the way back: one operation, the
+    derivative of SiLU, y * sigmoid(y), at y = 1.702 x.
     """
 
     def forward(self, input: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
-        """Computes it."""
+        """Returns x * sigmoid(1.702 x)."""
         activated: Tensor = _QuickGELU.apply(input)
         return activated
 

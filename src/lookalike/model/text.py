@@ -24,12 +24,11 @@ _NUMBERED = re.compile(r"\d+\.(?=\D)")  # 001.Black_footed_Albatross, as in CUB-
 
 
 def caption_of(label: str, template: str) -> str:
-    """The text that stands for a class: its name in words, put where `{}` stands.
+    """Returns the text that stands for a class: its name in words, put where `{}` stands.
 
-    A leading number and dot is left out, and underscores become spaces. Hyphens are spaces only
-    in names that have no other gap: they part words in `Golden-Delicious`, and not in
-    `red_t-shirt`. Case is kept, for names such as BMW: where a model learned lower case only, its
-    tokenizer or `embed_texts` sees to it.
+    A leading number and dot is left out, and underscores become spaces; hyphens only in names that
+    have no other gap. Case is kept, for names such as BMW: where a model learned lower case only,
+    its tokenizer or `embed_texts` sees to it.
 
     >>> caption_of("Golden-Delicious", "a photo of a {}.")
     'a photo of a Golden Delicious.'
@@ -38,7 +37,7 @@ def caption_of(label: str, template: str) -> str:
     """
     # A folder's name may hold bytes that are no text, which no tokenizer takes.
     name = label.encode("utf-8", "replace").decode("utf-8")
-    words = _NUMBERED.sub("", name, count=1) if _NUMBERED.match(name) else name
+    words = name[found.end() :] if (found := _NUMBERED.match(name)) else name
     if not re.search(r"[_\s]", words):
         words = words.replace("-", " ")
     words = " ".join(words.replace("_", " ").split())
@@ -52,15 +51,14 @@ def embed_texts(
     progress: Progress,
     title: str = "embedding captions",
 ) -> Float32[Tensor, "texts dim"]:
-    """L2-normalised embeddings of texts, in the space of the encoder's images, on the CPU.
+    """Returns L2-normalised embeddings of texts, in the space of the encoder's images, on the CPU.
 
     In float32 and evaluation mode. Texts longer than the model takes are cut. SigLIP and SigLIP 2
     learned with lower-cased texts, all padded to one length and none of the padding masked
     (Zhai et al., ICCV 2023; Transformers' notes on both models); the others pad as they need.
 
     Raises:
-        ModelError: the model has no text tower, or embeddings are asked for that texts have no
-            part in, or its tokenizer cannot be built.
+        ModelError: the encoder has no text (`why_no_text`), or its tokenizer cannot be built.
     """
     if encoder.why_no_text is not None:
         raise ModelError(f"texts cannot be embedded: {encoder.why_no_text}")
@@ -84,23 +82,19 @@ def embed_texts(
 
 def _tokens(tokenizer: Any, texts: list[str], config: Any) -> dict[str, Tensor]:
     """Returns the arguments of `get_text_features`."""
-    length = config.text_config.max_position_embeddings
-    if not str(config.model_type).startswith("siglip"):
-        return dict(
-            tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
-        )
+    is_siglip = str(config.model_type).startswith("siglip")
     inputs = tokenizer(
-        [text.lower() for text in texts],
-        padding="max_length",
+        [text.lower() for text in texts] if is_siglip else texts,
+        padding="max_length" if is_siglip else True,
         truncation=True,
-        max_length=length,
+        max_length=config.text_config.max_position_embeddings,
         return_tensors="pt",
     )
-    return {"input_ids": inputs["input_ids"]}
+    return {"input_ids": inputs["input_ids"]} if is_siglip else dict(inputs)
 
 
 def _load_tokenizer(side_files: Mapping[str, str | bytes], model_name: str) -> Any:
-    """The model's tokenizer from its small files alone, which a checkpoint has as well."""
+    """Loads a model's tokenizer from its small files alone, which a checkpoint has as well."""
     with tempfile.TemporaryDirectory() as folder, quiet_transformers():
         write_side_files(side_files, Path(folder))
         try:
@@ -108,7 +102,6 @@ def _load_tokenizer(side_files: Mapping[str, str | bytes], model_name: str) -> A
         except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
             # Its own class may ask for a package (sentencepiece) that tokenizer.json does without.
             if "tokenizer.json" not in side_files:
-                raise ModelError(
-                    f"the tokenizer of {model_name} cannot be built: {error}"
-                ) from error
+                what = f"the tokenizer of {model_name} cannot be built: {error}"
+                raise ModelError(what) from error
             return PreTrainedTokenizerFast.from_pretrained(folder)

@@ -1,7 +1,4 @@
-"""Where and how the arithmetic runs: device, precision, processes, readers, seed.
-
-One `Runtime` is made at the top of a command and handed down; nothing reads a global.
-"""
+"""The device, its precision, the readers: made once, in a command, and handed down."""
 
 from __future__ import annotations
 
@@ -36,20 +33,15 @@ class Runtime:
     world: World = ALONE
 
     def place(self, module: ModuleT) -> ModuleT:
-        """Moves a model to the device.
-
-        Raises:
-            ModelError: it does not fit.
-        """
+        """Moves a model to the device; raises ModelError where it does not fit."""
+        what = f"{self.device} has too little memory for the model"
         advice = "take a smaller one, free some memory, or set --device cpu"
-        with enough_memory(
-            ModelError, f"{self.device} has too little memory for the model", advice
-        ):
+        with enough_memory(ModelError, what, advice):
             return module.to(self.device)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Inside the block the model computes in the chosen precision; in fp32 where that is int8,
-        which takes another form of it (`embedding/inference.py`).
+        """Inside the block the model computes in the chosen precision; int8, which takes another
+        form of it (`model/inference.py`), means fp32 here.
         """
         if self.precision in _DTYPES:
             return torch.autocast(self.device.type, dtype=_DTYPES[self.precision])
@@ -58,25 +50,21 @@ class Runtime:
     def grad_scaler(self) -> torch.amp.GradScaler:
         """Scales the loss so that fp16 gradients do not underflow; idle in other precisions.
 
-        Of several processes each goes backward with its part of the gradient times their count,
-        of which then the mean is taken: a smaller scale makes up for it.
+        Each rank goes backward with its part of the gradient times the world size, of which then
+        the mean is taken: a smaller scale makes up for it.
         """
-        return torch.amp.GradScaler(
-            self.device.type,
-            init_scale=_FIRST_SCALE / self.world.size,
-            enabled=self.precision == "fp16",
-        )
+        scale, is_needed = _FIRST_SCALE / self.world.size, self.precision == "fp16"
+        return torch.amp.GradScaler(self.device.type, init_scale=scale, enabled=is_needed)
 
     def describe(self) -> str:
-        """One line for the start of a run: `cuda (NVIDIA H100) · bf16 · 8 workers`."""
+        """Returns a line for the start of a run: `cuda (NVIDIA H100) · bf16 · 8 workers`."""
         name = str(self.device)
         if self.device.type == "cuda":
             name += f" ({torch.cuda.get_device_name(self.device)})"
         elif self.device.type == "cpu":
             name += f" ({counted(torch.get_num_threads(), 'thread')})"
-        readers = counted(self.num_workers, "worker")
         several = f"{self.world.size} processes · " if self.world.size > 1 else ""
-        return f"{several}{name} · {self.precision} · {readers}"
+        return f"{several}{name} · {self.precision} · {counted(self.num_workers, 'worker')}"
 
 
 def make_runtime(
@@ -87,8 +75,8 @@ def make_runtime(
 ) -> Runtime:
     """Finds the device and the precision that suits it.
 
-    On a CPU under glibc the process keeps from then on what memory it frees, for its next use,
-    unless a variable of the environment tells glibc what to keep. It holds for the whole process.
+    On a CPU under glibc the whole process keeps from then on the memory that it frees, for its next
+    use, unless a variable of the environment tells glibc what to keep.
 
     Args:
         device: "auto" (CUDA, else MPS, else XPU, else CPU) or what `torch.device` takes.
@@ -104,17 +92,22 @@ def make_runtime(
     chosen = _find_device() if device == "auto" else _named_device(device)
     if world.size > 1:
         chosen = _own_device(chosen, world)
-        _share_threads(world)
+        if os.environ.get("OMP_NUM_THREADS", "1") == "1":  # as torchrun sets it when nobody does
+            cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+            torch.set_num_threads(max(1, cores // world.local_size))
     if chosen.type == "cuda" and chosen.index is not None:
         torch.cuda.set_device(chosen)  # pinned memory and capability questions ask the current one
     if chosen.type == "cpu":
         keep_freed_memory()
-    workers = int(num_workers) if num_workers != "auto" else _default_workers(chosen, world)
-    return Runtime(chosen, _find_precision(precision, chosen), workers, world)
+    if num_workers == "auto":
+        cores = max(1, (os.cpu_count() or 1) // world.local_size)
+        # On a CPU the model needs the cores itself; a GPU leaves them to the readers.
+        num_workers = max(1, min(4, cores // 2)) if chosen.type == "cpu" else min(16, cores)
+    return Runtime(chosen, _find_precision(precision, chosen), int(num_workers), world)
 
 
 def _own_device(device: torch.device, world: World) -> torch.device:
-    """The device of one of several processes."""
+    """Returns the device of this one of several processes."""
     if device.type == "cpu":
         return device
     if device != torch.device("cuda"):
@@ -122,39 +115,18 @@ def _own_device(device: torch.device, world: World) -> torch.device:
             f"the device is {device}, and {world.size} processes cannot share it; give each "
             "a GPU of its own with --device cuda, or use --device cpu"
         )
-    if world.local_rank >= torch.cuda.device_count():
+    num_gpus = torch.cuda.device_count()
+    if world.local_rank >= num_gpus:
         raise ConfigError(
-            f"{world.local_size} processes run on this machine, which has "
-            f"{torch.cuda.device_count()} GPUs; start no more: torchrun --nproc-per-node "
-            f"{torch.cuda.device_count()}, or use --device cpu"
+            f"{world.local_size} processes run on this machine, which has {num_gpus} GPUs; start "
+            f"no more: torchrun --nproc-per-node {num_gpus}, or use --device cpu"
         )
     return torch.device("cuda", world.local_rank)
 
 
-def _share_threads(world: World) -> None:
-    """Divides the cores of the machine among its processes, unless somebody has said how many.
-
-    One thread is what torchrun says by itself when nobody does.
-    """
-    if os.environ.get("OMP_NUM_THREADS", "1") == "1":
-        cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores // world.local_size))
-
-
-def _default_workers(device: torch.device, world: World) -> int:
-    """On a CPU the model needs the cores itself; a GPU leaves them to the readers."""
-    cores = max(1, (os.cpu_count() or 1) // world.local_size)
-    return max(1, min(4, cores // 2)) if device.type == "cpu" else min(16, cores)
-
-
 def _find_device() -> torch.device:
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    if torch.xpu.is_available():
-        return torch.device("xpu")
-    return torch.device("cpu")
+    kinds = {"cuda": torch.cuda, "mps": torch.backends.mps, "xpu": torch.xpu, "cpu": torch.cpu}
+    return torch.device(next(kind for kind, backend in kinds.items() if backend.is_available()))
 
 
 def _named_device(name: str) -> torch.device:
@@ -180,10 +152,10 @@ def _named_device(name: str) -> torch.device:
 def _find_precision(wanted: str, device: torch.device) -> Precision:
     if wanted == "fp32":
         return "fp32"
-    if wanted in ("bf16", "fp16"):
+    if wanted == "bf16" or wanted == "fp16":
         if not _can_autocast(device, _DTYPES[wanted]):
             raise ConfigError(f"{device.type} cannot compute in {wanted}; use --precision auto")
-        return "bf16" if wanted == "bf16" else "fp16"
+        return wanted
     if wanted == "int8":
         if device.type != "cpu":
             raise ConfigError(f"int8 is for a CPU, and the device is {device.type}; set --device "
@@ -205,7 +177,7 @@ def has_fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
-        return _cpu_has_bf16_units()
+        return _cpu_has("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return _can_autocast(device, torch.bfloat16)
 
 
@@ -216,14 +188,8 @@ def cpu_gains_by_int8() -> bool:
     )
 
 
-def _cpu_has_bf16_units() -> bool:
-    return _cpu_has("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-
-
 def _cpu_has(*names: str) -> bool:
-    """Returns True if torch.cpu, which asks the processor, says yes to one of its private
-    questions; one that it does not know is a no.
-    """
+    """Returns True if one of torch's private questions to the processor is there and says yes."""
     return any(bool(getattr(torch.cpu, name, bool)()) for name in names)
 
 

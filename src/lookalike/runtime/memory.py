@@ -28,10 +28,8 @@ _LIMIT_AND_USE = (
 
 @contextmanager
 def enough_memory(kind: type[LookalikeError], what: str, advice: str) -> Iterator[None]:
-    """Inside the block a device that runs out of memory is an error that says what to do.
-
-    Raises:
-        LookalikeError: of that kind, as `what (torch's own words); advice`.
+    """Inside the block a device that runs out of memory raises an error of that kind, which says
+    `what (torch's own words); advice`.
     """
     try:
         yield
@@ -40,26 +38,21 @@ def enough_memory(kind: type[LookalikeError], what: str, advice: str) -> Iterato
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that this process can still take on a device."""
+    """Returns the memory that this process can still take on a device."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return free + cached
     give_back_freed_memory()
     available: int = psutil.virtual_memory().available
-    return min(available, _left_in_container(available))
-
-
-def _left_in_container(otherwise: int) -> int:
-    """Memory that a container's limit leaves, where there is one."""
     for names in _LIMIT_AND_USE:
         limit, used = (_CONTROL_GROUP / name for name in names)
         try:
             left = int(limit.read_text()) - int(used.read_text())
         except (OSError, ValueError):  # no such file, or "max"
             continue
-        return left + _cached_files(limit.with_name("memory.stat"))
-    return otherwise
+        return min(available, left + _cached_files(limit.with_name("memory.stat")))
+    return available
 
 
 def _cached_files(stat: Path) -> int:
@@ -78,16 +71,14 @@ def _cached_files(stat: Path) -> int:
 def keep_freed_memory() -> None:
     """Has glibc reuse large blocks of memory rather than give each back to the system.
 
-    A tensor of some megabytes is given back when it is freed, and the system clears every page of
-    the next one again: CLIP ViT-B/16 spent a third of its training step on that
-    (docs/experiments.md). The peak of a step's memory is the same to within a twentieth.
+    The system clears every page of the next one again: CLIP ViT-B/16 spent a third of its training
+    step on that (docs/experiments.md). A step's peak memory is the same to within a twentieth.
     """
-    told = not _GLIBC_TOLD.isdisjoint(os.environ)
-    told = told or "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", "")
-    mallopt = _of_glibc("mallopt")
-    if mallopt is not None and not told:
-        for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1)):  # none, and never
-            mallopt(parameter, value)
+    mallopt, tunables = _of_glibc("mallopt"), os.environ.get("GLIBC_TUNABLES", "")
+    is_told = "glibc.malloc." in tunables or not _GLIBC_TOLD.isdisjoint(os.environ)
+    if mallopt is not None and not is_told:
+        mallopt(_M_MMAP_MAX, 0)  # none
+        mallopt(_M_TRIM_THRESHOLD, -1)  # never
 
 
 def give_back_freed_memory() -> None:
@@ -98,5 +89,5 @@ def give_back_freed_memory() -> None:
 
 
 def _of_glibc(name: str) -> Any:
-    """A function of glibc's own; None under another library, such as musl."""
+    """Returns a function of glibc's own; None under another library, such as musl."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

@@ -24,14 +24,10 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
 
 
 def random_state(device: torch.device | None = None) -> dict[str, Tensor]:
-    """The state of the generators of the CPU and of `device`, for `restore_random_state`."""
+    """Returns the state of the generators of the CPU and of `device`."""
     state = {"cpu": torch.get_rng_state()}
     if device is not None and device.type != "cpu":
-        module = torch.get_device_module(device)
-        # mps, which has one device, takes no argument here
-        state[device.type] = (
-            module.get_rng_state() if device.type == "mps" else module.get_rng_state(device)
-        )
+        state[device.type] = torch.get_device_module(device).get_rng_state(*_which(device))
     return state
 
 
@@ -42,9 +38,11 @@ def restore_random_state(state: dict[str, Tensor], device: torch.device | None =
         return True
     if device.type not in state:
         return False
-    module, saved = torch.get_device_module(device), state[device.type].cpu()
-    if device.type == "mps":
-        module.set_rng_state(saved)
-    else:
-        module.set_rng_state(saved, device)
+    saved = state[device.type].cpu()
+    torch.get_device_module(device).set_rng_state(saved, *_which(device))
     return True
+
+
+def _which(device: torch.device) -> tuple[torch.device, ...]:
+    """Returns the argument that names a device to its module; mps, which has but one, has none."""
+    return () if device.type == "mps" else (device,)

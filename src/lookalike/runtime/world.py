@@ -1,7 +1,7 @@
-"""Several processes that carry out one command together, as `torchrun` starts them.
+"""The processes of one command, as `torchrun` starts them: rank, world size, all_gather.
 
-One `World` is found at the top of a command and handed down in `Runtime`; alone, its methods
-do what one process needs, which is nothing.
+One `World` is found at the top of a command and handed down in `Runtime`; with a world size of 1
+its methods have nothing to wait for or to gather.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from lookalike.errors import LookalikeError, LostProcessError
 
 _T = TypeVar("_T")
 _STARTED_TOGETHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # as torchrun says it
-# Rows and gradients come at the pace of the slowest reader; who takes longer than this is stuck.
+# Rows and gradients come at the pace of the slowest reader; a rank that takes longer is stuck.
 _TIMEOUT = timedelta(minutes=30)
-# Waiting for the first process to rank, draw or write has no end that could be named. One that
-# died is noticed at once all the same: its connections close.
+# Nobody can say how long rank 0 ranks, draws or writes while the others wait. If it dies, they
+# notice at once all the same: its connections close.
 _PATIENCE = timedelta(days=365)
 _LOST = re.compile(r"gloo[/\\]|NCCL|TCPStore")
+# Where in its source the backend noticed, and which port: nobody can do anything with these.
+_LOST_PLACE = re.compile(r"^\[[^\]]*\] | ?\[[\d.:a-f]+\]:\d+")
 
 
 @dataclass(frozen=True)
 class World:
-    """One process among those that carry out the same command.
+    """The rank of this process, and the world size; `local_` counts ranks on the same machine.
 
-    Every method below that gathers or waits must be called by all of them, in the same order.
-
-    `local_rank` and `local_size` count those on the same machine.
+    Every method that gathers or waits must be called by all ranks, in the same order.
     """
 
     rank: int = 0
@@ -49,11 +49,11 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """True for the process that writes files and shows progress."""
+        """True for rank 0, which writes files and shows progress."""
         return self.rank == 0
 
     def share_of(self, total: int) -> slice:
-        """Returns this process's share of `total` things in a row; shares differ by one at most.
+        """Returns this rank's share of `total` things in a row; shares differ by one at most.
 
         >>> [World(rank, 3).share_of(7) for rank in range(3)]
         [slice(0, 3, None), slice(3, 5, None), slice(5, 7, None)]
@@ -64,9 +64,9 @@ class World:
     def all_gather_rows(
         self, rows: Shaped[Tensor, "own_rows ..."]
     ) -> tuple[Shaped[Tensor, "all_rows ..."], slice]:
-        """The rows of all processes, in the order of these, and where one's own are among them.
+        """Returns the rows of all ranks, in rank order, and the slice of them that is this rank's.
 
-        Each may have another number of rows, or none. No gradient flows through it.
+        Each rank may have another number of rows, or none. No gradient flows through it.
         """
         if self.size == 1:
             return rows, slice(0, len(rows))
@@ -80,7 +80,7 @@ class World:
         return together, slice(start, start + len(rows))
 
     def all_gather_objects(self, value: _T) -> list[_T]:
-        """Returns the values of all processes, by rank; they are pickled on the way."""
+        """Returns the values of all ranks, in rank order; they are pickled on the way."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -88,16 +88,16 @@ class World:
         return values
 
     def any_of(self, flag: bool) -> bool:
-        """Returns True if the flag is true in one of the processes."""
+        """Returns True if the flag is true on any rank."""
         return any(self.all_gather_objects(flag))
 
     def on_main(self, work: Callable[[], _T]) -> _T:
-        """Does the work in rank 0 alone, on the cores of all, and returns its result everywhere.
+        """Does the work on rank 0 alone, with the cores of all, and returns its result everywhere.
 
-        The others wait for it, however long that takes. What it returns is pickled on the way.
+        The other ranks wait, however long it takes. The result is pickled on the way.
 
         Raises:
-            LookalikeError: `work` did, and now all processes do.
+            LookalikeError: `work` did, and now all ranks do.
         """
         if self.size == 1:
             return work()
@@ -118,17 +118,15 @@ class World:
         return result
 
     def kept_on_main(self, work: Callable[[], _T]) -> _T | None:
-        """Does the work in rank 0 alone, and returns its result there; None in the others.
-
-        Raises:
-            LookalikeError: `work` did, and now all processes do.
+        """Does the work on rank 0 as `on_main` does, but returns its result there alone, None on
+        the other ranks.
         """
         kept: list[_T] = []
         self.on_main(lambda: kept.append(work()))
         return kept[0] if kept else None
 
     def is_first_to_say(self, message: str) -> bool:
-        """Returns True if no other process has said the same; need not be called by all."""
+        """Returns True if no other rank has said the same; need not be called by all."""
         if self.size == 1:
             return True
         try:
@@ -142,22 +140,24 @@ ALONE = World()
 
 @contextmanager
 def joined() -> Iterator[World]:
-    """Inside the block the processes that were started together work together.
+    """Inside the block the processes that `torchrun` started together are the ranks of one world.
 
-    `torchrun` tells each of them of the others in environment variables; without these, or with
-    a count of one, it is `ALONE`. Where a process group is there already, it is used and left
-    as it is.
+    Without torchrun's environment variables, or with a world size of 1, it is `ALONE`. A process
+    group that is there already is used and left as it is.
 
     Raises:
-        LostProcessError: another process ended inside the block, or cannot be reached.
+        LostProcessError: another rank ended inside the block, or cannot be reached.
     """
     found = dist.is_available() and dist.is_initialized()
-    if not found and not _started_together():
+    told = all(name in os.environ for name in _STARTED_TOGETHER)
+    if not found and not (told and int(os.environ["WORLD_SIZE"]) > 1):
         yield ALONE
         return
     with _naming_the_lost():
         if not found:
-            dist.init_process_group(_backend(), timeout=_TIMEOUT)
+            # Each kind of device has its own backend; CUDA's connects only when it is first used.
+            uses_nccl = torch.cuda.is_available() and dist.is_nccl_available()
+            dist.init_process_group("cpu:gloo,cuda:nccl" if uses_nccl else "gloo", timeout=_TIMEOUT)
         try:
             yield _world()
         finally:
@@ -165,27 +165,16 @@ def joined() -> Iterator[World]:
                 dist.destroy_process_group()
 
 
-def _started_together() -> bool:
-    told = all(name in os.environ for name in _STARTED_TOGETHER)
-    return told and int(os.environ["WORLD_SIZE"]) > 1
-
-
-def _backend() -> str:
-    """Each kind of device has its own; CUDA's connects only when it is first used."""
-    if torch.cuda.is_available() and dist.is_nccl_available():
-        return "cpu:gloo,cuda:nccl"
-    return "gloo"
-
-
 def _world() -> World:
-    rank, count = dist.get_rank(), dist.get_world_size()
-    if count == 1:
+    """Returns the world of the process group that there is."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    if world_size == 1:
         return ALONE
     return World(
         rank,
-        count,
+        world_size,
         int(os.environ.get("LOCAL_RANK", rank)),
-        int(os.environ.get("LOCAL_WORLD_SIZE", count)),
+        int(os.environ.get("LOCAL_WORLD_SIZE", world_size)),
         dist.new_group(backend="gloo", timeout=_PATIENCE),
         dist.distributed_c10d._get_default_store(),
     )
@@ -193,7 +182,7 @@ def _world() -> World:
 
 @contextmanager
 def _naming_the_lost() -> Iterator[None]:
-    """Turns what the backends say about a connection that broke into what happened."""
+    """Turns a backend's error about a broken connection into one that says what happened."""
     try:
         yield
     except RuntimeError as error:
@@ -205,7 +194,3 @@ def _naming_the_lost() -> Iterator[None]:
             f"{_LOST_PLACE.sub('', first_line)} shows). What was saved before is whole: start the "
             "same command again; a run goes on where it was saved with --resume"
         ) from error
-
-
-# Where in its source the backend noticed, and which port: nobody can do anything with these.
-_LOST_PLACE = re.compile(r"^\[[^\]]*\] | ?\[[\d.:a-f]+\]:\d+")

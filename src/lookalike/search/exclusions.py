@@ -18,7 +18,7 @@ _MANY = 50  # beyond one excluded pair in so many a mask takes less memory than 
 
 
 def equal_pairs(query_ids: Ids, gallery_ids: Ids) -> tuple[Ids, Ids]:
-    """All (query, gallery image) whose ids are equal, sorted by query, then image.
+    """Returns all (query, gallery image) whose ids are equal, sorted by query, then image.
 
     >>> equal_pairs(torch.tensor([7, 8, 7]), torch.tensor([7, 9, 7]))
     (tensor([0, 0, 2, 2]), tensor([0, 2, 0, 2]))
@@ -27,17 +27,16 @@ def equal_pairs(query_ids: Ids, gallery_ids: Ids) -> tuple[Ids, Ids]:
     first = torch.searchsorted(ordered, query_ids)
     counts = torch.searchsorted(ordered, query_ids, right=True) - first
     rows = torch.arange(len(query_ids), device=query_ids.device).repeat_interleave(counts)
-    before = counts.cumsum(dim=0) - counts
-    within = torch.arange(len(rows), device=rows.device) - before[rows]
-    return rows, order[first[rows] + within]
+    return rows, order[first[rows] + places_in_rows(rows, counts)]
+
+
+def places_in_rows(rows: Ids, counts: Int64[Tensor, " rows"]) -> Ids:
+    """Returns 0, 1, 2 ... along each row; `rows` rise, and each is there `counts` times."""
+    return torch.arange(len(rows), device=rows.device) - (counts.cumsum(dim=0) - counts)[rows]
 
 
 def check_ids(exclude: Exclude, num_queries: int, num_gallery: int) -> None:
-    """Refuses id columns that are not one id an image.
-
-    Raises:
-        DataError: a column is shorter or longer.
-    """
+    """Refuses id columns that are not one id an image, with DataError."""
     for query_ids, gallery_ids in exclude:
         if (len(query_ids), len(gallery_ids)) != (num_queries, num_gallery):
             raise DataError(
@@ -46,25 +45,24 @@ def check_ids(exclude: Exclude, num_queries: int, num_gallery: int) -> None:
             )
 
 
-def exclude_pairs(
-    scores: Float[Tensor, "queries images"], query_ids: Ids, gallery_ids: Ids
-) -> None:
-    """Writes -inf over the scores of pairs whose ids are equal."""
-    if int(count_equal(query_ids, gallery_ids).sum()) * _MANY > scores.numel():
-        scores.masked_fill_(query_ids[:, None] == gallery_ids, float("-inf"))
-    else:
-        scores[equal_pairs(query_ids, gallery_ids)] = float("-inf")
+def exclude_pairs(scores: Float[Tensor, "rows columns"], exclude: Exclude) -> None:
+    """Writes -inf over the scores of pairs (row, column) whose ids are equal."""
+    for row_ids, column_ids in exclude:
+        if int(count_equal(row_ids, column_ids).sum()) * _MANY > scores.numel():
+            scores.masked_fill_(row_ids[:, None] == column_ids, float("-inf"))
+        else:
+            scores[equal_pairs(row_ids, column_ids)] = float("-inf")
 
 
 def count_equal(query_ids: Ids, gallery_ids: Ids) -> Int64[Tensor, " queries"]:
-    """How many gallery images have the id of each query."""
+    """Returns the number of gallery images that have the id of each query."""
     ordered = gallery_ids.sort().values
     first = torch.searchsorted(ordered, query_ids)
     return torch.searchsorted(ordered, query_ids, right=True) - first
 
 
 def any_equal(exclude: Exclude, rows: Ids, positions: Ids) -> Tensor:
-    """Which of these (query, gallery image) pairs are excluded."""
+    """Returns True for those of these (query, gallery image) pairs that are excluded."""
     banned = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
     for query_ids, gallery_ids in exclude:
         banned |= query_ids[rows] == gallery_ids[positions]

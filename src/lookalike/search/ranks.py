@@ -1,4 +1,4 @@
-"""At which ranks the right images come, without holding or sorting the whole ranking."""
+"""The ranks of the right images, without holding or sorting the whole ranking."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from lookalike.search.exclusions import (
     count_equal,
     equal_pairs,
     exclude_pairs,
+    places_in_rows,
 )
 from lookalike.search.rows import Embeddings, Rows, check_widths
 from lookalike.search.similarity import (
@@ -27,7 +28,6 @@ from lookalike.search.similarity import (
     from_order_keys,
     operand,
     order_keys,
-    positions_of_keys,
     products,
 )
 from lookalike.search.topk import MEMORY_BYTES
@@ -42,13 +42,10 @@ _WORTH_BOUNDS = 0.02  # share of a gallery beyond which similarities are compute
 
 
 class Ranked(NamedTuple):
-    """The ranks of the right images of some queries.
-
-    `ranks` start from 1 and rise along each row, padded with 0; `num_relevant` counts them.
-    """
+    """The ranks of the right images of some queries."""
 
     queries: slice
-    ranks: Int64[Tensor, "some hits"]
+    ranks: Int64[Tensor, "some hits"]  # from 1, rising along each row, padded with 0
     num_relevant: Int64[Tensor, " some"]
 
 
@@ -61,7 +58,7 @@ def ranks_of_relevant(
     exclude: Exclude = (),
     memory_bytes: int = MEMORY_BYTES,
 ) -> Iterator[Ranked]:
-    """The rank of every right image in the whole gallery, for a few queries at a time.
+    """Yields the rank of every right image in the whole gallery, for a few queries at a time.
 
     The ranking is that of `top_k`, to the last place: the same similarities, the same order of
     ties, the same exclusions. It is counted rather than sorted: the rank of a right image is
@@ -88,7 +85,7 @@ def ranks_of_relevant(
 def _parts(
     query_labels: Ids, gallery_labels: Ids, exclude: Exclude, memory_bytes: int, dim: int
 ) -> Iterator[tuple[slice, Int64[Tensor, "some hits"]]]:
-    """Queries that fit into memory together, and where their right images lie, -1 for none."""
+    """Yields queries that fit into memory together, and the places of their right images, or -1."""
     counts = count_equal(query_labels, gallery_labels)
     # For each right image its position, keys, bounds, counters, and copies; a query's operand.
     weights = (192 * counts.clamp(min=1) + 16 * dim).tolist()
@@ -108,18 +105,17 @@ def _parts(
 
 
 def _as_table(rows: Ids, values: Ids, num_rows: int) -> Int64[Tensor, "rows most"]:
-    """Values of rising rows as a table, padded with -1."""
+    """Returns values of rising rows as a table, padded with -1."""
     counts = torch.bincount(rows, minlength=num_rows)
     table = values.new_full((num_rows, int(counts.max()) if len(rows) else 0), -1)
-    before = counts.cumsum(dim=0) - counts
-    table[rows, torch.arange(len(rows), device=rows.device) - before[rows]] = values
+    table[rows, places_in_rows(rows, counts)] = values
     return table
 
 
 def _keys_of_right(
     query: Float32[Tensor, "queries dim"], gallery: Rows, right: Int64[Tensor, "queries hits"]
 ) -> Int64[Tensor, "queries hits"]:
-    """The order keys of the right images, rising; padding comes first."""
+    """Returns the order keys of the right images, rising; padding comes first."""
     if right.numel() < _WORTH_BOUNDS * len(query) * len(gallery):
         similarities = exact_similarities(query, gallery, right)
     else:  # cheaper by whole products
@@ -141,11 +137,10 @@ def _count_before(
     exclude: Exclude,
     memory_bytes: int,
 ) -> Int64[Tensor, "queries hits"]:
-    """How many gallery images come before each right image.
+    """Counts the gallery images before each right image.
 
-    A part of the gallery is sorted by quick similarities, and each right image looked up in
-    it. Where it lands is certain but for the images within the rounding error of it; these
-    are compared exactly.
+    Each is looked up in parts of the gallery that are sorted by quick similarities. Where it lands
+    is certain but for the images within the rounding error of it; these are compared exactly.
     """
     before = torch.zeros_like(keys)
     if not keys.shape[1]:
@@ -182,7 +177,7 @@ def _where_they_land(
     keys: Int64[Tensor, "queries hits"],
     bound: Float32[Tensor, " queries"],
 ) -> tuple[Int64[Tensor, "queries hits"], Int64[Tensor, "queries hits"]]:
-    """From where to where in each sorted row right images may land, without overlap."""
+    """Returns from where to where in each sorted row right images may land, without overlap."""
     similarities, _ = from_order_keys(keys)
     ahead, after = torch.zeros_like(keys), torch.full_like(keys, 2**32 - 1)  # of any position
     low = torch.searchsorted(quick, order_keys(similarities - bound[:, None], after))
@@ -195,17 +190,13 @@ def _where_they_land(
 def _sorted_keys(
     scores: Float32[Tensor, "queries images"], start: int, banned: Exclude
 ) -> Int64[Tensor, "queries images"]:
-    """Order keys of scores, rising along each row; excluded images come first."""
-    for query_ids, gallery_ids in banned:
-        exclude_pairs(scores, query_ids, gallery_ids)
+    """Returns order keys of scores, rising along each row; excluded images come first."""
+    exclude_pairs(scores, banned)
     keys = order_keys(scores, torch.arange(start, start + scores.shape[1]))
-
-    def sort(rows: np.ndarray) -> None:
-        rows.sort(axis=1)
-
-    # Many times as fast as torch's own on a CPU, and works outside of Python's lock.
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        list(pool.map(sort, np.array_split(keys.numpy(), torch.get_num_threads())))
+    # NumPy's sort is many times as fast as torch's own on a CPU, and works outside Python's lock.
+    num_threads = torch.get_num_threads()
+    with ThreadPoolExecutor(num_threads) as pool:
+        list(pool.map(lambda rows: rows.sort(axis=1), np.array_split(keys.numpy(), num_threads)))
     return keys
 
 
@@ -217,12 +208,11 @@ def _count_unsure(
     low: Int64[Tensor, "queries hits"],
     unsure: Int64[Tensor, "queries hits"],
 ) -> Int64[Tensor, "queries hits"]:
-    """How many of the images too close to tell come before each right image in truth."""
+    """Counts those of the images too close to tell that come before each right image in truth."""
     counts = unsure.flatten()
-    first = (counts.cumsum(dim=0) - counts).repeat_interleave(counts)
-    columns = low.flatten().repeat_interleave(counts) + torch.arange(len(first)) - first
-    rows = torch.arange(len(query)).repeat_interleave(unsure.sum(dim=1))
-    places = _as_table(rows, positions_of_keys(quick[rows, columns]), len(query))
+    hits = torch.arange(len(counts)).repeat_interleave(counts)
+    rows, columns = hits // keys.shape[1], low.flatten()[hits] + places_in_rows(hits, counts)
+    places = _as_table(rows, from_order_keys(quick[rows, columns])[1], len(query))
     exact = order_keys(exact_similarities(query, gallery, places), places)
     exact = torch.where(places >= 0, exact, _LOWEST).sort(dim=1).values
     return exact.shape[1] - torch.searchsorted(exact, keys, right=True)

@@ -2,9 +2,8 @@
 
 The similarity of two embeddings is the sum of the products of their entries, added up in
 float64 in one fixed order, rounded to float32. A product of two float32 is exact in float64,
-so nothing is left that a device, a number of threads or a blocking could change: whoever
-computes it gets the same 32 bits. (A float32 matrix product does not have this property: its
-last bits depend on the shape of the blocks it is computed in.)
+so whoever computes it gets the same 32 bits, on any device and with any number of threads. (The
+last bits of a float32 matrix product depend on the shape of the blocks it is computed in.)
 
 Matrix products are many times faster than that sum. They serve to rule out what is provably
 too far away; what remains is computed exactly.
@@ -35,7 +34,7 @@ def exact_similarities(
     gallery: Rows,
     positions: Int64[Tensor, "queries some"],
 ) -> Float32[Tensor, "queries some"]:
-    """The similarity of each query to the gallery images in its row; -inf for position -1."""
+    """Returns the similarities of queries to the gallery images in their rows; -inf for -1."""
     result = query.new_full(positions.shape, float("-inf"))
     filled = (positions >= 0).sum(dim=1)
     order = filled.argsort()  # rows of like length together, so that little of a block is empty
@@ -45,13 +44,12 @@ def exact_similarities(
         rows = rows[: max(1, _PAIRS_AT_A_TIME // max(1, int(filled[rows[-1]])))]
         width = int(filled[rows[-1]])
         for left in range(0, width, _PAIRS_AT_A_TIME):
-            places = positions[rows, left : min(left + _PAIRS_AT_A_TIME, width)]
+            some = slice(left, min(left + _PAIRS_AT_A_TIME, width))
+            places = positions[rows, some]
             found = gallery.take(places.clamp(min=0).flatten()).to(query.device, torch.float64)
             block = found.view(*places.shape, -1).mul_(query[rows, None, :].double())
             sums = _sum_in_order(block.flatten(end_dim=1)).view(places.shape)
-            result[rows, left : left + places.shape[1]] = torch.where(
-                places >= 0, sums, float("-inf")
-            )
+            result[rows, some] = torch.where(places >= 0, sums, float("-inf"))
         start += len(rows)
     return result
 
@@ -69,18 +67,15 @@ def _sum_in_order(products: Float64[Tensor, "n dim"]) -> Float32[Tensor, " n"]:
 
 @dataclass(frozen=True)
 class Operand:
-    """Embeddings made ready for one kind of arithmetic.
-
-    `norms` are their lengths and `residues` those of what rounding took away, both at least.
-    """
+    """Embeddings made ready for one kind of arithmetic."""
 
     arithmetic: Arithmetic
     entries: Tensor
-    norms: Float32[Tensor, " n"]
-    residues: Float32[Tensor, " n"]
+    norms: Float32[Tensor, " n"]  # upper bounds of their lengths
+    residues: Float32[Tensor, " n"]  # and of the lengths of what rounding took away
 
     def part(self, rows: slice) -> Operand:
-        """Some of the rows."""
+        """Returns some of the rows."""
         return Operand(self.arithmetic, self.entries[rows], self.norms[rows], self.residues[rows])
 
 
@@ -90,10 +85,19 @@ def operand(
     """Rounds embeddings as an arithmetic asks for, keeping account of what that loses.
 
     Raises:
-        DataError: an embedding is not finite; `name` and `first` say which.
+        DataError: an embedding is not finite or far from length 1; `name` and `first` say which.
     """
     norms = _length(embeddings)
-    _check_lengths(embeddings, norms, name, first)
+    for row in (~((norms > _SHORTEST) & (norms < _LONGEST))).nonzero()[:, 0].tolist():
+        entries = embeddings[row].double()
+        length = float(torch.linalg.vector_norm(entries))
+        if not entries.isfinite().all():
+            raise DataError(f"the embedding of {name} {first + row} is not finite; leave it out")
+        if length and not _SHORTEST < length < _LONGEST:  # zero has similarity 0 to everything
+            raise DataError(
+                f"the embedding of {name} {first + row} has length {length:.1g}; expected about 1: "
+                "divide each embedding by its length"
+            )
     if arithmetic == "exact":
         return Operand(arithmetic, embeddings.double(), norms, torch.zeros_like(norms))
     if arithmetic == "fp32":
@@ -102,24 +106,8 @@ def operand(
     return Operand(arithmetic, rounded, norms, _length(embeddings - rounded.float()))
 
 
-def _check_lengths(
-    embeddings: Float32[Tensor, "n dim"], norms: Float32[Tensor, " n"], name: str, first: int
-) -> None:
-    """Refuses what no similarity can be computed of; zero is a similarity of 0 to everything."""
-    for row in (~((norms > _SHORTEST) & (norms < _LONGEST))).nonzero()[:, 0].tolist():
-        entries = embeddings[row].double()
-        length = float(torch.linalg.vector_norm(entries))
-        if not entries.isfinite().all():
-            raise DataError(f"the embedding of {name} {first + row} is not finite; leave it out")
-        if length and not _SHORTEST < length < _LONGEST:
-            raise DataError(
-                f"the embedding of {name} {first + row} has length {length:.1g}; expected about 1: "
-                "divide each embedding by its length"
-            )
-
-
 def _shortened_by() -> float:
-    """What share of a float32 torch has been told to round off on its way into a product."""
+    """Returns the share of a float32 that torch may round off on its way into a product."""
     try:
         precision = torch.get_float32_matmul_precision()
     except RuntimeError:  # told in the newer of two ways, of which this one does not know
@@ -128,13 +116,13 @@ def _shortened_by() -> float:
 
 
 def _length(rows: Float32[Tensor, "n dim"]) -> Float32[Tensor, " n"]:
-    """Lengths, a little too long, so that rounding in here never makes a bound too tight."""
+    """Returns lengths a little too long, so that rounding in here makes no bound too tight."""
     length: Tensor = torch.linalg.vector_norm(rows, dim=1)
     return length * (1 + rows.shape[1] * 2.0**-20)
 
 
 def error_bound(query: Operand, gallery: Operand) -> Float32[Tensor, " queries"]:
-    """How far the product of two operands may be from the similarity, for each query.
+    """Returns how far the product of two operands may be from the similarity, for each query.
 
     Entries: q.g - q'.g' = (q - q').g + q'.(g - g'), and Cauchy and Schwarz. Sum: any order of n
     additions is off by at most about n u |q| |g| (Higham, "Accuracy and Stability of Numerical
@@ -158,12 +146,12 @@ def error_bound(query: Operand, gallery: Operand) -> Float32[Tensor, " queries"]
 def lowered(
     scores: Float32[Tensor, " queries"], arithmetic: Arithmetic
 ) -> Float32[Tensor, " queries"]:
-    """The least that scores can have been before the arithmetic rounded its results."""
+    """Returns the least that scores can have been before the arithmetic rounded its results."""
     return scores - scores.abs() * _BF16_ROUNDING if arithmetic == "bf16" else scores
 
 
 def products(query: Operand, gallery: Operand) -> Tensor:
-    """All similarities, a row a query, within `error_bound` of the exact ones.
+    """Returns all similarities, a row a query, within `error_bound` of the exact ones.
 
     With the arithmetic "exact" they are the exact ones: a float64 product is so close that it
     rounds to the same float32 in all but a few places, and those are computed one by one.
@@ -180,9 +168,8 @@ def products(query: Operand, gallery: Operand) -> Tensor:
     if zeros.any():  # certain where no entry of one meets an entry of the other
         meets = (query.entries != 0).float() @ (gallery.entries != 0).float().T
         unknown &= ~(zeros & (meets == 0))
-    unsure = unknown.nonzero()
     exact = scores.float() + 0.0
-    for part in unsure.split(_PAIRS_AT_A_TIME):
+    for part in unknown.nonzero().split(_PAIRS_AT_A_TIME):
         rows, columns = part.unbind(dim=1)
         exact[rows, columns] = _sum_in_order(query.entries[rows] * gallery.entries[columns])
     return exact
@@ -191,7 +178,7 @@ def products(query: Operand, gallery: Operand) -> Tensor:
 def _products_by_columns(
     query: Float32[Tensor, "queries dim"], gallery: Float32[Tensor, "images dim"]
 ) -> Float32[Tensor, "queries images"]:
-    """All products, some columns at a time: as fast as all at once, and the sums are shorter."""
+    """Multiplies some columns at a time: as fast as all at once, and the sums are shorter."""
     scores = query[:, :_COLUMNS] @ gallery[:, :_COLUMNS].T
     more = torch.empty_like(scores) if query.shape[1] > _COLUMNS else scores
     for left in range(_COLUMNS, query.shape[1], _COLUMNS):
@@ -203,13 +190,13 @@ def _products_by_columns(
 def order_keys(
     similarities: Float32[Tensor, "*shape"], positions: Int64[Tensor, "*shape"]
 ) -> Int64[Tensor, "*shape"]:
-    """Numbers whose order is the ranking: higher similarity first, then lower position.
+    """Returns numbers that are larger the earlier the rank: higher similarity, then lower position.
 
     The bits of a float32 rise with it, once those of negative numbers are flipped; positions
     take the lower half.
     """
-    bits = (similarities + 0.0).view(torch.int32)  # which makes -0.0 the 0.0 that it equals
-    keys = _flipped(bits).long()
+    # Adding 0 makes -0.0 the 0.0 that it equals.
+    keys = _flipped((similarities + 0.0).view(torch.int32)).long()
     keys *= 2**32
     keys += 2**32 - 1 - positions
     return keys
@@ -218,15 +205,11 @@ def order_keys(
 def from_order_keys(
     keys: Int64[Tensor, "*shape"],
 ) -> tuple[Float32[Tensor, "*shape"], Int64[Tensor, "*shape"]]:
-    """The similarities and positions that keys were made of."""
-    return _flipped((keys >> 32).int()).view(torch.float32), positions_of_keys(keys)
-
-
-def positions_of_keys(keys: Int64[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
-    """The positions that keys were made of."""
-    return 2**32 - 1 - (keys & (2**32 - 1))
+    """Returns the similarities and positions that keys were made of."""
+    similarities = _flipped((keys >> 32).int()).view(torch.float32)
+    return similarities, 2**32 - 1 - (keys & (2**32 - 1))
 
 
 def _flipped(bits: Int32[Tensor, "*shape"]) -> Int32[Tensor, "*shape"]:
-    """All bits but the sign turned over in negative numbers; its own inverse."""
+    """Turns over all bits but the sign in negative numbers; its own inverse."""
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)

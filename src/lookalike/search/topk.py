@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from lookalike.errors import ConfigError
 from lookalike.runtime.device import has_fast_bf16
-from lookalike.search.exclusions import Exclude, check_ids, exclude_pairs
+from lookalike.search.exclusions import Exclude, check_ids, exclude_pairs, places_in_rows
 from lookalike.search.rows import Embeddings, Rows, check_widths
 from lookalike.search.similarity import (
     Arithmetic,
@@ -38,16 +40,16 @@ def top_k(
     exclude: Exclude = (),
     memory_bytes: int = MEMORY_BYTES,
 ) -> tuple[Float32[Tensor, "queries k"], Int64[Tensor, "queries k"]]:
-    """The k most similar gallery images of each query, best first.
+    """Returns the k most similar gallery images of each query, best first.
 
-    Exact, and the same to the last bit for any memory, device and number of threads: what
-    similarity is says `embedding.ranking.similarity`, and equal similarities are ordered by
-    gallery position. Most of the gallery is ruled out in quicker arithmetic whose error is
-    bounded; what lies within the bound is computed exactly.
+    Exact, and the same to the last bit for any memory, device and number of threads:
+    `search.similarity` says what similarity is, and equal ones are ordered by gallery position.
+    Most of the gallery is ruled out in quicker arithmetic whose error is bounded; what lies
+    within the bound is computed exactly.
 
     Args:
         query, gallery: L2-normalised embeddings: tensors, arrays, or lists of (memory-mapped)
-            arrays that stand below each other. The search runs where the queries lie.
+            arrays below each other. The search runs on the device of the queries.
         k: neighbours wanted; capped at the gallery's size.
         exclude: pairs of id columns (one id a query, one a gallery image); a gallery image
             is no neighbour of a query if their ids are equal in any pair. Identity, group and
@@ -76,7 +78,8 @@ def top_k(
     positions = torch.full((len(asked), k), -1, dtype=torch.int64, device=home)
     if not k:
         return similarities, positions
-    at_a_time = _queries_within(memory_bytes, k, rows.dim)
+    # Half the memory is for queries: their candidates (copied when sifted) and operands.
+    at_a_time = max(1, memory_bytes // 2 // (_num_candidates(k) * 64 + rows.dim * 16))
     for start in range(0, len(asked), at_a_time):
         part = slice(start, start + at_a_time)
         some = asked.part(start, start + at_a_time).to(device)
@@ -90,25 +93,15 @@ def top_k(
 
 
 def _num_candidates(k: int) -> int:
-    """Room for twice k, since about k more pass whenever what has been seen doubles."""
+    """Returns room for twice k, since about k more pass whenever what has been seen doubles."""
     return 2 * k + 256
 
 
-def _queries_within(memory_bytes: int, k: int, dim: int) -> int:
-    """Half the memory is for queries: their candidates (copied when sifted) and operands."""
-    return max(1, memory_bytes // 2 // (_num_candidates(k) * 64 + dim * 16))
-
-
 def _images_within(memory_bytes: int, num_queries: int, dim: int, arithmetic: Arithmetic) -> int:
-    """A quarter of it is for one part of the gallery: its operand, scores, masks."""
+    """Returns the images whose operand, scores and masks take a quarter of the memory."""
     score_bytes = {"bf16": 4, "fp32": 8, "exact": 48}[arithmetic]
     images = memory_bytes // 4 // (score_bytes * num_queries + 16 * dim)
     return max(_GROUP, min(images, 8192) // _GROUP * _GROUP)
-
-
-def _groups_within(memory_bytes: int) -> int:
-    """And a part of the rest for looking into groups of images that may be among the best."""
-    return max(1, min(memory_bytes // 10 // (_GROUP * 64), 2**17))
 
 
 _NOTHING = torch.iinfo(torch.int64).min
@@ -125,7 +118,7 @@ def _search(
     exclude: Exclude,
     memory_bytes: int,
 ) -> Int64[Tensor, "queries k"]:
-    """The order keys of the k best, in the quickest arithmetic that separates them."""
+    """Returns the order keys of the k best, in the quickest arithmetic that separates them."""
     work = query.numel() * len(gallery)
     ladder: list[Arithmetic] = ["fp32"] if len(gallery) > _WORTH_BOUNDS * k else []
     if ladder and query.device.type == "cpu" and work > _WORTH_BF16 and has_fast_bf16(query.device):
@@ -135,31 +128,21 @@ def _search(
             return _Search(query, gallery, k, exclude, memory_bytes, arithmetic).run()
         except _TooCloseError:
             continue
-    return _search_exactly(query, gallery, k, exclude, memory_bytes)
-
-
-def _search_exactly(
-    query: Float32[Tensor, "queries dim"],
-    gallery: Rows,
-    k: int,
-    exclude: Exclude,
-    memory_bytes: int,
-) -> Int64[Tensor, "queries k"]:
-    """The same by the exact similarity of every pair: slower, and indifferent to ties."""
+    # By the exact similarity of every pair: slower, and indifferent to ties.
     asked = operand(query, "exact", "query")
     best = torch.full((len(query), k), _NOTHING, device=query.device)
     images = _images_within(memory_bytes, len(query), gallery.dim, "exact")
     for start, stop in gallery.parts(images):
         part = gallery.part(start, stop).to(query.device)
         scores = products(asked, operand(part, "exact", "gallery image", start))
-        for query_ids, gallery_ids in exclude:
-            exclude_pairs(scores, query_ids, gallery_ids[start:stop])
+        exclude_pairs(scores, [(ids, others[start:stop]) for ids, others in exclude])
         keys = order_keys(scores, torch.arange(start, stop, device=query.device))
         keys.masked_fill_(scores == float("-inf"), _NOTHING)
         best = torch.cat([best, keys], dim=1).topk(k, dim=1).values
     return best
 
 
+@dataclass
 class _Search:
     """One pass over the gallery for some queries.
 
@@ -168,21 +151,18 @@ class _Search:
     scores below T - 2 bound is out (`cut`), wherever in the gallery it lies.
     """
 
-    def __init__(
-        self,
-        query: Float32[Tensor, "queries dim"],
-        gallery: Rows,
-        k: int,
-        exclude: Exclude,
-        memory_bytes: int,
-        arithmetic: Arithmetic,
-    ) -> None:
-        self.query, self.gallery, self.k, self.exclude = query, gallery, k, exclude
-        self.arithmetic = arithmetic
-        self.operand = operand(query, arithmetic, "query")
-        n, device, room = len(query), query.device, _num_candidates(k)
-        self.images = _images_within(memory_bytes, n, gallery.dim, arithmetic)
-        self.groups = _groups_within(memory_bytes)
+    query: Float32[Tensor, "queries dim"]
+    gallery: Rows
+    k: int
+    exclude: Exclude
+    memory_bytes: int
+    arithmetic: Arithmetic
+
+    def __post_init__(self) -> None:
+        self.operand = operand(self.query, self.arithmetic, "query")
+        n, device, room = len(self.query), self.query.device, _num_candidates(self.k)
+        # A tenth is for looking into groups of images that may be among the best.
+        self.groups = max(1, min(self.memory_bytes // 10 // (_GROUP * 64), 2**17))
         self.scores = torch.full((n, room), float("-inf"), device=device)
         self.places = torch.full((n, room), -1, dtype=torch.int64, device=device)
         self.counts = torch.zeros(n, dtype=torch.int64, device=device)
@@ -192,8 +172,9 @@ class _Search:
         self.resolved = 0  # pairs whose similarity had to be computed to make room
 
     def run(self) -> Int64[Tensor, "queries k"]:
-        sift_at = 0
-        for start, stop in self.gallery.parts(self.images):
+        sift_at, dim = 0, self.gallery.dim
+        images = _images_within(self.memory_bytes, len(self.query), dim, self.arithmetic)
+        for start, stop in self.gallery.parts(images):
             part = self.gallery.part(start, stop).to(self.query.device)
             self.seen += stop - start
             self.look_at(operand(part, self.arithmetic, "gallery image", start), start, stop)
@@ -208,8 +189,7 @@ class _Search:
         self.cut -= 2 * (bound - self.bound)  # made when less was known of how far off scores are
         self.bound = bound
         scores = products(part, self.operand)  # a row a gallery image: group maxima run along it
-        for query_ids, gallery_ids in self.exclude:
-            exclude_pairs(scores, gallery_ids[start:stop], query_ids)
+        exclude_pairs(scores, [(others[start:stop], ids) for ids, others in self.exclude])
         if not self.counts.any():
             self.cut = self.cut_of(scores.T)
         if len(scores) % _GROUP:
@@ -226,7 +206,7 @@ class _Search:
             self.insert(rows[which], places, inside[which, offset])
 
     def cut_of(self, scores: Tensor) -> Float32[Tensor, " queries"]:
-        """Below which score an image cannot be among the k best, going by these."""
+        """Returns the score below which an image cannot be among the k best, going by these."""
         if scores.shape[1] < self.k:
             return torch.full_like(self.cut, float("-inf"))
         kth = scores.topk(self.k, dim=1, sorted=False).values.amin(dim=1).float()
@@ -236,8 +216,7 @@ class _Search:
         """Adds candidates, `rows` rising; makes room where there is none left."""
         while len(rows):
             new = torch.bincount(rows, minlength=len(self.query))
-            before = new.cumsum(dim=0) - new
-            column = self.counts[rows] + torch.arange(len(rows), device=rows.device) - before[rows]
+            column = self.counts[rows] + places_in_rows(rows, new)
             fits = column < self.scores.shape[1]
             self.scores[rows[fits], column[fits]] = scores[fits]
             self.places[rows[fits], column[fits]] = places[fits]
@@ -256,8 +235,7 @@ class _Search:
         kept = (self.scores[:, :width] >= self.cut[:, None]) & (self.places[:, :width] >= 0)
         self.counts = kept.sum(dim=1)
         rows, columns = kept.nonzero().unbind(dim=1)
-        before = self.counts.cumsum(dim=0) - self.counts
-        to = torch.arange(len(rows), device=rows.device) - before[rows]
+        to = places_in_rows(rows, self.counts)
         scores, places = self.scores[rows, columns], self.places[rows, columns]
         self.scores[:, :width], self.places[:, :width] = float("-inf"), -1
         self.scores[rows, to], self.places[rows, to] = scores, places
@@ -271,25 +249,22 @@ class _Search:
         self.resolved += int(self.counts[full].sum())
         if self.resolved > 0.02 * self.seen * len(self.query) + 10**5:
             raise _TooCloseError
-        keys = self.exact_keys(full)
-        best = keys.topk(self.k, dim=1).values
-        scores, places = from_order_keys(best)
+        best = self.exact_keys(full).topk(self.k, dim=1).values
         self.scores[full], self.places[full] = float("-inf"), -1
-        self.scores[full[:, None], torch.arange(self.k, device=full.device)] = scores
-        self.places[full[:, None], torch.arange(self.k, device=full.device)] = places
+        to = full[:, None], torch.arange(self.k, device=full.device)
+        self.scores[to], self.places[to] = from_order_keys(best)
         self.counts[full] = self.k
 
     def exact_keys(self, rows: Int64[Tensor, " rows"]) -> Int64[Tensor, "rows candidates"]:
-        """The order keys of the candidates of some queries."""
+        """Returns the order keys of the candidates of some queries."""
         places = self.places[rows, : int(self.counts[rows].max())]
         similarities = exact_similarities(self.query[rows], self.gallery, places)
         return torch.where(places >= 0, order_keys(similarities, places), _NOTHING)
 
     def best(self) -> Int64[Tensor, "queries k"]:
-        """The keys of the k best of each query, best first."""
+        """Returns the keys of the k best of each query, best first."""
         self.sift()
         keys = self.exact_keys(torch.arange(len(self.query), device=self.query.device))
-        if keys.shape[1] < self.k:
-            missing = keys.new_full((len(keys), self.k - keys.shape[1]), _NOTHING)
-            keys = torch.cat([keys, missing], dim=1)
-        return keys.topk(self.k, dim=1).values
+        best = keys.topk(min(self.k, keys.shape[1]), dim=1).values
+        missing = best.new_full((len(best), self.k - best.shape[1]), _NOTHING)
+        return torch.cat([best, missing], dim=1)
