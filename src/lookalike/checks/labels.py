@@ -194,8 +194,8 @@ def _judge_fold(
     rows = (rivals >= 0).nonzero()[:, 0]
     mates, mate_similarities = _nearest_mates(asked, rest, own, voters, twins, rows)
     margins = rival_similarities[rows] - mate_similarities
-    sure = margins >= MIN_NEIGHBOR_MARGIN
-    sure &= margins.isfinite()  # it has two mates that are no copies of it
+    # Infinite: it has no two mates that are no copies of it.
+    sure = (margins >= MIN_NEIGHBOR_MARGIN) & margins.isfinite()
     rows, mates, margins = rows[sure], mates[sure], margins[sure]
     agreed = _ridge_margins(rest, voters, asked[rows], own[rows], num_classes) >= MIN_RIDGE_MARGIN
     fold, others = known.positions[fold], known.positions[others]

@@ -68,12 +68,9 @@ def small_classes(files: Files, sizes: ClassSizes) -> Iterator[Finding]:
     """Yields classes too few, of a single image, and of fewer than K."""
     able = sizes.num_classes - sizes.num_singletons
     if able < sizes.n_classes_per_batch:
-        yield Finding(
-            "too_few_classes",
-            f"{able} classes of {sizes.split} have two images or more; a batch takes "
-            f"{sizes.n_classes_per_batch}",
-            [],
-        )
+        says = f"{able} classes of {sizes.split} have two images or more"
+        says += f"; a batch takes {sizes.n_classes_per_batch}"
+        yield Finding("too_few_classes", says, [])
     for label, members in sorted(_by_label(files, sizes.split).items()):
         if len(members) < sizes.n_samples_per_class:
             kind = "singleton_class" if len(members) == 1 else "small_class"
@@ -83,13 +80,13 @@ def small_classes(files: Files, sizes: ClassSizes) -> Iterator[Finding]:
 
 def classes_across_splits(files: Files) -> Iterator[Finding]:
     """Yields classes that some splits lack, one finding a split."""
-    labels = {split: _by_label(files, split) for split in dict.fromkeys(files.splits)}
-    labelled = [split for split in labels if labels[split]]
-    for split in labelled:
-        others = set().union(*(labels[other] for other in labelled if other != split))
-        alone = sorted(labels[split].keys() - others)
+    every = {split: set(_by_label(files, split)) for split in dict.fromkeys(files.splits)}
+    labelled = {split: labels for split, labels in every.items() if labels}
+    for split, labels in labelled.items():
+        others = set().union(*(labelled[other] for other in labelled if other != split))
+        alone = sorted(labels - others)
         if alone and len(labelled) > 1:
-            says = f"{len(alone):,} of {len(labels[split]):,} classes are only in {split}: "
+            says = f"{len(alone):,} of {len(labels):,} classes are only in {split}: "
             yield Finding("one_split_only", says + listed(alone, 8), [])
 
 

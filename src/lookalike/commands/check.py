@@ -262,7 +262,7 @@ def _wrong_labels(
     copies: Sequence[int],
     config: CheckConfig,
 ) -> tuple[list[Finding], list[str]]:
-    """Likely wrong labels, and how far they were not looked for."""
+    """Likely wrong labels, and notes on what could not be judged."""
     if config.model_name is None:
         return [], ["likely wrong labels, and near copies by embedding: name a model with "
                     "--model-name"]  # fmt: skip

@@ -53,12 +53,11 @@ class EvaluateConfig(Common):
             if self.save_embeddings != "none":
                 raise ConfigError("run and qrels have no embeddings; leave save_embeddings out")
         for side, partner in (("test", "test"), ("query", "gallery"), ("gallery", "query")):
-            if getattr(self, f"{side}_embeddings") is None:
+            given, needed = f"{side}_embeddings", f"{partner}_embeddings"
+            if getattr(self, given) is None:
                 continue
             if getattr(self, side) is None:
-                raise ConfigError(f"{side}_embeddings needs {side}: the images, or a table of "
-                                  "their paths and labels")  # fmt: skip
-            if getattr(self, f"{partner}_embeddings") is None:
-                raise ConfigError(
-                    f"{side}_embeddings is given without {partner}_embeddings; give both"
-                )
+                raise ConfigError(f"{given} needs {side}: the images, or a table of their paths "
+                                  "and labels")  # fmt: skip
+            if getattr(self, needed) is None:
+                raise ConfigError(f"{given} is given without {needed}; give both")
