@@ -1,4 +1,4 @@
-"""What a check came to: findings of some twenty kinds, each with its images and what to do."""
+"""The outcome of a check: findings of some twenty kinds, each with its images and advice."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Files:
         return len(self.refs)
 
     def image(self, position: int, detail: str = "", role: str = "") -> FoundImage:
-        """One file as findings name it."""
+        """Returns one file as findings name it."""
         return FoundImage(self.splits[position], self.names[position], self.labels[position],
                        shown_path(self.refs[position]), detail, role,
                           self.refs[position])  # fmt: skip
@@ -132,7 +132,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Bar:
-    """How many classes have so many images, from `smallest` to `largest`."""
+    """The number of classes that have from `smallest` to `largest` images."""
 
     smallest: int
     largest: int
@@ -140,7 +140,7 @@ class Bar:
     below_k: bool
 
     def describe(self) -> str:
-        """The range in words."""
+        """Returns the range in words."""
         if self.smallest == self.largest:
             return counted(self.smallest, "image")
         return f"{self.smallest:,} to {self.largest:,} images"
@@ -186,14 +186,14 @@ class CheckResult:
     files: list[Path]
 
     def by_kind(self) -> list[tuple[Kind, list[Finding]]]:
-        """The kinds that were found, worst first, with their findings."""
+        """Returns the kinds that were found, worst first, with their findings."""
         of_kind: dict[str, list[Finding]] = {}
         for finding in self.findings:
             of_kind.setdefault(finding.kind, []).append(finding)
         return [(kind, of_kind[kind.name]) for kind in KINDS if kind.name in of_kind]
 
     def num(self, severity: Severity) -> int:
-        """Counts the findings of a severity."""
+        """Returns the number of findings of a severity."""
         names = {kind.name for kind in KINDS if kind.severity == severity}
         return sum(finding.kind in names for finding in self.findings)
 
@@ -203,18 +203,14 @@ class CheckResult:
         return self.num("must mend") > 0
 
     def verdict(self) -> str:
-        """The outcome in one sentence."""
-        counts = [f"{self.num(s):,} to {s}" if s != "note" else f"{self.num(s):,} to note"
-                  for s in SEVERITIES if self.num(s) and s != "must mend"]  # fmt: skip
-        if self.must_mend:
-            number = self.num("must mend")
-            counts.insert(0, f"{number:,} {'thing' if number == 1 else 'things'} must be mended")
-        else:
-            counts.insert(0, "Nothing must be mended")
+        """Returns the outcome in one sentence."""
+        bad = self.num("must mend")
+        counts = [f"{counted(bad, 'thing')} must be mended" if bad else "Nothing must be mended"]
+        counts += [f"{self.num(s):,} to {s}" for s in SEVERITIES[1:] if self.num(s)]
         return "; ".join(counts) + "."
 
     def document(self) -> dict[str, Any]:
-        """The whole outcome for JSON."""
+        """Returns the whole outcome for JSON."""
         return {
             "verdict": self.verdict(),
             "must_mend": self.must_mend,
@@ -239,7 +235,7 @@ def _as_json(finding: Finding) -> dict[str, Any]:
 
 
 def listed(words: Sequence[str], most: int = 3) -> str:
-    """The first few of some names, and how many more there are.
+    """Returns the first few of some names, and how many more there are.
 
     >>> listed(["a", "b", "c", "d"])
     'a, b, c and 1 more'

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
 from lookalike.search.topk import top_k
 
@@ -57,7 +57,7 @@ class Suspect:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the judges found; suspects come surest first."""
+    """The judges' findings; suspects come surest first."""
 
     suspects: list[Suspect]
     num_judged: int
@@ -82,36 +82,27 @@ def judge_labels(
         num_neighbors: nearest images that are looked at; a class is suggested if two of them
             are its own.
     """
-    kept = _one_of_each_copy(classes, copies)
+    both = torch.stack([classes, copies], dim=1).numpy()
+    _, first = np.unique(both, axis=0, return_index=True)
+    kept = torch.from_numpy(np.sort(first))
     large = torch.bincount(classes[kept])[classes[kept]] >= MIN_CLASS_SIZE
     judged, num_unjudged = kept[large], int((~large).sum())
     if len(classes[judged].unique()) < 2:
         return Judgement([], 0, len(kept), 0.0)
     of_class, own = classes[judged].unique(return_inverse=True)
-    known = _Known(embeddings[judged], own, copies[judged])
+    known = _Known(judged, of_class, embeddings[judged], own, copies[judged])
     suspects: list[Suspect] = []
     disagreeing = 0
     for fold in _folds(own):
-        others = torch.ones(len(own), dtype=torch.bool)
-        others[fold] = False
-        found, disagree = _judge_fold(known, fold, others.nonzero()[:, 0], num_neighbors)
+        found, disagree = _judge_fold(known, fold, num_neighbors)
         suspects += found
         disagreeing += disagree
-    suspects = [
-        Suspect(
-            int(judged[one.position]),
-            int(of_class[one.suggested]),
-            one.margin,
-            judged[one.nearest_suggested].tolist(),
-            judged[one.nearest_own].tolist(),
-        )
-        for one in sorted(suspects, key=lambda one: -one.margin)
-    ]
+    suspects.sort(key=lambda one: -one.margin)
     return Judgement(suspects, len(judged), num_unjudged, disagreeing / len(judged))
 
 
 def class_numbers(labels: Sequence[str]) -> tuple[Int64[Tensor, " n"], list[str]]:
-    """Each label as a number from 0, and the labels by number."""
+    """Returns each label as a number from 0, and the labels by number."""
     names, numbers = np.unique(np.array(labels, dtype=object), return_inverse=True)
     return torch.from_numpy(numbers.astype(np.int64)), [str(name) for name in names]
 
@@ -124,19 +115,19 @@ class Whitening:
     root: Float64[Tensor, "dim dim"]  # lower Cholesky factor of the within-class covariance
 
     def __call__(self, rows: Float32[Tensor, "n dim"]) -> Float32[Tensor, "n dim"]:
-        """The rows, whitened and L2-normalised."""
-        return torch.cat([self._white(part) for part in rows.split(_ROWS_AT_A_TIME)])
-
-    def _white(self, rows: Float32[Tensor, "n dim"]) -> Float32[Tensor, "n dim"]:
-        centred = (rows.double() - self.mean).T
-        white = torch.linalg.solve_triangular(self.root, centred, upper=False).T
-        return normalize(white, dim=1).float()
+        """Returns the rows, whitened and L2-normalised."""
+        parts = []
+        for part in rows.split(_ROWS_AT_A_TIME):
+            centred = (part.double() - self.mean).T
+            white = torch.linalg.solve_triangular(self.root, centred, upper=False).T
+            parts.append(normalize(white, dim=1).float())
+        return torch.cat(parts)
 
 
 def learn_whitening(
     rows: Float32[Tensor, "n dim"], classes: Int64[Tensor, " n"], num_classes: int
 ) -> Whitening:
-    """The whitening of some embeddings.
+    """Returns the whitening of some embeddings.
 
     Their within-class covariance is shrunk towards a multiple of the identity, by as much as
     Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices"
@@ -145,12 +136,13 @@ def learn_whitening(
     n, dim = rows.shape
     counts = torch.bincount(classes, minlength=num_classes).clamp(min=1)
     sums = torch.zeros(num_classes, dim, dtype=torch.float64)
-    for part, of in zip(rows.split(_ROWS_AT_A_TIME), classes.split(_ROWS_AT_A_TIME), strict=True):
+    parts = list(zip(rows.split(_ROWS_AT_A_TIME), classes.split(_ROWS_AT_A_TIME), strict=True))
+    for part, of in parts:
         sums.index_add_(0, of, part.double())
     centres = sums / counts[:, None]
     covariance = torch.zeros(dim, dim, dtype=torch.float64)
     fourth = 0.0
-    for part, of in zip(rows.split(_ROWS_AT_A_TIME), classes.split(_ROWS_AT_A_TIME), strict=True):
+    for part, of in parts:
         residuals = part.double() - centres[of]
         covariance += residuals.T @ residuals / n
         fourth += float(residuals.square().sum(dim=1).square().sum()) / n
@@ -166,20 +158,13 @@ def learn_whitening(
 
 @dataclass(frozen=True)
 class _Known:
-    """The images that are judged and judge: their embeddings, classes from 0, and copies."""
+    """The images that are judged and judge. `classes` are places in `names`."""
 
+    positions: Int64[Tensor, " n"]  # among all that were handed in
+    names: Int64[Tensor, " classes"]
     embeddings: Float32[Tensor, "n dim"]
     classes: Int64[Tensor, " n"]
     copies: Int64[Tensor, " n"]
-
-
-def _one_of_each_copy(
-    classes: Int64[Tensor, " n"], copies: Int64[Tensor, " n"]
-) -> Int64[Tensor, " kept"]:
-    """Positions of the first image of each set of copies, in each class."""
-    both = torch.stack([classes, copies], dim=1).numpy()
-    _, first = np.unique(both, axis=0, return_index=True)
-    return torch.from_numpy(np.sort(first))
 
 
 def _folds(classes: Int64[Tensor, " n"]) -> list[Int64[Tensor, " fold"]]:
@@ -190,11 +175,14 @@ def _folds(classes: Int64[Tensor, " n"]) -> list[Int64[Tensor, " fold"]]:
 
 
 def _judge_fold(
-    known: _Known, fold: Int64[Tensor, " fold"], others: Int64[Tensor, " rest"], num_neighbors: int
+    known: _Known, fold: Int64[Tensor, " fold"], num_neighbors: int
 ) -> tuple[list[Suspect], int]:
     """The suspects of a fold, and for how many the nearest image is of another class."""
+    is_other = torch.ones(len(known.classes), dtype=torch.bool)
+    is_other[fold] = False
+    others = is_other.nonzero()[:, 0]
     own, voters = known.classes[fold], known.classes[others]
-    num_classes = int(known.classes.max()) + 1
+    num_classes = len(known.names)
     whiten = learn_whitening(known.embeddings[others], voters, num_classes)
     asked, rest = whiten(known.embeddings[fold]), whiten(known.embeddings[others])
     twins = (known.copies[fold], known.copies[others])
@@ -206,27 +194,28 @@ def _judge_fold(
     rows = (rivals >= 0).nonzero()[:, 0]
     mates, mate_similarities = _nearest_mates(asked, rest, own, voters, twins, rows)
     margins = rival_similarities[rows] - mate_similarities
-    sure = margins >= MIN_NEIGHBOR_MARGIN
-    sure &= margins.isfinite()  # it has two mates that are no copies of it
+    # Infinite: it has no two mates that are no copies of it.
+    sure = (margins >= MIN_NEIGHBOR_MARGIN) & margins.isfinite()
     rows, mates, margins = rows[sure], mates[sure], margins[sure]
     agreed = _ridge_margins(rest, voters, asked[rows], own[rows], num_classes) >= MIN_RIDGE_MARGIN
-    suspects = []
-    for row, mate, margin in zip(rows[agreed], mates[agreed], margins[agreed], strict=True):
-        suggested = others[places[row][labels[row] == rivals[row]]]
-        suspects.append(
-            Suspect(int(fold[row]), int(rivals[row]), float(margin), suggested[:3].tolist(),
-                    others[mate].tolist())
-        )  # fmt: skip
+    fold, others = known.positions[fold], known.positions[others]
+    suspects = [
+        Suspect(
+            int(fold[row]),
+            int(known.names[rivals[row]]),
+            float(margin),
+            others[places[row][labels[row] == rivals[row]]][:3].tolist(),
+            others[mate].tolist(),
+        )
+        for row, mate, margin in zip(rows[agreed], mates[agreed], margins[agreed], strict=True)
+    ]
     return suspects, disagree
 
 
 def _best_rivals(
     similarities: Float32[Tensor, "n k"], labels: Int64[Tensor, "n k"], own: Int64[Tensor, " n"]
 ) -> tuple[Int64[Tensor, " n"], Float32[Tensor, " n"]]:
-    """The other class whose two nearest images are the most similar in the mean, and that mean.
-
-    -1 where no other class has two among the neighbours.
-    """
+    """The other class with the highest mean of its two nearest images (-1: none), and that mean."""
     best = torch.full((len(own),), float("-inf"))
     which = torch.full((len(own),), -1, dtype=torch.int64)
     for rank in range(1, labels.shape[1]):
@@ -249,17 +238,14 @@ def _nearest_mates(
     twins: tuple[Tensor, Tensor],
     rows: Int64[Tensor, " rows"],
 ) -> tuple[Int64[Tensor, "rows 2"], Float32[Tensor, " rows"]]:
-    """For some images the two nearest of their own class, and their mean similarity.
-
-    The mean is minus infinity where there are no two.
-    """
+    """For some images the two nearest of their class, and their mean (-inf where are no two)."""
     mates = torch.zeros(len(rows), _VOTERS, dtype=torch.int64)
     means = torch.full((len(rows),), float("-inf"))
     for label in own[rows].unique():
         members = (voters == label).nonzero()[:, 0]
         if len(members) < _VOTERS:
             continue
-        here = (own[rows] == label).nonzero()[:, 0]
+        here = own[rows] == label
         some = rows[here]
         exclude = [(twins[0][some], twins[1][members])]
         found, places = top_k(asked[some], rest[members], _VOTERS, exclude=exclude)
@@ -274,32 +260,25 @@ def _ridge_margins(
     own: Int64[Tensor, " rows"],
     num_classes: int,
 ) -> Float64[Tensor, " rows"]:
-    """By how much the best other class beats the own one, to a classifier that learned from `rest`.
-
-    Least squares on one-hot classes with a ridge; an image weighs one over the root of its
-    class's size.
-    """
+    """By how much the best other class beats the own one, to a classifier taught by `rest`."""
+    # Least squares on one-hot classes with a ridge, so that each class counts alike.
     if not len(asked):
         return torch.empty(0, dtype=torch.float64)
     weights = torch.bincount(voters, minlength=num_classes)[voters].double().rsqrt()
     weights = weights / weights.mean()
     width = rest.shape[1] + 1
     mean = rest.mean(dim=0).double()
-    normal = torch.full((width,), _RIDGE, dtype=torch.float64)
-    normal[-1] = 1e-9  # the intercept is free
-    normal = normal.diag()
+    normal = _RIDGE * torch.eye(width, dtype=torch.float64)
+    normal[-1, -1] = 1e-9  # the intercept is free
     sums = torch.zeros(num_classes, width, dtype=torch.float64)
     for part in torch.arange(len(rest)).split(_ROWS_AT_A_TIME):
-        inputs = _with_intercept(rest[part].double() - mean)
+        inputs = pad(rest[part].double() - mean, (0, 1), value=1.0)
         weighted = inputs * weights[part, None]
         normal += weighted.T @ inputs
         sums.index_add_(0, voters[part], weighted)
-    scores = _with_intercept(asked.double() - mean) @ torch.linalg.solve(normal, sums.T)
+    inputs = pad(asked.double() - mean, (0, 1), value=1.0)
+    scores = inputs @ torch.linalg.solve(normal, sums.T)
     mine = scores.gather(1, own[:, None])[:, 0]
     scores.scatter_(1, own[:, None], float("-inf"))
     margins: Tensor = scores.amax(dim=1) - mine
     return margins
-
-
-def _with_intercept(rows: Float64[Tensor, "n dim"]) -> Float64[Tensor, "n dim_plus_1"]:
-    return torch.cat([rows, torch.ones(len(rows), 1, dtype=torch.float64)], dim=1)

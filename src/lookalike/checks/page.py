@@ -22,7 +22,7 @@ _ROLES = {
 
 
 def write_page(result: CheckResult, progress: Progress) -> str:
-    """The page as HTML, complete in itself."""
+    """Returns the page as HTML, complete in itself."""
     kinds = result.by_kind()
     bars = result.classes.histogram if result.classes else []
     thumbnails = Thumbnails()

@@ -1,4 +1,4 @@
-"""What names, sizes and headers tell: classes against P and K, class names, extremes."""
+"""Findings from names, sizes and headers: classes against P and K, class names, extremes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import re
 import statistics
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -37,18 +37,17 @@ def class_key(label: str) -> str:
 
 
 def unreadable(files: Files) -> Iterator[Finding]:
-    """Every file that is no image, and why."""
+    """Yields every file that is no image, and why."""
     for position, facts in enumerate(files.facts):
         if facts.reason is not None:
             yield Finding("unreadable", facts.reason, [files.image(position)])
 
 
 def class_sizes(files: Files, split: str, num_per_batch: int, k: int) -> ClassSizes | None:
-    """Sizes of the classes of a split; None where it has no labels or no images."""
-    counts = Counter(_readable_labels(files, split))
-    if not counts:
+    """Returns the sizes of a split's classes; None where it has no labels or no images."""
+    sizes = sorted(map(len, _by_label(files, split).values()))
+    if not sizes:
         return None
-    sizes = sorted(counts.values())
     return ClassSizes(
         split=split,
         num_classes=len(sizes),
@@ -66,58 +65,48 @@ def class_sizes(files: Files, split: str, num_per_batch: int, k: int) -> ClassSi
 
 
 def small_classes(files: Files, sizes: ClassSizes) -> Iterator[Finding]:
-    """Classes too few, of a single image, and of fewer than K."""
+    """Yields classes too few, of a single image, and of fewer than K."""
     able = sizes.num_classes - sizes.num_singletons
     if able < sizes.n_classes_per_batch:
-        yield Finding(
-            "too_few_classes",
-            f"{able} classes of {sizes.split} have two images or more; a batch takes "
-            f"{sizes.n_classes_per_batch}",
-            [],
-        )
-    of_class: defaultdict[str, list[int]] = defaultdict(list)
-    for position in _readable_of(files, sizes.split):
-        of_class[str(files.labels[position])].append(position)
-    for label, members in sorted(of_class.items()):
+        says = f"{able} classes of {sizes.split} have two images or more"
+        says += f"; a batch takes {sizes.n_classes_per_batch}"
+        yield Finding("too_few_classes", says, [])
+    for label, members in sorted(_by_label(files, sizes.split).items()):
         if len(members) < sizes.n_samples_per_class:
             kind = "singleton_class" if len(members) == 1 else "small_class"
             says = f"{shown(label)}: {len(members)} of K = {sizes.n_samples_per_class}"
-            yield Finding(kind, says, [files.image(i) for i in members[:_EXAMPLES]])
+            yield Finding(kind, says, _examples(files, members))
 
 
 def classes_across_splits(files: Files) -> Iterator[Finding]:
-    """Classes that some splits lack, one finding a split."""
-    splits = list(dict.fromkeys(files.splits))
-    labels = {split: set(_readable_labels(files, split)) for split in splits}
-    labelled = [split for split in splits if labels[split]]
-    for split in labelled:
-        others = set().union(*(labels[other] for other in labelled if other != split))
-        alone = sorted(labels[split] - others)
+    """Yields classes that some splits lack, one finding a split."""
+    every = {split: set(_by_label(files, split)) for split in dict.fromkeys(files.splits)}
+    labelled = {split: labels for split, labels in every.items() if labels}
+    for split, labels in labelled.items():
+        others = set().union(*(labelled[other] for other in labelled if other != split))
+        alone = sorted(labels - others)
         if alone and len(labelled) > 1:
-            says = f"{len(alone):,} of {len(labels[split]):,} classes are only in {split}: "
+            says = f"{len(alone):,} of {len(labels):,} classes are only in {split}: "
             yield Finding("one_split_only", says + listed(alone, 8), [])
 
 
 def similar_class_names(files: Files) -> Iterator[Finding]:
-    """Classes that are one class by all but spelling."""
-    spellings: defaultdict[str, defaultdict[str, list[int]]] = defaultdict(
-        lambda: defaultdict(list)
-    )
-    for position, label in enumerate(files.labels):
-        if label is not None and files.facts[position].readable:
-            spellings[class_key(label)][label].append(position)
-    for _, members in sorted(spellings.items()):
-        if len(members) > 1:
-            parts = [
-                f"{_quoted(label)} ({len(at):,} in {listed(sorted({files.splits[i] for i in at}))})"
-                for label, at in sorted(members.items())
-            ]
-            images = [files.image(i) for at in members.values() for i in at[:2]]
+    """Yields classes that are one class by all but spelling."""
+    spellings: defaultdict[str, dict[str, list[int]]] = defaultdict(dict)
+    for label, members in _by_label(files).items():
+        spellings[class_key(label)][label] = members
+    for _, one_class in sorted(spellings.items()):
+        if len(one_class) > 1:
+            parts = []
+            for label, members in sorted(one_class.items()):
+                splits = sorted({files.splits[i] for i in members})
+                parts.append(f'"{shown(label)}" ({len(members):,} in {listed(splits)})')
+            images = [files.image(i) for members in one_class.values() for i in members[:2]]
             yield Finding("similar_class_names", " and ".join(parts), images)
 
 
 def repeated_names(files: Files, copies: Sequence[int]) -> tuple[list[Finding], str | None]:
-    """File names that stand once in each of two splits, under different labels.
+    """Finds file names that stand once in each of two splits, under different labels.
 
     Where the images are copies of each other, that is told already. Where a large share of all
     names repeats they are a way of counting (001.jpg, 002.jpg), and say nothing.
@@ -130,18 +119,12 @@ def repeated_names(files: Files, copies: Sequence[int]) -> tuple[list[Finding], 
         places[os.path.basename(name)].append(position)
     found = []
     for name, members in sorted(places.items()):
-        if len(members) != 2:
+        if len(members) != 2 or not all(files.facts[i].readable for i in members):
             continue
-        a, b = members
-        both_read = files.facts[a].readable and files.facts[b].readable
-        if (
-            both_read
-            and files.splits[a] != files.splits[b]
-            and None not in (files.labels[a], files.labels[b])
-            and class_key(str(files.labels[a])) != class_key(str(files.labels[b]))
-            and copies[a] != copies[b]
-        ):
-            images = [files.image(a), files.image(b)]
+        splits, sets = {files.splits[i] for i in members}, {copies[i] for i in members}
+        classes = {class_key(label) for i in members if (label := files.labels[i]) is not None}
+        if len(splits) == len(sets) == len(classes) == 2:
+            images = [files.image(i) for i in members]
             found.append(Finding("repeated_name", shown(name), images))
     if 2 * len(found) > max(20, _SCHEME_SHARE * len(files)):
         return [], (f"{len(found):,} file names stand in different classes of two splits, as "
@@ -150,7 +133,7 @@ def repeated_names(files: Files, copies: Sequence[int]) -> tuple[list[Finding], 
 
 
 def extremes(files: Files, model_input_px: int | None) -> Iterator[Finding]:
-    """Images that show nothing, are tiny, huge, or extremely long; unusual formats."""
+    """Yields images that show nothing, are tiny, huge, or extremely long; unusual formats."""
     odd: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
     below: list[int] = []
     for position, facts in enumerate(files.facts):
@@ -158,20 +141,18 @@ def extremes(files: Files, model_input_px: int | None) -> Iterator[Finding]:
             continue
         short, long = sorted((facts.width, facts.height))
         size = f"{facts.width}x{facts.height} px"
-        found: list[tuple[str, str]] = []
-        if facts.contrast < BLANK_CONTRAST:
-            found.append(("blank", f"{size}, one colour within {facts.contrast:.1f} of 255 levels"))
-        if short < TINY_PX:
-            found.append(("tiny", size))
-        elif model_input_px is not None and short < model_input_px:
+        grey = f"{size}, one colour within {facts.contrast:.1f} of 255 levels"
+        cut = f"{size}: a square cut out of its middle keeps {short / long:.0%} of it"
+        for kind, is_so, says in (
+            ("blank", facts.contrast < BLANK_CONTRAST, grey),
+            ("extreme_shape", long >= EXTREME_ASPECT * short, cut),
+            ("tiny", short < TINY_PX, size),
+            ("huge", short * long > HUGE_MEGAPIXELS * 1e6, size),
+        ):
+            if is_so:
+                yield Finding(kind, says, [files.image(position)])
+        if TINY_PX <= short < (model_input_px or 0):
             below.append(position)
-        if long >= EXTREME_ASPECT * short:
-            found.append(("extreme_shape", f"{size}: a square cut out of its middle keeps "
-                          f"{short / long:.0%} of it"))  # fmt: skip
-        if facts.width * facts.height > HUGE_MEGAPIXELS * 1e6:
-            found.append(("huge", size))
-        for kind, says in found:
-            yield Finding(kind, says, [files.image(position)])
         if (facts.format, facts.mode) not in _USUAL:
             odd[facts.format, facts.mode].append(position)
     if below:
@@ -182,15 +163,14 @@ def extremes(files: Files, model_input_px: int | None) -> Iterator[Finding]:
         yield Finding("odd_format", says, _examples(files, members))
 
 
-def _readable_of(files: Files, split: str) -> Iterator[int]:
-    for position, facts in enumerate(files.facts):
-        if facts.readable and files.splits[position] == split:
-            yield position
-
-
-def _readable_labels(files: Files, split: str) -> list[str]:
-    labels = (files.labels[position] for position in _readable_of(files, split))
-    return [label for label in labels if label is not None]
+def _by_label(files: Files, split: str | None = None) -> dict[str, list[int]]:
+    """Positions of the readable images of each label, in a split or (None) in all."""
+    members: defaultdict[str, list[int]] = defaultdict(list)
+    for position, label in enumerate(files.labels):
+        here = split is None or files.splits[position] == split
+        if here and label is not None and files.facts[position].readable:
+            members[label].append(position)
+    return members
 
 
 def _examples(files: Files, positions: Sequence[int]) -> list[FoundImage]:
@@ -207,7 +187,3 @@ def _histogram(sizes: Sequence[int], k: int) -> list[Bar]:
         for low, high in pairwise(edges)
         if sizes[0] < high
     ]
-
-
-def _quoted(label: str) -> str:
-    return f'"{shown(label)}"'

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lookalike.checks.copies.duplicates import clusters, exact_groups, near_copies
 from lookalike.checks.copies.groups import exact_findings, near_findings
-from lookalike.checks.findings import KINDS, CheckResult, ClassSizes, Files, Finding, Split
+from lookalike.checks.findings import KINDS, CheckResult, Files, Finding, Split
 from lookalike.checks.labels import MIN_CLASS_SIZE, class_numbers, judge_labels
 from lookalike.checks.page import write_page
 from lookalike.checks.reading.image import ImageFacts
@@ -40,6 +40,8 @@ from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.layers import on_device
 from lookalike.progress import Progress, default_progress
 from lookalike.runtime.device import Runtime, make_runtime
+
+_Source = tuple[str, str, ImageSet]  # the split's name, where it is from, its images
 
 _SPLIT_NAMES = {"train", "training", "test", "val", "valid", "validation", "query", "gallery"}
 _MAX_READERS = 16
@@ -97,28 +99,34 @@ def _check(config: CheckConfig, progress: Progress) -> CheckResult:
     left_out += [why_no_names] if why_no_names else []
     if training is None:
         left_out.append("class sizes against K: no split is called train")
-    return _written(config, out, files, sources, findings, sizes, left_out, progress)
+    order = {kind.name: place for place, kind in enumerate(KINDS)}
+    findings.sort(key=lambda finding: order[finding.kind])
+    splits = [_split(files, name, source) for name, source, _ in sources]
+    document, page = out / "check.json", out / "check.html"
+    result = CheckResult(findings, splits, sizes, left_out, [document, page, out / SCAN_FILE])
+    write_json(document, {**result.document(), "config": asdict(config)})
+    write_text(page, write_page(result, progress))
+    return result
 
 
-def _sources(config: CheckConfig, progress: Progress) -> list[tuple[str, str, ImageSet]]:
+def _sources(config: CheckConfig, progress: Progress) -> list[_Source]:
     """Name, source and images of each split."""
     if config.data is None:
         raise ConfigError("there is nothing to check; name a folder of images or a table: "
                           "lookalike check IMAGES")  # fmt: skip
-    found: list[tuple[str, str, ImageSet]] = []
+    found: list[_Source] = []
     seen: set[str] = set()
     for name, source in (("train", config.data), ("test", config.test),
                          ("query", config.query), ("gallery", config.gallery)):  # fmt: skip
         if source is None:
             continue
-        if os.path.realpath(source) in seen:
-            if Path(source).is_dir():  # a table may well hold all the splits
+        real, is_folder = os.path.realpath(source), os.path.isdir(source)
+        if real in seen:
+            if is_folder:  # a table may well hold all the splits
                 progress.warn(f"{shown(source)} is given twice; it is looked at once")
             continue
-        seen.add(os.path.realpath(source))
-        if Path(source).is_dir() and Path(config.out).resolve().is_relative_to(
-            Path(source).resolve()
-        ):
+        seen.add(real)
+        if is_folder and Path(config.out).resolve().is_relative_to(real):
             raise ConfigError(f"out is {shown(config.out)}, inside the images in "
                               f"{shown(source)}, where it would be taken for a class; choose "
                               "another folder with --out")  # fmt: skip
@@ -138,15 +146,15 @@ def _sources(config: CheckConfig, progress: Progress) -> list[tuple[str, str, Im
     ]
 
 
-def _sides(name: str, source: str, images: ImageSet) -> list[tuple[str, str, ImageSet]]:
+def _sides(name: str, source: str, images: ImageSet) -> list[_Source]:
     """A split, or its queries and its gallery, which are searched in each other."""
-    if images.is_query is None or len(set(images.is_query)) < 2:
+    flags = images.is_query
+    if flags is None or len(set(flags)) < 2:
         return [(name, source, images)]
-    sides = [
-        (side, images.subset(i for i, flag in enumerate(images.is_query) if flag == wanted))
-        for side, wanted in (("query", True), ("gallery", False))
+    return [
+        (f"{name} {side}", source, images.subset(i for i, flag in enumerate(flags) if flag == asks))
+        for side, asks in (("query", True), ("gallery", False))
     ]
-    return [(f"{name} {side}", source, some) for side, some in sides]
 
 
 def _refuse_folders_of_splits(source: str, images: ImageSet) -> None:
@@ -255,7 +263,7 @@ def _wrong_labels(
     copies: Sequence[int],
     config: CheckConfig,
 ) -> tuple[list[Finding], list[str]]:
-    """Likely wrong labels, and what is to be said about how far they were looked for."""
+    """Likely wrong labels, and notes on what could not be judged."""
     if config.model_name is None:
         return [], ["likely wrong labels, and near copies by embedding: name a model with "
                     "--model-name"]  # fmt: skip
@@ -263,11 +271,12 @@ def _wrong_labels(
     positions = [i for i, has in enumerate(has_one) if has and files.labels[i] is not None]
     if embeddings is None or not positions:
         return [], ["likely wrong labels: there are no images with labels"]
-    rows = torch.tensor(positions)
-    numbers, keys = class_numbers([class_key(str(files.labels[i])) for i in positions])
-    if len(keys) < 2:
+    labels = [str(files.labels[i]) for i in positions]
+    spelling = {class_key(label): label for label in labels}
+    if len(spelling) < 2:
         return [], ["likely wrong labels: there is a single class, so nothing to take it for"]
-    spelling = {class_key(str(files.labels[i])): str(files.labels[i]) for i in positions}
+    numbers, keys = class_numbers([class_key(label) for label in labels])
+    rows = torch.tensor(positions)
     judgement = judge_labels(
         embeddings[rows], numbers, torch.tensor(copies)[rows], num_neighbors=config.num_neighbors
     )
@@ -286,35 +295,14 @@ def _wrong_labels(
         return [], notes
     found = []
     for one in judgement.suspects:
-        suggested = spelling[keys[one.suggested]]
-        own = str(files.labels[positions[one.position]])
-        images = [files.image(positions[one.position], "labelled " + shown(own), "suspect")]
+        labelled = f"labelled {shown(labels[one.position])}"
+        suggested = shown(spelling[keys[one.suggested]])
+        images = [files.image(positions[one.position], labelled, "suspect")]
         images += [files.image(positions[i], "", "suggested") for i in one.nearest_suggested]
         images += [files.image(positions[i], "", "own") for i in one.nearest_own]
-        says = f"labelled {shown(own)}, looks like {shown(suggested)} (margin {one.margin:.2f})"
+        says = f"{labelled}, looks like {suggested} (margin {one.margin:.2f})"
         found.append(Finding("wrong_label", says, images))
     return found, notes
-
-
-def _written(
-    config: CheckConfig,
-    out: Path,
-    files: Files,
-    sources: Sequence[tuple[str, str, ImageSet]],
-    findings: list[Finding],
-    sizes: ClassSizes | None,
-    left_out: list[str],
-    progress: Progress,
-) -> CheckResult:
-    """The outcome, once it is on the disk."""
-    order = {kind.name: place for place, kind in enumerate(KINDS)}
-    findings = sorted(findings, key=lambda finding: order[finding.kind])
-    document, page = out / "check.json", out / "check.html"
-    splits = [_split(files, name, source) for name, source, _ in sources]
-    result = CheckResult(findings, splits, sizes, left_out, [document, page, out / SCAN_FILE])
-    write_json(document, {**result.document(), "config": asdict(config)})
-    write_text(page, write_page(result, progress))
-    return result
 
 
 def _split(files: Files, name: str, source: str) -> Split:

@@ -36,10 +36,7 @@ class CheckConfig(BatchShape, Shared):
         "the check also finds likely wrong labels, and near copies by embedding",
     )
     num_neighbors: int = option(
-        20,
-        "nearest images that have a say in whether a label is right",
-        group="Model",
-        at_least=2,
+        20, "nearest images that have a say in whether a label is right", group="Model", at_least=2
     )
     out: str = same_option(
         Shared,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from lookalike.config.groups import Common
 from lookalike.config.options import option
 from lookalike.errors import ConfigError
+
+_made_elsewhere = partial(option, None, group="Other systems", metavar="FILE")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,31 +21,16 @@ class EvaluateConfig(Common):
         ConfigError: a value is out of its range, or two of them contradict each other.
     """
 
-    test_embeddings: str | None = option(
-        None,
+    test_embeddings: str | None = _made_elsewhere(
         "embeddings of the test images, made elsewhere: a .npy beside a .csv of the same name "
-        "that has a column path, or a .parquet with columns path and embedding",
-        group="Other systems",
-        metavar="FILE",
+        "that has a column path, or a .parquet with columns path and embedding"
     )
-    query_embeddings: str | None = option(
-        None, "the same for the queries", group="Other systems", metavar="FILE"
+    query_embeddings: str | None = _made_elsewhere("the same for the queries")
+    gallery_embeddings: str | None = _made_elsewhere("the same for the gallery")
+    run: str | None = _made_elsewhere(
+        "a ranking made elsewhere, as a TREC run file; scored against qrels, without images"
     )
-    gallery_embeddings: str | None = option(
-        None, "the same for the gallery", group="Other systems", metavar="FILE"
-    )
-    run: str | None = option(
-        None,
-        "a ranking made elsewhere, as a TREC run file; scored against qrels, without images",
-        group="Other systems",
-        metavar="FILE",
-    )
-    qrels: str | None = option(
-        None,
-        "what is right for each query of run, as a TREC qrels file",
-        group="Other systems",
-        metavar="FILE",
-    )
+    qrels: str | None = _made_elsewhere("what is right for each query of run, as a TREC qrels file")
     trec: bool = option(
         False,
         "also write a TREC run, as deep as top_k, and qrels; raise top_k for metrics that look "
@@ -64,12 +52,12 @@ class EvaluateConfig(Common):
                     raise ConfigError(f"run and qrels are scored as they stand; leave {name} out")
             if self.save_embeddings != "none":
                 raise ConfigError("run and qrels have no embeddings; leave save_embeddings out")
-        for side, needed in (("test", ("test",)), ("query", ("gallery",)), ("gallery", ("query",))):
-            if getattr(self, f"{side}_embeddings") is None:
+        for side, partner in (("test", "test"), ("query", "gallery"), ("gallery", "query")):
+            given, needed = f"{side}_embeddings", f"{partner}_embeddings"
+            if getattr(self, given) is None:
                 continue
-            partner = f"{needed[0]}_embeddings"
             if getattr(self, side) is None:
-                raise ConfigError(f"{side}_embeddings needs {side}: the images, or a table of "
-                                  "their paths and labels")  # fmt: skip
-            if getattr(self, partner) is None:
-                raise ConfigError(f"{side}_embeddings is given without {partner}; give both")
+                raise ConfigError(f"{given} needs {side}: the images, or a table of their paths "
+                                  "and labels")  # fmt: skip
+            if getattr(self, needed) is None:
+                raise ConfigError(f"{given} is given without {needed}; give both")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from lookalike.config.options import option, same_option, settle
@@ -12,6 +13,8 @@ from lookalike.errors import ConfigError
 DEFAULT_MODEL = "openai/clip-vit-large-patch14-336"
 DEFAULT_MAX_MEGAPIXELS = 89.0  # where Pillow begins to warn
 MAX_PILLOW_MEGAPIXELS = 178.0  # above this Pillow refuses a file by itself, as a bomb
+
+_test_images = partial(option, None, group="Test images", metavar="IMAGES")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,23 +79,12 @@ class Basics:
 class Shared(Basics):
     """The options that every verb with test images shares."""
 
-    query: str | None = option(
-        None,
-        "images to search for: a class-per-folder tree, a flat folder, or a table",
-        group="Test images",
-        metavar="IMAGES",
+    query: str | None = _test_images(
+        "images to search for: a class-per-folder tree, a flat folder, or a table"
     )
-    gallery: str | None = option(
-        None,
-        "images to search in, given together with query",
-        group="Test images",
-        metavar="IMAGES",
-    )
-    test: str | None = option(
-        None,
-        "one labelled folder or table instead: each image searches in all the others",
-        group="Test images",
-        metavar="IMAGES",
+    gallery: str | None = _test_images("images to search in, given together with query")
+    test: str | None = _test_images(
+        "one labelled folder or table instead: each image searches in all the others"
     )
     out: str = option(
         ".", "folder that results/ and weights/ are written under", group="Output", metavar="FOLDER"
@@ -101,7 +93,7 @@ class Shared(Basics):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchShape:
-    """What a training batch is made of."""
+    """The make-up of a training batch."""
 
     n_classes_per_batch: int = option(
         4, "P: different classes in each batch", group="Batches", at_least=2
@@ -166,9 +158,16 @@ class Common(Shared):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.holdout_classes is not None:
-            object.__setattr__(self, "holdout_classes", _plain_holdout(self.holdout_classes))
-        if self.group_pattern is not None:
-            _check_pattern(self.group_pattern)
+            holdout_bounds(self.holdout_classes)
+            first, slash, second = self.holdout_classes.partition("/")
+            plain = f"{int(first)}/{int(second)}" if slash else f"{float(first):g}"
+            object.__setattr__(self, "holdout_classes", plain)  # one way of writing each
+        try:
+            re.compile(self.group_pattern or "")
+        except re.error as error:
+            raise ConfigError(
+                f"group_pattern {self.group_pattern!r} is no regular expression: {error}"
+            ) from error
         if "{}" not in self.caption_template:
             raise ConfigError(
                 f"caption_template is {self.caption_template!r}; it needs a {{}} where the name of "
@@ -199,17 +198,3 @@ def holdout_bounds(holdout: str) -> tuple[float, float]:
         f"holdout_classes is {holdout!r}; expected a share of the classes such as 0.5, or a fold "
         "such as 2/5"
     )
-
-
-def _plain_holdout(holdout: str) -> str:
-    """One way of writing it: 0.50 is 0.5, 01/2 is 1/2."""
-    holdout_bounds(holdout)
-    first, slash, second = holdout.partition("/")
-    return f"{int(first)}/{int(second)}" if slash else f"{float(first):g}"
-
-
-def _check_pattern(pattern: str) -> None:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ConfigError(f"group_pattern {pattern!r} is no regular expression: {error}") from error

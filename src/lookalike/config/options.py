@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import types
 import typing
 from dataclasses import field
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lookalike.errors import ConfigError
+
+_BOUNDS = {"above": operator.gt, "at_least": operator.ge, "at_most": operator.le}
 
 
 def option(
@@ -22,14 +25,14 @@ def option(
     at_least: float | None = None,
     at_most: float | None = None,
 ) -> Any:
-    """A dataclass field that carries what `--help`, the recipe and the checks need."""
+    """Returns a dataclass field that carries what `--help`, the recipe and the checks need."""
     bounds = {"above": above, "at_least": at_least, "at_most": at_most}
     metadata = {"help": help, "group": group, "metavar": metavar, "bounds": bounds}
     return field(default=default, metadata=metadata)
 
 
 def same_option(cls: type, name: str, **changes: Any) -> Any:
-    """An option of another class once more, some of it changed."""
+    """Returns an option of another class once more, some of it changed."""
     known = next(one for one in dataclasses.fields(cls) if one.name == name)
     default = changes.pop("default", known.default)
     return field(default=default, metadata={**known.metadata, **changes})
@@ -49,18 +52,15 @@ def settle(config: Any) -> None:
 
 
 def coerce(name: str, value: Any, hint: Any) -> Any:
-    """`value` as the type an option is declared with."""
-    options = typing.get_args(hint) if _is_union(hint) else (hint,)
+    """Returns `value` as the type an option is declared with, or raises."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    options = typing.get_args(hint) if union else (hint,)
     # None first: as text, "none" would otherwise be the name of a folder.
     for option in sorted(options, key=lambda option: option is not type(None)):
         matched, result = _try_coerce(value, option)
         if matched:
             return result
     raise ConfigError(f"{name} is {value!r}; expected {' or '.join(_named(o) for o in options)}")
-
-
-def _is_union(hint: Any) -> bool:
-    return typing.get_origin(hint) in (typing.Union, types.UnionType)
 
 
 def _try_coerce(value: Any, option: Any) -> tuple[bool, Any]:
@@ -86,9 +86,9 @@ def _try_coerce(value: Any, option: Any) -> tuple[bool, Any]:
         number = float(text)
     except ValueError:
         return False, None
-    if option is int:
-        return number.is_integer(), int(number) if number.is_integer() else None
-    return True, number
+    if option is float:
+        return True, number
+    return number.is_integer(), int(number) if number.is_integer() else None
 
 
 def _named(option: Any) -> str:
@@ -103,13 +103,9 @@ def check_bounds(option: dataclasses.Field[Any], value: Any) -> None:
     """Raises where a number is not one, or out of the range its option states."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return
-    bounds = option.metadata["bounds"]
-    above, at_least, at_most = bounds["above"], bounds["at_least"], bounds["at_most"]
-    if above is not None and not value > above:
-        raise ConfigError(f"{option.name} is {value}; it must be above {above:g}")
-    if at_least is not None and not value >= at_least:
-        raise ConfigError(f"{option.name} is {value}; it must be at least {at_least:g}")
-    if at_most is not None and not value <= at_most:
-        raise ConfigError(f"{option.name} is {value}; it must be at most {at_most:g}")
+    for bound, limit in option.metadata["bounds"].items():
+        if limit is not None and not _BOUNDS[bound](value, limit):
+            words = bound.replace("_", " ")
+            raise ConfigError(f"{option.name} is {value}; it must be {words} {limit:g}")
     if value != value or value in (float("inf"), float("-inf")):
         raise ConfigError(f"{option.name} is {value}; it must be a finite number")

@@ -15,7 +15,7 @@ SHIPPED = ("default", "quick", "strong", "keep-text", "large-batch", "low-memory
 
 
 def find_recipe(name: str) -> dict[str, Any]:
-    """The mapping of a shipped recipe, or of a file.
+    """Returns the mapping of a shipped recipe, or of a file.
 
     A shipped name means the shipped recipe wherever the command runs: a file that bears such a
     name is `./strong`, or has an ending, as `strong.yaml`.
@@ -26,14 +26,13 @@ def find_recipe(name: str) -> dict[str, Any]:
     """
     if name in SHIPPED:
         return _parsed(shipped_text(name), name)
-    looks_like_a_file = Path(name).suffix or os.path.basename(name) != name
-    if looks_like_a_file or os.path.exists(name):
+    if Path(name).suffix or os.path.basename(name) != name or os.path.exists(name):
         return read_recipe(name)
     raise _no_recipe(name, ", and no file of that name")
 
 
 def shipped_text(name: str) -> str:
-    """A shipped recipe as it stands in its file.
+    """Returns the text of a shipped recipe.
 
     Raises:
         DataError: none of that name ships.
@@ -58,7 +57,7 @@ def _no_recipe(name: str, more: str = "") -> DataError:
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
-    """The mapping in a recipe file (YAML).
+    """Returns the mapping in a recipe file (YAML).
 
     Raises:
         DataError: there is no such file.

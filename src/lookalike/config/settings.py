@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from lookalike.config import BenchConfig, CheckConfig, EvaluateConfig, ExportConfig, TrainConfig
+from lookalike.config import TrainConfig
 from lookalike.errors import ConfigError
 
-ConfigT = TypeVar("ConfigT", TrainConfig, EvaluateConfig, CheckConfig, ExportConfig, BenchConfig)
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
+ConfigT = TypeVar("ConfigT", bound="DataclassInstance")
 
 # What a resumed run may change: none of it alters what is learned, but for rounding. (That `train`
 # still holds the same images is checked by their names, wherever they lie now.)
@@ -25,7 +27,7 @@ FREE_ON_RESUME = frozenset(
 
 
 def config_from(cls: type[ConfigT], *mappings: Mapping[str, Any]) -> ConfigT:
-    """A configuration from mappings of option names to values, later ones winning.
+    """Makes a configuration from mappings of option names to values, later ones winning.
 
     Values may be strings, as they come from a command line or YAML (`"2e-5"`, `"none"`).
 
@@ -48,10 +50,8 @@ def config_from(cls: type[ConfigT], *mappings: Mapping[str, Any]) -> ConfigT:
     return cls(**values)
 
 
-def format_recipe(
-    config: TrainConfig | EvaluateConfig | CheckConfig | ExportConfig | BenchConfig,
-) -> str:
-    """The whole configuration as a commented recipe, which `read_recipe` reads back."""
+def format_recipe(config: DataclassInstance) -> str:
+    """Returns the whole configuration as a commented recipe, which `read_recipe` reads back."""
     lines: list[str] = []
     for group, options in options_by_group(type(config)):
         lines += ["", f"# {group}"]
@@ -73,20 +73,18 @@ def _as_yaml(value: Any) -> str:
 
 
 def options_by_group(cls: type) -> Iterator[tuple[str, list[dataclasses.Field[Any]]]]:
-    """The options of a configuration in reading order: what is trained on first."""
+    """Yields the options of a configuration in reading order: what is trained on first."""
     order = ["Training images", "Test images", "Model", "Training", "Batches", "Objective",
              "Augmentation", "Checkpoints", "Images", "Other systems", "Machine", "Measurement",
              "Output", "Hugging Face Hub", "Tracking", "Text search"]  # fmt: skip
     for group in order:
-        options = [
-            option for option in dataclasses.fields(cls) if option.metadata["group"] == group
-        ]
+        options = [one for one in dataclasses.fields(cls) if one.metadata["group"] == group]
         if options:
             yield group, options
 
 
 def changed_on_resume(saved: Mapping[str, Any], now: TrainConfig) -> list[str]:
-    """The options that differ from a saved run's and would make it another run, as `name: a -> b`.
+    """Returns what differs from a saved run and would make it another run, as `name: a -> b`.
 
     An option that the saved run does not know, since it came later, had its default then.
     """

@@ -18,6 +18,8 @@ from lookalike.errors import DataError
 from lookalike.files import shown
 from lookalike.progress import Progress, counted
 
+Config = TrainConfig | EvaluateConfig
+
 
 @dataclass(frozen=True)
 class Holdout:
@@ -99,7 +101,7 @@ class Protocol:
 
 
 def load_protocol(
-    config: TrainConfig | EvaluateConfig, progress: Progress, holdout: Holdout | None = None
+    config: Config, progress: Progress, holdout: Holdout | None = None
 ) -> Protocol | None:
     """Returns the protocol a configuration asks for; None if it names no test images.
 
@@ -126,7 +128,7 @@ def load_protocol(
     return protocol
 
 
-def find_holdout(config: TrainConfig | EvaluateConfig) -> Holdout | None:
+def find_holdout(config: Config) -> Holdout | None:
     """Returns the classes that a configuration keeps from training, out of all its sources have.
 
     Raises:
@@ -149,9 +151,7 @@ def find_holdout(config: TrainConfig | EvaluateConfig) -> Holdout | None:
     )
 
 
-def _load(
-    config: TrainConfig | EvaluateConfig, holdout: Holdout | None, progress: Progress
-) -> Protocol | None:
+def _load(config: Config, holdout: Holdout | None, progress: Progress) -> Protocol | None:
     test = config.test
     splits: tuple[str, ...] = ("test", "query", "gallery")
     if test is None and config.query is None and isinstance(config, TrainConfig):
@@ -159,9 +159,8 @@ def _load(
         if test is None and holdout is not None:
             test, splits = config.train, ("train",)
     if test is not None:
-        return _single_source(
-            _listed(test, splits, config, holdout, progress), config, holdout, progress
-        )
+        images = _listed(test, splits, config, holdout, progress)
+        return _single_source(images, config, holdout, progress)
     if config.query is None or config.gallery is None:
         return None
     query, bad_queries = _side(config.query, "query", config, holdout, progress)
@@ -173,7 +172,7 @@ def _load(
 def _listed(
     source: str,
     splits: tuple[str, ...],
-    config: TrainConfig | EvaluateConfig,
+    config: Config,
     holdout: Holdout | None,
     progress: Progress,
 ) -> ImageSet:
@@ -188,10 +187,7 @@ def _listed(
 
 
 def _single_source(
-    images: ImageSet,
-    config: TrainConfig | EvaluateConfig,
-    holdout: Holdout | None,
-    progress: Progress,
+    images: ImageSet, config: Config, holdout: Holdout | None, progress: Progress
 ) -> Protocol:
     if images.labels is None:
         raise DataError(
@@ -213,11 +209,7 @@ def _single_source(
 
 
 def _side(
-    source: str,
-    side: str,
-    config: TrainConfig | EvaluateConfig,
-    holdout: Holdout | None,
-    progress: Progress,
+    source: str, side: str, config: Config, holdout: Holdout | None, progress: Progress
 ) -> tuple[ImageSet, list[Unreadable]]:
     """One side of a query/gallery protocol."""
     images = _listed(source, ("test", side), config, holdout, progress)
@@ -231,7 +223,7 @@ def _side(
 
 
 def _readable(
-    images: ImageSet, config: TrainConfig | EvaluateConfig, side: str, progress: Progress
+    images: ImageSet, config: Config, side: str, progress: Progress
 ) -> tuple[ImageSet, list[Unreadable]]:
     """Without files that are no images. Where embeddings are given, no image is needed."""
     if isinstance(config, EvaluateConfig) and getattr(config, f"{side}_embeddings") is not None:
@@ -279,9 +271,7 @@ def _check_labels_meet(protocol: Protocol) -> None:
     )
 
 
-def _warn_of_useless_groups(
-    config: TrainConfig | EvaluateConfig, protocol: Protocol, progress: Progress
-) -> None:
+def _warn_of_useless_groups(config: Config, protocol: Protocol, progress: Progress) -> None:
     """Groups keep images apart only where both sides have them."""
     groups = [protocol.query.groups, protocol.gallery.groups]
     if None not in groups:

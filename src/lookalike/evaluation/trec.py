@@ -7,8 +7,6 @@ percent-encoded.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -22,6 +20,7 @@ import torch
 
 from lookalike.errors import DataError
 from lookalike.evaluation.metrics import ranks_of
+from lookalike.evaluation.protocol import hash_of
 from lookalike.evaluation.retrieval import Retrieval, label_numbers
 from lookalike.evaluation.scoring.scores import QueryScores, score_ranks
 from lookalike.files import shown, write_whole
@@ -43,9 +42,8 @@ def write_trec(run: Path, qrels: Path, retrieval: Retrieval, *, tag: str = "look
     def lines() -> Iterator[str]:
         for name, positions, similarities in rows:
             last = np.float32(np.inf)
-            for rank, (position, similarity) in enumerate(
-                zip(positions, similarities, strict=True), start=1
-            ):
+            answers = zip(positions, similarities, strict=True)
+            for rank, (position, similarity) in enumerate(answers, start=1):
                 if position < 0:
                     break
                 below = np.nextafter(last, np.float32(-np.inf))  # trec_eval reads float32
@@ -57,22 +55,21 @@ def write_trec(run: Path, qrels: Path, retrieval: Retrieval, *, tag: str = "look
         return
     query_labels, gallery_labels = label_numbers(retrieval.query, retrieval.gallery)
 
-    def answers() -> Iterator[str]:
+    def right_ones() -> Iterator[str]:
         for start in range(0, len(query), 256):
             part = slice(start, start + 256)
             asked, found = equal_pairs(query_labels[part], gallery_labels)
-            kept = ~any_equal(
-                [(ids[part], others) for ids, others in retrieval.exclude], asked, found
-            )
+            exclude = [(ids[part], others) for ids, others in retrieval.exclude]
+            kept = ~any_equal(exclude, asked, found)
             for q, g in zip(asked[kept].tolist(), found[kept].tolist(), strict=True):
                 yield f"{query[start + q]} 0 {gallery[g]} 1\n"
 
-    _write_lines(qrels, answers())
+    _write_lines(qrels, right_ones())
 
 
 @dataclass(frozen=True)
 class TrecScores:
-    """What a run scores, and how its queries and those of the qrels meet.
+    """The scores of a run, and how its queries and those of the qrels meet.
 
     `fingerprint` is a hash of the qrels: scores compare only where it is the same.
     """
@@ -98,8 +95,7 @@ def score_trec(run: Path, qrels: Path) -> TrecScores:
     """
     judged = _read_qrels(qrels)
     ranked = _read_run(run)
-    known = [name for name in judged if name in ranked]
-    if not known:
+    if not judged.keys() & ranked.keys():
         raise DataError(
             f"{shown(run)} and {shown(qrels)} have no query in common (such as "
             f"{shown(next(iter(ranked)))!r} and {shown(next(iter(judged)))!r}); "
@@ -110,10 +106,8 @@ def score_trec(run: Path, qrels: Path) -> TrecScores:
         [answers.get(one, 0) > 0 for one in ranked.get(name, []) if answers.get(one, 0) >= 0]
         for name, answers in judged.items()
     ]
-    longest = max(map(len, rankings))
-    relevant = torch.zeros(len(names), longest, dtype=torch.bool)
-    for row, ranking in zip(relevant, rankings, strict=True):
-        row[: len(ranking)] = torch.tensor(ranking, dtype=torch.bool)
+    rows = [torch.tensor(ranking, dtype=torch.bool) for ranking in rankings]
+    relevant = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     counts = [sum(value > 0 for value in answers.values()) for answers in judged.values()]
     if not any(counts):
         raise DataError(f"{shown(qrels)} names no right image for any query")
@@ -124,7 +118,7 @@ def score_trec(run: Path, qrels: Path) -> TrecScores:
         not_in_run=[name for name in judged if name not in ranked],
         not_in_qrels=[name for name in ranked if name not in judged],
         num_retrieved=sum(map(len, ranked.values())),
-        fingerprint=hashlib.sha256(json.dumps(judged, sort_keys=True).encode()).hexdigest()[:16],
+        fingerprint=hash_of(judged),
     )
 
 
@@ -135,9 +129,7 @@ def _read_run(path: Path) -> dict[str, list[str]]:
         query, _, image, rank, score, _ = fields
         order = (-_number(score, path, number, "score"), _number(rank, path, number, "rank"))
         _add(found.setdefault(query, {}), image, order, path, number)
-    return {
-        query: sorted(images, key=lambda image: images[image]) for query, images in found.items()
-    }
+    return {query: sorted(images, key=images.__getitem__) for query, images in found.items()}
 
 
 def _read_qrels(path: Path) -> dict[str, dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Whether one image is a copy of another, found by laying them over each other.
+"""Alignment: images laid over each other, to see if one is a copy of the other.
 
 A copy may be resized, recompressed, brighter or darker, and cut at its edges. So one image is
 laid over the other by scales and shifts along both axes and a gain and bias of brightness, all
@@ -23,7 +23,7 @@ _DAMPING = 1e-4
 
 @dataclass(frozen=True)
 class Alignment:
-    """How pairs of images lie over each other; one row a pair.
+    """Pairs of images laid over each other; one row a pair.
 
     Attributes:
         placement: scale and shift along x, then along y: the point p of the first image, from
@@ -56,16 +56,12 @@ def align(
     """
     placement = first.new_tensor([1.0, 0, 1, 0]).repeat(len(first), 1) if start is None else start
     for side in sides:
-        a, b = _shrunk(first, side), _shrunk(second, side)
+        a, b = (functional.adaptive_avg_pool2d(images, side) for images in (first, second))
         for _ in range(iterations):
             placement = _improved(a, b, placement)
     moved, overlap, _ = _moved(second, placement)
     agreement = _correlation(_detail(first), _detail(moved), overlap)
     return Alignment(placement, agreement, _spill(placement))
-
-
-def _shrunk(images: Tensor, side: int) -> Tensor:
-    return functional.interpolate(images[:, None], size=(side, side), mode="area")[:, 0]
 
 
 def _moved(
@@ -76,8 +72,7 @@ def _moved(
     grid = (torch.arange(side, dtype=images.dtype) + 0.5) / side * 2 - 1
     x = placement[:, 0:1] * grid + placement[:, 1:2]
     y = placement[:, 2:3] * grid + placement[:, 3:4]
-    shape = (len(images), side, side)
-    points = torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], dim=-1)
+    points = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), dim=-1)
     seen = functional.grid_sample(
         images[:, None], points, padding_mode="border", align_corners=False
     )[:, 0]

@@ -50,7 +50,7 @@ class NearCopy:
 
 
 def exact_groups(facts: Sequence[ImageFacts]) -> list[list[int]]:
-    """Positions of images with the same pixels, two or more a group.
+    """Returns the positions of images with the same pixels, two or more a group.
 
     The files may differ: in metadata, or in a format that loses nothing.
     """
@@ -70,7 +70,7 @@ def near_copies(
     device: torch.device,
     progress: Progress,
 ) -> list[NearCopy]:
-    """Pairs of images that are copies without being exact ones.
+    """Returns pairs of images that are copies without being exact ones.
 
     Candidates are neighbours by descriptor, and by embedding where there are embeddings. Of
     exact copies the first stands for all; images that show nothing are copies of nothing.
@@ -82,28 +82,25 @@ def near_copies(
         device: where neighbours are searched.
         progress: shows how far it is.
     """
-    seen: set[bytes] = set()
-    rows: list[int] = []
+    first_of: dict[bytes, int] = {}
     for position, one in enumerate(facts):
-        if one.readable and one.contrast >= BLANK_CONTRAST and one.pixels_sha256 not in seen:
-            seen.add(one.pixels_sha256)
-            rows.append(position)
-    if len(rows) < 2:
+        if one.readable and one.contrast >= BLANK_CONTRAST:
+            first_of.setdefault(one.pixels_sha256, position)
+    if len(first_of) < 2:
         return []
-    thumbs = [facts[row].thumb for row in rows]
+    thumbs = [facts[position].thumb for position in first_of.values()]
     descriptors = describe_thumbs(thumbs)
     pairs = _neighbors(descriptors.to(device), MIN_DESCRIPTOR_SIMILARITY, progress)
+    rows = torch.tensor(list(first_of.values()))
     if embeddings is not None:
-        mine = embeddings[torch.tensor(rows)]
-        more = _neighbors(mine.to(device), MIN_EMBEDDING_SIMILARITY, progress)
+        more = _neighbors(embeddings[rows].to(device), MIN_EMBEDDING_SIMILARITY, progress)
         pairs = torch.cat([pairs, more]).unique(dim=0)
-    hopeful = _look_from_afar(thumbs, pairs, progress)
-    found = _look_closely([refs[row] for row in rows], hopeful, max_megapixels, progress)
-    return [NearCopy(rows[one.first], rows[one.second], one.agreement) for one in found]
+    hopeful = _look_from_afar(facts, rows[pairs], progress)
+    return _look_closely(refs, hopeful, max_megapixels, progress)
 
 
 def describe_thumbs(thumbs: Sequence[bytes]) -> Float32[Tensor, "n 96"]:
-    """L2-normalised descriptors: 8x8 luma, freed from brightness and contrast, and 4x4 colour."""
+    """Returns L2-normalised descriptors: 8x8 luma without brightness and contrast, 4x4 colour."""
     result = torch.empty(len(thumbs), 96)
     for row, thumb in enumerate(thumbs):
         luma = luma_of(thumb).reshape(8, 4, 8, 4).mean(axis=(1, 3)).ravel()
@@ -116,7 +113,7 @@ def describe_thumbs(thumbs: Sequence[bytes]) -> Float32[Tensor, "n 96"]:
 
 
 def clusters(num: int, pairs: Sequence[tuple[int, int]]) -> Int64[np.ndarray, " num"]:
-    """For each of `num` things the smallest one it is connected to by pairs (union-find)."""
+    """Returns for each of `num` things the smallest one that pairs connect it to (union-find)."""
     above = list(range(num))
 
     def root(one: int) -> int:
@@ -149,7 +146,7 @@ def _neighbors(
 
 
 def _look_from_afar(
-    thumbs: Sequence[bytes], pairs: Int64[Tensor, "pairs 2"], progress: Progress
+    facts: Sequence[ImageFacts], pairs: Int64[Tensor, "pairs 2"], progress: Progress
 ) -> list[tuple[int, int, Tensor]]:
     """The pairs whose thumbs can be laid over each other, with how."""
     hopeful: list[tuple[int, int, Tensor]] = []
@@ -157,8 +154,8 @@ def _look_from_afar(
         for begin in range(0, len(pairs), _PAIRS_AT_A_TIME):
             some = pairs[begin : begin + _PAIRS_AT_A_TIME]
             first, second = (
-                torch.from_numpy(np.stack([luma_of(thumbs[i]) for i in side.tolist()]))
-                for side in some.unbind(dim=1)
+                torch.from_numpy(np.stack([luma_of(facts[i].thumb) for i in side]))
+                for side in some.T.tolist()
             )
             # Most pairs are told apart at half the size, at a quarter of the cost.
             half = align(avg_pool2d(first, 2), avg_pool2d(second, 2), sides=(8, 16))
@@ -197,23 +194,21 @@ def _look_closely(
         for start in range(0, len(hopeful), _LOOKS_AT_A_TIME):
             some = hopeful[start : start + _LOOKS_AT_A_TIME]
             wanted = sorted({i for first, second, _ in some for i in (first, second)})
-            image_of = dict(zip(wanted, pool.map(small, wanted), strict=True))
-            squares, known = [], []
-            for pair in some:
-                a, b = image_of[pair[0]], image_of[pair[1]]
-                if a is not None and b is not None:
-                    squares.append(_alike_squares(a, b))
-                    known.append(pair)
-            found += _agreeing(squares, known)
+            opened = zip(wanted, pool.map(small, wanted), strict=True)
+            image_of = {position: image for position, image in opened if image is not None}
+            known = [pair for pair in some if pair[0] in image_of and pair[1] in image_of]
+            found += _agreeing(image_of, known)
             task.advance(len(some))
     return found
 
 
 def _agreeing(
-    squares: Sequence[tuple[Tensor, Tensor]], pairs: Sequence[tuple[int, int, Tensor]]
+    image_of: dict[int, Image.Image], pairs: Sequence[tuple[int, int, Tensor]]
 ) -> list[NearCopy]:
+    """Those of these pairs whose images agree."""
     if not pairs:
         return []
+    squares = [_alike_squares(image_of[a], image_of[b]) for a, b, _ in pairs]
     first, second = (torch.stack(side) for side in zip(*squares, strict=True))
     start = torch.stack([placement for _, _, placement in pairs])
     aligned = align(first, second, start=start, sides=(_LOOK_PX,), iterations=6)
@@ -225,16 +220,9 @@ def _agreeing(
     ]
 
 
-def _alike_squares(a: Image.Image, b: Image.Image) -> tuple[Tensor, Tensor]:
+def _alike_squares(a: Image.Image, b: Image.Image) -> list[Tensor]:
     """Two images as squares of one size that are equally sharp: as sharp as the smaller one."""
     size = (min(a.width, b.width), min(a.height, b.height))
-    first, second = (
-        torch.from_numpy(
-            np.asarray(
-                image.resize(size, Image.Resampling.BOX).resize((_LOOK_PX, _LOOK_PX)),
-                dtype=np.float32,
-            )
-        )
-        for image in (a, b)
-    )
-    return first, second
+    shrunk = [image.resize(size, Image.Resampling.BOX) for image in (a, b)]
+    squares = [image.resize((_LOOK_PX, _LOOK_PX)) for image in shrunk]
+    return [torch.from_numpy(np.asarray(square, dtype=np.float32)) for square in squares]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from lookalike.checks.copies.duplicates import NearCopy
 from lookalike.checks.findings import Files, Finding
@@ -13,7 +14,7 @@ from lookalike.files import shown
 
 
 def exact_findings(files: Files, groups: Sequence[Sequence[int]]) -> Iterator[Finding]:
-    """One finding a group of images with the same pixels."""
+    """Yields one finding a group of images with the same pixels."""
     for group in groups:
         images = []
         for position in group:
@@ -30,28 +31,22 @@ def exact_findings(files: Files, groups: Sequence[Sequence[int]]) -> Iterator[Fi
 def near_findings(
     files: Files, near: Sequence[NearCopy], copies: Sequence[int]
 ) -> Iterator[Finding]:
-    """One finding a cluster; of exact copies in one split and class the first stands for all."""
-    agreement: dict[int, float] = {}
+    """Yields one finding a cluster; of exact copies in one split and class only the first."""
+    agreement: defaultdict[int, float] = defaultdict(float)  # by cluster
     for one in near:
-        for position in (one.first, one.second):
-            agreement[position] = max(agreement.get(position, 0), one.agreement)
-    members: defaultdict[int, list[int]] = defaultdict(list)
-    seen: set[tuple[bytes, str, str | None]] = set()
-    wanted = {copies[position] for position in agreement}
+        cluster = copies[one.first]
+        agreement[cluster] = max(agreement[cluster], one.agreement)
+    firsts: defaultdict[int, dict[Any, int]] = defaultdict(dict)
     for position, cluster in enumerate(copies):
-        if cluster in wanted:
+        if cluster in agreement:
             pixels = files.facts[position].pixels_sha256
-            this = (pixels, files.splits[position], files.labels[position])
-            if this not in seen:
-                seen.add(this)
-                members[cluster].append(position)
-    for group in members.values():
-        images = []
-        for position in group:
-            facts = files.facts[position]
-            images.append(files.image(position, f"{facts.width}x{facts.height} px"))
-        likest = max(agreement.get(position, 0) for position in group)
-        says = f"{_spread(files, group)}; they agree by {likest:.0%} in detail"
+            alike = (pixels, files.splits[position], files.labels[position])
+            firsts[cluster].setdefault(alike, position)
+    for cluster, first_of in firsts.items():
+        group = list(first_of.values())
+        sizes = [f"{files.facts[i].width}x{files.facts[i].height} px" for i in group]
+        images = [files.image(i, size) for i, size in zip(group, sizes, strict=True)]
+        says = f"{_spread(files, group)}; they agree by {agreement[cluster]:.0%} in detail"
         yield Finding(_copy_kind(files, group, "near_copies"), says, images)
 
 
@@ -68,8 +63,6 @@ def _spread(files: Files, group: Sequence[int]) -> str:
     splits = Counter(files.splits[i] for i in group)
     says = ", ".join(f"{count} in {shown(split)}" for split, count in splits.items())
     labels = list(dict.fromkeys(label for i in group if (label := files.labels[i]) is not None))
-    if not labels:
-        return says
-    return f"{says}, labelled {' and '.join(map(shown, labels[:4]))}" + (
-        f" and {len(labels) - 4} more" if len(labels) > 4 else ""
-    )
+    if labels:
+        says += f", labelled {' and '.join(map(shown, labels[:4]))}"
+    return says + (f" and {len(labels) - 4} more" if len(labels) > 4 else "")
