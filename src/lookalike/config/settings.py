@@ -7,10 +7,19 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
-from lookalike.config import BenchConfig, CheckConfig, EvaluateConfig, ExportConfig, TrainConfig
+from lookalike.config import (
+    BenchConfig,
+    CheckConfig,
+    EmbedConfig,
+    EvaluateConfig,
+    ExportConfig,
+    TrainConfig,
+)
 from lookalike.errors import ConfigError
 
-ConfigT = TypeVar("ConfigT", TrainConfig, EvaluateConfig, CheckConfig, ExportConfig, BenchConfig)
+ConfigT = TypeVar(
+    "ConfigT", TrainConfig, EvaluateConfig, CheckConfig, ExportConfig, BenchConfig, EmbedConfig
+)
 
 
 # What a resumed run may change: none of it alters what is learned, but for rounding. (That `train`
@@ -49,7 +58,7 @@ def config_from(cls: type[ConfigT], *mappings: Mapping[str, Any]) -> ConfigT:
 
 
 def format_recipe(
-    config: TrainConfig | EvaluateConfig | CheckConfig | ExportConfig | BenchConfig,
+    config: TrainConfig | EvaluateConfig | CheckConfig | ExportConfig | BenchConfig | EmbedConfig,
 ) -> str:
     """The whole configuration as a commented recipe, which `read_recipe` reads back."""
     lines: list[str] = []
