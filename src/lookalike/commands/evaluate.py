@@ -254,7 +254,7 @@ def _given(path: Path, images: ImageSet, ids: list[int]) -> _Given:
     if not path.is_dir():
         return _Given(load_embeddings(path, images), images, ids, [])
     shards = open_shards(path)
-    rows = rows_of_images(path, shards.names, images, without=shards.unreadable)
+    rows = rows_of_images(path, shards.names, images, without=shards.unreadable, root=shards.root)
     unreadable = [
         Unreadable(full, shards.unreadable.get(name, "no embedding"))
         for row, name, full in zip(rows, images.names, images.paths, strict=True)

@@ -137,15 +137,21 @@ def _embedder_of(path: Path) -> dict[str, Any] | None:
 
 
 def rows_of_images(
-    path: Path, names: Sequence[str], images: ImageSet, without: Collection[str] = ()
+    path: Path,
+    names: Sequence[str],
+    images: ImageSet,
+    *,
+    without: Collection[str] = (),
+    root: str | None = None,
 ) -> list[int]:
-    """Finds the row of each image by its name below its folder, or by where it lies.
+    """Finds the row of each image by where it lies, or by its name below its folder.
 
     Args:
         path: of the embeddings, for messages.
         names: what the rows are called.
         images: the images.
         without: names that are known to have no row; -1 stands for these.
+        root: the folder that the names are of, where it is known.
 
     Raises:
         DataError: an image is missing or named twice.
@@ -154,10 +160,14 @@ def rows_of_images(
     for row, name in enumerate(map(_plain, names)):
         if row_of.setdefault(name, row) != row:
             raise DataError(f"{shown(path)} names {shown(name)} twice; one embedding an image")
-    rows, missing = [], []
+    above = None if root is None else os.path.join(_plain(root), "")
+    rows, missing = list[int](), list[str]()
     for name, full in zip(images.names, images.paths, strict=True):
-        known = [row_of[one] for one in (_plain(name), _plain(full), _plain(os.path.abspath(full)))
-                 if one in row_of]  # fmt: skip
+        whole = _plain(os.path.abspath(full))
+        below = [whole.removeprefix(above)] if above and whole.startswith(above) else []
+        known = [
+            row_of[one] for one in (*below, _plain(name), _plain(full), whole) if one in row_of
+        ]
         missing += [] if known else [name]
         rows += known[:1]
     if missing:

@@ -12,6 +12,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,10 +37,11 @@ IMAGES = "images.csv"
 class Shards:
     """A finished folder of embeddings, memory-mapped: only what is asked for is read.
 
-    `names[i]` is the image of row i of the shards, which stand below each other. `embedder` is
-    what `Embedder.facts()` said of the model.
+    `names[i]`, below the folder `root`, is the image of row i of the shards, which stand below each
+    other. `embedder` is what `Embedder.facts()` said of the model.
     """
 
+    root: str
     embeddings: list[Float32[np.ndarray, "rows dim"]]
     names: list[str]
     unreadable: dict[str, str]  # reasons by name
@@ -65,7 +67,7 @@ def start_shards(
     """
     manifest = {
         "format": FORMAT,
-        "images": {"source": shown(images.root), "fingerprint": images.fingerprint(),
+        "images": {"root": os.path.abspath(images.root), "fingerprint": images.fingerprint(),
                    "num_images": len(images)},
         "embedder": embedder.facts(),
         "settings": {"precision": embedder.runtime.precision,
@@ -179,6 +181,7 @@ def open_shards(folder: Path) -> Shards:
         embeddings.append(rows)
     readable = [name for position, name in enumerate(names) if position not in unreadable]
     return Shards(
+        manifest["images"]["root"],
         embeddings,
         readable,
         {names[position]: reason for position, reason in unreadable.items()},
@@ -209,7 +212,7 @@ def _refuse_other(folder: Path, there: dict[str, Any], now: Mapping[str, Any]) -
 
 def _list_of(manifest: Mapping[str, Any]) -> str:
     images = manifest["images"]
-    return (f"{images['num_images']:,} images of {images['source']} (list "
+    return (f"{images['num_images']:,} images of {shown(images['root'])} (list "
             f"{images['fingerprint']})")  # fmt: skip
 
 
