@@ -23,6 +23,7 @@ from lookalike.benchmark.timing import (
 from lookalike.config import BenchConfig
 from lookalike.data.reading.loader import ImageLoader, chunks
 from lookalike.data.transforms import Preprocessing
+from lookalike.embedding.embedder import Embedder
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.progress import SilentProgress
 from lookalike.runtime.device import make_runtime
@@ -183,12 +184,9 @@ def test_reading_ends_when_the_time_is_over_but_not_before_one_could_be_read(mix
 def test_the_whole_counts_what_came_after_the_first_batches(mixed: Path, tiny_clip: Path) -> None:
     encoder = CLIPEncoder(str(tiny_clip))
     encoder.register_forward_hook(lambda *_: time.sleep(0.05))
-    runtime = make_runtime("cpu", "fp32", 0)
+    embedder = Embedder(encoder, precision="fp32", num_workers=0, batch_size=4)
     paths = sorted(str(path) for path in (mixed / "cup").iterdir())
-    rate, start_s = time_whole(
-        encoder, paths, HOW, runtime, batch_size=4, num_images=8, max_megapixels=1,
-        progress=SilentProgress(),
-    )  # fmt: skip
+    rate, start_s = time_whole(embedder, paths, num_images=8)
     # Two batches of four are counted, of 50 ms and more each; the first of three is not.
     assert 0 < rate <= 80
     assert start_s == 0
@@ -198,10 +196,8 @@ def test_what_warms_the_model_up_is_not_counted(tiny_clip: Path) -> None:
     encoder = CLIPEncoder(str(tiny_clip))
     waits = iter([1.0])
     encoder.register_forward_hook(lambda *_: time.sleep(next(waits, 0.01)))
-    transfer, model = time_device(
-        encoder, HOW.black(4), make_runtime("cpu", "fp32", 0), seconds=0.1,
-        progress=SilentProgress(),
-    )  # fmt: skip
+    embedder = Embedder(encoder, precision="fp32", num_workers=0)
+    transfer, model = time_device(embedder, HOW.black(4), seconds=0.1)
     assert (transfer.mean_ms, transfer.images_per_s) == (0, None)
     assert 10 / 4 <= model.median_ms < 1000 / 4
     assert 10 / 4 <= model.mean_ms < 1000 / 4

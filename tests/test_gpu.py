@@ -13,6 +13,7 @@ from torch.nn.functional import cosine_similarity
 from lookalike.config import TrainConfig
 from lookalike.data.reading.loader import ImageLoader, chunks
 from lookalike.embedding.embed import embed
+from lookalike.embedding.embedder import Embedder
 from lookalike.errors import ConfigError, ModelError, TrainingError
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.layers import drop_patches
@@ -56,7 +57,7 @@ def test_embeddings_are_those_of_the_cpu(
     for name, here in (("cpu", make_runtime("cpu", "fp32", 0)), ("cuda", runtime(precision, 2))):
         encoder = CLIPEncoder(str(tiny_clip)).to(here.device)
         loader = ImageLoader(paths, encoder.preprocessing, here, max_megapixels=89)
-        found = embed(encoder, loader, here, batch_size=batch_size, progress=SilentProgress())
+        found = embed(Embedder(encoder, runtime=here, batch_size=batch_size), loader)
         assert found.positions.tolist() == list(range(len(paths)))
         rows[name] = found.embeddings
     assert rows["cuda"].device.type == "cpu"

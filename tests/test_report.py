@@ -385,7 +385,7 @@ def test_without_scikit_learn_the_map_is_a_pca_and_names_what_to_install(
     made = synthetic(60, 3, noise=0.3)
     page = written(tmp_path, 0, made)
     assert "pip install &#39;lookalike[map]&#39;" in page or "lookalike[map]" in text(page)
-    rows = torch.nn.functional.normalize(made[0].query_embeddings, dim=1).double().numpy()
+    rows = torch.nn.functional.normalize(made[0].query_embeddings[:], dim=1).double().numpy()
     centred = rows - rows.mean(axis=0)
     expected = np.abs(np.linalg.svd(centred, full_matrices=False)[0][:, :2] *
                       np.linalg.svd(centred, full_matrices=False)[1][:2])  # fmt: skip

@@ -1,377 +1,398 @@
-"""Tar shards, Parquet and saved datasets: what is read of them, and what is said of broken ones."""
+"""Embeddings as a folder of parts: killed and gone on with, by one process or two, and read."""
 
 from __future__ import annotations
 
-import io
+import json
+import os
 import subprocess
 import sys
-import tarfile
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import datasets
-import pyarrow as pa
+import numpy as np
 import pytest
-from conftest import draw
-from pyarrow import parquet
-from source_kinds import add, as_dataset, write_images
-from test_train import Watch
+import torch
+from PIL import Image
 
-from lookalike.config import TrainConfig
-from lookalike.data.images import Cell, ImageRef, Span, shown_path
-from lookalike.data.reading import content as reading
-from lookalike.data.reading.content import read_content
-from lookalike.data.reading.decode import read_image
-from lookalike.data.reading.probing import keep_readable
-from lookalike.data.sources import load_images
-from lookalike.errors import DataError, ImageError, MissingExtraError
-from lookalike.evaluation.protocol import load_protocol
+import lookalike
+from lookalike import EmbedConfig, EmbedResult
+from lookalike.config import EvaluateConfig
+from lookalike.data.sources import load_unlabelled
+from lookalike.embedding.jobs import Plan
+from lookalike.embedding.shards import open_shards
+from lookalike.errors import ConfigError, DataError, OutputError
 from lookalike.progress import SilentProgress
+from lookalike.search.rows import Rows
+from lookalike.search.topk import top_k
 
-
-def png(label: int = 0, copy: int = 0) -> bytes:
-    file = io.BytesIO()
-    draw(label, copy).save(file, "PNG")
-    return file.getvalue()
-
-
-def write_tar(path: Path, members: dict[str, bytes], mode: Any = "w") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, mode) as tar:
-        for name, content in members.items():
-            add(tar, name, content)
-    return path
-
-
-def webdataset(count: int, first: int = 0) -> dict[str, bytes]:
-    members: dict[str, bytes] = {}
-    for number in range(first, first + count):
-        members[f"{number:06}.cls"] = str(number % 3).encode()
-        members[f"{number:06}.png"] = png(number % 3, number)
-    return members
-
-
-# Tar
-
-
-def test_samples_have_the_label_of_their_cls_or_json(tmp_path: Path) -> None:
-    members = {
-        "a/1.jpg": png(1), "a/1.cls": b" cup\n", "a/1.json": b'{"label": "no", "split": "train"}',
-        "a/2.json": b'{"class": 7, "split": "test", "group": "g", "is_query": true}',
-        "a/2.jpg": png(2),
-        "3.v2.JSON": b"[]", "3.cls": b"pot", "3.JPG": png(3), "3.json": b'{"split": "test"}',
-    }  # fmt: skip
-    images = load_images(write_tar(tmp_path / "x.tar", members))
-    assert images.names == ["a/1.jpg", "a/2.jpg", "3.JPG"]
-    assert images.labels == ["cup", "7", "pot"]
-    assert images.splits == ["train", "test", "test"]
-    assert images.groups == ["", "g", ""]
-    assert images.is_query == [False, True, False]
-    for ref, copy in zip(images.refs, (1, 2, 3), strict=True):
-        assert read_content(ref) == png(copy)
-        assert shown_path(ref) == f"{tmp_path / 'x.tar'}/{images.names[copy - 1]}"
-    assert images.paths == [shown_path(ref) for ref in images.refs]
-
-
-def test_of_a_labelled_sample_all_but_the_image_is_passed_over_and_told(
-    tmp_path: Path,
-) -> None:
-    members = {"1.jpg": png(), "1.seg.png": png(), "1.npy": b"n", "1.txt": b"t", "1.cls": b"a"}
-    watch = Watch()
-    assert load_images(write_tar(tmp_path / "x.tar", members), watch).names == ["1.jpg"]
-    assert "passed over 2 members" in watch.warnings[0]
-    assert watch.warnings[0].endswith("1.seg.png, 1.npy")
-    without = {name: content for name, content in members.items() if name != "1.cls"}
-    images = load_images(write_tar(tmp_path / "y.tar", without))
-    assert images.names == ["1.jpg", "1.seg.png", "1.npy"]  # as in a folder
-
-
-def test_a_tar_of_class_folders_is_as_those_folders(tmp_path: Path) -> None:
-    members = {"./cup/deep/IMG.1.png": png(), "./cup/IMG.2.png": png(), "cup/.DS_Store": b"x",
-               "pot/raw": png(), "pot/notes.txt": b"x", "LICENSE": b"x"}  # fmt: skip
-    watch = Watch()
-    images = load_images(write_tar(tmp_path / "x.tar", members), watch)
-    assert images.names == ["cup/deep/IMG.1.png", "cup/IMG.2.png", "pot/raw", "pot/notes.txt"]
-    assert images.labels == ["cup", "cup", "pot", "pot"]
-    assert "LICENSE" in watch.warnings[0]
-    _, bad = keep_readable(images)
-    assert [(one.path, one.reason) for one in bad] == [
-        (f"{tmp_path / 'x.tar'}/pot/notes.txt", "not an image, or one too damaged to be recognised")
-    ]
-    with pytest.raises(DataError, match="beside them"):
-        load_images(write_tar(tmp_path / "y.tar", {**members, "loose.png": png()}))
-    assert load_images(write_tar(tmp_path / "z.tar", {"1.png": png()})).labels is None
-
-
-@pytest.mark.parametrize("by", ["shards-{0000..0002}.tar", "folder"])
-def test_shards_are_read_in_order_and_names_say_which(tmp_path: Path, by: str) -> None:
-    for number in range(3):
-        write_tar(tmp_path / f"shards-{number:04}.tar", webdataset(2, 0))
-    (tmp_path / "shards.json").write_text("{}")
-    images = load_images(tmp_path if by == "folder" else tmp_path / by)
-    assert images.names == [f"shards-{shard:04}.tar/{number:06}.png"
-                            for shard in range(3) for number in range(2)]  # fmt: skip
-    assert images.labels == ["0", "1"] * 3
-    assert images.paths == [shown_path(ref) for ref in images.refs]
-
-
-def test_ranges_are_those_of_a_shell(tmp_path: Path) -> None:
-    for folder in ("a1", "a2"):
-        for number in (9, 10):
-            write_tar(tmp_path / folder / f"{number}.tar", webdataset(1))
-    images = load_images(tmp_path / "a{1..2}" / "{9..10}.tar")
-    assert images.names == [f"{name}.tar/000000.png" for name in ("a1/9", "a1/10", "a2/9", "a2/10")]
-    literal = write_tar(tmp_path / "x{1..2}.tar", webdataset(1))
-    assert load_images(literal).names == ["000000.png"]
-
-
-def test_missing_shards_are_named(tmp_path: Path) -> None:
-    for number in (0, 2):
-        write_tar(tmp_path / f"s-{number:02}.tar", webdataset(1))
-    with pytest.raises(DataError, match=r"2 of the 4 files .* do not exist: .*s-01.tar, .*s-03"):
-        load_images(tmp_path / "s-{00..03}.tar")
-    with pytest.raises(DataError, match="first number is above the last"):
-        load_images(tmp_path / "s-{03..00}.tar")
-
-
-@pytest.mark.parametrize("method", ["gz", "bz2", "xz"])
-@pytest.mark.parametrize("ending", ["tar", "tar.gz"])
-def test_a_compressed_tar_is_refused_with_what_to_do(
-    tmp_path: Path, method: str, ending: str
-) -> None:
-    path = write_tar(tmp_path / f"x.{ending}", webdataset(2), f"w:{method}")
-    with pytest.raises(DataError, match=r"compressed by .*; uncompress it"):
-        load_images(path)
-
-
-def cut_in_a_member(content: bytes) -> bytes:
-    return content[: len(content) // 2]
-
-
-def cut_behind_a_member(content: bytes) -> bytes:
-    return content[: content.index(b"000001.cls")]
-
-
-def cut_in_a_header(content: bytes) -> bytes:
-    second = content.index(b"000001.cls")
-    return content[: second + 100]
-
-
-def header_overwritten(content: bytes) -> bytes:
-    second = content.index(b"000001.cls")
-    return content[:second] + b"\x07" * 512 + content[second + 512 :]
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        cut_in_a_member,
-        cut_behind_a_member,
-        cut_in_a_header,
-        header_overwritten,
-        lambda _: b"",
-        lambda _: b"no",
-    ],
-)
-def test_a_damaged_tar_is_refused(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
-    path = write_tar(tmp_path / "x.tar", webdataset(3))
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(DataError, match=r"x\.tar is damaged or cut short"):
-        load_images(path)
-
-
-def test_a_tar_that_was_cut_after_it_was_listed_loses_one_image(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "x.tar", webdataset(3))
-    refs = load_images(path).refs
-    last = refs[2]
-    assert isinstance(last, Span)
-    path.write_bytes(path.read_bytes()[: last.offset + 10])
-    assert read_image(refs[1]).size == (40, 36)
-    with pytest.raises(ImageError, match=f"cut short: 10 of {last.size:,} bytes"):
-        read_image(last)
-    path.unlink()
-    with pytest.raises(ImageError, match="No such file"):
-        read_image(last)
-
-
-def test_names_and_notes_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
-    twice = write_tar(tmp_path / "twice.tar", {"a/1.png": png()})
-    write_tar(twice, {"a/1.png": png()}, "a")
-    with pytest.raises(DataError, match=r"names a/1.png twice, again in image 2"):
-        load_images(twice)
-    with pytest.raises(DataError, match=r"x\.tar/1\.json is no json"):
-        load_images(write_tar(tmp_path / "x.tar", {"1.png": png(), "1.json": b"{"}))
-    with pytest.raises(DataError, match=r"image 2 of .*y\.tar has nothing in column 'label'"):
-        load_images(write_tar(tmp_path / "y.tar", {"1.png": b"", "1.cls": b"a", "2.png": b""}))
-    with pytest.raises(DataError, match="has no images"):
-        load_images(write_tar(tmp_path / "z.tar", {}))
-
-
-def test_links_and_hidden_folders_in_a_tar_are_told(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "x.tar", {"a/1.png": png(), ".cache/a/2.png": png()})
-    with tarfile.open(path, "a") as tar:
-        link = tarfile.TarInfo("a/3.png")
-        link.type, link.linkname = tarfile.LNKTYPE, "a/1.png"
-        tar.addfile(link)
-    watch = Watch()
-    assert load_images(path, watch).names == ["a/1.png"]
-    assert "passed over 2 members" in watch.warnings[0]
-
-
-def test_headers_of_large_members_are_read_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    behind = png() + b"\0" * 300_000  # what follows a PNG's end is passed over
-    images = load_images(write_tar(tmp_path / "x.tar", {"a/1.png": behind}))
-    lengths: list[int] = []
-
-    def watched(ref: ImageRef, most: int | None = None) -> bytes:
-        lengths.append(len(read_content(ref, most)))
-        return read_content(ref, most)
-
-    monkeypatch.setattr("lookalike.data.reading.decode.read_content", watched)
-    assert keep_readable(images) == (images, [])
-    assert max(lengths) <= 65536
-
-
-# Parquet
-
-
-def test_numbers_of_classes_have_the_names_that_the_file_says(tmp_path: Path) -> None:
-    names = write_images(tmp_path / "tree", 2)
-    as_dataset(tmp_path / "tree", names).to_parquet(tmp_path / "x.parquet")
-    images = load_images(tmp_path / "x.parquet")
-    assert images.names == names
-    assert images.labels == [name.partition("/")[0] for name in names]
-    plain = pa.table({"image": [png(1), png(2)], "label": [4, 5], "path": ["b.png", "a.png"],
-                      "split": ["train", "test"]})  # fmt: skip
-    parquet.write_table(plain, tmp_path / "plain.parquet")
-    images = load_images(tmp_path / "plain.parquet")
-    assert (images.names, images.labels) == (["b.png", "a.png"], ["4", "5"])
-    assert images.splits == ["train", "test"]
-    assert [read_content(ref) for ref in images.refs] == [png(1), png(2)]
-
-
-def test_files_named_by_split_are_splits_unless_only_one_is_named(tmp_path: Path) -> None:
-    for split in ("train", "test"):
-        for number in range(2):
-            table = pa.table({"image": [png(number)], "label": ["a"]})
-            parquet.write_table(table, tmp_path / f"{split}-{number:05}-of-00002.parquet")
-    images = load_images(tmp_path)
-    assert images.names[0] == "test-00000-of-00002.parquet/000000"
-    assert images.splits == ["test", "test", "train", "train"]
-    assert load_images(tmp_path / "test-{00000..00001}-of-00002.parquet").splits is None
-    config = TrainConfig(train=str(tmp_path))
-    protocol = load_protocol(config, SilentProgress())  # its own test rows are the test
-    assert protocol is not None
-    assert len(protocol.query) == 2
-
-
-def test_parquet_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
-    parquet.write_table(pa.table({"img": ["a.png"], "label": ["a"]}), tmp_path / "x.parquet")
-    with pytest.raises(DataError, match=r"x.parquet has no column 'image' of bytes.* but img, lab"):
-        load_images(tmp_path)
-    parquet.write_table(pa.table({"image": [png()]}), tmp_path / "y.parquet")
-    with pytest.raises(DataError, match=r"x\.parquet has no column"):
-        load_images(tmp_path)
-    (tmp_path / "x.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(DataError, match=r"cannot read .*x\.parquet"):
-        load_images(tmp_path)
-    parquet.write_table(pa.table({"image": [png()], "label": ["a"]}), tmp_path / "x.parquet")
-    with pytest.raises(DataError, match="the same columns"):
-        load_images(tmp_path)
+JOB = Path(__file__).parent / "embedding_job.py"
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+Settings = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Cell]:
-    """Twelve images in row groups of three, with nothing decoded yet."""
-    monkeypatch.setattr(reading, "_row_groups", reading._RowGroups())
-    table = pa.table({"image": [png(0, copy) for copy in range(12)]})
-    parquet.write_table(table, tmp_path / "x.parquet", row_group_size=3)
-    refs = load_images(tmp_path / "x.parquet").refs
-    assert all(isinstance(ref, Cell) for ref in refs)
-    return [ref for ref in refs if isinstance(ref, Cell)]
+def embed_settings(photos: Path, tiny_clip: Path) -> Settings:
+    """Settings of a small embed command (18 images in parts of 8), which arguments change."""
+
+    def make(**changes: Any) -> dict[str, Any]:
+        return {
+            "data": str(photos / "test"),
+            "model_name": str(tiny_clip),
+            "out": str(photos / "rows"),
+            "images_per_part": 8,
+            "eval_batch_size": 4,
+            "num_workers": 0,
+            "device": "cpu",
+            "precision": "fp32",
+        } | changes
+
+    return make
 
 
-def test_a_row_group_is_decoded_once_and_few_are_kept(
-    cells: list[Cell], monkeypatch: pytest.MonkeyPatch
+class Noted(SilentProgress):
+    """Remembers what was said."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+def run(settings: dict[str, Any], progress: Noted | None = None) -> EmbedResult:
+    return lookalike.embed(EmbedConfig(**settings), progress=progress or SilentProgress())
+
+
+def evaluated(out: Path, **settings: Any) -> lookalike.EvaluateResult:
+    config = EvaluateConfig(out=str(out), **settings)
+    return lookalike.evaluate(config, progress=SilentProgress())
+
+
+def rows_of(folder: Path) -> np.ndarray:
+    return np.concatenate(open_shards(folder).embeddings)
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def spoil(photos: Path, *positions: int) -> list[str]:
+    """Truncates test images; their names."""
+    paths = sorted((photos / "test").rglob("*.png"))
+    for position in positions:
+        paths[position].write_bytes(paths[position].read_bytes()[:200])
+    return [paths[position].name for position in positions]
+
+
+def many(folder: Path, count: int) -> Path:
+    """So many tiny images."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:04}.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("num_images", "per_part", "batch", "expected"),
+    [
+        (10, 4, 2, [[(0, 2), (2, 4)], [(4, 6), (6, 8)], [(8, 10)]]),
+        (9, 6, 3, [[(0, 3), (3, 6)], [(6, 9)]]),
+        (5, 6, 4, [[(0, 4), (4, 5)]]),
+        (0, 4, 2, []),
+    ],
+)
+def test_a_source_is_cut_into_parts_and_these_into_batches(
+    num_images: int, per_part: int, batch: int, expected: list[list[tuple[int, int]]]
 ) -> None:
-    asked: list[int] = []
-    read = parquet.ParquetFile.read_row_group
-
-    def watched(self: Any, group: int, **named: Any) -> Any:
-        asked.append(group)
-        return read(self, group, **named)
-
-    monkeypatch.setattr(parquet.ParquetFile, "read_row_group", watched)
-    for _ in range(2):
-        for copy, cell in enumerate(cells):
-            assert read_content(cell) == png(0, copy)
-    assert asked == [0, 1, 2, 3]
-    size = reading._row_groups.column(cells[0]).nbytes
-    monkeypatch.setattr(reading, "KEPT_BYTES", 2.5 * size)
-    monkeypatch.setattr(reading, "_row_groups", reading._RowGroups())
-    asked.clear()
-    for group in (0, 1, 0, 2, 0, 1, 3, 3):
-        read_content(cells[3 * group])
-    assert asked == [0, 1, 2, 1, 3]  # the one that was used longest ago goes first
-    assert len(reading._row_groups._kept) == 2
+    plan = Plan(num_images, per_part, batch)
+    found = [plan.requests_of(number) for number in range(plan.num_parts)]
+    assert [[(r.indices[0], r.indices[-1] + 1) for r in part] for part in found] == expected
 
 
-def test_a_parquet_file_that_changes_is_read_anew(cells: list[Cell]) -> None:
-    assert read_content(cells[0]) == png(0, 0)
-    parquet.write_table(pa.table({"image": [png(1, 1), None]}), cells[0].path)
-    assert read_content(cells[0]) == png(1, 1)
-    for cell, reason in ((cells[1], "no bytes"), (cells[2], "2 rows by now"), (cells[5], "group")):
-        with pytest.raises(ImageError, match=reason):
-            read_content(cell)
-
-
-# Saved datasets
-
-
-def test_splits_of_a_saved_dataset_are_splits(tmp_path: Path) -> None:
-    names = write_images(tmp_path / "tree", 2)
-    whole = as_dataset(tmp_path / "tree", names)
-    both = datasets.DatasetDict(
-        {"train": whole.select(range(8)), "test": whole.select(range(8, 12))}
-    )
-    both.save_to_disk(tmp_path / "saved")
-    images = load_images(tmp_path / "saved")
-    assert images.splits == ["train"] * 8 + ["test"] * 4
-    assert [name.partition("/")[0] for name in images.names] == images.splits
-    for ref, name in zip(images.refs, names, strict=True):
-        assert isinstance(ref, Span)
-        assert read_content(ref) == (tmp_path / "tree" / name).read_bytes()
-    assert load_images(tmp_path / "saved" / "test").splits is None
-
-
-def test_a_saved_dataset_that_cannot_be_used_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_rows_are_those_that_evaluation_embeds_to_the_bit(
+    embed_settings: Settings, photos: Path, tiny_clip: Path
 ) -> None:
-    datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "texts")
-    with pytest.raises(DataError, match="has no column 'image'"):
-        load_images(tmp_path / "texts")
-    names = write_images(tmp_path / "tree", 1)
-    as_dataset(tmp_path / "tree", names).save_to_disk(tmp_path / "saved")
-    (arrow,) = (tmp_path / "saved").glob("*.arrow")
-    arrow.write_bytes(arrow.read_bytes()[:1500])
-    with pytest.raises(DataError, match="cannot read the dataset"):
-        load_images(tmp_path / "saved")
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'lookalike\[datasets\]'"):
-        load_images(tmp_path / "saved")
+    result = run(embed_settings())
+    measured = evaluated(photos / "out", test=str(photos / "test"), model_name=str(tiny_clip),
+                         precision="fp32", device="cpu", num_workers=0, eval_batch_size=4,
+                         report=False)  # fmt: skip
+    assert measured.retrieval is not None
+    assert np.array_equal(rows_of(result.folder), measured.retrieval.gallery_embeddings[:].numpy())
+    assert (result.num_images, result.num_rows, result.num_parts, result.dim) == (18, 18, 3, 24)
+    shards = open_shards(result.folder)
+    assert shards.names == load_unlabelled(photos / "test").names
+    assert shards.embedder["fingerprint"] == result.fingerprint
+    assert all(isinstance(one, np.memmap) for one in shards.embeddings)
 
 
-def test_reading_a_saved_dataset_or_a_tar_takes_no_library(tmp_path: Path) -> None:
-    names = write_images(tmp_path / "tree", 1)
-    as_dataset(tmp_path / "tree", names).save_to_disk(tmp_path / "saved")
-    ref = load_images(tmp_path / "saved").refs[0]
-    script = (
-        "import sys; from lookalike.data.images import Span\n"
-        "from lookalike.data.reading.decode import read_image\n"
-        f"print(read_image({ref!r}).size, 'datasets' in sys.modules, 'pyarrow' in sys.modules)"
+def test_the_same_command_again_embeds_nothing(embed_settings: Settings) -> None:
+    first = run(embed_settings())
+    before = {path: path.stat().st_mtime_ns for path in first.folder.iterdir()}
+    progress = Noted()
+    again = run(embed_settings(), progress)
+    assert {path: path.stat().st_mtime_ns for path in first.folder.iterdir()} == before
+    assert again.num_parts_before == again.num_parts == 3
+    assert any("3 of 3 parts" in note for note in progress.notes)
+
+
+def test_only_what_is_missing_or_damaged_is_embedded_again_and_that_is_said_once(
+    embed_settings: Settings,
+) -> None:
+    folder = run(embed_settings()).folder
+    expected = rows_of(folder)
+    kept = (folder / "part-00001.npy").stat().st_mtime_ns
+    (folder / "part-00002.json").unlink()  # killed before the mark was written
+    damaged = folder / "part-00000.npy"
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    (folder / ".part-00002.npy.1234abcd.tmp").write_text("killed while it was written")
+    progress = Noted()
+    result = run(embed_settings(), progress)
+    assert result.num_parts_before == 1
+    assert np.array_equal(rows_of(folder), expected)
+    assert (folder / "part-00001.npy").stat().st_mtime_ns == kept
+    assert len(progress.warnings) == 1
+    assert "part-00000.npy" in progress.warnings[0]
+    assert not list(folder.glob(".*"))
+
+
+def test_a_folder_of_something_else_is_refused_with_both_named_and_the_way_out(
+    embed_settings: Settings, photos: Path, tmp_path: Path
+) -> None:
+    first = run(embed_settings())
+    before = {path.name: path.read_bytes() for path in first.folder.iterdir()}
+    for change, words in (
+        ({"embedding": "pooled"}, rf"projected 24-d, fingerprint {first.fingerprint}.*pooled 32-d"),
+        ({"data": str(photos / "query")}, r"18 images of .*test.*6 images of .*query"),
+        ({"eval_batch_size": 8}, r"eval_batch_size 4 there, 8 now"),
+        ({"exact_pixels": True, "images_per_part": 16}, r"exact_pixels False there, True now; "
+         "images_per_part 8 there, 16 now"),
+    ):  # fmt: skip
+        with pytest.raises(OutputError, match=f"{words}.*--overwrite.*--out"):
+            run(embed_settings(**change))
+    assert {path.name: path.read_bytes() for path in first.folder.iterdir()} == before
+    replaced = run(embed_settings(data=str(photos / "query"), overwrite=True))
+    assert (replaced.num_images, replaced.num_parts_before) == (6, 0)
+    assert names_in(first.folder) == ["images.csv", "manifest.json", "part-00000.json",
+                                      "part-00000.npy"]  # fmt: skip
+    (first.folder / "manifest.json").unlink()
+    with pytest.raises(OutputError, match=r"part-00000\.json is there, and no manifest\.json"):
+        run(embed_settings(overwrite=True))
+
+
+def test_unreadable_images_have_no_row_and_are_named(
+    embed_settings: Settings, photos: Path
+) -> None:
+    expected = np.delete(rows_of(run(embed_settings()).folder), [3, 8, 9], axis=0)
+    bad = spoil(photos, 3, 8, 9)
+    result = run(embed_settings(out=str(photos / "spoilt"), num_workers=2))
+    assert [Path(one.path).name for one in result.unreadable] == bad
+    assert {one.reason for one in result.unreadable} == {"image file is truncated"}
+    assert result.num_rows == 15
+    shards = open_shards(result.folder)
+    assert [Path(name).name for name in shards.unreadable] == bad
+    assert not set(shards.names) & set(shards.unreadable)
+    assert len(shards.names) == 15
+    # Batches have fewer rows than before, so rounding may differ.
+    assert np.allclose(rows_of(result.folder), expected, atol=1e-6)
+
+
+def test_a_command_of_which_all_images_fail_fails(embed_settings: Settings, photos: Path) -> None:
+    spoil(photos, *range(18))
+    for _ in range(2):  # going on does not make it better
+        with pytest.raises(DataError, match="none of the 18 images can be read"):
+            run(embed_settings())
+
+
+def test_a_place_among_the_images_is_refused(embed_settings: Settings, photos: Path) -> None:
+    with pytest.raises(ConfigError, match="inside the images"):
+        run(embed_settings(out=str(photos / "test" / "rows")))
+    with pytest.raises(ConfigError, match="lookalike embed IMAGES"):
+        run(embed_settings(data=None))
+
+
+def test_parts_hold_whole_batches(embed_settings: Settings) -> None:
+    folder = run(embed_settings(images_per_part=5)).folder
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["settings"]["images_per_part"] == 8
+
+
+def test_shards_are_searched_where_they_lie(embed_settings: Settings) -> None:
+    shards = open_shards(run(embed_settings()).folder)
+    rows = torch.from_numpy(np.concatenate(shards.embeddings))
+    for found, expected in zip(top_k(rows[:5], shards.embeddings, 4), top_k(rows[:5], rows, 4),
+                               strict=True):  # fmt: skip
+        assert torch.equal(found, expected)
+
+
+def test_chosen_rows_of_shards_are_as_those_of_a_tensor() -> None:
+    rows = torch.nn.functional.normalize(torch.randn(11, 6), dim=1)
+    shards = [one.numpy() for one in rows.split(4)]
+    order = torch.tensor([7, 0, 10, 3, 3])
+    chosen, expected = Rows(shards, order.numpy()), rows[order]
+    assert (len(chosen), chosen.shape) == (5, (5, 6))
+    assert torch.equal(chosen[:], expected)
+    assert torch.equal(chosen[1:3], expected[1:3])
+    assert torch.equal(chosen[::2], expected[::2])
+    assert torch.equal(chosen[-2:], expected[-2:])
+    assert torch.equal(chosen[4], expected[4])
+    assert torch.equal(chosen[torch.tensor([2, 0])], expected[[2, 0]])
+    again = Rows(chosen, np.array([4, 1]))
+    assert torch.equal(again[:], expected[[4, 1]])
+    assert torch.equal(Rows(shards)[:], rows)
+    for found, by_tensor in zip(top_k(chosen, rows, 3), top_k(expected, rows, 3), strict=True):
+        assert torch.equal(found, by_tensor)
+
+
+@pytest.mark.parametrize("report", [False, True])
+def test_evaluation_of_a_folder_scores_as_the_model_does(
+    embed_settings: Settings, photos: Path, tiny_clip: Path, report: bool
+) -> None:
+    folder = run(embed_settings()).folder
+    test = str(photos / "test")
+    given = evaluated(photos / "a", test=test, test_embeddings=str(folder), report=report)
+    model = evaluated(photos / "b", test=test, model_name=str(tiny_clip), precision="fp32",
+                      device="cpu", num_workers=0, eval_batch_size=4, report=False)  # fmt: skip
+    assert given.metrics == model.metrics
+    assert given.retrieval is not None
+    assert isinstance(given.retrieval.gallery_embeddings, Rows)
+    documents = [json.loads((photos / name / "results/metrics_epoch_00.json").read_text())
+                 for name in "ab"]  # fmt: skip
+    assert documents[0]["health"] == documents[1]["health"]
+
+
+def test_queries_and_gallery_are_read_from_one_folder_of_more_images(
+    embed_settings: Settings, photos: Path
+) -> None:
+    """By where they lie, in another order, and without those that could not be read."""
+    (photos / "all").mkdir()
+    for side in ("gallery", "query"):
+        (photos / side).rename(photos / "all" / side)
+    bad = sorted((photos / "all" / "gallery").rglob("*.png"))[0]
+    bad.write_bytes(bad.read_bytes()[:200])
+    folder = run(embed_settings(data=str(photos / "all"))).folder
+    table = photos / "query.csv"
+    names = sorted((path for path in (photos / "all" / "query").rglob("*.png")), reverse=True)
+    table.write_text("path,label\n" + "".join(f"{path},{path.parent.name}\n" for path in names))
+    result = evaluated(photos / "out", query=str(table), gallery=str(photos / "all" / "gallery"),
+                       query_embeddings=str(folder), gallery_embeddings=str(folder),
+                       report=False, save_embeddings="npy")  # fmt: skip
+    assert result.retrieval is not None
+    assert result.retrieval.query.names == [str(path) for path in names]
+    shards = open_shards(folder)
+    rows = torch.from_numpy(np.concatenate(shards.embeddings))
+    expected = rows[[shards.names.index(f"query/{path.parent.name}/{path.name}") for path in names]]
+    assert torch.equal(result.retrieval.query_embeddings[:], expected)
+    assert len(result.retrieval.gallery) == 11
+    assert [Path(one.path).name for one in result.unreadable] == [bad.name]
+    saved = photos / "out/results/embeddings_epoch_00_query.npy"
+    assert np.array_equal(np.load(saved), expected.numpy())
+
+
+def test_a_folder_that_is_not_finished_or_not_ours_is_not_read(
+    embed_settings: Settings, photos: Path
+) -> None:
+    folder = run(embed_settings()).folder
+    part, mark = folder / "part-00001.npy", folder / "part-00001.json"
+    whole = part.read_bytes()
+    part.write_bytes(whole[:-8])
+    with pytest.raises(DataError, match=r"part-00001\.npy cannot be read or is not whole"):
+        open_shards(folder)
+    np.save(part, np.ones((2, 24), np.float32))
+    with pytest.raises(DataError, match=r"shape \(2, 24\); expected float32 of \(8, 24\)"):
+        open_shards(folder)
+    mark.unlink()
+    with pytest.raises(DataError, match="not finished: 2 of 3 parts"):
+        open_shards(folder)
+    manifest = folder / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": "new"}))
+    with pytest.raises(DataError, match="in format 'new'"):
+        open_shards(folder)
+    with pytest.raises(OutputError, match="format 'new'"):
+        run(embed_settings())
+    manifest.write_text("{")
+    with pytest.raises(DataError, match=r"manifest\.json cannot be read as JSON"):
+        evaluated(photos / "out", test=str(photos / "test"), test_embeddings=str(folder))
+
+
+def start(words: list[str], settings: dict[str, Any], folder: Path) -> str:
+    """Runs embedding_job.py; what it printed."""
+    config = folder / "config.json"
+    config.write_text(json.dumps(settings))
+    command = [sys.executable, *words, str(JOB), str(config)]
+    done = subprocess.run(
+        command, env=ENVIRONMENT, capture_output=True, text=True, timeout=280, check=False
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.stdout.strip() == "(40, 36) False False", done.stderr
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def kill_and_compare(
+    settings: dict[str, Any], folder: Path, kills: int, seed: int
+) -> list[dict[str, Any]]:
+    """Kills a command so often, and compares what came of it with what comes without."""
+    config, out = folder / "config.json", Path(settings["out"])
+    config.write_text(json.dumps(settings))
+    command = [sys.executable, str(JOB), str(config), str(kills), str(seed)]
+    done = subprocess.run(
+        command, env=ENVIRONMENT, capture_output=True, text=True, timeout=290, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lives: list[dict[str, Any]] = json.loads(done.stdout)
+    assert sum(not one["ended"] for one in lives) == kills
+    assert lives[-1]["ended"]
+    for before, after in pairwise(lives):
+        if not before["ended"]:  # what was done is not done again
+            assert before["done"].items() <= after["done"].items()
+    whole = out.with_name(f"{out.name}-whole")
+    assert names_in(out) == names_in(whole)  # and nothing half-written is left
+    for name in names_in(whole):
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
+    return lives
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is of POSIX systems")
+def test_a_command_killed_at_random_moments_ends_bit_for_bit_like_an_uninterrupted_one(
+    embed_settings: Settings, tmp_path: Path
+) -> None:
+    settings = embed_settings(data=str(many(tmp_path / "many", 300)), out=str(tmp_path / "out"))
+    lives = kill_and_compare(settings, tmp_path, kills=5, seed=1)
+    assert any(0 < len(one["done"]) < 38 for one in lives if not one["ended"])
+    shards = open_shards(tmp_path / "out")
+    assert shards.names == [f"{number:04}.png" for number in range(300)]  # each once
+    assert sum(map(len, shards.embeddings)) == 300
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is of POSIX systems")
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_command_killed_many_times_ends_like_an_uninterrupted_one(
+    embed_settings: Settings, tmp_path: Path, seed: int, num_workers: int
+) -> None:
+    data = str(many(tmp_path / "many", 2000))
+    settings = embed_settings(data=data, out=str(tmp_path / "out"), num_workers=num_workers)
+    kill_and_compare(settings, tmp_path, kills=15, seed=seed)
+
+
+def test_two_processes_write_the_bits_of_one(embed_settings: Settings, tmp_path: Path) -> None:
+    data = many(tmp_path / "many", 61)
+    for number in (5, 40):
+        path = data / f"{number:04}.png"
+        path.write_bytes(path.read_bytes()[:60])
+    alone = run(embed_settings(data=str(data), out=str(tmp_path / "alone")))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    start(torchrun, embed_settings(data=str(data), out=str(tmp_path / "two")), tmp_path)
+    names = names_in(alone.folder)
+    assert names == names_in(tmp_path / "two")
+    for name in names:
+        assert (alone.folder / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name

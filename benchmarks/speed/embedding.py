@@ -189,13 +189,13 @@ def lookalike(
     from lookalike.data.reading.loader import ImageLoader, chunks
     from lookalike.data.reading.reader import Request
     from lookalike.embedding.embed import embed
+    from lookalike.embedding.embedder import Embedder
     from lookalike.model.encoder import CLIPEncoder
     from lookalike.model.inference import inference_form
     from lookalike.model.layers import on_device
-    from lookalike.progress import SilentProgress
     from lookalike.runtime.device import make_runtime
 
-    runtime, size, silent = make_runtime(device, precision), 64, SilentProgress()
+    runtime, size = make_runtime(device, precision), 64
     encoder = on_device(CLIPEncoder(model), runtime)
     how = replace(encoder.preprocessing, exact=False)
 
@@ -204,7 +204,7 @@ def lookalike(
         if not in_memory:
             list(loader.read([Request(())] * max(1, runtime.num_workers)))  # all are there
             return lambda: (
-                embed(encoder, loader, runtime, batch_size=size, progress=silent).embeddings
+                embed(Embedder(encoder, runtime=runtime, batch_size=size), loader).embeddings
             )
         read = loader.read(chunks(len(files), size))
         batches = [batch.pixels.to(runtime.device) for batch in read]

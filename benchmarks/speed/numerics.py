@@ -86,7 +86,7 @@ def _evaluated(
         result = lookalike.evaluate(config, progress=SilentProgress())
     assert result.retrieval is not None
     assert result.scores is not None
-    return result.retrieval.gallery_embeddings.double(), dict(result.scores.micro())
+    return result.retrieval.gallery_embeddings[:].double(), dict(result.scores.micro())
 
 
 if __name__ == "__main__":

@@ -22,11 +22,20 @@ if TYPE_CHECKING:
     from lookalike.checks.findings import CheckResult
     from lookalike.commands.bench import BenchResult, bench
     from lookalike.commands.check import check
+    from lookalike.commands.embed import EmbedResult, embed
     from lookalike.commands.evaluate import EvaluateResult, evaluate
     from lookalike.commands.export import ExportResult, export
     from lookalike.commands.train import train
-    from lookalike.config import BenchConfig, CheckConfig, EvaluateConfig, ExportConfig, TrainConfig
+    from lookalike.config import (
+        BenchConfig,
+        CheckConfig,
+        EmbedConfig,
+        EvaluateConfig,
+        ExportConfig,
+        TrainConfig,
+    )
     from lookalike.data.sampler import BalancedBatchSampler
+    from lookalike.embedding.embedder import Embedder
     from lookalike.errors import LookalikeError
     from lookalike.model.encoder import CLIPEncoder
     from lookalike.training.history import TrainResult
@@ -46,6 +55,9 @@ _HOMES = {
     "CheckConfig": "lookalike.config",
     "CheckResult": "lookalike.checks.findings",
     "CrossBatchMemory": "lookalike.training.losses.memory",
+    "EmbedConfig": "lookalike.config",
+    "EmbedResult": "lookalike.commands.embed",
+    "Embedder": "lookalike.embedding.embedder",
     "EvaluateConfig": "lookalike.config",
     "EvaluateResult": "lookalike.commands.evaluate",
     "ExportConfig": "lookalike.config",
@@ -57,6 +69,7 @@ _HOMES = {
     "TrainResult": "lookalike.training.history",
     "bench": "lookalike.commands.bench",
     "check": "lookalike.commands.check",
+    "embed": "lookalike.commands.embed",
     "evaluate": "lookalike.commands.evaluate",
     "export": "lookalike.commands.export",
     "train": "lookalike.commands.train",
@@ -71,6 +84,9 @@ __all__ = [
     "CheckConfig",
     "CheckResult",
     "CrossBatchMemory",
+    "EmbedConfig",
+    "EmbedResult",
+    "Embedder",
     "EvaluateConfig",
     "EvaluateResult",
     "ExportConfig",
@@ -82,6 +98,7 @@ __all__ = [
     "TrainResult",
     "bench",
     "check",
+    "embed",
     "evaluate",
     "export",
     "train",

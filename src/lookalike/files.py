@@ -16,7 +16,7 @@ from typing import IO, Any
 from lookalike.errors import OutputError
 
 
-def write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Writes a file so that `path` holds either its old content or all of the new.
 
     The content goes to a temporary file beside `path`, is flushed to the disk, and is renamed

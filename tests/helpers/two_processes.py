@@ -17,6 +17,7 @@ from torch import Tensor
 from lookalike.cli.main import main as command_line
 from lookalike.data.reading.loader import ImageLoader
 from lookalike.embedding.embed import embed
+from lookalike.embedding.embedder import Embedder
 from lookalike.errors import ConfigError
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.text import embed_texts
@@ -64,7 +65,7 @@ def embedded(model: str, images: str, runtime: Runtime) -> dict[str, Any]:
     paths = sorted(str(path) for path in Path(images).rglob("*.png"))
     encoder = CLIPEncoder(model)
     loader = ImageLoader(paths, encoder.preprocessing, runtime, max_megapixels=1)
-    result = embed(encoder, loader, runtime, batch_size=4, progress=SilentProgress())
+    result = embed(Embedder(encoder, runtime=runtime, batch_size=4), loader)
     return {
         "embeddings": result.embeddings,
         "positions": result.positions.tolist(),

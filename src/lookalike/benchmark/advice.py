@@ -1,4 +1,4 @@
-"""What a measurement of speed means: what limits, and what to change. Functions of numbers alone.
+"""Reads a measurement of speed: what limits, and what to change. Functions of numbers alone.
 
 Readers (reading, decoding, preprocessing) work beside each other, one core each; a batch goes to
 the device and through the model as one. What a stage costs is the time that it adds to each
@@ -38,7 +38,7 @@ class Stage:
 
     @property
     def cost_ms(self) -> float:
-        """What it adds to each image."""
+        """The milliseconds that it adds to each image."""
         return self.mean_ms / self.at_a_time
 
     @property
@@ -49,7 +49,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Images:
-    """What kinds of files were measured.
+    """The kinds of files that were measured.
 
     `formats` counts them as their bytes say. `oversized` counts, of each format, those that were
     decoded in full though half their size holds all that the model takes, which is `enough_px` on
@@ -70,7 +70,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Machine:
-    """What did the work. `better_device` is one that there is besides, and was not used."""
+    """The machine that did the work; `better_device` is there besides, and was not used."""
 
     device: str
     precision: str
@@ -84,7 +84,7 @@ class Machine:
 
     @property
     def is_cpu(self) -> bool:
-        """Whether the model takes the cores that the readers need."""
+        """True where the model takes the cores that the readers need."""
         return self.device == "cpu"
 
 
@@ -103,19 +103,19 @@ class Speed:
     machine: Machine
 
     def stage(self, name: str) -> Stage:
-        """One of them by its name."""
+        """Returns one of them by its name."""
         return next(one for one in self.stages if one.name == name)
 
     def cost_ms(self, *names: str) -> float:
-        """What these stages add to each image."""
+        """Returns the milliseconds that these stages add to each image."""
         return sum(self.stage(name).cost_ms for name in names)
 
     def core_ms(self) -> float:
-        """What reading an image takes on one core."""
+        """Returns the milliseconds that reading an image takes on one core."""
         return sum(self.stage(name).mean_ms for name in READERS)
 
     def shares(self) -> dict[str, float]:
-        """Of the time that all stages take, what each takes; they add up to 1."""
+        """Returns the share of all stages' time that each takes; they add up to 1."""
         total = self.cost_ms(*STAGES)
         return {name: self.cost_ms(name) / total for name in STAGES}
 
@@ -126,7 +126,7 @@ class Speed:
 
     @property
     def reached(self) -> float:
-        """Which share of that the whole reaches."""
+        """The share of that which the whole reaches."""
         return self.whole / self.model_alone
 
     @property
@@ -137,7 +137,7 @@ class Speed:
 
 
 def advice(speed: Speed) -> list[str]:
-    """What limits, and what to change, in sentences; the most useful first."""
+    """Returns what limits, and what to change, in sentences; the most useful first."""
     by_readers = speed.limit in READERS
     says = [
         f"The whole reaches {speed.reached:.0%} of what the model alone would; what limits is "
@@ -166,7 +166,7 @@ def advice(speed: Speed) -> list[str]:
 
 
 def expected(speed: Speed, num_workers: int) -> float:
-    """Images a second with so many readers: as many as both sides can do, and all the cores."""
+    """Returns images a second with so many readers: what both sides can do, and all the cores."""
     device_ms, core_ms = speed.cost_ms(*DEVICE), speed.core_ms()
     readers = num_workers * 1000 / core_ms
     if not speed.machine.is_cpu:
@@ -176,12 +176,12 @@ def expected(speed: Speed, num_workers: int) -> float:
 
 
 def enough_workers(speed: Speed) -> int:
-    """Readers that would keep up with the device, each with a core of its own."""
+    """Returns how many readers keep up with the device, each with a core of its own."""
     return max(1, math.ceil(speed.core_ms() / speed.cost_ms(*DEVICE)))
 
 
 def better_workers(speed: Speed) -> int | None:
-    """The fewest readers that this machine is quickest with; None where more would hardly help."""
+    """Returns the fewest readers that are quickest here; None where more would hardly help."""
     rates = {n: expected(speed, n) for n in range(1, speed.machine.num_cores + 1)}
     fewest = next(n for n, rate in rates.items() if rate >= _AS_GOOD * max(rates.values()))
     helps = rates[fewest] >= _WORTH_IT * speed.whole
@@ -207,7 +207,7 @@ def _more_workers(speed: Speed, workers: int) -> str:
 
 
 def _no_more_workers(speed: Speed) -> str:
-    """Why the readers do not keep up, although there are as many as make sense."""
+    """Says why the readers do not keep up, although there are as many as make sense."""
     machine, enough = speed.machine, enough_workers(speed)
     promised = expected(speed, machine.num_workers)
     if promised >= _WORTH_IT * speed.whole:
@@ -225,7 +225,7 @@ def _no_more_workers(speed: Speed) -> str:
 
 
 def _lighter_files(speed: Speed) -> list[str]:
-    """What makes a file quicker to read, by the stage that most of its time goes to."""
+    """Says what makes a file quicker to read, by the stage that most of its time goes to."""
     images, heaviest = speed.images, max(READERS, key=speed.cost_ms)
     if heaviest == "reading":
         return [
@@ -258,7 +258,7 @@ def _lighter_files(speed: Speed) -> list[str]:
 
 
 def _quicker_model(speed: Speed) -> list[str]:
-    """What makes the model quicker, or another one that is."""
+    """Says what makes the model quicker, or another one that is."""
     machine = speed.machine
     this = "This processor" if machine.is_cpu else "This GPU"
     says: list[str] = []
@@ -294,7 +294,7 @@ def _quicker_model(speed: Speed) -> list[str]:
 
 
 def _other_hardware(speed: Speed) -> str:
-    """What is left on a CPU."""
+    """Says what is left to do on a CPU."""
     units = "" if speed.machine.fast_bf16 else ", or a processor with units for bf16"
     smaller = ""
     times = speed.gigaflops / _SMALL_GIGAFLOPS

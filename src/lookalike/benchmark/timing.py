@@ -1,4 +1,4 @@
-"""How long each step between files and embeddings takes, alone and all together."""
+"""Times each step between files and embeddings, alone and all together."""
 
 from __future__ import annotations
 
@@ -22,15 +22,12 @@ from lookalike.benchmark.advice import READERS, Stage
 from lookalike.data.images import ImageRef, Unreadable, list_unreadable, shown_path
 from lookalike.data.reading.content import held, read_content
 from lookalike.data.reading.decode import probe_image, read_image
-from lookalike.data.reading.loader import ImageLoader
 from lookalike.data.reading.reader import Request
 from lookalike.data.transforms import Preprocessing, preprocess
-from lookalike.embedding.embed import embed
+from lookalike.embedding.embedder import Embedder
 from lookalike.errors import DataError, ImageError
 from lookalike.model.encoder import CLIPEncoder, evaluation_mode
-from lookalike.model.inference import inference_form
 from lookalike.progress import Progress, counted
-from lookalike.runtime.device import Runtime
 
 _TRANSFERS = 10
 
@@ -49,14 +46,14 @@ class ReadImage:
 
 @dataclass(frozen=True)
 class Sample:
-    """What was read: the images, the pixels of the first of them, and files that are none."""
+    """The images that were read, the pixels of the first of them, and files that are none."""
 
     images: list[ReadImage]
     pixels: UInt8[Tensor, "first 3 height width"]
     unreadable: list[Unreadable]
 
     def batch(self, size: int) -> UInt8[Tensor, "size 3 height width"]:
-        """So many images, some of them several times if need be."""
+        """Returns so many images, some of them several times if need be."""
         return self.pixels[torch.arange(size) % len(self.pixels)]
 
 
@@ -147,7 +144,7 @@ def _read(
 
 
 def reader_stages(read: Sequence[ReadImage], at_a_time: int) -> list[Stage]:
-    """What reading them took, where so many processes do it."""
+    """Returns what reading them took, where so many processes do it."""
     found = []
     for name in READERS:
         times = [1000 * one.seconds[name] for one in read]
@@ -156,33 +153,28 @@ def reader_stages(read: Sequence[ReadImage], at_a_time: int) -> list[Stage]:
 
 
 def time_device(
-    encoder: CLIPEncoder,
-    batch: UInt8[Tensor, "batch 3 height width"],
-    runtime: Runtime,
-    *,
-    seconds: float,
-    progress: Progress,
+    embedder: Embedder, batch: UInt8[Tensor, "batch 3 height width"], *, seconds: float
 ) -> list[Stage]:
-    """The way to the device (no time on a CPU), and the model on pixels that are there."""
-    there, size = batch.to(runtime.device), len(batch)
-    pinned = batch.pin_memory() if runtime.device.type == "cuda" else batch
+    """Times the way to the device (no time on a CPU), and the model on pixels that are there."""
+    device, size = embedder.runtime.device, len(batch)
+    there = batch.to(device)
+    pinned = batch.pin_memory() if device.type == "cuda" else batch
 
     def transfer() -> None:
-        pinned.to(runtime.device, non_blocking=True)[0, 0, 0, 0].item()  # waits for it
+        pinned.to(device, non_blocking=True)[0, 0, 0, 0].item()  # waits for it
 
     on_the_way = [0.0]
-    if runtime.device.type != "cpu":
+    if device.type != "cpu":
         on_the_way = [_took(transfer) for _ in range(1 + _TRANSFERS)][1:]
-    with evaluation_mode(encoder), torch.no_grad():
-        embed_batch = inference_form(encoder, runtime)
-        in_model = _model_times(lambda: embed_batch(there).cpu(), size, seconds, progress)
+    embedder.pixels(there[:1])  # makes the fast form
+    in_model = _model_times(lambda: embedder.pixels(there), size, seconds, embedder.progress)
     return [_stage("transfer", on_the_way, size), _stage("model", in_model, size)]
 
 
 def _model_times(
     forward: Callable[[], object], size: int, seconds: float, progress: Progress
 ) -> list[float]:
-    """Seconds of each batch; what warms up does not count."""
+    """Returns the seconds of each batch; what warms up does not count."""
     with progress.task("warming up", size) as task:
         one = _took(forward)
         task.advance(size)
@@ -210,7 +202,7 @@ def _stage(name: str, seconds: Sequence[float], size: int) -> Stage:
 
 
 def gigaflops(encoder: CLIPEncoder) -> float:
-    """What the model computes for one image; a multiplication and an addition are two."""
+    """Counts what the model computes for one image; a multiplication and an addition are two."""
     black = encoder.preprocessing.black(1).to(encoder.device)
     with (
         evaluation_mode(encoder),
@@ -223,69 +215,28 @@ def gigaflops(encoder: CLIPEncoder) -> float:
 
 
 def time_whole(
-    encoder: CLIPEncoder,
-    refs: Sequence[ImageRef],
-    how: Preprocessing,
-    runtime: Runtime,
-    *,
-    batch_size: int,
-    num_images: int,
-    max_megapixels: float,
-    progress: Progress,
+    embedder: Embedder, refs: Sequence[ImageRef], *, num_images: int
 ) -> tuple[float, float]:
-    """Images a second from files to embeddings, and the seconds that the workers took to start.
+    """Returns images a second from files to embeddings, and the seconds workers took to start.
 
     It begins to count when each worker could have brought a batch: then all are under way.
 
     Args:
-        encoder: the model, on the runtime's device.
+        embedder: the model.
         refs: images that can be read; taken again and again.
-        how: cut and size of the pixels.
-        runtime: device, precision and number of workers.
-        batch_size: images embedded at a time.
         num_images: about how many are counted; a batch at least.
-        max_megapixels: as the loader has it.
-        progress: where it is shown.
     """
-    uncounted = max(1, runtime.num_workers)
+    num_workers, batch_size = embedder.runtime.num_workers, embedder.batch_size
+    uncounted = max(1, num_workers)
     batches = uncounted + max(1, round(num_images / batch_size))
-    files = list(islice(cycle(refs), batches * batch_size))
-    loader = ImageLoader(files, how, runtime, max_megapixels=max_megapixels)
+    loader = embedder.loader(list(islice(cycle(refs), batches * batch_size)))
     start_s = 0.0
-    if runtime.num_workers:
-        progress.note(f"starting {counted(runtime.num_workers, 'worker')}")
-        start_s = _took(lambda: list(loader.read([Request(())] * runtime.num_workers)))
-    watched = _Watched(progress)
-    embed(encoder, loader, runtime, batch_size=batch_size, progress=watched, title="all together")
-    (first, before), (last, after) = watched.seen[uncounted - 1], watched.seen[batches - 1]
-    return (after - before) / (last - first), start_s
-
-
-class _Watched:
-    """A display that notes when how many images were done."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self.note, self.warn = progress.note, progress.warn
-        self.seen: list[tuple[float, int]] = []
-
-    @contextmanager
-    def task(
-        self, title: str, total: int, unit: str = "images", done: int = 0
-    ) -> Iterator[_WatchedTask]:
-        """The task itself, watched."""
-        with self._progress.task(title, total, unit, done) as task:
-            yield _WatchedTask(task.advance, self.seen)
-
-
-class _WatchedTask:
-    def __init__(self, advance: Callable[..., None], seen: list[tuple[float, int]]) -> None:
-        self._advance, self._seen, self._done = advance, seen, 0
-
-    def advance(self, amount: int = 1, **stats: float) -> None:
-        self._done += amount
-        self._seen.append((time.perf_counter(), self._done))
-        self._advance(amount, **stats)
+    if num_workers:
+        embedder.progress.note(f"starting {counted(num_workers, 'worker')}")
+        start_s = _took(lambda: list(loader.read([Request(())] * num_workers)))
+    done = [time.perf_counter() for _ in embedder.stream(loader, title="all together")]
+    counted_batches = batches - uncounted
+    return counted_batches * batch_size / (done[-1] - done[uncounted - 1]), start_s
 
 
 @contextmanager

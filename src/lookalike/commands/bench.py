@@ -26,9 +26,8 @@ from lookalike.config import BenchConfig
 from lookalike.data.images import Unreadable
 from lookalike.data.sources import load_unlabelled
 from lookalike.data.transforms import Preprocessing
+from lookalike.embedding.embedder import Embedder
 from lookalike.errors import ConfigError
-from lookalike.model.encoder import CLIPEncoder
-from lookalike.model.layers import on_device
 from lookalike.progress import Progress, default_progress
 from lookalike.runtime.device import Runtime, cpu_gains_by_int8, has_fast_bf16, make_runtime
 
@@ -37,7 +36,7 @@ _MANY = (1_000, 100_000, 1_000_000)
 
 @dataclass(frozen=True)
 class BenchResult:
-    """How fast images become embeddings here, what limits that, and what to change."""
+    """The speed at which images become embeddings here, what limits it, and what to change."""
 
     model_name: str
     kind: str
@@ -58,7 +57,7 @@ class BenchResult:
         return {number: number / self.speed.whole for number in _MANY}
 
     def document(self) -> dict[str, Any]:
-        """All of it, as JSON has it."""
+        """Returns all of it as JSON has it."""
         speed, shares = self.speed, self.speed.shares()
         return {
             "model": {"name": self.model_name, "embedding": self.kind, "dim": self.dim,
@@ -101,12 +100,18 @@ def bench(config: BenchConfig, *, progress: Progress | None = None) -> BenchResu
                           "lookalike bench IMAGES")  # fmt: skip
     refs = load_unlabelled(config.data, progress).refs
     runtime = make_runtime(config.device, config.precision, config.num_workers)
-    encoder = on_device(CLIPEncoder(config.model_name, embedding=config.embedding), runtime)
-    with runtime.autocast():
-        dim = encoder.dim
-    progress.note(f"model    {config.model_name} · {encoder.kind} {dim}-d")
+    embedder = Embedder(
+        config.model_name,
+        embedding=config.embedding,
+        exact_pixels=config.exact_pixels,
+        max_megapixels=config.max_megapixels,
+        batch_size=config.eval_batch_size,
+        progress=progress,
+        runtime=runtime,
+    )
+    dim, how = embedder.dim, embedder.preprocessing
+    progress.note(f"model    {config.model_name} · {embedder.kind} {dim}-d")
     progress.note(f"device   {runtime.describe()}")
-    how = replace(encoder.preprocessing, exact=config.exact_pixels)
     sample = read_one_by_one(
         spread(refs, config.num_images),
         how,
@@ -119,22 +124,17 @@ def bench(config: BenchConfig, *, progress: Progress | None = None) -> BenchResu
     at_a_time = max(1, min(machine.num_workers, machine.num_cores))
     readers = reader_stages(sample.images, at_a_time)
     batch = sample.batch(config.eval_batch_size)
-    device = time_device(encoder, batch, runtime, seconds=config.seconds, progress=progress)
+    device = time_device(embedder, batch, seconds=config.seconds)
     images = _images(sample.images, len(refs), how)
-    parts = Speed((*readers, *device), math.nan, gigaflops(encoder), images, machine)
+    parts = Speed((*readers, *device), math.nan, gigaflops(embedder.encoder), images, machine)
     whole, start_s = time_whole(
-        encoder,
+        embedder,
         [one.ref for one in sample.images],
-        how,
-        runtime,
-        batch_size=config.eval_batch_size,
         num_images=round(config.seconds * expected(parts, max(1, machine.num_workers))),
-        max_megapixels=config.max_megapixels,
-        progress=progress,
     )
     return BenchResult(
         model_name=config.model_name,
-        kind=encoder.kind,
+        kind=embedder.kind,
         dim=dim,
         device=runtime.describe(),
         speed=replace(parts, whole=whole),

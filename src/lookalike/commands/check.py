@@ -31,13 +31,11 @@ from lookalike.checks.structure import (
 )
 from lookalike.config import CheckConfig
 from lookalike.data.images import ImageRef, ImageSet, shown_path
-from lookalike.data.reading.loader import ImageLoader
 from lookalike.data.sources import load_images
 from lookalike.embedding.embed import embed
+from lookalike.embedding.embedder import Embedder
 from lookalike.errors import ConfigError, DataError, Interrupted
 from lookalike.files import shown, writable_folder, write_json, write_text
-from lookalike.model.encoder import CLIPEncoder
-from lookalike.model.layers import on_device
 from lookalike.progress import Progress, default_progress
 from lookalike.runtime.device import Runtime, make_runtime
 
@@ -73,13 +71,21 @@ def _check(config: CheckConfig, progress: Progress) -> CheckResult:
     sources = _sources(config, progress)
     out = writable_folder(Path(config.out))
     runtime = make_runtime(config.device, config.precision, config.num_workers)
-    encoder = None
+    embedder = None
     if config.model_name is not None:  # before anything is read: it may not be there
-        encoder = on_device(CLIPEncoder(config.model_name, embedding=config.embedding), runtime)
+        embedder = Embedder(
+            config.model_name,
+            embedding=config.embedding,
+            exact_pixels=config.exact_pixels,
+            max_megapixels=config.max_megapixels,
+            batch_size=config.eval_batch_size,
+            progress=progress,
+            runtime=runtime,
+        )
     files = _read(sources, config, out, progress)
     embeddings = None
-    if encoder is not None:
-        embeddings, files = _embed(files, encoder, config, runtime, progress)
+    if embedder is not None:
+        embeddings, files = _embed(files, embedder, progress)
     findings, copies = _find_copies(files, embeddings, config, runtime, progress)
     training = _training_split(files)
     sizes = None
@@ -93,7 +99,7 @@ def _check(config: CheckConfig, progress: Progress) -> CheckResult:
         *classes_across_splits(files),
         *similar_class_names(files),
         *names,
-        *extremes(files, _input_px(encoder)),
+        *extremes(files, _input_px(embedder)),
         *wrong,
     ]
     left_out += [why_no_names] if why_no_names else []
@@ -195,20 +201,16 @@ def _read(
 
 
 def _embed(
-    files: Files, encoder: CLIPEncoder, config: CheckConfig, runtime: Runtime, progress: Progress
+    files: Files, embedder: Embedder, progress: Progress
 ) -> tuple[Float32[Tensor, "n dim"] | None, Files]:
     """Embeddings of all files, zeros for unreadable ones; and the files as they are by now."""
     readable = [position for position, facts in enumerate(files.facts) if facts.readable]
     if not readable:
         return None, files
-    progress.note(f"model    {config.model_name} · {encoder.kind} · {runtime.describe()}")
-    loader = ImageLoader(
-        [files.refs[position] for position in readable],
-        replace(encoder.preprocessing, exact=config.exact_pixels),
-        runtime,
-        max_megapixels=config.max_megapixels,
+    progress.note(
+        f"model    {embedder.model_name} · {embedder.kind} · {embedder.runtime.describe()}"
     )
-    embedded = embed(encoder, loader, runtime, batch_size=config.eval_batch_size, progress=progress)
+    embedded = embed(embedder, embedder.loader([files.refs[position] for position in readable]))
     result = torch.zeros(len(files), embedded.embeddings.shape[1])
     rows = torch.tensor(readable)[torch.from_numpy(embedded.positions)]
     result[rows] = embedded.embeddings
@@ -243,11 +245,11 @@ def _find_copies(
     return [*exact_findings(files, exact), *near_findings(files, near, copies)], copies
 
 
-def _input_px(encoder: CLIPEncoder | None) -> int | None:
+def _input_px(embedder: Embedder | None) -> int | None:
     """The shorter side of what a model takes."""
-    if encoder is None:
+    if embedder is None:
         return None
-    return min(encoder.preprocessing.height, encoder.preprocessing.width)
+    return min(embedder.preprocessing.height, embedder.preprocessing.width)
 
 
 def _training_split(files: Files) -> str | None:

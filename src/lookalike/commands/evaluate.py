@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float32
+from torch import Tensor
 
 from lookalike.config import EvaluateConfig
-from lookalike.data.images import Unreadable
+from lookalike.data.images import ImageSet, Unreadable, list_unreadable
 from lookalike.data.reading.cache import make_cache
 from lookalike.data.reading.content import require_pyarrow
-from lookalike.data.reading.loader import ImageLoader
+from lookalike.embedding.embedder import Embedder
 from lookalike.embedding.interchange import (
+    embedder_of_both,
     embedding_files,
     load_embeddings,
+    rows_of_images,
     save_embeddings,
 )
-from lookalike.errors import ConfigError, OutputError
+from lookalike.embedding.shards import open_shards
+from lookalike.errors import ConfigError, DataError, OutputError
 from lookalike.evaluation.protocol import Holdout, Protocol, load_protocol
 from lookalike.evaluation.results import (
     metrics_document,
@@ -42,11 +49,12 @@ from lookalike.progress import Progress, SilentProgress, counted, default_progre
 from lookalike.report.epoch.write import write_report
 from lookalike.runtime.device import make_runtime
 from lookalike.runtime.world import ALONE, World, joined
+from lookalike.search.rows import Rows
 
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """What a model retrieves, how good that is, and where it was written.
+    """A model's retrievals, how good they are, and where they were written.
 
     `retrieval` is None where a run of another system was scored: it has no images.
     `text_scores` are of text search by class name, where the model has a text tower.
@@ -115,14 +123,14 @@ def _evaluate(config: EvaluateConfig, progress: Progress, world: World) -> Evalu
     if given:
         epoch = 0
         _refuse_to_replace(_files_of(out, epoch, config, protocol), config)
-        retrieval = _retrieve_given(config, protocol, progress)
+        retrieval, facts = _retrieve_given(config, protocol, progress)
     else:
-        epoch, retrieval, text_scores = _retrieve_with_model(
+        epoch, retrieval, text_scores, facts = _retrieve_with_model(
             config, checkpoint, protocol, out, progress, world
         )
     alpha = _alpha_of(checkpoint)
     files = world.on_main(
-        lambda: _write(config, out, epoch, alpha, retrieval, protocol, text_scores, progress)
+        lambda: _write(config, out, epoch, alpha, retrieval, protocol, text_scores, facts, progress)
     )
     return EvaluateResult(
         epoch, retrieval.scores, retrieval, files, retrieval.unreadable, text_scores
@@ -137,6 +145,7 @@ def _write(
     retrieval: Retrieval,
     protocol: Protocol,
     text_scores: QueryScores | None,
+    facts: dict[str, Any] | None,
     progress: Progress,
 ) -> list[Path]:
     """Writes what was measured, and says where."""
@@ -145,7 +154,7 @@ def _write(
     about |= text_document(text_scores) | ({} if alpha is None else {"alpha": alpha})
     mixture = alpha is not None
     write_results(out, epoch, retrieval, protocol, about=about, of_mixture=mixture)
-    _write_interchange(config, out, epoch, retrieval, protocol)
+    _write_interchange(config, out, epoch, retrieval, protocol, facts)
     files = _files_of(out, epoch, config, protocol, of_mixture=mixture)
     if config.report:
         files.append(
@@ -167,40 +176,35 @@ def _retrieve_with_model(
     out: Path,
     progress: Progress,
     world: World,
-) -> tuple[int, Retrieval, QueryScores | None]:
+) -> tuple[int, Retrieval, QueryScores | None, dict[str, Any] | None]:
+    """Embeds and measures; returns the embedder's facts as well, where they are to be saved."""
     runtime = make_runtime(config.device, config.precision, config.num_workers, world)
     encoder = on_device(
         CLIPEncoder(config.model_name, embedding=config.embedding, checkpoint=checkpoint), runtime
+    )
+    embedder = Embedder(
+        encoder,
+        exact_pixels=config.exact_pixels,
+        max_megapixels=config.max_megapixels,
+        batch_size=config.eval_batch_size,
+        progress=progress,
+        runtime=runtime,
     )
     files = _files_of(
         out, encoder.epoch, config, protocol, of_mixture=_alpha_of(checkpoint) is not None
     )
     _refuse_to_replace(files, config)
     refuse_learned_classes(encoder, protocol)
-    with runtime.autocast():
-        dim = encoder.dim
-    progress.note(f"model    {config.model_name} · {encoder.kind} {dim}-d")
+    progress.note(f"model    {config.model_name} · {embedder.kind} {embedder.dim}-d")
     progress.note(f"test     {protocol.describe()}")
     progress.note(f"device   {runtime.describe()}")
     cache = make_cache(config, progress)
-    loader = ImageLoader(
-        protocol.files,
-        replace(encoder.preprocessing, exact=config.exact_pixels),
-        runtime,
-        max_megapixels=config.max_megapixels,
-        cache=cache,
-    )
+    loader = embedder.loader(protocol.files, cache=cache)
     if cache is not None:
         world.on_main(cache.prepare)
         progress.note(f"cache    {cache.describe()}")
     retrieval = evaluate_encoder(
-        encoder,
-        protocol,
-        loader,
-        runtime,
-        top_k_wanted=config.top_k,
-        batch_size=config.eval_batch_size,
-        progress=progress,
+        embedder, protocol, loader, top_k_wanted=config.top_k, progress=progress
     )
     if cache is not None:
         progress.note(f"cache    {cache.reads_of_all(world)}")
@@ -208,35 +212,74 @@ def _retrieve_with_model(
     if retrieval.gallery.labels is not None and encoder.has_text:
         queries = text_queries(encoder, retrieval.gallery.labels, config.caption_template, progress)
         text_scores = search_by_text(queries, retrieval.gallery, retrieval.gallery_embeddings)
-    return encoder.epoch, retrieval, text_scores
+    facts = embedder.facts() if config.save_embeddings != "none" else None
+    return encoder.epoch, retrieval, text_scores, facts
 
 
-def _retrieve_given(config: EvaluateConfig, protocol: Protocol, progress: Progress) -> Retrieval:
-    """Retrieval by embeddings that were made elsewhere."""
-    query_file = config.test_embeddings or config.query_embeddings
-    gallery_file = config.test_embeddings or config.gallery_embeddings
+def _retrieve_given(
+    config: EvaluateConfig, protocol: Protocol, progress: Progress
+) -> tuple[Retrieval, dict[str, Any] | None]:
+    """Retrieval by embeddings that were made before; and whose they are, where that is told."""
+    query_path = Path(config.test_embeddings or config.query_embeddings or "")
+    gallery_path = Path(config.test_embeddings or config.gallery_embeddings or "")
     progress.note(f"test     {protocol.describe()}")
-    query = load_embeddings(Path(query_file or ""), protocol.query)
-    same = query_file == gallery_file and protocol.query is protocol.gallery
-    gallery = query if same else load_embeddings(Path(gallery_file or ""), protocol.gallery)
-    return retrieve(
-        query,
-        gallery,
-        protocol.query,
-        protocol.gallery,
-        exclude=exclusions(
-            protocol.query, protocol.gallery, protocol.query_ids, protocol.gallery_ids
-        ),
+    query = _given(query_path, protocol.query, protocol.query_ids)
+    same = query_path == gallery_path and protocol.query is protocol.gallery
+    gallery = query if same else _given(gallery_path, protocol.gallery, protocol.gallery_ids)
+    facts = embedder_of_both(query_path, gallery_path)
+    retrieval = retrieve(
+        query.embeddings,
+        gallery.embeddings,
+        query.images,
+        gallery.images,
+        exclude=exclusions(query.images, gallery.images, query.ids, gallery.ids),
         top_k_wanted=config.top_k,
         progress=progress,
-        unreadable=protocol.unreadable,
+        unreadable=list(dict.fromkeys(protocol.unreadable + query.unreadable + gallery.unreadable)),
     )
+    return retrieval, facts
+
+
+class _Given(NamedTuple):
+    """One side of a test, with the embeddings that were given of it."""
+
+    embeddings: Float32[Tensor, "n dim"] | Rows
+    images: ImageSet
+    ids: list[int]
+    unreadable: list[Unreadable]
+
+
+def _given(path: Path, images: ImageSet, ids: list[int]) -> _Given:
+    """Embeddings of one side: a file's in memory, those of a folder of ours where they lie."""
+    if not path.is_dir():
+        return _Given(load_embeddings(path, images), images, ids, [])
+    shards = open_shards(path)
+    rows = rows_of_images(path, shards.names, images, without=shards.unreadable, root=shards.root)
+    unreadable = [
+        Unreadable(full, shards.unreadable.get(name, "no embedding"))
+        for row, name, full in zip(rows, images.names, images.paths, strict=True)
+        if row < 0
+    ]
+    if len(unreadable) == len(images):
+        raise DataError(f"not one of the {len(images):,} images could be read when they were "
+                        f"embedded: {list_unreadable(unreadable)}")  # fmt: skip
+    if unreadable:
+        keep = [i for i, row in enumerate(rows) if row >= 0]
+        images, ids = images.subset(keep), [ids[i] for i in keep]
+    order = np.array([row for row in rows if row >= 0])
+    everything = np.array_equal(order, np.arange(len(shards.names)))
+    return _Given(Rows(shards.embeddings, None if everything else order), images, ids, unreadable)
 
 
 def _write_interchange(
-    config: EvaluateConfig, out: Path, epoch: int, retrieval: Retrieval, protocol: Protocol
+    config: EvaluateConfig,
+    out: Path,
+    epoch: int,
+    retrieval: Retrieval,
+    protocol: Protocol,
+    facts: dict[str, Any] | None,
 ) -> None:
-    """What other tools read, as far as it is asked for."""
+    """Writes what other tools read, as far as it is asked for."""
     if config.trec:
         write_trec(*_trec_files(out, epoch), retrieval)
     sides = {
@@ -246,7 +289,7 @@ def _write_interchange(
     }
     for side, path in _embedding_files(out, epoch, config, protocol).items():
         images, embeddings = sides[side]
-        save_embeddings(path, embeddings, images)
+        save_embeddings(path, embeddings[:], images, facts)
 
 
 def _files_of(
@@ -257,7 +300,7 @@ def _files_of(
     *,
     of_mixture: bool = False,
 ) -> list[Path]:
-    """What an evaluation is going to write, but for the report, which is always the newest."""
+    """Lists what an evaluation will write, but for the report, which is always the newest."""
     files = [*(mixture_files(out) if of_mixture else result_files(out, epoch))]
     if config.trec:
         run, qrels = _trec_files(out, epoch)
@@ -275,7 +318,7 @@ def _trec_files(out: Path, epoch: int) -> tuple[Path, Path]:
 def _embedding_files(
     out: Path, epoch: int, config: EvaluateConfig, protocol: Protocol
 ) -> dict[str, Path]:
-    """Where the embeddings of each side go, if anywhere."""
+    """Says where the embeddings of each side go, if anywhere."""
     if config.save_embeddings == "none":
         return {}
     sides = ("test",) if protocol.kind == "leave-one-out" else ("query", "gallery")

@@ -7,6 +7,7 @@ keys in a recipe (YAML) and flags on the command line (`learning_rate` is `--lea
 
 from lookalike.config.bench import BenchConfig
 from lookalike.config.check import CheckConfig
+from lookalike.config.embed import EmbedConfig
 from lookalike.config.evaluate import EvaluateConfig
 from lookalike.config.export import ExportConfig
 from lookalike.config.groups import (
@@ -23,6 +24,7 @@ __all__ = [
     "MAX_PILLOW_MEGAPIXELS",
     "BenchConfig",
     "CheckConfig",
+    "EmbedConfig",
     "EvaluateConfig",
     "ExportConfig",
     "TrainConfig",

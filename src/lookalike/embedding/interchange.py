@@ -1,13 +1,17 @@
-"""Embeddings as files that other tools read and write: `.npy` beside a `.csv`, or Parquet."""
+"""Embeddings as files that other tools read and write: `.npy` beside a `.csv`, or Parquet.
+
+Beside ours stands the embedder they are of, so that those of two models are never compared.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -18,51 +22,166 @@ from lookalike.data.images import ImageSet
 from lookalike.data.reading.content import require_pyarrow
 from lookalike.data.sources.table import read_names
 from lookalike.errors import DataError
-from lookalike.files import shown, write_whole
+from lookalike.files import shown, write_json, write_whole
 from lookalike.progress import counted
 
+MANIFEST = "manifest.json"
+"""Of a folder of shards: what it holds."""
+
+_METADATA = b"lookalike"  # key in the metadata of a Parquet file's schema
+_TOLD = {"fingerprint", "model_name", "embedding", "dim"}  # of an embedder, by all files of ours
 _ROWS_AT_A_TIME = 2**16
 
 
 def embedding_files(path: Path) -> list[Path]:
-    """What `save_embeddings` writes: the file itself, and of a `.npy` the names beside it."""
-    return [path] if path.suffix == ".parquet" else [path, path.with_suffix(".csv")]
+    """Lists what `save_embeddings` writes."""
+    if path.suffix == ".parquet":
+        return [path]
+    return [path, path.with_suffix(".csv"), path.with_suffix(".json")]
 
 
-def save_embeddings(path: Path, embeddings: Float32[Tensor, "n dim"], images: ImageSet) -> None:
+def save_embeddings(
+    path: Path,
+    embeddings: Float32[Tensor, "n dim"],
+    images: ImageSet,
+    embedder: Mapping[str, Any] | None = None,
+) -> None:
     """Writes embeddings with the names (and labels, if there are any) of their images.
 
-    `x.npy` holds a float32 matrix of shape (n, dim) and `x.csv` beside it one row an image, in
-    the same order, with columns path and label. `x.parquet` holds columns path, label and
-    embedding, a list of dim float32.
+    `x.npy` holds a float32 matrix of shape (n, dim), `x.csv` beside it one row an image, in the
+    same order, with columns path and label, and `x.json` the embedder. `x.parquet` holds columns
+    path, label and embedding, a list of dim float32, and the embedder in its schema's metadata,
+    as JSON under the key `lookalike`.
+
+    Args:
+        path: the file, ending in `.npy` or `.parquet`.
+        embeddings: a row an image.
+        images: the images.
+        embedder: `Embedder.facts()`; None where it is not known.
 
     Raises:
         MissingExtraError: Parquet without `pyarrow` installed.
     """
-    columns = {"path": images.names}
-    if images.labels is not None:
-        columns["label"] = images.labels
+    document = {"embedder": None if embedder is None else dict(embedder)}
+    columns = columns_of(images)
     if path.suffix == ".parquet":
         pyarrow, parquet = require_pyarrow()
         flat = pyarrow.array(embeddings.numpy().ravel())
         lists = pyarrow.FixedSizeListArray.from_arrays(flat, embeddings.shape[1])
         texts = {name: [_text(value) for value in column] for name, column in columns.items()}
         table = pyarrow.table({**texts, "embedding": lists})
+        table = table.replace_schema_metadata({_METADATA: json.dumps(document)})
         write_whole(path, lambda file: parquet.write_table(table, file))
         return
+    write_whole(path, lambda file: np.save(file, embeddings.numpy()))
+    write_names(path.with_suffix(".csv"), columns)
+    write_json(path.with_suffix(".json"), document)
 
-    def write_names(file: IO[bytes]) -> None:
+
+def columns_of(images: ImageSet) -> dict[str, list[str]]:
+    """Returns path and, where there are labels, label of images, as columns of a table."""
+    columns = {"path": images.names}
+    return columns if images.labels is None else columns | {"label": images.labels}
+
+
+def write_names(path: Path, columns: Mapping[str, Sequence[str]]) -> None:
+    """Writes a CSV file of names, whatever bytes they are made of."""
+
+    def write(file: IO[bytes]) -> None:
         text = io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="")
-        csv.writer(text).writerows([tuple(columns), *zip(*columns.values(), strict=True)])
+        table = csv.writer(text)
+        table.writerow(columns)
+        table.writerows(zip(*columns.values(), strict=True))
         text.flush()
         text.detach()
 
-    write_whole(path, lambda file: np.save(file, embeddings.numpy()))
-    write_whole(path.with_suffix(".csv"), write_names)
+    write_whole(path, write)
+
+
+def embedder_of_both(first: Path, second: Path) -> dict[str, Any] | None:
+    """Returns the embedder that two files or folders of embeddings are of; None where one of them
+    does not tell, as with other tools'.
+
+    Raises:
+        DataError: they are of two models; names both.
+    """
+    told = [(path, known) for path in (first, second) if (known := _embedder_of(path)) is not None]
+    if len({known["fingerprint"] for _, known in told}) > 1:
+        both = " and ".join(f"{shown(path)} of {described(known)}" for path, known in told)
+        raise DataError(
+            f"these embeddings are of two models, and cannot be compared: {both}. Embed one of "
+            "them again with the other's model: lookalike embed IMAGES --model-name NAME"
+        )
+    return told[0][1] if len(told) == 2 else None
+
+
+def described(embedder: Mapping[str, Any]) -> str:
+    """Returns an embedder's facts in a few words."""
+    return (f"{embedder['model_name']} ({embedder['embedding']} {embedder['dim']}-d, fingerprint "
+            f"{embedder['fingerprint']})")  # fmt: skip
+
+
+def _embedder_of(path: Path) -> dict[str, Any] | None:
+    """The embedder that rows were made by; None where nothing tells, as with other tools'."""
+    if path.suffix.lower() == ".parquet":
+        _, parquet = require_pyarrow()
+        text = (parquet.read_schema(path).metadata or {}).get(_METADATA, b"null")
+    else:
+        file = path / MANIFEST if path.is_dir() else path.with_suffix(".json")
+        text = file.read_bytes() if file.is_file() else b"null"
+    try:
+        document = json.loads(text)
+    except ValueError:  # a file of somebody else's, by chance of that name
+        return None
+    known = document.get("embedder") if isinstance(document, dict) else None
+    is_ours = isinstance(known, dict) and known.keys() >= _TOLD
+    return known if is_ours else None
+
+
+def rows_of_images(
+    path: Path,
+    names: Sequence[str],
+    images: ImageSet,
+    *,
+    without: Collection[str] = (),
+    root: str | None = None,
+) -> list[int]:
+    """Finds the row of each image by where it lies, or by its name below its folder.
+
+    Args:
+        path: of the embeddings, for messages.
+        names: what the rows are called.
+        images: the images.
+        without: names that are known to have no row; -1 stands for these.
+        root: the folder that the names are of, where it is known.
+
+    Raises:
+        DataError: an image is missing or named twice.
+    """
+    row_of = {_plain(name): -1 for name in without}
+    for row, name in enumerate(map(_plain, names)):
+        if row_of.setdefault(name, row) != row:
+            raise DataError(f"{shown(path)} names {shown(name)} twice; one embedding an image")
+    above = None if root is None else os.path.join(_plain(root), "")
+    rows, missing = list[int](), list[str]()
+    for name, full in zip(images.names, images.paths, strict=True):
+        whole = _plain(os.path.abspath(full))
+        below = [whole.removeprefix(above)] if above and whole.startswith(above) else []
+        known = [
+            row_of[one] for one in (*below, _plain(name), _plain(full), whole) if one in row_of
+        ]
+        missing += [] if known else [name]
+        rows += known[:1]
+    if missing:
+        raise DataError(
+            f"{len(missing):,} of {len(images):,} images have no embedding in {shown(path)}, "
+            f"such as {_some(missing)}; it names images such as {_some(names)}"
+        )
+    return rows
 
 
 def load_embeddings(path: Path, images: ImageSet) -> Float32[Tensor, "n dim"]:
-    """The embeddings of these images, in their order, L2-normalised.
+    """Reads the embeddings of these images, in their order, and brings them to length 1.
 
     Rows are found by the image's name below its folder, or by where it lies. Rows of other
     images are passed over.
@@ -72,21 +191,7 @@ def load_embeddings(path: Path, images: ImageSet) -> Float32[Tensor, "n dim"]:
             an embedding is zero or not finite.
     """
     names, matrix = _read(path)
-    row_of: dict[str, int] = {}
-    for row, name in enumerate(map(_plain, names)):
-        if row_of.setdefault(name, row) != row:
-            raise DataError(f"{shown(path)} names {shown(name)} twice; one embedding an image")
-    rows = [
-        next((row_of[one] for one in (_plain(name), _plain(full), _plain(os.path.abspath(full)))
-              if one in row_of), -1)
-        for name, full in zip(images.names, images.paths, strict=True)
-    ]  # fmt: skip
-    missing = [name for name, row in zip(images.names, rows, strict=True) if row < 0]
-    if missing:
-        raise DataError(
-            f"{len(missing):,} of {len(images):,} images have no embedding in {shown(path)}, "
-            f"such as {_some(missing)}; it names images such as {_some(names)}"
-        )
+    rows = rows_of_images(path, names, images)
     result = torch.empty(len(rows), matrix.shape[1])
     for start in range(0, len(rows), _ROWS_AT_A_TIME):
         part = rows[start : start + _ROWS_AT_A_TIME]
@@ -102,7 +207,7 @@ def load_embeddings(path: Path, images: ImageSet) -> Float32[Tensor, "n dim"]:
 
 
 def _unit(rows: np.ndarray) -> Float32[Tensor, "n dim"]:
-    """Rows brought to length 1, whatever their scale; not finite where that cannot be done."""
+    """Brings rows to length 1, whatever their scale; not finite where that cannot be done."""
     wide = torch.from_numpy(rows.astype(np.float64))
     wide /= wide.abs().amax(dim=1, keepdim=True)
     unit: Tensor = wide / torch.linalg.vector_norm(wide, dim=1, keepdim=True)
@@ -110,7 +215,7 @@ def _unit(rows: np.ndarray) -> Float32[Tensor, "n dim"]:
 
 
 def _read(path: Path) -> tuple[list[str], np.ndarray]:
-    """Names and matrix, whichever the format."""
+    """Reads names and matrix, whichever the format."""
     if path.suffix.lower() == ".parquet":
         names, matrix = _read_parquet(path)
     elif path.suffix.lower() == ".npy":

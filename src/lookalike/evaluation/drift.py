@@ -95,6 +95,8 @@ def _images(retrieval: Retrieval) -> tuple[list[str], Float32[Tensor, "images di
     """All test images, named apart by their side where there are two."""
     gallery = [f"gallery/{name}" for name in retrieval.gallery.names]
     if retrieval.query_embeddings is retrieval.gallery_embeddings:
-        return gallery, retrieval.gallery_embeddings
+        return gallery, retrieval.gallery_embeddings[:]
     query = [f"query/{name}" for name in retrieval.query.names]
-    return gallery + query, torch.cat([retrieval.gallery_embeddings, retrieval.query_embeddings])
+    return gallery + query, torch.cat(
+        [retrieval.gallery_embeddings[:], retrieval.query_embeddings[:]]
+    )

@@ -14,16 +14,17 @@ from torch import Tensor
 from lookalike.data.images import ImageSet, Unreadable
 from lookalike.data.reading.loader import ImageLoader
 from lookalike.embedding.embed import embed
+from lookalike.embedding.embedder import Embedder
 from lookalike.errors import DataError
 from lookalike.evaluation.protocol import Protocol
 from lookalike.evaluation.scoring.scores import QueryScores, joined, score_ranks
 from lookalike.files import shown
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.progress import Progress, counted
-from lookalike.runtime.device import Runtime
 from lookalike.runtime.world import ALONE, World
 from lookalike.search.exclusions import Exclude
 from lookalike.search.ranks import QUERIES_AT_A_TIME, Ranked, ranks_of_relevant
+from lookalike.search.rows import Rows
 from lookalike.search.topk import MEMORY_BYTES, top_k
 
 _ROWS_AT_A_TIME = 2**14
@@ -31,7 +32,7 @@ _ROWS_AT_A_TIME = 2**14
 
 @dataclass(frozen=True)
 class Retrieval:
-    """What one model retrieves under one protocol.
+    """One model's retrievals under one protocol.
 
     `positions` are places in `gallery`, best first, -1 where a row runs out; `scores` is None
     without labels. Row i of the embeddings is image i of `query` or `gallery`; `exclude` are
@@ -40,8 +41,8 @@ class Retrieval:
 
     query: ImageSet
     gallery: ImageSet
-    query_embeddings: Float32[Tensor, "queries dim"]
-    gallery_embeddings: Float32[Tensor, "gallery dim"]
+    query_embeddings: Float32[Tensor, "queries dim"] | Rows
+    gallery_embeddings: Float32[Tensor, "gallery dim"] | Rows
     similarities: Float32[Tensor, "queries top_k"]
     positions: Int64[Tensor, "queries top_k"]
     scores: QueryScores | None
@@ -54,7 +55,7 @@ class Retrieval:
         return self.scores.micro() if self.scores else None
 
     def fingerprint(self) -> str:
-        """A hash of which images were searched in which, after all that could not be read."""
+        """Returns a hash of which images were searched in which, less those that cannot be read."""
         sides = f"{self.query.fingerprint()} {self.gallery.fingerprint()}"
         return hashlib.sha256(sides.encode()).hexdigest()[:16]
 
@@ -65,13 +66,11 @@ class Retrieval:
 
 
 def evaluate_encoder(
-    encoder: CLIPEncoder,
+    embedder: Embedder,
     protocol: Protocol,
     loader: ImageLoader,
-    runtime: Runtime,
     *,
     top_k_wanted: int,
-    batch_size: int,
     progress: Progress,
     title: str = "evaluating",
 ) -> Retrieval:
@@ -80,9 +79,7 @@ def evaluate_encoder(
     Raises:
         DataError: no query, or no gallery image, can be read.
     """
-    embedded = embed(
-        encoder, loader, runtime, batch_size=batch_size, progress=progress, title=title
-    )
+    embedded = embed(embedder, loader, title=title)
     row_of = np.full(loader.num_images, -1)
     row_of[embedded.positions] = np.arange(len(embedded.positions))
     query, query_ids = _still_readable(protocol.query, protocol.query_ids, row_of, "query")
@@ -100,13 +97,13 @@ def evaluate_encoder(
         top_k_wanted=top_k_wanted,
         progress=progress,
         unreadable=list(dict.fromkeys(protocol.unreadable + embedded.unreadable)),
-        world=runtime.world,
+        world=embedder.runtime.world,
     )
 
 
 def retrieve(
-    query_embeddings: Float32[Tensor, "queries dim"],
-    gallery_embeddings: Float32[Tensor, "gallery dim"],
+    query_embeddings: Float32[Tensor, "queries dim"] | Rows,
+    gallery_embeddings: Float32[Tensor, "gallery dim"] | Rows,
     query: ImageSet,
     gallery: ImageSet,
     *,
@@ -117,7 +114,7 @@ def retrieve(
     memory_bytes: int = MEMORY_BYTES,
     world: World = ALONE,
 ) -> Retrieval:
-    """The first `top_k_wanted` of each query, and, with labels on both sides, its scores.
+    """Finds the first `top_k_wanted` of each query and, with labels on both sides, scores it.
 
     Embeddings may come from anywhere; they are used as they are, L2-normalised or not. Of
     several processes, all of which have them, the first ranks and tells the others.
@@ -153,8 +150,8 @@ def retrieve(
 
 
 def _rank(
-    query_embeddings: Float32[Tensor, "queries dim"],
-    gallery_embeddings: Float32[Tensor, "gallery dim"],
+    query_embeddings: Float32[Tensor, "queries dim"] | Rows,
+    gallery_embeddings: Float32[Tensor, "gallery dim"] | Rows,
     query: ImageSet,
     gallery: ImageSet,
     exclude: Exclude,
@@ -190,8 +187,8 @@ def _rank(
 
 
 def _parts(
-    query_embeddings: Float32[Tensor, "queries dim"],
-    gallery_embeddings: Float32[Tensor, "gallery dim"],
+    query_embeddings: Float32[Tensor, "queries dim"] | Rows,
+    gallery_embeddings: Float32[Tensor, "gallery dim"] | Rows,
     query: ImageSet,
     gallery: ImageSet,
     exclude: Exclude,
@@ -214,7 +211,7 @@ def _parts(
         yield ranked.queries, ranked
 
 
-def _check_embeddings(embeddings: Float32[Tensor, "n dim"], images: ImageSet) -> None:
+def _check_embeddings(embeddings: Float32[Tensor, "n dim"] | Rows, images: ImageSet) -> None:
     """Finds embeddings that have no direction, and names their images."""
     bad: dict[str, list[int]] = {"not finite": [], "zero": []}
     for start in range(0, len(embeddings), _ROWS_AT_A_TIME):
@@ -246,7 +243,7 @@ def _still_readable(
 def exclusions(
     query: ImageSet, gallery: ImageSet, query_ids: list[int], gallery_ids: list[int]
 ) -> list[tuple[Tensor, Tensor]]:
-    """Id columns for `top_k`: the same file, and the same group where groups are known."""
+    """Returns id columns for `top_k`: the same file, and the same group where groups are known."""
     columns = [(torch.tensor(query_ids), torch.tensor(gallery_ids))]
     if query.groups is not None and gallery.groups is not None:
         numbers: dict[str, int] = {}
@@ -261,7 +258,7 @@ def exclusions(
 
 
 def label_numbers(query: ImageSet, gallery: ImageSet) -> tuple[Tensor, Tensor]:
-    """Labels of both sides as numbers that are equal where the labels are."""
+    """Returns the labels of both sides as numbers that are equal where the labels are."""
     numbers: dict[str, int] = {}
     query_numbers, gallery_numbers = (
         torch.tensor([numbers.setdefault(label, len(numbers)) for label in side.labels or ()])
@@ -271,7 +268,7 @@ def label_numbers(query: ImageSet, gallery: ImageSet) -> tuple[Tensor, Tensor]:
 
 
 def refuse_learned_classes(encoder: CLIPEncoder, protocol: Protocol) -> None:
-    """A test on held-out classes means nothing for a model that has learned some of them.
+    """Refuses to test a model on held-out classes of which it has learned some.
 
     Raises:
         DataError: it has.

@@ -21,6 +21,7 @@ from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.text import caption_of, embed_texts
 from lookalike.progress import Progress
 from lookalike.search.ranks import ranks_of_relevant
+from lookalike.search.rows import Embeddings
 
 TEXT_HEADLINE = (*(f"recall@{k}" for k in RECALL_KS), "mAP")
 """The metrics of text search that are reported."""
@@ -51,7 +52,7 @@ def text_queries(
 
 
 def search_by_text(
-    queries: TextQueries, gallery: ImageSet, gallery_embeddings: Float32[Tensor, "gallery dim"]
+    queries: TextQueries, gallery: ImageSet, gallery_embeddings: Embeddings
 ) -> QueryScores:
     """What each caption scores in the gallery, where the images of its class are right.
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from lookalike.errors import ModelError
-from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.encoder import CLIPEncoder, evaluation_mode
 from lookalike.model.quick_gelu import put_silu, scales_for_silu
 from lookalike.progress import others_hushed
 from lookalike.runtime.device import Runtime, has_fast_bf16
@@ -26,7 +26,8 @@ _GROUP = 128  # numbers of a row of activations that share a scale; divides the 
 
 
 def inference_form(encoder: CLIPEncoder, runtime: Runtime) -> EmbedBatch:
-    """What embeds images as `encoder(pixels)` does, for many batches of them.
+    """Returns a function that embeds batches as `encoder(pixels)` does in evaluation mode and
+    without gradients, in whichever mode the encoder is.
 
     In bf16 all weights are cast once, and what goes from layer to layer is bf16 as well, where
     autocast has most of it in float32 and casts again in each call. Embeddings have a cosine of
@@ -35,20 +36,21 @@ def inference_form(encoder: CLIPEncoder, runtime: Runtime) -> EmbedBatch:
     int8, which training never has, is `_in_int8`.
 
     Args:
-        encoder: in evaluation mode, on the runtime's device. Changes of its weights after this
-            need another form.
+        encoder: on the runtime's device. Changes of its weights after this need another form.
         runtime: device and precision.
 
     Raises:
         ModelError: int8 is wanted, and OpenVINO cannot compute the model.
     """
-    if runtime.precision == "int8":
-        return _in_int8(encoder, runtime)
-    fast = _in_bf16(encoder) if runtime.precision == "bf16" else None
+    with evaluation_mode(encoder):  # a copy stays in the mode that it is made in
+        if runtime.precision == "int8":
+            return _in_int8(encoder, runtime)
+        fast = _in_bf16(encoder) if runtime.precision == "bf16" else None
 
+    @torch.no_grad()  # inference_mode would spoil sharded weights for training
     def embed_batch(pixels: Tensor) -> Tensor:
         if fast is None:
-            with runtime.autocast():
+            with evaluation_mode(encoder), runtime.autocast():
                 embeddings: Tensor = encoder(pixels)
         else:
             embeddings = fast(fast.normalised(pixels).to(torch.bfloat16))
@@ -58,8 +60,8 @@ def inference_form(encoder: CLIPEncoder, runtime: Runtime) -> EmbedBatch:
 
 
 def _in_bf16(encoder: CLIPEncoder) -> CLIPEncoder | None:
-    """A copy with weights in bf16, and CLIP's activation in one operation; None for a model with
-    running statistics, or one of which this process has a part.
+    """Returns a copy with weights in bf16 and CLIP's activation in one operation; None for a model
+    with running statistics, or one of which this process has a part.
     """
     is_spread = any(isinstance(p, DTensor) for p in encoder.parameters())
     has_statistics = any(
@@ -79,7 +81,7 @@ def _in_bf16(encoder: CLIPEncoder) -> CLIPEncoder | None:
 
 
 def _in_int8(encoder: CLIPEncoder, runtime: Runtime) -> EmbedBatch:
-    """The encoder with products of 8-bit integers, by OpenVINO on a CPU.
+    """Returns the encoder with products of 8-bit integers, by OpenVINO on a CPU.
 
     Each output of a linear layer has its weights on 127 steps either side of 0, and each row of
     activations is put on such steps as it comes, in groups of 128 numbers with a scale of their own
@@ -117,7 +119,7 @@ def _in_int8(encoder: CLIPEncoder, runtime: Runtime) -> EmbedBatch:
 
 
 def _openvino() -> Any:
-    """OpenVINO, without the package by which it reports to its makers that it was imported.
+    """Imports OpenVINO without the package by which it reports to its makers that it was imported.
 
     It does without where there is none, so there is none while it is imported; unless the process
     has imported either already.
@@ -135,7 +137,7 @@ def _openvino() -> Any:
 
 
 def _graph(encoder: CLIPEncoder) -> Any:
-    """The encoder as OpenVINO's model: uint8 pixels in, embeddings out, any number of images.
+    """Returns the encoder as OpenVINO's model: any number of uint8 images in, embeddings out.
 
     By the front end alone: `openvino.convert_model`, which calls the same one, reports each use as
     well.

@@ -45,9 +45,9 @@ def add_lora(encoder: CLIPEncoder, *, rank: int, targets: str) -> None:
 @contextmanager
 def merged(encoder: CLIPEncoder) -> Iterator[None]:
     """Inside the block each W is W + 2 B A, and the encoder a plain one; afterwards all is, to
-    the bit, as before. Does nothing to an encoder without LoRA.
+    the bit, as before. Does nothing to an encoder without LoRA, or inside another such block.
     """
-    layers = [module for _, module in _lora_layers(encoder)]
+    layers = [module for _, module in _lora_layers(encoder) if not module.merged]
     weights = [layer.base_layer.weight.detach().clone() for layer in layers]
     try:
         _merge(layers)

@@ -182,7 +182,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             "expected a weights/encoder_epoch_XX.pth that lookalike train wrote"
         ) from error
     found = checkpoint.get("format") if isinstance(checkpoint, dict) else None
-    if found not in (CHECKPOINT_FORMAT, *_EARLIER_FORMATS):
+    if not isinstance(checkpoint, dict) or found not in (CHECKPOINT_FORMAT, *_EARLIER_FORMATS):
         raise CheckpointError(
             f"{shown(path)} is not a checkpoint of ours (format {found!r}, expected "
             f"{CHECKPOINT_FORMAT!r}); give a weights/encoder_epoch_XX.pth that lookalike train "

@@ -13,21 +13,31 @@ from torch import Tensor
 from lookalike.errors import DataError
 
 Matrix: TypeAlias = "Tensor | np.ndarray"
-Embeddings: TypeAlias = "Matrix | Sequence[Matrix]"
+Embeddings: TypeAlias = "Matrix | Sequence[Matrix] | Rows"
 
 
 class Rows:
     """Rows of one matrix, or of several that stand below each other, read a part at a time.
 
     Shards may be memory-mapped (`numpy.load(path, mmap_mode="r")`): only what is asked for is
-    read. Whatever their type, rows come out as float32.
+    read. Whatever their type, rows come out as float32. `rows[3]`, `rows[2:5]` and
+    `rows[positions]` give what they give of a tensor.
+
+    Args:
+        source: the rows; other `Rows` are taken as they are.
+        order: which of them these are, in this order; None: all.
 
     Raises:
         DataError: a shard is no matrix of numbers, or they differ in width.
     """
 
-    def __init__(self, source: Embeddings) -> None:
-        shards = [source] if isinstance(source, (Tensor, np.ndarray)) else list(source)
+    def __init__(self, source: Embeddings, order: Int64[np.ndarray, " n"] | None = None) -> None:
+        shards: list[Matrix]
+        if isinstance(source, Rows):
+            order = source._order if order is None else source._original(order)
+            shards = source._shards
+        else:
+            shards = [source] if isinstance(source, (Tensor, np.ndarray)) else list(source)
         for number, shard in enumerate(shards):
             what = f"shard {number} of the embeddings" if len(shards) > 1 else "the embeddings"
             if len(shard.shape) != 2:
@@ -37,16 +47,32 @@ class Rows:
             if shard.shape[1] != shards[0].shape[1]:
                 raise DataError(f"{what} is {shard.shape[1]}-d, the first {shards[0].shape[1]}-d; "
                                 "expected embeddings of one model")  # fmt: skip
-        self._shards = shards
+        self._shards: list[Matrix] = shards
         self._starts = np.cumsum([0] + [len(shard) for shard in shards])
+        self._order: Int64[np.ndarray, " n"] | None = order
         self.dim = int(shards[0].shape[1]) if shards else 0
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return int(self._starts[-1]) if self._order is None else len(self._order)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows, and their length."""
+        return len(self), self.dim
+
+    def __getitem__(self, which: int | slice | Tensor) -> Float32[Tensor, "*rows dim"]:
+        if isinstance(which, slice):
+            start, stop, step = which.indices(len(self))
+            return self.part(start, stop)[::step]
+        if isinstance(which, Tensor):
+            return self.take(which)
+        return self.part(which, which + 1)[0]
 
     def part(self, start: int, stop: int) -> Float32[Tensor, "rows dim"]:
-        """Rows `start` to `stop`, which may lie in several shards."""
+        """Returns rows `start` to `stop`, which may lie in several shards."""
         stop = min(stop, len(self))
+        if self._order is not None:
+            return self.take(torch.arange(start, max(start, stop)))
         pieces = []
         for shard, begin in zip(self._shards, self._starts[:-1], strict=True):
             low, high = max(start - begin, 0), min(stop - begin, len(shard))
@@ -55,10 +81,10 @@ class Rows:
         return pieces[0] if len(pieces) == 1 else torch.cat([torch.empty(0, self.dim), *pieces])
 
     def take(self, positions: Int64[Tensor, " n"]) -> Float32[Tensor, "n dim"]:
-        """The rows at these positions."""
-        if len(self._shards) == 1:
+        """Returns the rows at these positions."""
+        if len(self._shards) == 1 and self._order is None:
             return _taken(self._shards[0], positions)
-        wanted = positions.cpu().numpy()
+        wanted = self._original(positions.cpu().numpy())
         of_shard = np.searchsorted(self._starts, wanted, side="right") - 1
         rows = torch.empty(len(wanted), self.dim)
         for number in np.unique(of_shard):
@@ -67,8 +93,12 @@ class Rows:
             rows[torch.from_numpy(here)] = _taken(self._shards[number], inside).cpu()
         return rows
 
+    def _original(self, positions: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """Where the rows at these positions are in the shards."""
+        return positions if self._order is None else self._order[positions]
+
     def parts(self, rows: int) -> Iterator[tuple[int, int]]:
-        """Bounds of parts of so many rows that cover everything.
+        """Yields the bounds of parts of so many rows that cover everything.
 
         They come in an order that jumps about: galleries are often sorted by class, and a
         search that meets a bit of everything early on can pass over the rest quickly.

@@ -10,6 +10,7 @@ from lookalike.config import TrainConfig
 from lookalike.data.images import Unreadable
 from lookalike.data.reading.cache import DecodeCache
 from lookalike.data.reading.loader import ImageLoader
+from lookalike.embedding.embedder import Embedder
 from lookalike.errors import ConfigError, LookalikeError
 from lookalike.evaluation.drift import (
     Drift,
@@ -148,13 +149,17 @@ class Measurements:
         protocol, loader = self.protocol, self._loader
         assert protocol is not None, "there is nothing to measure on"
         assert loader is not None, "made with the protocol"
-        retrieval = evaluate_encoder(
+        embedder = Embedder(  # of the weights as they are now
             self._encoder,
+            runtime=self._runtime,
+            batch_size=self._config.eval_batch_size,
+            progress=self._progress,
+        )
+        retrieval = evaluate_encoder(
+            embedder,
             protocol,
             loader,
-            self._runtime,
             top_k_wanted=self._config.top_k,
-            batch_size=self._config.eval_batch_size,
             progress=self._progress,
             title=title,
         )

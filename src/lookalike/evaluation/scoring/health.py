@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lookalike.search.exclusions import Exclude, any_equal, equal_pairs
+from lookalike.search.rows import Rows
 
 Similarities = Float32[Tensor, " pairs"]
 
@@ -114,8 +115,8 @@ def separation(positives: Sequence[int], negatives: Sequence[int]) -> float | No
 
 
 def measure_health(
-    query: Float32[Tensor, "queries dim"],
-    gallery: Float32[Tensor, "gallery dim"],
+    query: Float32[Tensor, "queries dim"] | Rows,
+    gallery: Float32[Tensor, "gallery dim"] | Rows,
     labels: tuple[Int64[Tensor, " queries"], Int64[Tensor, " gallery"]] | None,
     *,
     exclude: Exclude = (),
@@ -123,9 +124,10 @@ def measure_health(
 ) -> dict[str, Any]:
     """All of the above, as it stands in a metrics file; None where there are no such pairs."""
     pairs = pair_similarities(query, gallery, labels, exclude=exclude, seed=seed)
-    rows = gallery
     if len(gallery) > RANK_ROWS:
         rows = gallery[torch.randperm(len(gallery), generator=_generator(seed))[:RANK_ROWS]]
+    else:
+        rows = gallery[:]
     histograms = _histograms(pairs)
     return {
         "separation": histograms and separation(histograms["positives"], histograms["negatives"]),
@@ -152,8 +154,8 @@ def _histograms(pairs: Pairs) -> dict[str, Any] | None:
 
 
 def pair_similarities(
-    query: Float32[Tensor, "queries dim"],
-    gallery: Float32[Tensor, "gallery dim"],
+    query: Float32[Tensor, "queries dim"] | Rows,
+    gallery: Float32[Tensor, "gallery dim"] | Rows,
     labels: tuple[Int64[Tensor, " queries"], Int64[Tensor, " gallery"]] | None,
     *,
     exclude: Exclude = (),
@@ -188,13 +190,13 @@ def pair_similarities(
 
 
 def _all_pairs(
-    query: Float32[Tensor, "queries dim"],
-    gallery: Float32[Tensor, "gallery dim"],
+    query: Float32[Tensor, "queries dim"] | Rows,
+    gallery: Float32[Tensor, "gallery dim"] | Rows,
     labels: tuple[Tensor, Tensor] | None,
     exclude: Exclude,
 ) -> Pairs:
     everything, of_one_class = [], []
-    columns = normalize(gallery, dim=1)
+    columns = normalize(gallery[:], dim=1)
     for part in _parts(len(query), len(gallery)):
         similarities = normalize(query[part], dim=1) @ columns.T
         keep = torch.ones_like(similarities, dtype=torch.bool)
@@ -231,7 +233,9 @@ def _allowed(rows: Tensor, columns: Tensor, exclude: Exclude) -> tuple[Tensor, T
     return rows[keep], columns[keep]
 
 
-def _of_pairs(query: Tensor, gallery: Tensor, rows: Tensor, columns: Tensor) -> Similarities:
+def _of_pairs(
+    query: Tensor | Rows, gallery: Tensor | Rows, rows: Tensor, columns: Tensor
+) -> Similarities:
     """The cosine similarity of each pair."""
     pieces = [
         (normalize(query[rows[part]], dim=1) * normalize(gallery[columns[part]], dim=1)).sum(dim=1)

@@ -1,0 +1,121 @@
+"""`lookalike.embed`: the embeddings of any number of images, as a folder that can go on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lookalike.config import EmbedConfig
+from lookalike.data.images import Unreadable, list_unreadable
+from lookalike.data.sources import load_unlabelled
+from lookalike.embedding.embedder import Embedder
+from lookalike.embedding.jobs import Plan, embed_parts
+from lookalike.embedding.shards import start_shards, unreadable_in, write_part
+from lookalike.errors import ConfigError, DataError, Interrupted
+from lookalike.files import shown, writable_folder
+from lookalike.progress import Progress, SilentProgress, counted, default_progress
+from lookalike.runtime.device import make_runtime
+from lookalike.runtime.world import World, joined
+
+
+@dataclass(frozen=True)
+class EmbedResult:
+    """The folder of embeddings, and what is in it.
+
+    `num_parts_before` were done already when the command began. `num_images` counts all images
+    of the source; those in `unreadable` have no row.
+    """
+
+    folder: Path
+    model_name: str
+    kind: str
+    dim: int
+    fingerprint: str
+    num_images: int
+    num_parts: int
+    num_parts_before: int
+    unreadable: list[Unreadable]
+
+    @property
+    def num_rows(self) -> int:
+        """The number of images that could be read."""
+        return self.num_images - len(self.unreadable)
+
+
+def embed(config: EmbedConfig, *, progress: Progress | None = None) -> EmbedResult:
+    """Embeds the images of a source into a folder of parts, `config.out`.
+
+    Each part is written when it is done, and never done twice: the same command, after it was
+    stopped or killed, embeds the parts that are missing. Processes that `torchrun` started embed a
+    share of the parts each; the rows are the same to the bit however many there are, if each
+    computes with as many threads. `open_shards` and `evaluate` read the folder.
+
+    Raises:
+        ConfigError: no images are named, or the folder lies among them.
+        DataError: there are no images, or not one that can be read.
+        OutputError: the folder holds embeddings of another model, other images or settings.
+        ModelError, CheckpointError: the model cannot be loaded.
+        Interrupted: Ctrl-C; the parts that are done are kept.
+    """
+    with joined() as world:
+        progress = (progress or default_progress()) if world.is_main else SilentProgress()
+        try:
+            return _embed(config, progress, world)
+        except KeyboardInterrupt:
+            raise Interrupted(f"stopped; the parts that are done are kept in {shown(config.out)}, "
+                              "and the same command goes on with the others") from None  # fmt: skip
+
+
+def _embed(config: EmbedConfig, progress: Progress, world: World) -> EmbedResult:
+    """The same, by processes that have joined."""
+    if config.data is None:
+        raise ConfigError("there is nothing to embed; name a folder of images or a table: "
+                          "lookalike embed IMAGES")  # fmt: skip
+    source, out = Path(config.data), Path(config.out)
+    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        raise ConfigError(f"out is {shown(out)}, inside the images in {shown(source)}, where it "
+                          "would be taken for some; choose another folder with --out")  # fmt: skip
+    images = load_unlabelled(config.data, progress)
+    writable_folder(out)
+    runtime = make_runtime(config.device, config.precision, config.num_workers, world)
+    embedder = Embedder(
+        config.model_name,
+        embedding=config.embedding,
+        exact_pixels=config.exact_pixels,
+        max_megapixels=config.max_megapixels,
+        batch_size=config.eval_batch_size,
+        progress=progress,
+        runtime=runtime,
+    )
+    batch_size = config.eval_batch_size
+    batches = -(-config.images_per_part // batch_size)
+    plan = Plan(len(images), batches * batch_size, batch_size)
+    progress.note(f"model    {config.model_name} · {embedder.kind} {embedder.dim}-d")
+    progress.note(f"images   {counted(len(images), 'image')} of {shown(source)}")
+    progress.note(f"device   {runtime.describe()}")
+    missing = world.on_main(
+        lambda: start_shards(
+            out, images, embedder, plan, overwrite=config.overwrite, progress=progress
+        )
+    )
+    before = plan.num_parts - len(missing)
+    if before:
+        progress.note(f"done     {before:,} of {counted(plan.num_parts, 'part')} before now")
+    for part in embed_parts(embedder, images, plan, missing[world.share_of(len(missing))]):
+        write_part(out, part)
+    world.all_gather_objects(None)  # all parts are there from here on
+    unreadable = unreadable_in(out)
+    if len(unreadable) == len(images):
+        raise DataError(f"none of the {len(images):,} images can be read: "
+                        f"{list_unreadable(unreadable)}")  # fmt: skip
+    return EmbedResult(
+        out,
+        config.model_name,
+        embedder.kind,
+        embedder.dim,
+        embedder.fingerprint,
+        len(images),
+        plan.num_parts,
+        before,
+        unreadable,
+    )

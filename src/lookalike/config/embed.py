@@ -1,0 +1,40 @@
+"""The options of `lookalike embed`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lookalike.config.groups import Basics
+from lookalike.config.options import option, same_option
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig(Basics):
+    """All that `lookalike embed` can be told.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    data: str | None = option(
+        None,
+        "the images to embed: a folder, however deep, or a table",
+        group="Images",
+        metavar="IMAGES",
+    )
+    model_name: str = same_option(Basics, "model_name")
+    images_per_part: int = option(
+        4096,
+        "images of each part, raised to whole batches; a part that is being embedded is what a "
+        "command that is killed loses",
+        group="Output",
+        at_least=1,
+    )
+    out: str = option(
+        "embeddings",
+        "folder that the embeddings are written to; where it holds some parts of the same "
+        "embeddings, only the others are embedded",
+        group="Output",
+        metavar="FOLDER",
+    )
+    overwrite: bool = option(False, "replace the embeddings that are there", group="Output")

@@ -1,0 +1,257 @@
+"""Embeddings as a folder of parts, each whole and durable, so that work that was killed goes on.
+
+manifest.json      format, list of images, embedder, settings
+images.csv         path (and label) of every image, in order
+part-00000.npy     float32, a row for each image of the part that could be read
+part-00000.json    written after it: rows, unreadable images, SHA-256 of the .npy
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from lookalike.data.images import ImageSet, Unreadable
+from lookalike.embedding.embedder import Embedder
+from lookalike.embedding.interchange import MANIFEST, columns_of, described, write_names
+from lookalike.embedding.jobs import Part, Plan
+from lookalike.errors import DataError, OutputError
+from lookalike.files import shown, write_json, write_whole
+from lookalike.progress import Progress
+
+FORMAT = "lookalike-embeddings-1"
+IMAGES = "images.csv"
+
+
+@dataclass(frozen=True)
+class Shards:
+    """A finished folder of embeddings, memory-mapped: only what is asked for is read.
+
+    `names[i]`, below the folder `root`, is the image of row i of the shards, which stand below each
+    other. `embedder` is what `Embedder.facts()` said of the model.
+    """
+
+    root: str
+    embeddings: list[Float32[np.ndarray, "rows dim"]]
+    names: list[str]
+    unreadable: dict[str, str]  # reasons by name
+    embedder: dict[str, Any]
+
+
+def start_shards(
+    folder: Path,
+    images: ImageSet,
+    embedder: Embedder,
+    plan: Plan,
+    *,
+    overwrite: bool,
+    progress: Progress,
+) -> list[int]:
+    """Prepares a folder, or goes on with one, and returns the numbers of the parts to do.
+
+    A part whose file is not the one that was written is done again, and said so.
+
+    Raises:
+        OutputError: the folder holds embeddings of another model, other images or other settings,
+            or cannot be written to.
+    """
+    manifest = {
+        "format": FORMAT,
+        "images": {"root": os.path.abspath(images.root), "fingerprint": images.fingerprint(),
+                   "num_images": len(images)},
+        "embedder": embedder.facts(),
+        "settings": {"precision": embedder.runtime.precision,
+                     "exact_pixels": embedder.preprocessing.exact,
+                     "max_megapixels": embedder.max_megapixels,
+                     "eval_batch_size": plan.batch_size, "images_per_part": plan.images_per_part},
+        "dtype": "float32",
+    }  # fmt: skip
+    if overwrite:
+        _clear(folder)
+    path = folder / MANIFEST
+    if path.exists():
+        _refuse_other(folder, _read_json(path), manifest)
+    else:
+        there = next(iter(sorted(folder.glob("part-*"))), None)
+        if there is not None:
+            raise OutputError(f"{shown(there)} is there, and no {MANIFEST} that tells what it is; "
+                              "choose another folder with --out")  # fmt: skip
+        write_names(folder / IMAGES, columns_of(images))
+        write_json(path, manifest)
+    for left in folder.glob(".*.tmp"):  # by a process that was killed
+        left.unlink()
+    done = [number for number in range(plan.num_parts) if _mark_of(folder, number).exists()]
+    broken = [number for number in done if not _is_whole(folder, number)]
+    if broken:
+        some = ", ".join(_file_of(folder, number).name for number in broken[:3])
+        more = f" and {len(broken) - 3:,} more" if len(broken) > 3 else ""
+        progress.warn(f"not as they were written, and done again: {some}{more} of {shown(folder)}")
+    return sorted({*range(plan.num_parts)} - {*done} | {*broken})
+
+
+def write_part(folder: Path, part: Part) -> None:
+    """Writes a part whole, and then its mark, from when on it is done.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    buffer = io.BytesIO()
+    np.save(buffer, part.embeddings.numpy())
+    mark = _mark_of(folder, part.number)
+    mark.unlink(missing_ok=True)  # of a part that is done again
+    write_whole(_file_of(folder, part.number), lambda file: file.write(buffer.getbuffer()))
+    write_json(
+        mark,
+        {
+            "rows": len(part.embeddings),
+            "unreadable": [
+                {"position": position, "path": one.path, "reason": one.reason}
+                for position, one in part.unreadable.items()
+            ],
+            "sha256": hashlib.sha256(buffer.getbuffer()).hexdigest(),
+        },
+    )
+
+
+def unreadable_in(folder: Path) -> list[Unreadable]:
+    """Lists what could not be read of the parts that are done, in order.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    return [
+        Unreadable(one["path"], one["reason"])
+        for mark in sorted(folder.glob("part-*.json"), key=_number_of)
+        for one in _read_json(mark)["unreadable"]
+    ]
+
+
+def open_shards(folder: Path) -> Shards:
+    """Opens a finished folder of embeddings without reading them.
+
+    Raises:
+        DataError: it is none of ours, not finished, or damaged.
+    """
+    manifest = _read_json(folder / MANIFEST)
+    if manifest.get("format") != FORMAT:
+        raise DataError(f"{shown(folder)} is in format {manifest.get('format')!r}; this version "
+                        f"reads {FORMAT!r}: install a newer one, or embed again")  # fmt: skip
+    plan = Plan(
+        manifest["images"]["num_images"], manifest["settings"]["images_per_part"], batch_size=1
+    )
+    missing = [n for n in range(plan.num_parts) if not _mark_of(folder, n).exists()]
+    if missing:
+        raise DataError(
+            f"{shown(folder)} is not finished: {plan.num_parts - len(missing):,} of "
+            f"{plan.num_parts:,} parts are done. Go on with the lookalike embed command that began "
+            "it"
+        )
+    try:
+        with open(folder / IMAGES, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            table = csv.reader(file)
+            next(table)
+            names = [row[0] for row in table]
+    except OSError as error:
+        raise DataError(f"cannot read {shown(folder / IMAGES)}: {error.strerror}") from error
+    embeddings, unreadable = [], dict[int, str]()
+    for number in range(plan.num_parts):
+        mark, file_name = _read_json(_mark_of(folder, number)), _file_of(folder, number)
+        unreadable |= {one["position"]: one["reason"] for one in mark["unreadable"]}
+        if not mark["rows"]:
+            continue  # nothing that could be mapped
+        try:
+            rows = np.load(file_name, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{shown(file_name)} cannot be read or is not whole; the lookalike "
+                            "embed command that made it mends it") from error  # fmt: skip
+        expected = (mark["rows"], manifest["embedder"]["dim"])
+        if rows.shape != expected or rows.dtype != np.float32:
+            raise DataError(f"{shown(file_name)} holds {rows.dtype} of shape {rows.shape}; "
+                            f"expected float32 of {expected}")  # fmt: skip
+        embeddings.append(rows)
+    readable = [name for position, name in enumerate(names) if position not in unreadable]
+    return Shards(
+        manifest["images"]["root"],
+        embeddings,
+        readable,
+        {names[position]: reason for position, reason in unreadable.items()},
+        manifest["embedder"],
+    )
+
+
+def _refuse_other(folder: Path, there: dict[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises where a folder holds something else than what is to be written."""
+    differs = ""
+    if there.get("format") != FORMAT:
+        differs = f"format {there.get('format')!r}, and this version writes {FORMAT!r}"
+    elif there["embedder"]["fingerprint"] != now["embedder"]["fingerprint"]:
+        differs = (f"embeddings of {described(there['embedder'])}, and this model is "
+                   f"{described(now['embedder'])}")  # fmt: skip
+    elif there["images"]["fingerprint"] != now["images"]["fingerprint"]:
+        differs = f"embeddings of {_list_of(there)}, and these are {_list_of(now)}"
+    else:
+        changed = [f"{name} {there['settings'].get(name)} there, {value} now"
+                   for name, value in now["settings"].items()
+                   if there["settings"].get(name) != value]  # fmt: skip
+        if changed:
+            differs = f"embeddings made with other settings ({'; '.join(changed)})"
+    if differs:
+        raise OutputError(f"{shown(folder)} holds {differs}. Replace it with --overwrite, or "
+                          "choose another folder with --out")  # fmt: skip
+
+
+def _list_of(manifest: Mapping[str, Any]) -> str:
+    images = manifest["images"]
+    return (f"{images['num_images']:,} images of {shown(images['root'])} (list "
+            f"{images['fingerprint']})")  # fmt: skip
+
+
+def _clear(folder: Path) -> None:
+    """Removes what an earlier command wrote; the manifest last, as it tells what the rest is."""
+    if (folder / MANIFEST).exists():
+        for path in sorted(folder.glob("part-*.json")) + sorted(folder.glob("part-*.npy")):
+            path.unlink()
+        for name in (IMAGES, MANIFEST):
+            (folder / name).unlink(missing_ok=True)
+
+
+def _file_of(folder: Path, number: int) -> Path:
+    return folder / f"part-{number:05}.npy"
+
+
+def _mark_of(folder: Path, number: int) -> Path:
+    return folder / f"part-{number:05}.json"
+
+
+def _number_of(path: Path) -> int:
+    return int(path.stem.partition("-")[2])
+
+
+def _is_whole(folder: Path, number: int) -> bool:
+    """True where a part's file is the one that its mark tells of."""
+    path = _file_of(folder, number)
+    if not path.is_file():
+        return False
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    return bool(_read_json(_mark_of(folder, number)).get("sha256") == found)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{shown(path)} cannot be read as JSON ({error}); expected what lookalike "
+                        "embed writes") from error  # fmt: skip
+    if not isinstance(document, dict):
+        raise DataError(f"{shown(path)} holds no JSON object; expected what lookalike embed writes")
+    return document
