@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from types import TracebackType
 
 from lookalike.config import TrainConfig
 from lookalike.errors import LookalikeError, MissingExtraError, TrackerError
@@ -67,14 +66,9 @@ class Tracking:
     """
 
     def __init__(
-        self,
-        tracker: Tracker | None,
-        config: TrainConfig,
-        *,
-        run: str,
-        step: int,
-        progress: Progress,
-    ) -> None:
+        self, tracker: Tracker | None, config: TrainConfig,
+        *, run: str, step: int, progress: Progress,
+    ) -> None:  # fmt: skip
         self._tracker, self._progress, self._track = tracker, progress, config.track
         self._failing = self._warned = False
         self._last_step_at: float | None = None
@@ -116,9 +110,7 @@ class Tracking:
     def __enter__(self) -> Tracking:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._tell(lambda tracker: tracker.finish(whole=kind is None))
 
     def _tell(self, message: Callable[[Tracker], None]) -> None:
@@ -129,10 +121,8 @@ class Tracking:
         # Whatever a tracker fails of, such as a network or a disk: training must not end with it.
         except Exception as error:
             if not self._warned:
-                self._progress.warn(
-                    f"{self._track} failed, and misses a part of this run, which goes on: "
-                    f"{_told(error)}"
-                )
+                what = "failed, and misses a part of this run, which goes on"
+                self._progress.warn(f"{self._track} {what}: {_told(error)}")
             self._failing = self._warned = True
         else:
             self._failing = False

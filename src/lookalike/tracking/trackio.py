@@ -32,14 +32,9 @@ class TrackioTracker:
         self._trackio: Any = trackio
         with redirect_stdout(io.StringIO()):  # it prints, and stdout is for results
             self._run: Any = trackio.init(
-                project=run.project,
-                name=run.name,
-                config=dict(run.config),
-                resume="allow",
-                embed=False,
-                auto_log_cpu=False,
-                auto_log_gpu=False,
-            )
+                project=run.project, name=run.name, config=dict(run.config), resume="allow",
+                embed=False, auto_log_cpu=False, auto_log_gpu=False,
+            )  # fmt: skip
         return f"trackio show, where TRACKIO_DIR={shown(TRACKIO_DIR)}"
 
     def log_step(self, step: int, numbers: Mapping[str, float]) -> None:

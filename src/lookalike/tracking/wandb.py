@@ -32,19 +32,12 @@ class WandbTracker:
         """Keeps its local files in `wandb` in the run's tracking folder."""
         run.folder.mkdir(parents=True, exist_ok=True)
         wandb = self._wandb
+        # Without a console, for what we print is our own business.
+        settings = wandb.Settings(console="off", finish_timeout=120.0, finish_timeout_raises=True)
         self._run = wandb.init(
-            project=run.project,
-            id=run.id,
-            name=run.name,
-            dir=str(run.folder),
-            resume="allow",
-            config=dict(run.config),
-            settings=wandb.Settings(
-                console="off",  # what we print is our own business
-                finish_timeout=120.0,
-                finish_timeout_raises=True,
-            ),
-        )
+            project=run.project, id=run.id, name=run.name, dir=str(run.folder), resume="allow",
+            config=dict(run.config), settings=settings,
+        )  # fmt: skip
         for names, axis in (("train/*", "step"), ("epoch/*", "epoch"), ("test/*", "epoch")):
             self._run.define_metric(names, step_metric=axis)
         mode: str = self._run.settings.mode
