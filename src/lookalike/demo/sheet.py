@@ -35,7 +35,7 @@ def write_sheet(path: Path, retrieval: Retrieval, *, num_queries: int = 6, ranks
 
 
 def _paste(sheet: Image.Image, path: str, corner: tuple[int, int], colour: str) -> None:
-    """Pastes a framed thumbnail."""
+    """A framed thumbnail."""
     left, top = corner
     side = _THUMB_PX + 2 * _FRAME_PX
     ImageDraw.Draw(sheet).rounded_rectangle(
