@@ -118,6 +118,6 @@ SENTENCE_TRANSFORMERS = Form(
     _embed,
     tolerance=1e-4,
     extra="sentence-transformers",
-    modules=("sentence_transformers.base.modules.transformer",),
+    modules=("sentence_transformers", "sentence_transformers.base.modules.transformer"),
     needs="sentence-transformers needs its release 5.4 or newer",
 )
