@@ -376,7 +376,7 @@ def test_the_best_epoch_is_marked_and_its_checkpoint_named(
         (Best(2, "MRR", 0.2, Path("weights/encoder_epoch_02.pth")),
          "Best by MRR: epoch 2 (0.2000), weights/encoder_epoch_02.pth"),
         (Best(1, "MRR", 0.1), "epoch 1 (0.1000); its checkpoint is not in the run's folder."),
-        (Best(0, "MRR", 0.3), "epoch 0 (0.3000), the model as it came: training did not help"),
+        (Best(0, "MRR", 0.3), "epoch 0 (0.3000), the baseline: training did not help"),
     ]:  # fmt: skip
         tables.print_history(history, one)
         shown = capsys.readouterr().out

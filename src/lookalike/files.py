@@ -21,10 +21,7 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
     The content goes to a temporary file beside `path`, is flushed to the disk, and is renamed
     over it; if anything fails on the way the temporary file is removed and `path` is untouched.
-
-    Args:
-        path: where the file shall appear; missing folders are made.
-        write: is handed the open binary file and writes all of it.
+    Missing folders are made.
 
     Raises:
         OutputError: the file cannot be written; says why and what is left standing.
@@ -48,12 +45,9 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 def write_folder_whole(folder: Path, write: Callable[[Path], None]) -> None:
     """Writes a folder so that it holds either what it held before or all of the new.
 
-    The files go to a temporary folder beside `folder`, are flushed to the disk, and take its
-    place; if anything fails on the way the temporary folder is removed and `folder` is untouched.
-
-    Args:
-        folder: where the files shall appear; missing folders above it are made.
-        write: is handed the temporary folder and writes all of the files into it.
+    `write` puts the files into a temporary folder beside `folder`; they are flushed to the disk,
+    and it takes the place of `folder`. If anything fails on the way the temporary folder is
+    removed and `folder` is untouched. Missing folders above it are made.
 
     Raises:
         OutputError: the files cannot be written; says why and what is left standing.
@@ -95,11 +89,7 @@ def write_json(path: Path, document: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes text as UTF-8, whole; lone surrogates as their escapes."""
     encoded = text.encode("utf-8", "backslashreplace")
-
-    def write(file: IO[bytes]) -> None:
-        file.write(encoded)
-
-    write_whole(path, write)
+    write_whole(path, lambda file: file.write(encoded))
 
 
 def writable_folder(folder: Path) -> Path:
@@ -118,17 +108,16 @@ def writable_folder(folder: Path) -> Path:
 
 
 def shown(name: str | os.PathLike[str]) -> str:
-    """A file name as one line of printable text, whatever bytes it is made of."""
+    """Returns a file name as one line of printable text, whatever bytes it is made of."""
     text = os.fspath(name).encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _sync_files(folder: Path) -> None:
     """Makes everything below a folder durable."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with open(path, "r+b") as file:
-                os.fsync(file.fileno())
+    for path in filter(Path.is_file, folder.rglob("*")):
+        with open(path, "r+b") as file:
+            os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:
@@ -144,15 +133,12 @@ def _sync_folder(folder: Path) -> None:
 
 def _explain(path: Path, error: OSError) -> str:
     """Returns what happened and what to do, for the failures people meet."""
-    advice = {
-        errno.ENOSPC: "Free some room or choose another disk with --out",
-        errno.EDQUOT: "Free some room or choose another disk with --out",
-        errno.EFBIG: "Free some room or choose another disk with --out",
-        errno.EACCES: "Choose a folder you may write to with --out",
-        errno.EPERM: "Choose a folder you may write to with --out",
-        errno.EROFS: "Choose a folder you may write to with --out",
-        errno.ENOTDIR: "Choose a folder, not a file, with --out",
-        errno.EEXIST: "Choose a folder, not a file, with --out",
-    }.get(error.errno or 0, "Choose another folder with --out")
+    advice = "Choose another folder with --out"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        advice = "Free some room or choose another disk with --out"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        advice = "Choose a folder you may write to with --out"
+    elif error.errno in (errno.ENOTDIR, errno.EEXIST):
+        advice = "Choose a folder, not a file, with --out"
     why = error.strerror or str(error)
     return f"cannot write {shown(path)}: {why}. Files written before are untouched. {advice}."

@@ -1,7 +1,6 @@
 """What long work shows while it runs: live bars on a terminal, plain lines elsewhere.
 
-Everything here goes to stderr; results go to stdout and are somebody else's business. Rooms
-below the command line are handed a `Progress` and never print.
+All of it goes to stderr. What lies below the command line is handed a `Progress`, and never prints.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -24,9 +24,7 @@ WORTH_A_LINE_S = 0.5  # what took less needs no line to say that it is done
 
 @contextmanager
 def others_hushed() -> Iterator[None]:
-    """Inside the block warnings and log lines of other packages are held back, for a step of theirs
-    that remarks on itself whatever it is given; what goes wrong is raised all the same.
-    """
+    """Holds back warnings and log lines of other packages; errors are raised all the same."""
     level = logging.root.manager.disable
     logging.disable(max(level, logging.ERROR))
     try:
@@ -38,7 +36,7 @@ def others_hushed() -> Iterator[None]:
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:
-    """A number with what it counts, which is `many` (`one` with an s) unless there is one.
+    """Returns a number with what it counts, which is `many` (`one` with an s) unless there is one.
 
     >>> counted(1, "query", "queries"), counted(2485, "image")
     ('1 query', '2,485 images')
@@ -50,7 +48,7 @@ class Task(Protocol):
     """One piece of long work under way."""
 
     def advance(self, amount: int = 1, **stats: float) -> None:
-        """`amount` more units are done; `stats` (loss=..., lr=...) stand beside the bar."""
+        """Counts `amount` more units; `stats` (loss=..., lr=...) are shown beside the bar."""
 
 
 class Progress(Protocol):
@@ -65,11 +63,11 @@ class Progress(Protocol):
     def task(
         self, title: str, total: int, unit: str = "images", done: int = 0
     ) -> AbstractContextManager[Task]:
-        """A piece of work of `total` units, `done` of them before now, while the block runs."""
+        """Shows work of `total` units, `done` of them before now, while the block runs."""
 
 
 def default_progress(stream: IO[str] | None = None) -> Progress:
-    """Live bars if `stream` (default: stderr) is a terminal that can draw them, else lines."""
+    """Returns live bars where `stream` (default: stderr) is a terminal, else plain lines."""
     from rich.console import Console
 
     stream = stream or sys.stderr
@@ -88,10 +86,8 @@ class SilentProgress:
 
     @contextmanager
     def task(self, title: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Task]:
-        yield _SilentTask()
+        yield self
 
-
-class _SilentTask:
     def advance(self, amount: int = 1, **stats: float) -> None: ...
 
 
@@ -120,41 +116,43 @@ class PlainProgress:
         print(safe, file=self._stream, flush=True)
 
 
+@dataclass
 class _PlainTask:
     """Counts, and writes a line when the last one is old enough."""
 
-    def __init__(
-        self, line: Callable[[str], None], title: str, total: int, unit: str, done: int
-    ) -> None:
-        self._line, self._title, self._total, self._unit = line, title, total, unit
-        self._done, self._already = done, done
-        self._stats: dict[str, float] = {}
-        self._start = self._last = time.monotonic()
+    line: Callable[[str], None]
+    title: str
+    total: int
+    unit: str
+    done: int
+
+    def __post_init__(self) -> None:
+        self.already = self.done
+        self.stats: dict[str, float] = {}
+        self.start = self.last = time.monotonic()
 
     def advance(self, amount: int = 1, **stats: float) -> None:
-        self._done += amount
-        self._stats = stats
+        self.done += amount
+        self.stats = stats
         now = time.monotonic()
-        if now - self._last >= BETWEEN_LINES_S and self._done < self._total:
-            self._last = now
-            self._write(now)
+        if now - self.last >= BETWEEN_LINES_S and self.done < self.total:
+            self.last = now
+            self.write(now - self.start)
 
     def close(self) -> None:
-        now = time.monotonic()
-        if now - self._start >= WORTH_A_LINE_S:
-            self._write(now)
+        seconds = time.monotonic() - self.start
+        if seconds >= WORTH_A_LINE_S:
+            self.write(seconds)
 
-    def _write(self, now: float) -> None:
-        seconds = max(now - self._start, 1e-9)
-        rate = (self._done - self._already) / seconds
-        parts = [f"{self._title}: {self._done:,}/{self._total:,} {self._unit}"]
-        parts += [f"{rate:,.1f} {self._unit}/s"]
-        parts += [f"{name} {value:.4g}" for name, value in self._stats.items()]
-        if self._done < self._total and rate > 0:
-            parts.append(f"{_clock((self._total - self._done) / rate)} left")
-        else:
-            parts.append(f"took {_clock(seconds)}")
-        self._line(" · ".join(parts))
+    def write(self, seconds: float) -> None:
+        rate = (self.done - self.already) / max(seconds, 1e-9)
+        left = self.total - self.done
+        parts = [f"{self.title}: {self.done:,}/{self.total:,} {self.unit}"]
+        parts += [f"{rate:,.1f} {self.unit}/s"]
+        parts += [f"{name} {value:.4g}" for name, value in self.stats.items()]
+        more = left > 0 and rate > 0
+        parts += [f"{_clock(left / rate)} left" if more else f"took {_clock(seconds)}"]
+        self.line(" · ".join(parts))
 
 
 class LiveProgress:
@@ -164,9 +162,7 @@ class LiveProgress:
         self._console = console
 
     def note(self, message: str) -> None:
-        from rich.text import Text
-
-        self._console.print(Text(message), soft_wrap=True)
+        self._console.print(message, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def warn(self, message: str) -> None:
         from rich.text import Text
@@ -175,25 +171,18 @@ class LiveProgress:
 
     @contextmanager
     def task(self, title: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Task]:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
+        from rich import progress as rich
 
         wide = self._console.width >= _WIDE
-        with Progress(
-            TextColumn("{task.description:<19}", markup=False),
-            BarColumn(bar_width=28 if wide else 8),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            *((TimeElapsedColumn(), TextColumn("[dim]gone,")) if wide else ()),
-            TimeRemainingColumn(),
-            TextColumn("[dim]left"),
-            TextColumn("{task.fields[stats]}", style="dim", markup=False),
+        with rich.Progress(
+            rich.TextColumn("{task.description:<19}", markup=False),
+            rich.BarColumn(bar_width=28 if wide else 8),
+            rich.MofNCompleteColumn(),
+            rich.TextColumn("{task.fields[rate]}"),
+            *((rich.TimeElapsedColumn(), rich.TextColumn("[dim]gone,")) if wide else ()),
+            rich.TimeRemainingColumn(),
+            rich.TextColumn("[dim]left"),
+            rich.TextColumn("{task.fields[stats]}", style="dim", markup=False),
             console=self._console,
         ) as bars:
             row = bars.add_task(title, total=total, completed=done, rate="", stats="")
@@ -212,7 +201,7 @@ class LiveProgress:
 
 
 def _clock(seconds: float) -> str:
-    """Seconds as people say them: 42s, 3:07, 1:02:03."""
+    """Returns seconds as people say them: 42s, 3:07, 1:02:03."""
     if round(seconds) < 60:
         return f"{seconds:.0f}s"
     minutes, rest = divmod(round(seconds), 60)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lookalike.cli import tables
 from lookalike.cli.verb import Verb, configured, print_json
 from lookalike.config import BenchConfig
-from lookalike.progress import counted
+from lookalike.progress import counted, default_progress
 
 if TYPE_CHECKING:
     from lookalike.commands.bench import BenchResult
@@ -19,7 +19,6 @@ def _run(given: argparse.Namespace) -> None:
     if config is None:
         return
     from lookalike.commands.bench import bench
-    from lookalike.progress import default_progress
 
     progress = default_progress()
     result = bench(config, progress=progress)
@@ -31,7 +30,7 @@ def _run(given: argparse.Namespace) -> None:
 
 
 def print_bench(result: BenchResult) -> None:
-    """What was measured, one row a stage; what it means; how long many images would take."""
+    """Prints one row a stage; what that means; how long many images would take."""
     speed, shares = result.speed, result.speed.shares()
     images, batch_size = speed.images, speed.machine.batch_size
     formats = ", ".join(f"{number:,} {name}" for name, number in images.formats.items())
@@ -40,20 +39,13 @@ def print_bench(result: BenchResult) -> None:
         f"{images.median_megapixels:.2g} megapixels, {images.median_kilobytes:,.0f} kB"
     )
     rows = [
-        [
-            one.name,
-            f"{one.median_ms:,.2f}",
-            f"{one.mean_ms:,.2f}",
-            str(one.at_a_time),
-            f"{one.images_per_s:,.1f}",
-            f"{shares[one.name]:.0%}",
-        ]
+        [one.name, f"{one.median_ms:,.2f}", f"{one.mean_ms:,.2f}", str(one.at_a_time),
+         f"{one.images_per_s:,.1f}", f"{shares[one.name]:.0%}"]
         if one.images_per_s
         else [one.name, *["-"] * 5]  # no transfer on a CPU
         for one in speed.stages
-    ]
-    header = ["", "median ms", "mean ms", "at a time", "images/s", "share"]
-    tables.print_table(header, rows)
+    ]  # fmt: skip
+    tables.print_table(["", "median ms", "mean ms", "at a time", "images/s", "share"], rows)
     batch_ms = speed.stage("model").median_ms * batch_size
     lines = [
         ("model alone", f"{speed.model_alone:,.1f} images/s",
@@ -61,10 +53,8 @@ def print_bench(result: BenchResult) -> None:
         ("all together", f"{speed.whole:,.1f} images/s", f"{speed.reached:.0%} of that"),
     ]  # fmt: skip
     if speed.machine.num_workers:
-        workers = counted(speed.machine.num_workers, "worker")
-        lines.append(
-            ("before that", f"{result.workers_start_s:,.1f} seconds", f"to start {workers}")
-        )
+        workers = f"to start {counted(speed.machine.num_workers, 'worker')}"
+        lines.append(("before that", f"{result.workers_start_s:,.1f} seconds", workers))
     for what, value, note in lines:
         print(f"{what:<12}  {value:>22}   {note}")
     print()
@@ -76,7 +66,7 @@ def print_bench(result: BenchResult) -> None:
 
 
 def _duration(seconds: float) -> str:
-    """How long that is, as people say it."""
+    """Returns a time as people say it."""
     for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:,.1f} {unit}"

@@ -10,7 +10,7 @@ from lookalike.cli.tables import print_files, print_wrapped
 from lookalike.cli.verb import Verb, configured, print_json
 from lookalike.config import CheckConfig
 from lookalike.files import shown
-from lookalike.progress import counted
+from lookalike.progress import counted, default_progress
 
 if TYPE_CHECKING:
     from lookalike.checks.findings import CheckResult, ClassSizes, Finding, Kind
@@ -26,7 +26,6 @@ def _run(given: argparse.Namespace) -> int | None:
     if config is None:
         return None
     from lookalike.commands.check import check
-    from lookalike.progress import default_progress
 
     result = check(config, progress=default_progress())
     if given.json:
@@ -37,7 +36,7 @@ def _run(given: argparse.Namespace) -> int | None:
 
 
 def print_findings(result: CheckResult) -> None:
-    """The verdict, what was found, and where all of it lies."""
+    """Prints the verdict, what was found, and where all of it lies."""
     for split in result.splits:
         found = counted(split.num_classes or 0, "class", "classes")
         classes = found if split.num_classes else "no labels"

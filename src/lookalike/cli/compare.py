@@ -28,9 +28,7 @@ def _run(given: argparse.Namespace) -> None:
     from lookalike.commands.compare import compare
 
     comparison = compare(
-        given.results,
-        different_protocols=given.different_protocols,
-        by_class=given.by_class,
+        given.results, different_protocols=given.different_protocols, by_class=given.by_class
     )
     if not given.json:
         print_comparison(comparison)
@@ -51,7 +49,7 @@ def _run(given: argparse.Namespace) -> None:
 
 
 def print_comparison(comparison: Comparison) -> None:
-    """One row a result, then one block a test against the first."""
+    """Prints one row a result, then one block a test against the first."""
     from lookalike.evaluation.scoring.scores import HEADLINE
 
     rows = []

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from inspect import cleandoc
 from pathlib import Path
 
-from lookalike.cli.verb import Verb, paragraphs, print_json
+from lookalike.cli import tables
+from lookalike.cli.verb import Verb, print_json
 from lookalike.files import shown
+from lookalike.progress import default_progress
 
 _YOUR_TURN = """
     These images are invented and the encoder is a toy; the pipeline is the real one. On your
@@ -26,21 +29,20 @@ def _add(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(given: argparse.Namespace) -> None:
-    from lookalike.cli import tables
     from lookalike.commands.demo import SHEET, demo
     from lookalike.evaluation.results import report_file
-    from lookalike.progress import default_progress
 
-    result = demo(Path(given.out), seed=given.seed, progress=default_progress())
+    out = Path(given.out)
+    result = demo(out, seed=given.seed, progress=default_progress())
     if given.json:
         print_json({"history": [asdict(one) for one in result.history]})
         return
     tables.print_history(result.history, result.best)
     if result.retrieval is not None:
         tables.print_preview(result.retrieval)
-        print(f"Six queries and their results, as an image: {shown(Path(given.out) / SHEET)}")
-        print(f"The whole report, to open in a browser: {shown(report_file(Path(given.out)))}\n")
-    print(paragraphs(_YOUR_TURN))
+        print(f"Six queries and their results, as an image: {shown(out / SHEET)}")
+        print(f"The whole report, to open in a browser: {shown(report_file(out))}\n")
+    print(cleandoc(_YOUR_TURN))
 
 
 VERB = Verb(

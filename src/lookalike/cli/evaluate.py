@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import asdict
 
-from lookalike.cli.verb import Verb, configured, finite, print_json
+from lookalike.cli import tables
+from lookalike.cli.verb import Verb, configured, print_json
 from lookalike.config import EvaluateConfig
 from lookalike.files import shown
+from lookalike.progress import default_progress
 
 
 def _run(given: argparse.Namespace) -> None:
     config = configured(given, EvaluateConfig)
     if config is None:
         return
-    from lookalike.cli import tables
     from lookalike.commands.evaluate import evaluate
-    from lookalike.progress import default_progress
 
     progress = default_progress()
     result = evaluate(config, progress=progress)
     if given.json:
+        # JSON has no infinity, such as a rank beyond what a run retrieved.
+        metrics = {k: v if math.isfinite(v) else None for k, v in (result.metrics or {}).items()}
         print_json(
             {
-                "metrics": finite(result.metrics),
+                "metrics": metrics or None,
                 "text_metrics": result.text_metrics,
                 "files": [shown(path) for path in result.files],
                 "unreadable": [asdict(one) for one in result.unreadable],

@@ -10,6 +10,7 @@ from lookalike.cli.tables import print_files
 from lookalike.cli.verb import Verb, configured, print_json
 from lookalike.config import ExportConfig
 from lookalike.files import shown
+from lookalike.progress import default_progress
 
 if TYPE_CHECKING:
     from lookalike.commands.export import ExportResult
@@ -20,7 +21,6 @@ def _run(given: argparse.Namespace) -> None:
     if config is None:
         return
     from lookalike.commands.export import export
-    from lookalike.progress import default_progress
 
     result = export(config, progress=default_progress())
     if not given.json:
@@ -39,7 +39,7 @@ def _run(given: argparse.Namespace) -> None:
 
 
 def print_export(result: ExportResult) -> None:
-    """What was exported, how sure that is, and where it lies."""
+    """Prints what was exported, how sure that is, and where it lies."""
     print(f"Exported: {result.kind} embeddings of {result.dim:,} numbers.")
     print(f"Checked: {result.agreement.in_words()}.")
     if result.unmeasured:

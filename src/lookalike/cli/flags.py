@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import difflib
 import sys
 import typing
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, NoReturn
 
 from lookalike.config.settings import options_by_group
@@ -17,7 +17,9 @@ class Parser(argparse.ArgumentParser):
     """Argument parser whose errors name the nearest flag there is."""
 
     def __init__(self, **options: Any) -> None:  # argparse makes sub-parsers by keywords too
-        super().__init__(**{**options, "allow_abbrev": False, "formatter_class": _HelpFormatter})
+        # Keeps the paragraphs of descriptions and gives flags room.
+        form = partial(argparse.RawDescriptionHelpFormatter, max_help_position=34, width=100)
+        super().__init__(**{**options, "allow_abbrev": False, "formatter_class": form})
 
     def error(self, message: str) -> NoReturn:
         stop = "" if message.endswith("?") else "."
@@ -31,32 +33,21 @@ class Parser(argparse.ArgumentParser):
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """A hint at the known word that was perhaps meant."""
+    """Returns a hint at the known word that was perhaps meant."""
     begun = [one for one in known if len(word) > 2 and one.startswith(word)]
     near = begun or difflib.get_close_matches(word, known, n=1, cutoff=0.7)
     return f"; did you mean {near[0]}?" if near else ""
 
 
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the paragraphs of descriptions and gives flags room."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=34, width=100)
-
-
 def add_options(
-    parser: argparse.ArgumentParser,
-    cls: type,
-    *,
-    leave_out: Sequence[str] = (),
-    show: Sequence[str] | None = None,
+    parser: argparse.ArgumentParser, cls: type, *, leave_out: str, show: Sequence[str] | None
 ) -> None:
-    """Adds a flag for each option of a configuration. Flags not given leave no trace.
+    """Adds a flag for each option of a configuration, in groups. Flags not given leave no trace.
 
     Args:
-        parser: gets the flags, in groups.
+        parser: gets the flags.
         cls: the configuration.
-        leave_out: options without a flag.
+        leave_out: an option without a flag.
         show: options that the help shows, in this order within a group; None: all.
     """
     hints = typing.get_type_hints(cls)
@@ -65,45 +56,29 @@ def add_options(
         if show is not None:
             options.sort(key=lambda one: show.index(one.name) if one.name in show else len(show))
         for option in options:
-            if option.name not in leave_out:
-                is_shown = show is None or option.name in show
-                _add_flag(group, option, hints[option.name], is_shown=is_shown)
-
-
-def _add_flag(group: Any, option: dataclasses.Field[Any], hint: Any, *, is_shown: bool) -> None:
-    flag = "--" + option.name.replace("_", "-")
-    text = option.metadata["help"].replace("%", "%%")
-    if hint is bool:
-        group.add_argument(
-            flag,
-            action=argparse.BooleanOptionalAction,
-            default=argparse.SUPPRESS,
-            help=f"{text} (default: {'on' if option.default else 'off'})"
-            if is_shown
-            else argparse.SUPPRESS,
-        )
-        return
-    if option.default is not None:
-        text += f" (default: {_default(option.default)})"
-    metavar = option.metadata["metavar"] or _metavar(hint)
-    group.add_argument(
-        flag,
-        default=argparse.SUPPRESS,
-        metavar=metavar,
-        help=text if is_shown else argparse.SUPPRESS,
-    )
-
-
-def _default(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+            if option.name == leave_out:
+                continue
+            hint, default = hints[option.name], option.default
+            if hint is bool:
+                takes: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
+                default = "on" if default else "off"
+            else:
+                takes = {"metavar": option.metadata["metavar"] or _metavar(hint)}
+            text = option.metadata["help"].replace("%", "%%")
+            if default is not None:
+                shown = f"{default:g}" if isinstance(default, float) else default
+                text += f" (default: {shown})"
+            group.add_argument(
+                "--" + option.name.replace("_", "-"),
+                default=argparse.SUPPRESS,
+                help=text if show is None or option.name in show else argparse.SUPPRESS,
+                **takes,
+            )
 
 
 def _metavar(hint: Any) -> str:
-    """What a flag takes, in one word."""
+    """Returns what a flag takes, in one word."""
+    kinds = typing.get_args(hint) or (hint,)
     if typing.get_origin(hint) is Literal:
-        return "|".join(typing.get_args(hint))
-    options = typing.get_args(hint) or (hint,)
-    for option, word in ((int, "N"), (float, "X"), (str, "TEXT")):
-        if option in options:
-            return word
-    return "VALUE"
+        return "|".join(kinds)
+    return next(word for kind, word in ((int, "N"), (float, "X"), (str, "TEXT")) if kind in kinds)

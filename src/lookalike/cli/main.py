@@ -7,10 +7,11 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from functools import partial
+from inspect import cleandoc
 
 from lookalike import __version__
 from lookalike.cli.flags import Parser, nearest
-from lookalike.cli.verb import paragraphs
 from lookalike.cli.verbs import VERBS
 from lookalike.errors import ConfigError, Interrupted, LookalikeError
 
@@ -34,27 +35,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:  # of torchrun
         return _run_together(words)
     given = _parse(words)
-    return _end(lambda: given.verb.run(given), print_error)
-
-
-def print_error(message: str) -> None:
-    """Prints an error to stderr."""
-    print(message, file=sys.stderr)
+    return _end(lambda: given.verb.run(given), partial(print, file=sys.stderr))
 
 
 def _end(work: Callable[[], int | None], tell: Callable[[str], None]) -> int:
     """Carries out a command, and turns how it ends into a message and an exit code."""
     try:
         return work() or 0
-    except Interrupted as stopped:
-        tell(f"lookalike: {stopped}")
+    except (Interrupted, KeyboardInterrupt) as stopped:
+        tell(f"lookalike: {str(stopped) or 'stopped'}")
         return INTERRUPTED
     except LookalikeError as error:
         tell(f"lookalike: {error}")
         return USAGE_ERROR
-    except KeyboardInterrupt:
-        tell("lookalike: stopped")
-        return INTERRUPTED
     except BrokenPipeError:  # whoever read the results, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -96,28 +89,14 @@ def _run_together(words: Sequence[str]) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line as argparse understands it, misspelt words answered with the nearest."""
-    parser = _parser(show_all="--help-all" in arguments)
-    names = [verb.name for verb in VERBS]
-    first = arguments[0] if arguments else "--help"
-    if first.startswith("-") and first not in ("-h", "--help", "--version"):
-        parser.refuse_unknown([first])
-    if not first.startswith("-") and first not in names:
-        parser.error(f"unknown command {first}{nearest(first, names)}")
-    given, unknown = parser.parse_known_args(arguments or ["--help"])
-    if unknown:
-        given.parser.refuse_unknown(unknown)
-    return given
-
-
-def _parser(*, show_all: bool) -> Parser:
+    """Returns the command line as argparse understands it; names the nearest of misspelt words."""
     parser = Parser(
         prog="lookalike",
-        description=paragraphs("""
+        description=cleandoc("""
             Image retrieval that works on your own images: fine-tune a CLIP vision encoder so
             that images of the same thing land together, and measure how much better it got.
         """),
-        epilog=paragraphs("""
+        epilog=cleandoc("""
             See it work, with nothing but this package (about two minutes):
               lookalike demo
 
@@ -129,5 +108,14 @@ def _parser(*, show_all: bool) -> Parser:
     parser.add_argument("--version", action="version", version=f"lookalike {__version__}")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for verb in VERBS:
-        verb.add_to(verbs, show_all=show_all)
-    return parser
+        verb.add_to(verbs, show_all="--help-all" in arguments)
+    names = [verb.name for verb in VERBS]
+    first = arguments[0] if arguments else "--help"
+    if first.startswith("-") and first not in ("-h", "--help", "--version"):
+        parser.refuse_unknown([first])
+    if not first.startswith("-") and first not in names:
+        parser.error(f"unknown command {first}{nearest(first, names)}")
+    given, unknown = parser.parse_known_args(arguments or ["--help"])
+    if unknown:
+        given.parser.refuse_unknown(unknown)
+    return given

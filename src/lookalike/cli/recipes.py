@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from inspect import cleandoc
 
-from lookalike.cli.verb import Verb, paragraphs, print_json, print_utf8
+from lookalike.cli.verb import Verb, print_json, print_utf8
 from lookalike.config.recipes import SHIPPED, find_recipe, shipped_text, summary
 
 _USE_A_RECIPE = """
@@ -21,16 +22,15 @@ def _add(parser: argparse.ArgumentParser) -> None:
 def _run(given: argparse.Namespace) -> None:
     if given.json:
         names = [given.name] if given.name else SHIPPED
-        recipes = {
-            name: {"summary": summary(name), "settings": find_recipe(name)} for name in names
-        }
-        print_json(recipes)
+        print_json(
+            {name: {"summary": summary(name), "settings": find_recipe(name)} for name in names}
+        )
     elif given.name:
         print_utf8(shipped_text(given.name))
     else:
         width = max(map(len, SHIPPED))
         lines = [f"{name:<{width}}  {summary(name)}" for name in SHIPPED]
-        print_utf8("\n".join(lines) + f"\n\n{paragraphs(_USE_A_RECIPE)}\n")
+        print_utf8("\n".join(lines) + f"\n\n{cleandoc(_USE_A_RECIPE)}\n")
 
 
 VERB = Verb(

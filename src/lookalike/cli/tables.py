@@ -1,4 +1,4 @@
-"""What a finished command prints: the closing table, a look at three queries, the files."""
+"""Printing for finished commands: the closing table, a look at three queries, the files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HARDLY_MOVED = 0.999  # mean cosine; what a learning rate far too small leaves
 
 
 def print_history(history: Sequence[EpochSummary], best: Best | None) -> None:
-    """One row an epoch, the best marked; the last row is the change from first to last."""
+    """Prints one row an epoch, the best marked, and the change from first to last."""
     from lookalike.evaluation.scoring.scores import HEADLINE
 
     if not any(one.loss is not None or one.metrics for one in history):
@@ -34,13 +34,10 @@ def print_history(history: Sequence[EpochSummary], best: Best | None) -> None:
     names = HEADLINE if history[-1].metrics else ()
     marked = best.epoch if best and len(history) > 1 else None
     rows = [
-        [
-            f"epoch {one.epoch}{' best' if one.epoch == marked else ''}",
-            number(one.loss),
-            *_numbers(one.metrics, names),
-        ]
+        [f"epoch {one.epoch}{' best' if one.epoch == marked else ''}", number(one.loss),
+         *_numbers(one.metrics, names)]
         for one in history
-    ]
+    ]  # fmt: skip
     if len(history) > 1 and history[0].metrics and history[-1].metrics:
         ends = (None, history[0].epoch, history[-1].epoch)
         what = "change" if marked in ends else "change to last"
@@ -51,11 +48,11 @@ def print_history(history: Sequence[EpochSummary], best: Best | None) -> None:
     _print_text_history(history)
 
 
-def _print_best(best: Best, drift: Drift | None = None) -> None:
-    """Which epoch to take, and by what; a line's end may be a long path."""
+def _print_best(best: Best, drift: Drift | None) -> None:
+    """Says which epoch to take, and by what; a line's end may be a long path."""
     which = f"Best by {best.metric}: epoch {best.epoch} ({number(best.value)})"
     if best.epoch == 0:
-        print(f"{which}, the model as it came: training did not help.")
+        print(f"{which}, the baseline: training did not help.")
         if drift and drift.mean_cosine > HARDLY_MOVED:
             print(
                 f"It hardly moved embeddings (mean cosine {drift.mean_cosine:.4f}): raise "
@@ -69,17 +66,17 @@ def _print_best(best: Best, drift: Drift | None = None) -> None:
 
 
 def _print_text_history(history: Sequence[EpochSummary]) -> None:
-    """The same of what training does to text search, and how far embeddings moved."""
+    """Prints the same for text search, and how far embeddings moved."""
     from lookalike.evaluation.text import TEXT_HEADLINE
 
     if not any(one.drift for one in history[1:]):
         return
     names = TEXT_HEADLINE if history[-1].text_metrics else ()
-    rows = []
-    for one in history:
-        cosine = one.drift.mean_cosine if one.drift else None
-        row = [f"epoch {one.epoch}", *_numbers(one.text_metrics, names), number(cosine)]
-        rows.append(row)
+    rows = [
+        [f"epoch {one.epoch}", *_numbers(one.text_metrics, names),
+         number(one.drift.mean_cosine if one.drift else None)]
+        for one in history
+    ]  # fmt: skip
     if history[0].text_metrics and history[-1].text_metrics:
         changes = _changes(history[0].text_metrics, history[-1].text_metrics, names)
         rows.append(["change", *changes, ""])
@@ -109,7 +106,7 @@ def print_trade_off(trade_off: TradeOff) -> None:
 
 
 def print_scores(scores: QueryScores) -> None:
-    """The headline metrics with their intervals, and how many queries they leave out."""
+    """Prints the headline metrics with their intervals, and how many queries they leave out."""
     from lookalike.evaluation.scoring.scores import HEADLINE
 
     _print_means(scores, HEADLINE)
@@ -117,7 +114,7 @@ def print_scores(scores: QueryScores) -> None:
 
 
 def print_text_scores(scores: QueryScores) -> None:
-    """The same of text search."""
+    """Prints the same for text search."""
     from lookalike.evaluation.text import TEXT_HEADLINE
 
     print("Images found by the names of their classes, as texts:")
@@ -133,7 +130,7 @@ def _print_means(scores: QueryScores, names: Sequence[str]) -> None:
 
 
 def print_unanswered(scores: QueryScores) -> None:
-    """How many queries the numbers leave out."""
+    """Prints how many queries the numbers leave out."""
     if scores.num_without_answer:
         print(
             f"{scores.num_without_answer:,} of {len(scores.labels):,} queries have no image of "
@@ -142,32 +139,28 @@ def print_unanswered(scores: QueryScores) -> None:
 
 
 def print_preview(retrieval: Retrieval) -> None:
-    """Three queries with their first few results, marked."""
-    total = len(retrieval.query)
+    """Prints three queries with their first few results, marked."""
+    query, gallery, total = retrieval.query, retrieval.gallery, len(retrieval.query)
     chosen = sorted({total // 6, total // 2, total * 5 // 6})
-    query_labels, gallery_labels = retrieval.query.labels, retrieval.gallery.labels
     print(f"Retrieved for {len(chosen)} of {counted(total, 'query', 'queries')}:")
     for i in chosen:
-        print(f"\n  {shown(retrieval.query.names[i])}")
+        print(f"\n  {shown(query.names[i])}")
         row = zip(retrieval.positions[i].tolist(), retrieval.similarities[i].tolist(), strict=True)
         for rank, (position, similarity) in enumerate(list(row)[:PREVIEW_RANKS], start=1):
             if position < 0:
                 break
             verdict = "     "
-            if query_labels and gallery_labels:
-                verdict = "right" if query_labels[i] == gallery_labels[position] else "wrong"
-            name = shown(retrieval.gallery.names[position])
+            if query.labels and gallery.labels:
+                verdict = "right" if query.labels[i] == gallery.labels[position] else "wrong"
+            name = shown(gallery.names[position])
             print(f"    {rank}  {verdict}  {similarity:.3f}  {name}")
     print()
 
 
 def print_files(files: Sequence[Any]) -> None:
-    """What was written."""
-    if not files:
-        return
-    print("Written:")
-    for path in files:
-        print(f"  {shown(path)}")
+    """Prints what was written."""
+    if files:
+        print("Written:", *(shown(path) for path in files), sep="\n  ")
 
 
 def tell_unreadable(
@@ -175,10 +168,7 @@ def tell_unreadable(
     progress: Progress,
     rest: str = "listed in full below results/",
 ) -> None:
-    """The files that could not be read, at the very end, where they are seen.
-
-    `rest` says where those are told that are left out here.
-    """
+    """Names files that could not be read; `rest` says where those are that are left out here."""
     if not unreadable:
         return
     progress.warn(f"{counted(len(unreadable), 'file')} could not be read and took no part:")

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lookalike.cli import tables
 from lookalike.cli.verb import Verb, options_of, print_json, print_utf8
 from lookalike.config import TrainConfig
 from lookalike.config.recipes import find_recipe
@@ -48,7 +49,6 @@ def _run(given: argparse.Namespace) -> None:
         print_utf8(format_recipe(config))
         return
 
-    from lookalike.cli import tables
     from lookalike.commands.train import train
     from lookalike.progress import default_progress
 
@@ -77,14 +77,14 @@ def _run(given: argparse.Namespace) -> None:
 
 
 def _best(best: Best | None) -> dict[str, Any] | None:
-    """The best epoch for JSON."""
+    """Returns the best epoch for JSON."""
     if best is None:
         return None
     return asdict(best) | {"checkpoint": shown(best.checkpoint) if best.checkpoint else None}
 
 
 def _mixtures(trade_off: TradeOff | None) -> dict[str, Any] | None:
-    """The trade-off as JSON has it, with the mixture that was chosen."""
+    """Returns the trade-off for JSON, with the mixture that was chosen."""
     return asdict(trade_off) | {"chosen": trade_off.chosen.alpha} if trade_off else None
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import math
 import sys
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import cleandoc
 from typing import Any, TypeVar
 
 from lookalike.cli.flags import Parser, add_options
@@ -24,34 +23,20 @@ _OTHERS = {"verb", "parser", "recipe", "print_config", "json", "resume"}
 
 @dataclass(frozen=True)
 class Verb:
-    """One command: `lookalike NAME`.
-
-    Attributes:
-        run: carries the command out and prints its results; returns the exit code, None for 0.
-        help: one line for `lookalike --help`.
-        usage: after `lookalike `.
-        description, examples: paragraphs above and below the flags, indented as in the source.
-        config: the configuration whose options are flags; None: the verb has none.
-        positional: the option that is given without a flag, and its help.
-        first: the flags that `--help` shows, where those of the configuration are too many for
-            one screen; `--help-all` shows the rest.
-        recipe_help: what `--recipe` takes and does.
-        add: adds the flags that no configuration has.
-        shares_work: whether processes that `torchrun` started carry it out together.
-    """
+    """One command: `lookalike NAME`."""
 
     name: str
-    run: Callable[[argparse.Namespace], int | None]
-    help: str
-    usage: str
-    description: str
-    examples: str
-    config: type | None = None
-    positional: tuple[str, str, str] | None = None
-    first: tuple[str, ...] = ()
+    run: Callable[[argparse.Namespace], int | None]  # prints results; returns the exit code
+    help: str  # one line for `lookalike --help`
+    usage: str  # after `lookalike `
+    description: str  # above the flags, indented as in the source
+    examples: str  # below the flags
+    config: type | None = None  # whose options are flags
+    positional: tuple[str, str, str] | None = None  # option without a flag: name, metavar, help
+    first: tuple[str, ...] = ()  # flags that `--help` shows if not all; `--help-all` does
     recipe_help: tuple[str, str] = ("FILE", "settings from a YAML file; flags win")
-    add: Callable[[argparse.ArgumentParser], None] | None = None
-    shares_work: bool = False
+    add: Callable[[argparse.ArgumentParser], None] | None = None  # flags of no configuration
+    shares_work: bool = False  # among the processes that `torchrun` started
 
     def add_to(self, verbs: Any, *, show_all: bool) -> None:
         """Adds the verb's parser to the command line's."""
@@ -59,15 +44,16 @@ class Verb:
             self.name,
             usage=f"lookalike {self.usage}",
             help=self.help,
-            description=paragraphs(self.description),
-            epilog=paragraphs(self.examples),
+            description=cleandoc(self.description),
+            epilog=cleandoc(self.examples),
         )
         if self.first:
             parser.add_argument("--help-all", action="help", help="show all options and exit")
+        unnamed = ""
         if self.positional is not None:
-            name, metavar, text = self.positional
+            unnamed, metavar, text = self.positional
             parser.add_argument(
-                name, nargs="?", default=argparse.SUPPRESS, metavar=metavar, help=text
+                unnamed, nargs="?", default=argparse.SUPPRESS, metavar=metavar, help=text
             )
         if self.add is not None:
             self.add(parser)
@@ -76,12 +62,8 @@ class Verb:
             parser.add_argument("--recipe", metavar=metavar, help=text)
             parser.add_argument("--print-config", action="store_true",
                                 help="print the settings as a recipe and exit")  # fmt: skip
-            add_options(
-                parser,
-                self.config,
-                leave_out=self.positional[:1] if self.positional else (),
-                show=self.first if self.first and not show_all else None,
-            )
+            show = self.first if self.first and not show_all else None
+            add_options(parser, self.config, leave_out=unnamed, show=show)
         parser.add_argument("--json", action="store_true",
                             help="print one JSON document instead of tables")  # fmt: skip
         parser.set_defaults(verb=self, parser=parser)
@@ -100,18 +82,6 @@ def configured(given: argparse.Namespace, cls: type[ConfigT]) -> ConfigT | None:
         print_utf8(format_recipe(config))
         return None
     return config
-
-
-def paragraphs(text: str) -> str:
-    """Returns a text without the indent it has in the source."""
-    return textwrap.dedent(text).strip()
-
-
-def finite(metrics: Mapping[str, float] | None) -> dict[str, float | None] | None:
-    """Returns metrics for JSON, which has no infinity: a rank beyond what a run retrieved."""
-    if metrics is None:
-        return None
-    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
 def print_json(document: Mapping[str, Any] | Sequence[Any]) -> None:

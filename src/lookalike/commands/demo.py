@@ -29,12 +29,11 @@ _MARK = ".lookalike-demo"  # tells a folder of ours, which may be emptied, from 
 def demo(out: Path, *, seed: int, progress: Progress) -> TrainResult:
     """Draws a catalogue, trains a toy encoder on it from nothing, and tests it on new classes.
 
-    Everything lands in `out`; a demo that was there before is replaced, any other folder with
-    something in it is refused. Beside the usual results there is an image, `SHEET`, of queries
-    and what was retrieved for them.
+    Everything lands in `out`; a demo that was there before is replaced. Beside the usual results
+    there is an image, `SHEET`, of queries and what was retrieved for them.
 
     Raises:
-        OutputError: `out` cannot be written, or is somebody else's.
+        OutputError: `out` cannot be written, or holds something else than a demo.
     """
     _make_room(out)
     progress.note(
@@ -46,36 +45,21 @@ def demo(out: Path, *, seed: int, progress: Progress) -> TrainResult:
     total = TRAIN_CLASSES * TRAIN_VIEWS + TEST_CLASSES * (QUERY_VIEWS + GALLERY_VIEWS)
     with progress.task("drawing a catalogue", total, "images") as task:
         write_catalogue(
-            images,
-            seed=seed,
-            num_train_classes=TRAIN_CLASSES,
-            num_test_classes=TEST_CLASSES,
-            views_per_class=TRAIN_VIEWS,
-            num_query_views=QUERY_VIEWS,
-            num_gallery_views=GALLERY_VIEWS,
-            size_px=SIZE_PX,
-            num_workers=min(4, os.cpu_count() or 1),
-            on_progress=task.advance,
-        )
+            images, seed=seed, num_train_classes=TRAIN_CLASSES, num_test_classes=TEST_CLASSES,
+            views_per_class=TRAIN_VIEWS, num_query_views=QUERY_VIEWS,
+            num_gallery_views=GALLERY_VIEWS, size_px=SIZE_PX,
+            num_workers=min(4, os.cpu_count() or 1), on_progress=task.advance,
+        )  # fmt: skip
     config = TrainConfig(
-        train=str(images / "train"),
-        query=str(images / "test" / "query"),
-        gallery=str(images / "test" / "gallery"),
+        train=str(images / "train"), query=str(images / "test" / "query"),
+        gallery=str(images / "test" / "gallery"), out=str(out), seed=seed,
         model_name=str(_random_encoder(out / "toy-clip", seed)),
-        out=str(out),
-        seed=seed,
         # Found by trying (docs/experiments.md); a model that starts from nothing needs a far
         # higher learning rate than one that is fine-tuned.
-        n_classes_per_batch=64,
-        n_samples_per_class=4,
-        num_epochs=4,
-        learning_rate=2e-3,
-        schedule="cosine",
-        warmup_steps=15,
-        temperature=0.06,
-        augmentation="none",
+        n_classes_per_batch=64, n_samples_per_class=4, num_epochs=4, learning_rate=2e-3,
+        schedule="cosine", warmup_steps=15, temperature=0.06, augmentation="none",
         precision="fp32",  # products this small gain nothing from bf16
-    )
+    )  # fmt: skip
     result = train(config, progress=progress)
     if result.retrieval is not None:
         write_sheet(out / SHEET, result.retrieval)
@@ -83,7 +67,7 @@ def demo(out: Path, *, seed: int, progress: Progress) -> TrainResult:
 
 
 def _make_room(out: Path) -> None:
-    """An empty folder of ours."""
+    """Makes `out` an empty folder of ours."""
     if out.exists() and not out.is_dir():
         raise OutputError(f"{shown(out)} is a file; name a folder with --out")
     if out.is_dir() and any(out.iterdir()):
@@ -97,22 +81,15 @@ def _make_room(out: Path) -> None:
 
 
 def _random_encoder(folder: Path, seed: int) -> Path:
-    """A small CLIP vision tower with random weights, as a Transformers folder."""
+    """Writes a small CLIP vision tower with random weights, as a Transformers folder."""
     shape = CLIPVisionConfig(
-        image_size=SIZE_PX,
-        patch_size=8,
-        hidden_size=96,
-        intermediate_size=384,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        hidden_act="gelu",
-        projection_dim=128,
-    )
+        image_size=SIZE_PX, patch_size=8, hidden_size=96, intermediate_size=384,
+        num_hidden_layers=4, num_attention_heads=4, hidden_act="gelu", projection_dim=128,
+    )  # fmt: skip
     with seeded(seed), quiet_transformers():
         CLIPVisionModelWithProjection(shape).save_pretrained(folder)
-    side = {"height": SIZE_PX, "width": SIZE_PX}
-    half = [0.5, 0.5, 0.5]
+    half, side = [0.5, 0.5, 0.5], SIZE_PX
     CLIPImageProcessorPil(
-        size={"shortest_edge": SIZE_PX}, crop_size=side, image_mean=half, image_std=half
+        size={"shortest_edge": side}, crop_size=side, image_mean=half, image_std=half
     ).save_pretrained(folder)
     return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,31 +9,28 @@ from typing import Any
 from lookalike.config import ExportConfig
 from lookalike.errors import OutputError
 from lookalike.evaluation.results import library_versions
-from lookalike.exports.agreement import Agreement, Form, check_agreement
+from lookalike.exports.agreement import Agreement, check_agreement
 from lookalike.exports.card import write_card
-from lookalike.exports.formats.onnx_graph import ONNX, require_onnx
-from lookalike.exports.formats.sentence_transformers_folder import (
-    SENTENCE_TRANSFORMERS,
-    require_sentence_transformers,
-)
+from lookalike.exports.formats.onnx_graph import ONNX
+from lookalike.exports.formats.sentence_transformers_folder import SENTENCE_TRANSFORMERS
 from lookalike.exports.formats.transformers_folder import TRANSFORMERS
-from lookalike.exports.hub import find_repository
+from lookalike.exports.hub import log_in, push
 from lookalike.exports.source import Source, read_source
 from lookalike.files import shown, writable_folder, write_folder_whole, write_json
 from lookalike.progress import Progress, default_progress
 
 MANIFEST = "lookalike.json"
 
-_FORMS: dict[str, tuple[Form, Callable[[], Any] | None]] = {
-    "transformers": (TRANSFORMERS, None),
-    "sentence-transformers": (SENTENCE_TRANSFORMERS, require_sentence_transformers),
-    "onnx": (ONNX, require_onnx),
+_FORMS = {
+    "transformers": TRANSFORMERS,
+    "sentence-transformers": SENTENCE_TRANSFORMERS,
+    "onnx": ONNX,
 }
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was exported, where to, and how near it is to the model it was made from.
+    """An export, and how near its embeddings are to those of the model it was made from.
 
     `unmeasured` says why the model card has no table of measured numbers, where it has none.
     `url` is where the hub shows it, if it was pushed there.
@@ -63,15 +59,11 @@ def export(config: ExportConfig, *, progress: Progress | None = None) -> ExportR
         OutputError: the folder is taken, cannot be written, or cannot be uploaded.
     """
     progress = progress or default_progress()
-    form, require = _FORMS[config.to]
-    if require is not None:
-        require()
-    out = Path(config.out)
+    form, out = _FORMS[config.to], Path(config.out)
+    form.require()
     _check_free(out, config)
     writable_folder(out.resolve().parent)
-    repository = None
-    if config.push_to_hub is not None:
-        repository = find_repository(config.push_to_hub, private=config.private)
+    hub = log_in(config.push_to_hub) if config.push_to_hub is not None else None
     source = read_source(config)
     encoder = source.encoder
     progress.note(f"model    {shown(source.name)} · {encoder.kind} {encoder.dim}-d")
@@ -87,25 +79,19 @@ def export(config: ExportConfig, *, progress: Progress | None = None) -> ExportR
 
     write_folder_whole(out, write)
     url = None
-    if repository is not None:
-        progress.note(f"upload   to {repository.name}")
-        url = repository.push(out, f"Export of {source.name} by Lookalike")
+    if hub and config.push_to_hub:
+        progress.note(f"upload   to {config.push_to_hub}")
+        message = f"Export of {source.name} by Lookalike"
+        url = push(hub, config.push_to_hub, out, private=config.private, message=message)
+    files = sorted(path for path in out.rglob("*") if path.is_file())
     return ExportResult(
-        folder=out,
-        files=sorted(path for path in out.rglob("*") if path.is_file()),
-        kind=encoder.kind,
-        dim=encoder.dim,
-        agreement=found[0],
-        unmeasured=source.unmeasured,
-        url=url,
+        out, files, encoder.kind, encoder.dim, found[0], unmeasured=source.unmeasured, url=url
     )
 
 
 def _check_free(out: Path, config: ExportConfig) -> None:
     """Raises where the folder holds something that an export may not replace."""
-    if out.is_dir() and not any(out.iterdir()):
-        return
-    if not out.exists():
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / MANIFEST).is_file():
         raise OutputError(
@@ -117,27 +103,23 @@ def _check_free(out: Path, config: ExportConfig) -> None:
             f"{shown(out)} already holds an export; name another folder with --out, or replace it "
             "with --overwrite"
         )
-    if config.model_name is not None and out.resolve() in _with_parents(Path(config.model_name)):
+    model = Path(config.model_name) if config.model_name else None
+    if model and model.exists() and model.resolve().is_relative_to(out.resolve()):
         raise OutputError(
-            f"--overwrite would remove {shown(config.model_name)}, which is to be exported; name "
-            "another folder with --out"
+            f"--overwrite would remove {shown(model)}, which is to be exported; name another "
+            "folder with --out"
         )
 
 
-def _with_parents(path: Path) -> list[Path]:
-    """A file or folder that is there, and the folders it lies in."""
-    return [path.resolve(), *path.resolve().parents] if path.exists() else []
-
-
 def _facts(source: Source, config: ExportConfig, agreement: Agreement) -> dict[str, Any]:
-    """Describes an export for programs."""
-    encoder = source.encoder
+    """Returns the facts of an export for programs."""
+    encoder, in_model = source.encoder, config.to == "onnx"
+    preparation = encoder.preprocessing.facts()
     return {
         "format": "lookalike-export-1",
         "to": config.to,
         "embedding": {"kind": encoder.kind, "dim": encoder.dim, "normalized": True},
-        "preparation": encoder.preprocessing.facts()
-        | {"scale_and_normalize_are_in_the_model": config.to == "onnx"},
+        "preparation": preparation | {"scale_and_normalize_are_in_the_model": in_model},
         "made_from": source.origin(),
         "agreement": asdict(agreement),
         "versions": library_versions(),

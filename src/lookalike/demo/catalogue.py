@@ -1,10 +1,9 @@
 """The invented image catalogue behind `lookalike demo`.
 
 An *object* is a little made-up product: a body with a pattern in two colours, a topper, side
-parts, feet and an emblem. These parts, drawn from the seed and the object's id alone, are its
-identity. A *view* is one image of it: pose, framing, light and scene are drawn afresh for every
-view. Any image can therefore be drawn on its own, in any order and in any process, and comes out
-the same.
+parts, feet and an emblem, drawn from the seed and the object's id alone. A *view* is one image of
+it, with its own pose, framing, light and scene. Any image can therefore be drawn on its own, in
+any order and in any process, and comes out the same.
 
 Outlines are float arrays of shape (N, 2), x to the right and y down, in object units: the middle
 of the body is (0, 0) and the body is about one unit tall.
@@ -14,11 +13,13 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +35,6 @@ _INK_COLOUR: Colour = (44, 38, 58)
 _CREAM_COLOUR: Colour = (252, 244, 226)
 _LINE_WIDTH = 0.045  # object units
 _SUPERSAMPLING = 2
-_JPEG_QUALITY = 92
-_OBJECTS_PER_TASK = 16
 
 # --- Outlines ---------------------------------------------------------------------------------
 
@@ -49,7 +48,7 @@ def _box(left: float, top: float, right: float, bottom: float) -> Points:
 
 
 def _turns(n: int, start: float = 0.0, stop: float = 2.0) -> Points:
-    """`n` angles in radians from `start` to `stop`, both in units of pi, without the last."""
+    """Returns `n` angles in radians from `start` to `stop` (in units of pi) without the last."""
     return np.linspace(start * math.pi, stop * math.pi, n, endpoint=False)
 
 
@@ -58,7 +57,7 @@ def _around(x: float, y: float, turn: Points, rx: float | Points, ry: float | Po
 
 
 def _disc(x: float, y: float, rx: float, ry: float | None = None) -> Points:
-    """An ellipse of radii `rx` and `ry`, a circle without `ry`."""
+    """Returns an ellipse of radii `rx` and `ry`, a circle without `ry`."""
     return _around(x, y, _turns(20), rx, rx if ry is None else ry)
 
 
@@ -68,22 +67,17 @@ def _star(x: float, y: float, outer: float, inner: float, tips: int) -> Points:
 
 
 def _body(
-    half_width: float,
-    half_height: float,
-    squareness: float = 2.0,
-    taper: float = 0.0,
-    waist: float = 0.0,
-    lobes: int = 0,
+    rx: float, ry: float, power: float = 2.0, taper: float = 0.0, waist: float = 0.0, lobes: int = 0
 ) -> Points:
-    """A superellipse (exponent `squareness`: 2 is an ellipse, 7 nearly a box), reshaped.
+    """Returns a superellipse (exponent `power`: 2 is an ellipse, 7 nearly a box), reshaped.
 
     `taper` widens the lower end, `waist` narrows the middle, `lobes` counts bumps on the edge.
     """
     turn = _turns(48)
-    x, y = (np.sign(t) * np.abs(t) ** (2.0 / squareness) for t in (np.cos(turn), np.sin(turn)))
+    x, y = (np.sign(t) * np.abs(t) ** (2.0 / power) for t in (np.cos(turn), np.sin(turn)))
     bumps = 1.0 + (0.1 if lobes else 0.0) * np.cos(lobes * (turn + math.pi / 2))
     x = x * (1.0 + taper * y + waist * (y**2 - 0.6))
-    return np.stack([half_width * x * bumps, half_height * y * bumps], axis=1)
+    return np.stack([rx * x * bumps, ry * y * bumps], axis=1)
 
 
 def _moved(points: Points, x: float, y: float) -> Points:
@@ -120,11 +114,11 @@ _BODIES: tuple[Points, ...] = (
     _body(0.52, 0.52, lobes=3),  # clover
 )
 
-# Patterns reach beyond every body and are clipped to it. They are coarse, a few pixels a stripe
-# in a small image, because finer ones would blur into a third colour.
+# Patterns reach beyond every body and are clipped to it. Finer ones would blur in a small image.
 _GRID = tuple((i, j) for i in range(-3, 4) for j in range(-3, 4))
 _EDGE = np.stack([0.2 * np.arange(-5, 6), 0.12 * (np.arange(11) % 2)], axis=1)
 _ZIGZAG = np.concatenate([_EDGE, _moved(_EDGE[::-1], 0.0, 0.15)])
+_CHECK = _box(-0.13, -0.13, 0.13, 0.13)
 _SLANT = _poly((0.0, -1.0), (0.21, -1.0), (1.21, 1.0), (1.0, 1.0))
 _SPOTS = ((-0.4, -0.36), (0.36, -0.42), (0.46, 0.2), (-0.42, 0.3), (0.05, 0.5))
 _PATTERNS: tuple[tuple[Points, ...], ...] = (
@@ -133,11 +127,7 @@ _PATTERNS: tuple[tuple[Points, ...], ...] = (
     tuple(_box(0.3 * i - 0.075, -1.0, 0.3 * i + 0.075, 1.0) for i in range(-4, 5)),  # stripes
     tuple(_moved(_SLANT, 0.42 * i, 0.0) for i in range(-6, 4)),  # slanting stripes
     tuple(_disc(0.3 * i + 0.15 * (j % 2), 0.26 * j, 0.09) for i, j in _GRID),  # dots
-    tuple(
-        _box(0.26 * i - 0.13, 0.26 * j - 0.13, 0.26 * i + 0.13, 0.26 * j + 0.13)
-        for i, j in _GRID
-        if (i + j) % 2
-    ),  # checks
+    tuple(_moved(_CHECK, 0.26 * i, 0.26 * j) for i, j in _GRID if (i + j) % 2),  # checks
     (_box(-1.0, 0.0, 1.0, 1.0),),  # dipped
     (_box(0.0, -1.0, 1.0, 1.0),),  # half and half
     tuple(_moved(_ZIGZAG, 0.0, 0.34 * j) for j in range(-3, 4)),  # zigzags
@@ -147,15 +137,8 @@ _PATTERNS: tuple[tuple[Points, ...], ...] = (
 )
 
 # Toppers stand on (0, 0), the top of the body.
-_CROWN = _poly(
-    (-0.28, 0.05),
-    (-0.34, -0.3),
-    (-0.14, -0.12),
-    (0, -0.36),
-    (0.14, -0.12),
-    (0.34, -0.3),
-    (0.28, 0.05),
-)
+_CROWN = _poly((-0.28, 0.05), (-0.34, -0.3), (-0.14, -0.12), (0, -0.36), (0.14, -0.12),
+               (0.34, -0.3), (0.28, 0.05))  # fmt: skip
 _STICK = (_INK, _box(-0.03, -0.3, 0.03, 0.05))
 _TOPPERS: tuple[Part, ...] = (
     (),
@@ -173,12 +156,8 @@ _TOPPERS: tuple[Part, ...] = (
 
 # Side parts are drawn for the right side, where (0, 0) is the edge of the body; True repeats them
 # on the left.
-_EAR = np.concatenate(
-    [
-        _around(0.02, 0, _turns(16, -0.5, 0.5), 0.27, 0.24),
-        _around(0.02, 0, _turns(16, 0.5, -0.5), 0.16, 0.13),
-    ]
-)
+_RIM = _around(0.02, 0, _turns(16, -0.5, 0.5), 0.27, 0.24)
+_EAR = np.concatenate([_RIM, _around(0.02, 0, _turns(16, 0.5, -0.5), 0.16, 0.13)])
 _WING = _poly((-0.1, -0.05), (0.34, -0.3), (0.28, 0.0), (0.34, 0.14), (-0.1, 0.18))
 _SPOUT = _poly((-0.1, 0.0), (0.3, -0.34), (0.38, -0.26), (-0.1, 0.24))
 _SIDES: tuple[tuple[Part, bool], ...] = (
@@ -187,7 +166,7 @@ _SIDES: tuple[tuple[Part, bool], ...] = (
     (((_ACCENT, _EAR),), True),  # two handles
     (((_PATTERN, _WING),), True),
     (((_ACCENT, _SPOUT),), False),
-    (((_INK, _box(-0.1, -0.03, 0.2, 0.03)), (_ACCENT, _disc(0.24, 0, 0.12))), True),  # options
+    (((_INK, _box(-0.1, -0.03, 0.2, 0.03)), (_ACCENT, _disc(0.24, 0, 0.12))), True),  # balls
     (((_BODY, _disc(0.1, 0.08, 0.1, 0.24)),), True),  # arms
 )
 
@@ -254,9 +233,8 @@ _VOWELS = ("a", "e", "i", "o", "u")
 _CODAS = ("", "k", "l", "m", "n", "p", "sk", "t", "x")
 
 
-@dataclass(frozen=True)
-class _Design:
-    """What makes an object itself."""
+class _Design(NamedTuple):
+    """The parts that make an object itself."""
 
     body: Points
     palette: tuple[Colour, Colour, Colour]
@@ -274,22 +252,15 @@ def _rng(seed: int, object_id: int, stream: int) -> np.random.Generator:
 
 
 def _design(seed: int, object_id: int) -> _Design:
-    stocks = (_BODIES, _PALETTES, _PATTERNS, _TOPPERS, _SIDES, _FEET, _EMBLEMS)
+    stocks: tuple[tuple[Any, ...], ...] = (
+        _BODIES, _PALETTES, _PATTERNS, _TOPPERS, _SIDES, _FEET, _EMBLEMS
+    )  # fmt: skip
     picks = _rng(seed, object_id, 0).integers([len(stock) for stock in stocks])
-    body, palette, pattern, topper, sides, feet, emblem = picks.tolist()
-    return _Design(
-        body=_BODIES[body],
-        palette=_PALETTES[palette],
-        pattern=_PATTERNS[pattern],
-        topper=_TOPPERS[topper],
-        sides=_SIDES[sides],
-        feet=_FEET[feet],
-        emblem=_EMBLEMS[emblem],
-    )
+    return _Design(*(stock[pick] for stock, pick in zip(stocks, picks.tolist(), strict=True)))
 
 
 def object_name(seed: int, object_id: int) -> str:
-    """The object's invented name, such as `brosik-0413`: safe as a folder, unique in its seed."""
+    """Returns the object's name, such as `brosik-0413`: safe as a folder, unique in its seed."""
     rng = _rng(seed, object_id, 1)
     sounds = (_ONSETS, _VOWELS, _ONSETS, _VOWELS, _CODAS)
     word = "".join(stock[int(rng.integers(len(stock)))] for stock in sounds)
@@ -301,10 +272,9 @@ def object_name(seed: int, object_id: int) -> str:
 
 @dataclass(frozen=True)
 class _Brush:
-    """Draws outlines in object units on a canvas.
+    """Draws outlines in object units on a canvas. Edges are `line` pixels wide.
 
-    `pose` is an affine map, shape (2, 3), from object units to canvas pixels; `colours` are
-    indexed by role; `line` is the width of edges in pixels.
+    `pose` is an affine map, shape (2, 3), to canvas pixels; `colours` are indexed by role.
     """
 
     draw: ImageDraw.ImageDraw
@@ -314,7 +284,7 @@ class _Brush:
 
 
 def _corners(points: Points, pose: Points) -> list[tuple[float, float]]:
-    """`points`, shape (N, 2), in canvas pixels."""
+    """Returns `points`, shape (N, 2), in canvas pixels."""
     return [(x, y) for x, y in (points @ pose[:, :2].T + pose[:, 2]).tolist()]
 
 
@@ -332,7 +302,7 @@ def _draw_part(brush: _Brush, part: Part, x: float, y: float) -> None:
 
 
 def _draw_body(brush: _Brush, canvas: Image.Image, design: _Design, shift: tuple[int, int]) -> None:
-    """The patterned body, shaded where a copy of it moved by `shift` pixels does not cover it."""
+    """Draws the patterned body, shaded where a copy moved by `shift` pixels does not cover it."""
     corners = _corners(design.body, brush.pose)
     mask = Image.new("L", canvas.size)
     ImageDraw.Draw(mask).polygon(corners, fill=255)
@@ -352,7 +322,7 @@ def _soft_colour(rng: np.random.Generator) -> Colour:
 
 
 def _draw_scene(draw: ImageDraw.ImageDraw, rng: np.random.Generator, size: int) -> Colour:
-    """A wall, up to four things on it, and a floor, whose colour is returned."""
+    """Draws a wall, up to four things on it, and a floor; returns the floor's colour."""
     draw.rectangle((0, 0, size, size), fill=_soft_colour(rng))
     for _ in range(int(rng.integers(5))):
         x, y, radius = (rng.uniform((0.0, 0.0, 0.06), (1.0, 0.8, 0.25)) * size).tolist()
@@ -364,7 +334,7 @@ def _draw_scene(draw: ImageDraw.ImageDraw, rng: np.random.Generator, size: int) 
 
 
 def _random_pose(rng: np.random.Generator, size: int) -> Points:
-    """A random view of the object: an affine map, shape (2, 3), to a `size` pixels wide canvas."""
+    """Returns a random view: an affine map, shape (2, 3), to a `size` pixels wide canvas."""
     angle, turn, shear = rng.uniform((-10.0, 0.88, -0.06), (10.0, 1.0, 0.06))
     unit = rng.uniform(0.45, 0.52) * size
     middle = rng.uniform((0.455, 0.485), (0.545, 0.575)) * size
@@ -374,7 +344,7 @@ def _random_pose(rng: np.random.Generator, size: int) -> Points:
 
 
 def _lit(image: Image.Image, rng: np.random.Generator, side: int) -> Image.Image:
-    """The image under tinted light that falls off away from `side` (-1 left, 1 right)."""
+    """Returns the image under tinted light that falls off away from `side` (-1 left, 1 right)."""
     tint = rng.uniform(0.8, 1.12) * rng.uniform(0.93, 1.07, size=3)
     slope = 1.0 + side * rng.uniform(0.0, 0.2) * np.linspace(-1.0, 1.0, image.width)
     lit = np.asarray(image) * slope[None, :, None] * tint
@@ -382,7 +352,7 @@ def _lit(image: Image.Image, rng: np.random.Generator, side: int) -> Image.Image
 
 
 def draw_view(seed: int, object_id: int, view_id: int, size_px: int) -> Image.Image:
-    """One RGB image of an object, `size_px` pixels wide and high.
+    """Returns one RGB image of an object, `size_px` pixels wide and high.
 
     The same seed and ids give the same scene at every size. All three are 0 or more.
     """
@@ -400,14 +370,13 @@ def draw_view(seed: int, object_id: int, view_id: int, size_px: int) -> Image.Im
 
     near_middle = np.abs(design.body) < 0.2
     right = float(design.body[near_middle[:, 1], 0].max())
-    top = float(design.body[near_middle[:, 0], 1].min())
-    bottom = float(design.body[near_middle[:, 0], 1].max())
+    middle = design.body[near_middle[:, 0], 1]
+    top, bottom = float(middle.min()), float(middle.max())
     ground = bottom + max((float(points[:, 1].max()) for _, points in design.feet), default=0.0)
 
     shadow = _disc(-0.2 * light, ground - 0.02, 0.6, 0.12)
-    red, green, blue = floor
-    shadow_colour = (red * 7 // 10, green * 7 // 10, blue * 7 // 10)
-    draw.polygon(_corners(shadow, pose), fill=shadow_colour)
+    red, green, blue = (channel * 7 // 10 for channel in floor)
+    draw.polygon(_corners(shadow, pose), fill=(red, green, blue))
     side_part, on_both_sides = design.sides
     _draw_part(brush, side_part, right, 0.0)
     if on_both_sides:
@@ -423,59 +392,47 @@ def draw_view(seed: int, object_id: int, view_id: int, size_px: int) -> Image.Im
 
 
 def _write_object(
-    task: tuple[int, tuple[tuple[str, range], ...]], *, folder: Path, seed: int, size_px: int
+    task: tuple[int, dict[str, range]], *, folder: Path, seed: int, size_px: int
 ) -> int:
-    """Write one object's views below each of its splits; returns how many images that made."""
+    """Writes one object's views below each of its splits; returns how many images that made."""
     object_id, splits = task
-    for split, view_ids in splits:
+    for split, view_ids in splits.items():
         class_folder = folder / split / object_name(seed, object_id)
         class_folder.mkdir(parents=True, exist_ok=True)
         for view_id in view_ids:
             image = draw_view(seed, object_id, view_id, size_px)
             # Without chroma subsampling, which would smear the colours of so small an image.
             path = class_folder / f"{class_folder.name}-{view_id:02d}.jpg"
-            image.save(path, quality=_JPEG_QUALITY, subsampling=0)
-    return sum(len(view_ids) for _, view_ids in splits)
+            image.save(path, quality=92, subsampling=0)
+    return sum(map(len, splits.values()))
 
 
 def write_catalogue(
-    folder: Path,
-    *,
-    seed: int,
-    num_train_classes: int = 1500,
-    num_test_classes: int = 100,
-    views_per_class: int = 8,
-    num_query_views: int = 2,
-    num_gallery_views: int = 4,
-    size_px: int = 48,
-    num_workers: int = 2,
-    on_progress: Callable[[int], None] | None = None,
-) -> None:
-    """Draw a catalogue into `folder`, one folder a class in each of its trees.
+    folder: Path, *, seed: int, num_train_classes: int, num_test_classes: int,
+    views_per_class: int, num_query_views: int, num_gallery_views: int, size_px: int,
+    num_workers: int, on_progress: Callable[[int], None],
+) -> None:  # fmt: skip
+    """Draws a catalogue into `folder`, one folder a class in each of its trees.
 
     `train/` holds `views_per_class` images of each training object. `test/query/` and
     `test/gallery/` hold different views of the same `num_test_classes` further objects. The work
     is spread over `num_workers` processes, none besides this one if that is 1.
     `on_progress` is told, again and again, how many more images have been written.
     """
-    train = (("train", range(views_per_class)),)
-    test = (
-        ("test/query", range(num_query_views)),
-        ("test/gallery", range(num_query_views, num_query_views + num_gallery_views)),
-    )
+    train = {"train": range(views_per_class)}
+    test = {
+        "test/query": range(num_query_views),
+        "test/gallery": range(num_query_views, num_query_views + num_gallery_views),
+    }
     num_classes = num_train_classes + num_test_classes
     tasks = [(i, train if i < num_train_classes else test) for i in range(num_classes)]
     write = partial(_write_object, folder=folder, seed=seed, size_px=size_px)
-    if num_workers <= 1:
-        _report(map(write, tasks), on_progress)
-        return
-    # Spawned on every system: forking a process that has threads may leave its locks held.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
-        _report(pool.map(write, tasks, chunksize=_OBJECTS_PER_TASK), on_progress)
-
-
-def _report(counts: Iterable[int], on_progress: Callable[[int], None] | None) -> None:
-    for count in counts:
-        if on_progress is not None:
+    with ExitStack() as stack:
+        counts: Iterator[int] = map(write, tasks)
+        if num_workers > 1:
+            # Spawned on every system: forking a process that has threads may leave locks held.
+            context = multiprocessing.get_context("spawn")
+            pool = stack.enter_context(ProcessPoolExecutor(num_workers, mp_context=context))
+            counts = pool.map(write, tasks, chunksize=16)
+        for count in counts:
             on_progress(count)

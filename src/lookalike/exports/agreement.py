@@ -1,9 +1,10 @@
-"""Whether what was exported gives the embeddings of the model it was made from."""
+"""A check that what was exported gives the embeddings of the model it was made from."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from jaxtyping import Float32
 from PIL import Image
 
 from lookalike.data.transforms import preprocess
-from lookalike.errors import ModelError
+from lookalike.errors import MissingExtraError, ModelError
 from lookalike.model.encoder import CLIPEncoder, evaluation_mode
 
 Embeddings = Float32[np.ndarray, "images dim"]
@@ -22,21 +23,32 @@ Embeddings = Float32[np.ndarray, "images dim"]
 class Form:
     """One form to export to.
 
-    Attributes:
-        write: writes the model into an empty folder.
-        embed: embeds images as whoever loads the folder will. It is told the encoder only to
-            know how images are cut and which embedding is meant.
-        tolerance: the largest difference there may be in any number of an embedding.
+    `write` puts the model into an empty folder. `embed` embeds images as whoever loads the folder
+    will; the encoder only tells it how images are cut and which embedding is meant. No number of
+    an embedding may differ by more than `tolerance`. It needs `modules`, which `extra` installs.
     """
 
     write: Callable[[CLIPEncoder, Path], None]
     embed: Callable[[Path, CLIPEncoder, Sequence[Image.Image]], Embeddings]
     tolerance: float
+    extra: str = ""
+    modules: tuple[str, ...] = ()
+    needs: str = ""
+
+    def require(self) -> None:
+        """Raises MissingExtraError where a package that it needs is not installed, or too old."""
+        try:
+            for module in self.modules:
+                import_module(module)
+        except ImportError as error:
+            raise MissingExtraError(
+                f"exporting to {self.needs} ({error}): pip install 'lookalike[{self.extra}]'"
+            ) from error
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far embeddings of the exported model are from the original's, at most."""
+    """The largest distance of the exported model's embeddings from the original's."""
 
     num_images: int
     largest_difference: float
@@ -44,7 +56,7 @@ class Agreement:
     tolerance: float
 
     def in_words(self) -> str:
-        """One line."""
+        """Returns it in one line."""
         if self.largest_difference == 0:
             return f"{self.num_images} images get the same embeddings, to the last bit"
         return (
@@ -54,12 +66,12 @@ class Agreement:
 
 
 def check_agreement(folder: Path, form: Form, encoder: CLIPEncoder) -> Agreement:
-    """Embeds made-up images with the original and with what was exported.
+    """Compares embeddings of made-up images from the original and from what was exported.
 
     Raises:
         ModelError: they differ by more than the form allows.
     """
-    images = _images()
+    images = _made_up_images()
     ours, theirs = embed_images(encoder, images), form.embed(folder, encoder, images)
     if theirs.shape != ours.shape:
         raise ModelError(
@@ -79,15 +91,15 @@ def check_agreement(folder: Path, form: Form, encoder: CLIPEncoder) -> Agreement
 
 
 def embed_images(encoder: CLIPEncoder, images: Sequence[Image.Image]) -> Embeddings:
-    """Returns pixels cut as the model wants them, on the CPU, in float32."""
+    """Embeds images cut as the model wants them, on the CPU, in float32."""
     pixels = torch.stack([preprocess(image, encoder.preprocessing) for image in images])
     with evaluation_mode(encoder), torch.inference_mode():
         embeddings: Embeddings = encoder(pixels).numpy()
     return embeddings
 
 
-def _images() -> list[Image.Image]:
-    """Three images of different shapes, the same each time: waves of colour, and noise."""
+def _made_up_images() -> list[Image.Image]:
+    """Returns three images of different shapes, always the same: waves of colour, and noise."""
     rng = np.random.default_rng(0)
     images = []
     for width, height in ((400, 300), (240, 420), (64, 64)):

@@ -36,23 +36,17 @@ def write_card(folder: Path, source: Source, config: ExportConfig, agreement: Ag
     checkpoint's run measured, before and after, or why there is none), how to load it, how it
     was trained, versions. It names no folder of the machine it was made on.
     """
-    name = config.push_to_hub or Path(config.out).resolve().name
     body = _template().render(
-        name=name,
-        title=name.rpartition("/")[2],
-        on_hub=config.push_to_hub is not None,
-        to=config.to,
+        name=config.push_to_hub or Path(config.out).resolve().name,
+        config=config,
         source=source,
         encoder=source.encoder,
+        checkpoint=source.checkpoint or {},
         results=None if source.history is None else results_in_words(source.history, source),
         settings=changed_settings(source),
-        trained=(source.checkpoint or {}).get("config"),
         loading=_loading(source),
-        preparation=source.encoder.preprocessing.facts(),
         agreement=agreement.in_words(),
-        license=config.license,
         versions=library_versions(),
-        trained_with=(source.checkpoint or {}).get("versions"),
     )
     write_text(folder / CARD, f"---\n{front_matter(source, config)}\n---\n\n{body.strip()}\n")
 
@@ -77,18 +71,19 @@ def front_matter(source: Source, config: ExportConfig) -> str:
 
 
 def _eval_results(history: History) -> list[EvalResult]:
-    """The numbers as the hub's model index holds them."""
+    """Returns the numbers as the hub's model index holds them."""
     from huggingface_hub import EvalResult
 
     protocol, metrics = history.current["protocol"], history.current["metrics"]
-    arguments = {name: protocol[name] for name in ("kind", "num_queries", "num_gallery")}
+    facts = ("kind", "num_queries", "num_gallery", "fingerprint")
+    arguments = {name: protocol[name] for name in facts}
     return [
         EvalResult(
             task_type="image-retrieval",
             task_name="Image retrieval",
             dataset_type="own-images",
             dataset_name="The trainer's own test images",
-            dataset_args={**arguments, "fingerprint": protocol["fingerprint"]},
+            dataset_args=arguments,
             metric_type=name,
             metric_name=name,
             metric_value=round(metrics[name], 4),
@@ -156,11 +151,8 @@ def protocol_in_words(document: Document, trained_on: frozenset[str]) -> list[st
                     "image of the same class to find.")  # fmt: skip
     tested = set(document["per_class"])
     known = len(tested & trained_on)
-    if known == 0:
-        told.append("It was trained on none of these classes.")
-    else:
-        which = "all" if known == len(tested) else f"{known:,}"
-        told.append(f"It was trained on images of {which} of these classes.")
+    which = f"images of {'all' if known == len(tested) else f'{known:,}'}" if known else "none"
+    told.append(f"It was trained on {which} of these classes.")
     told.append("In parentheses the 95% bootstrap interval over queries.")
     return told
 
@@ -169,43 +161,34 @@ def changed_settings(source: Source) -> list[tuple[str, str, str]]:
     """Name, value and default of each option that shaped the training and is not at its default."""
     if source.checkpoint is None:
         return []
-    saved, rows = source.checkpoint["config"], []
-    for option in dataclasses.fields(TrainConfig):
-        value = saved.get(option.name, option.default)
-        if option.name in _NOT_LISTED or value == option.default:
-            continue
-        rows.append(
-            (option.name, str(value), "" if option.default is None else str(option.default))
-        )
-    return rows
+    saved = source.checkpoint["config"]
+    return [
+        (option.name, str(value), "" if option.default is None else str(option.default))
+        for option in dataclasses.fields(TrainConfig)
+        if option.name not in _NOT_LISTED
+        and (value := saved.get(option.name, option.default)) != option.default
+    ]
 
 
 def _loading(source: Source) -> dict[str, Any]:
     """Returns the parts of the loading code that differ from model to model."""
-    encoder, description = source.encoder, source.encoder.description()
-    two_towers = hasattr(encoder.backbone, "get_image_features")
-    has_words = bool({"tokenizer.json", "vocab.json"} & description["side_files"].keys())
-    if encoder.kind == "projected" and two_towers:
-        call, output = "model.get_image_features", ".pooler_output"
+    encoder, backbone = source.encoder, source.encoder.backbone
+    two_towers = hasattr(backbone, "get_image_features")
+    auto_class, call = "AutoModel", "model"
+    if two_towers:
+        call = f"model.{'get_image_features' if encoder.kind == 'projected' else 'vision_model'}"
+        output = ".pooler_output"
     elif encoder.kind == "projected":
-        call, output = "model", ".image_embeds"
-    elif two_towers:
-        call, output = "model.vision_model", ".pooler_output"
-    elif description["pool"] == "cls":
-        call, output = "model", ".last_hidden_state[:, 0]"
-    elif description["pool"] == "mean":
-        call, output = "model", ".last_hidden_state.mean(dim=1)"
+        auto_class, output = type(backbone).__name__, ".image_embeds"
     else:
-        call, output = "model", ".pooler_output.flatten(1)"
-    projects_alone = encoder.kind == "projected" and not two_towers
-    return {
-        "auto_class": type(encoder.backbone).__name__ if projects_alone else "AutoModel",
-        "call": call,
-        "output": output,
-        "two_towers": two_towers,
-        "texts": two_towers and has_words and encoder.kind == "projected",
-        "pads_to_the_end": encoder.backbone.config.model_type.startswith("siglip"),
-    }
+        output = {
+            "cls": ".last_hidden_state[:, 0]",
+            "mean": ".last_hidden_state.mean(dim=1)",
+            "pooler": ".pooler_output.flatten(1)",
+        }[encoder.description()["pool"]]
+    pads = backbone.config.model_type.startswith("siglip")
+    return {"auto_class": auto_class, "call": call, "output": output, "two_towers": two_towers,
+            "pads_to_the_end": pads}  # fmt: skip
 
 
 @cache
@@ -213,12 +196,10 @@ def _template() -> Template:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=FileSystemLoader(Path(__file__).parent / "templates"), undefined=StrictUndefined,
         autoescape=False,  # noqa: S701 - Markdown; what people wrote goes through `code`
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     environment.filters["code"] = code
     return environment.get_template("card.md.j2")
 

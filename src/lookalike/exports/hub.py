@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,34 +14,23 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 
-@dataclass(frozen=True)
-class Repository:
-    """A place on the hub that this user may write to, as far as the hub says so beforehand."""
+def push(api: HfApi, name: str, folder: Path, *, private: bool, message: str) -> str:
+    """Uploads a folder as one commit, to a new repository if there is none; returns its URL.
 
-    name: str
-    private: bool
-    api: HfApi
+    A repository that is there keeps its visibility, and its files that are not in `folder`.
 
-    def push(self, folder: Path, message: str) -> str:
-        """Makes the repository if it is not there, and uploads a folder as one commit.
-
-        A repository that is there keeps its visibility, and its files that are not in `folder`.
-
-        Returns:
-            Where to see it.
-
-        Raises:
-            OutputError: the hub refuses, or cannot be reached.
-        """
-        later = f"To upload what is exported: hf upload {self.name} {shown(folder)}"
-        with _telling(f"cannot upload to {self.name}", later):
-            url = self.api.create_repo(self.name, private=self.private, exist_ok=True)
-            self.api.upload_folder(repo_id=self.name, folder_path=folder, commit_message=message)
-        return str(url)
+    Raises:
+        OutputError: the hub refuses, or cannot be reached.
+    """
+    later = f"To upload what is exported: hf upload {name} {shown(folder)}"
+    with _telling(f"cannot upload to {name}", later):
+        url = api.create_repo(name, private=private, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message=message)
+    return str(url)
 
 
-def find_repository(name: str, *, private: bool) -> Repository:
-    """Asks the hub who we are, before any work is done.
+def log_in(name: str) -> HfApi:
+    """Asks the hub, before any work is done, whether we may write to a repository.
 
     Raises:
         ConfigError: there is no token, it may only read, or it is not the owner's.
@@ -69,7 +57,7 @@ def find_repository(name: str, *, private: bool) -> Repository:
             f"push_to_hub is {name}, and the token is that of {who['name']}, who can write to "
             f"repositories of {', '.join(owners)}; name one of theirs, or use another token"
         )
-    return Repository(name, private, api)
+    return api
 
 
 @contextmanager

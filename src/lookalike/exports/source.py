@@ -19,9 +19,9 @@ from lookalike.report.epoch.history import History, read_history
 class Source:
     """The model that is exported, and what its run says of it.
 
-    `name` names no folders, so that it can be shown to anybody. `checkpoint` is what a
-    checkpoint of ours holds beside the weights, else None. Without `history` there are no
-    measured numbers, and `unmeasured` says why.
+    `name` names no folders, so that it can be shown to anybody. `checkpoint` holds what a
+    checkpoint of ours has beside the weights. Without `history` there are no measured numbers,
+    and `unmeasured` says why.
     """
 
     name: str
@@ -37,15 +37,12 @@ class Source:
         return hub_id
 
     def origin(self) -> dict[str, Any]:
-        """Describes the model's origin, for programs."""
-        if self.checkpoint is None:
-            return {"model": self.name}
-        return {
-            "model": self.name,
-            "epoch": self.encoder.epoch,
-            "run": self.checkpoint["state"]["run"],
-            "base_model": self.base_model,
-        }
+        """Returns where the model came from, for programs."""
+        origin: dict[str, Any] = {"model": self.name}
+        if self.checkpoint is not None:
+            run = self.checkpoint["state"]["run"]
+            origin |= {"epoch": self.encoder.epoch, "run": run, "base_model": self.base_model}
+        return origin
 
 
 def read_source(config: ExportConfig) -> Source:
@@ -60,17 +57,13 @@ def read_source(config: ExportConfig) -> Source:
             "there is nothing to export: name a checkpoint, such as weights/encoder_epoch_01.pth, "
             "a Transformers folder, or a hub id"
         )
-    if is_checkpoint(config.model_name):
-        return _read_checkpoint(config, Path(config.model_name))
-    encoder = CLIPEncoder(config.model_name, embedding=config.embedding)
-    folder = Path(config.model_name)
-    name = folder.resolve().name if folder.is_dir() else config.model_name
-    return Source(name, encoder, None, None, "it was not trained with Lookalike")
-
-
-def _read_checkpoint(config: ExportConfig, path: Path) -> Source:
+    path = Path(config.model_name)
+    if not is_checkpoint(config.model_name):
+        encoder = CLIPEncoder(config.model_name, embedding=config.embedding)
+        name = path.resolve().name if path.is_dir() else config.model_name
+        return Source(name, encoder, None, None, "it was not trained with Lookalike")
     checkpoint = read_checkpoint(path)
-    encoder = CLIPEncoder(str(path), embedding=config.embedding, checkpoint=checkpoint)
+    encoder = CLIPEncoder(config.model_name, embedding=config.embedding, checkpoint=checkpoint)
     light = {key: value for key, value in checkpoint.items() if not key.endswith("_state_dict")}
     history, unmeasured = _results_of(path, light, encoder)
     return Source(shown(path.name), encoder, light, history, unmeasured)
@@ -79,7 +72,7 @@ def _read_checkpoint(config: ExportConfig, path: Path) -> Source:
 def _results_of(
     path: Path, checkpoint: dict[str, Any], encoder: CLIPEncoder
 ) -> tuple[History | None, str | None]:
-    """The measured numbers of just these weights and this embedding, or why there are none."""
+    """Returns the measured numbers of these weights and this embedding, or why there are none."""
     if checkpoint["state"]["step"]:
         return None, "it was saved in the middle of an epoch, and never measured"
     measured = checkpoint["model"]["embedding"]

@@ -5,36 +5,28 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from lookalike.errors import MissingExtraError
 from lookalike.files import shown
 from lookalike.tracking.tracker import TrackedRun
-
-_FLUSH_S = 20
 
 
 class TensorBoardTracker:
     """Writes to `tensorboard/PROJECT/RUN` in the run's tracking folder."""
 
     def __init__(self) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise MissingExtraError(
-                "track tensorboard needs TensorBoard: pip install 'lookalike[tensorboard]'"
-            ) from error
+        from torch.utils.tensorboard import SummaryWriter
+
         self._make_writer = SummaryWriter
 
     def begin(self, run: TrackedRun) -> str:
-        """A resumed run hides what was written of steps that are now done anew.
+        """Hides what was written of steps that a resumed run does anew.
 
-        Epochs stand in the same files and stay: an epoch's number is never above that of its
-        last step.
+        Epochs stand in the same files and stay: their numbers are never above their last steps'.
         """
         folder = run.folder / "tensorboard"
         self._writer = self._make_writer(
             str(folder / _file_name(run.project) / _file_name(run.name)),
             purge_step=run.step + 1 if run.step else None,
-            flush_secs=_FLUSH_S,
+            flush_secs=20,
         )
         code = "\n".join(f"    {name}: {value}" for name, value in run.config.items())
         self._writer.add_text("config", code, run.step)
@@ -54,5 +46,5 @@ class TensorBoardTracker:
 
 
 def _file_name(name: str) -> str:
-    """A name that every file system takes."""
+    """Returns a name that every file system takes."""
     return re.sub(r"[^\w.-]+", "_", name)

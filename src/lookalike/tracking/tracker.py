@@ -10,15 +10,10 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What a tracker is told of a run when it begins, or goes on.
+    """A run that begins, or goes on: then with the `id` it began with, and `step` steps done.
 
-    Args:
-        id: of the run; a resumed run has the one it began with.
-        name: what people read.
-        project: what it is filed under.
-        folder: trackers that write to the disk do so in here.
-        config: every option of the run.
-        step: steps done before now; 0 for a run that begins.
+    People read its `name`; it is filed under `project`. Trackers that write to the disk do so in
+    `folder`. `config` holds every option.
     """
 
     id: str
@@ -36,18 +31,18 @@ class Tracker(Protocol):
     method may raise anything: `Tracking` keeps that from ending a run.
 
     Raises:
-        MissingExtraError: its package is not installed.
+        ImportError: its package is not installed.
         TrackerError: it needs a login that is not there.
     """
 
     def begin(self, run: TrackedRun) -> str:
-        """Opens the run, or takes it up where its id is known; says where it can be looked at."""
+        """Opens the run, or takes it up where its id is known; returns where to look at it."""
 
     def log_step(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Numbers of the step that was done `step`-th."""
+        """Logs numbers of the step that was done `step`-th."""
 
     def log_epoch(self, epoch: int, numbers: Mapping[str, float]) -> None:
-        """Numbers of an epoch; 0 is the model as it came. Everything so far is sent off."""
+        """Logs numbers of an epoch (0 is the baseline), and sends off everything so far."""
 
     def finish(self, *, whole: bool) -> None:
         """Closes the run; `whole` is False where it was stopped before its end."""

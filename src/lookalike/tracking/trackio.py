@@ -6,9 +6,9 @@ import io
 import os
 from collections.abc import Mapping
 from contextlib import redirect_stdout
+from importlib.util import find_spec
 from typing import Any
 
-from lookalike.errors import MissingExtraError
 from lookalike.files import shown
 from lookalike.tracking.tracker import TrackedRun
 
@@ -19,13 +19,11 @@ class TrackioTracker:
     """
 
     def __init__(self) -> None:
-        from importlib.util import find_spec
-
         if find_spec("trackio") is None:
-            raise MissingExtraError("track trackio needs Trackio: pip install 'lookalike[trackio]'")
+            raise ModuleNotFoundError("No module named 'trackio'")
 
     def begin(self, run: TrackedRun) -> str:
-        """Unless TRACKIO_DIR says otherwise it writes to `trackio` in the run's tracking folder."""
+        """Writes to TRACKIO_DIR, else to `trackio` in the run's tracking folder."""
         if not os.environ.get("TRACKIO_DIR"):
             os.environ["TRACKIO_DIR"] = str(run.folder / "trackio")
         import trackio
@@ -34,14 +32,9 @@ class TrackioTracker:
         self._trackio: Any = trackio
         with redirect_stdout(io.StringIO()):  # it prints, and stdout is for results
             self._run: Any = trackio.init(
-                project=run.project,
-                name=run.name,
-                config=dict(run.config),
-                resume="allow",
-                embed=False,
-                auto_log_cpu=False,
-                auto_log_gpu=False,
-            )
+                project=run.project, name=run.name, config=dict(run.config), resume="allow",
+                embed=False, auto_log_cpu=False, auto_log_gpu=False,
+            )  # fmt: skip
         return f"trackio show, where TRACKIO_DIR={shown(TRACKIO_DIR)}"
 
     def log_step(self, step: int, numbers: Mapping[str, float]) -> None:

@@ -5,23 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from lookalike.errors import MissingExtraError, TrackerError
+from lookalike.errors import TrackerError
 from lookalike.files import shown
 from lookalike.tracking.tracker import TrackedRun
-
-_FINISH_S = 120.0
 
 
 class WandbTracker:
     """Keeps a run under its own id, so that a resumed one goes on where it was."""
 
     def __init__(self) -> None:
-        try:
-            import wandb
-        except ImportError as error:
-            raise MissingExtraError(
-                "track wandb needs Weights & Biases: pip install 'lookalike[wandb]'"
-            ) from error
+        import wandb
+
         self._wandb = wandb
         # Silent, it does not stop to ask for a login: nobody may be there to answer.
         settings = wandb.setup(wandb.Settings(silent=True)).settings
@@ -35,29 +29,21 @@ class WandbTracker:
                 ) from error
 
     def begin(self, run: TrackedRun) -> str:
-        """Its local files go to `wandb` in the run's tracking folder."""
+        """Keeps its local files in `wandb` in the run's tracking folder."""
         run.folder.mkdir(parents=True, exist_ok=True)
         wandb = self._wandb
+        # Without a console, for what we print is our own business.
+        settings = wandb.Settings(console="off", finish_timeout=120.0, finish_timeout_raises=True)
         self._run = wandb.init(
-            project=run.project,
-            id=run.id,
-            name=run.name,
-            dir=str(run.folder),
-            resume="allow",
-            config=dict(run.config),
-            settings=wandb.Settings(
-                console="off",  # what we print is our own business
-                finish_timeout=_FINISH_S,
-                finish_timeout_raises=True,
-            ),
-        )
+            project=run.project, id=run.id, name=run.name, dir=str(run.folder), resume="allow",
+            config=dict(run.config), settings=settings,
+        )  # fmt: skip
         for names, axis in (("train/*", "step"), ("epoch/*", "epoch"), ("test/*", "epoch")):
             self._run.define_metric(names, step_metric=axis)
-        if self._run.settings.mode == "online":
+        mode: str = self._run.settings.mode
+        if mode == "online":
             return str(self._run.url)
-        return (
-            f"{self._run.settings.mode}; to send it: wandb sync {shown(Path(self._run.dir).parent)}"
-        )
+        return f"{mode}; to send it: wandb sync {shown(Path(self._run.dir).parent)}"
 
     def log_step(self, step: int, numbers: Mapping[str, float]) -> None:
         self._run.log({**numbers, "step": step})

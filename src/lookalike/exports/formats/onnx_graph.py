@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lookalike.data.transforms import preprocess
-from lookalike.errors import MissingExtraError, ModelError
+from lookalike.errors import ModelError
 from lookalike.exports.agreement import Embeddings, Form
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.progress import others_hushed
@@ -24,7 +23,7 @@ PIXELS, EMBEDDINGS = "pixels", "embeddings"
 
 
 class _Graph(nn.Module):
-    """What the graph computes: pixels as images are decoded, channels last."""
+    """Embeds pixels as images are decoded, channels last."""
 
     def __init__(self, encoder: CLIPEncoder) -> None:
         super().__init__()
@@ -35,24 +34,6 @@ class _Graph(nn.Module):
     ) -> Float32[Tensor, "batch dim"]:
         embeddings: Tensor = self.encoder(pixels.permute(0, 3, 1, 2))
         return embeddings
-
-
-def require_onnx() -> Any:
-    """ONNX Runtime, and all that is needed to write a graph.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        import onnx  # noqa: F401 - torch needs them
-        import onnxruntime
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(
-            f"exporting to ONNX needs onnx, onnxscript and onnxruntime ({error}): "
-            "pip install 'lookalike[onnx]'"
-        ) from error
-    return onnxruntime
 
 
 def save_onnx(encoder: CLIPEncoder, folder: Path) -> None:
@@ -70,14 +51,10 @@ def save_onnx(encoder: CLIPEncoder, folder: Path) -> None:
     with others_hushed():
         try:
             program = torch.onnx.export(
-                _Graph(encoder).eval(),
-                (example,),
-                dynamo=True,
-                input_names=[PIXELS],
-                output_names=[EMBEDDINGS],
+                _Graph(encoder).eval(), (example,), dynamo=True, verbose=False,
+                input_names=[PIXELS], output_names=[EMBEDDINGS],
                 dynamic_shapes={PIXELS: {0: torch.export.Dim("batch")}},
-                verbose=False,
-            )
+            )  # fmt: skip
         except torch.onnx.errors.OnnxExporterError as error:
             raise ModelError(
                 f"PyTorch cannot turn {encoder.model_name} into an ONNX graph: "
@@ -90,12 +67,21 @@ def save_onnx(encoder: CLIPEncoder, folder: Path) -> None:
 
 
 def _embed(folder: Path, encoder: CLIPEncoder, images: Sequence[Image.Image]) -> Embeddings:
-    """In batches of one and of the others: the graph must take any."""
-    session = require_onnx().InferenceSession(folder / GRAPH, providers=["CPUExecutionProvider"])
+    """Embeds in batches of one and of the others: the graph must take any."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(folder / GRAPH, providers=["CPUExecutionProvider"])
     cut = [preprocess(image, encoder.preprocessing) for image in images]
     pixels = torch.stack(cut).permute(0, 2, 3, 1).numpy()
     batches = (pixels[:1], pixels[1:])
     return np.concatenate([session.run([EMBEDDINGS], {PIXELS: batch})[0] for batch in batches])
 
 
-ONNX = Form(save_onnx, _embed, tolerance=1e-4)
+ONNX = Form(
+    save_onnx,
+    _embed,
+    tolerance=1e-4,
+    extra="onnx",
+    modules=("onnx", "onnxruntime", "onnxscript"),
+    needs="ONNX needs onnx, onnxscript and onnxruntime",
+)

@@ -20,9 +20,8 @@ def save_transformers(encoder: CLIPEncoder, folder: Path) -> None:
     Raises:
         OutputError: the disk is full.
     """
-    description = encoder.description()
     state = encoder.backbone.state_dict()
-    if description["pool"] != "pooler":
+    if encoder.description()["pool"] != "pooler":
         # Where there are such weights the original came without them, so they are random and not
         # used. Left out here as well, whoever loads the folder sees that as we did.
         state = {name: tensor for name, tensor in state.items() if "pooler" not in name}
@@ -34,8 +33,8 @@ def save_transformers(encoder: CLIPEncoder, folder: Path) -> None:
             f"cannot write {folder.name}: {error}. Free some room, or choose another disk with "
             "--out; nothing is left of this export"
         ) from error
-    side_files = dict(description["side_files"])
-    side_files.pop("config.json", None)  # the one just written is of these weights
+    # The config.json just written is of these weights.
+    side_files = {k: v for k, v in encoder.side_files.items() if k != "config.json"}
     write_side_files(side_files, folder)
 
 
