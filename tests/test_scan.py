@@ -19,6 +19,7 @@ from PIL import Image
 from lookalike.checks.reading.image import ImageFacts, chroma_of, describe_file, luma_of
 from lookalike.checks.reading.scan import scan
 from lookalike.checks.reading.workers import describe_files
+from lookalike.data.images import ImageRef
 from lookalike.data.reading.decode import read_image
 from lookalike.errors import ImageError
 from lookalike.progress import SilentProgress
@@ -38,9 +39,9 @@ class Reader:
     """`describe_file` that counts what it is asked for."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.asked: list[ImageRef] = []
 
-    def __call__(self, path: str, max_megapixels: float) -> ImageFacts:
+    def __call__(self, path: ImageRef, max_megapixels: float) -> ImageFacts:
         self.asked.append(path)
         return describe_file(path, max_megapixels)
 

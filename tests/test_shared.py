@@ -16,7 +16,7 @@ from lookalike.data.reading.shared import SharedArray, SharedList
 NAMES = ["cats/1.jpg", "", "Ünï/ 猫.png", "with\nnewline", "byte \udcff", "last"]
 
 
-def answer(texts: SharedList, array: SharedArray, pipe: Connection) -> None:
+def answer(texts: SharedList[str], array: SharedArray, pipe: Connection) -> None:
     before = psutil.Process().memory_full_info().uss
     middle = texts[len(texts) // 2]
     total = int(array.values.sum())  # every page is looked at

@@ -105,7 +105,7 @@ def test_every_kind_gives_the_same_embeddings_to_the_bit(
     assert reasons(found) == reasons(from_files)
 
 
-@pytest.mark.parametrize("kind", ["shards", "parquet", "saved"])
+@pytest.mark.parametrize("kind", ["shards", "parquet"])
 def test_worker_processes_give_the_same_embeddings_to_the_bit(
     source: Callable[[str], str], encoder: CLIPEncoder, from_files: Embedded, kind: str
 ) -> None:
@@ -142,7 +142,7 @@ def once(source: Callable[[str], str]) -> Callable[..., Any]:
     return call
 
 
-@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize("kind", ["tar", "shards", "parquet", "saved splits"])
 def test_evaluation_of_every_kind_gives_the_same_numbers(
     source: Callable[[str], str], once: Callable[..., Any], tiny_clip: Path, tmp_path: Path,
     kind: str,
@@ -163,7 +163,7 @@ def test_evaluation_of_every_kind_gives_the_same_numbers(
         assert others[1] == files[1]
 
 
-@pytest.mark.parametrize("kind", ["tar", "shards", "parquet shards", "saved splits"])
+@pytest.mark.parametrize("kind", ["shards", "parquet shards", "saved splits"])
 def test_training_on_every_kind_gives_the_same_weights(
     source: Callable[[str], str], once: Callable[..., Any], tiny_clip: Path, tmp_path: Path,
     kind: str,
@@ -184,7 +184,7 @@ def test_training_on_every_kind_gives_the_same_weights(
     assert others[1] == files[1]
 
 
-@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize("kind", ["tar", "shards", "parquet shards", "saved"])
 def test_a_check_finds_the_same_in_every_kind(
     source: Callable[[str], str], once: Callable[..., Any], tmp_path: Path, kind: str
 ) -> None:
@@ -203,7 +203,7 @@ def test_a_check_finds_the_same_in_every_kind(
     assert found(kind) == files
 
 
-@pytest.mark.parametrize("kind", ["shards", "parquet", "saved"])
+@pytest.mark.parametrize("kind", ["shards", "parquet"])
 def test_bench_measures_every_kind(
     source: Callable[[str], str], tiny_clip: Path, kind: str
 ) -> None:

@@ -141,7 +141,7 @@ def test_a_compressed_tar_is_refused_with_what_to_do(
     tmp_path: Path, method: str, ending: str
 ) -> None:
     path = write_tar(tmp_path / f"x.{ending}", webdataset(2), f"w:{method}")
-    with pytest.raises(DataError, match=r"compressed by .*; uncompress it"):
+    with pytest.raises(DataError, match=r"is compressed, .*; uncompress it"):
         load_images(path)
 
 

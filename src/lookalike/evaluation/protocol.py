@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -44,7 +45,7 @@ class Protocol:
     gallery: ImageSet
     query_ids: list[int]
     gallery_ids: list[int]
-    files: list[ImageRef]
+    files: Sequence[ImageRef]
     unreadable: list[Unreadable] = field(default_factory=list)
     holdout: Holdout | None = None
 

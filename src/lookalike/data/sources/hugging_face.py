@@ -18,8 +18,9 @@ from lookalike.progress import Progress
 
 def is_saved_dataset(source: str) -> bool:
     """Says whether a source is a folder that `save_to_disk` wrote."""
-    return any(os.path.isfile(os.path.join(source, name))
-               for name in ("dataset_dict.json", "state.json"))  # fmt: skip
+    here = [os.path.isfile(os.path.join(source, name))
+            for name in ("dataset_dict.json", "state.json", "dataset_info.json")]  # fmt: skip
+    return here[0] or all(here[1:])
 
 
 def load_saved_dataset(source: str, progress: Progress) -> ImageSet:

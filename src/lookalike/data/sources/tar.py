@@ -17,7 +17,7 @@ from lookalike.files import shown
 from lookalike.progress import Progress
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 _IMAGES = {"avif", "bmp", "gif", "heic", "heif", "jfif", "jp2", "jpe", "jpeg", "jpg", "pbm", "pgm",
            "png", "ppm", "tif", "tiff", "webp"}  # fmt: skip
 _NOTES = {"cls", "json", "txt"}
@@ -116,14 +116,12 @@ def _members(path: str, passed: list[str]) -> Iterator[tuple[Span, bytes | None]
                 raise tarfile.ReadError(f"neither a header nor the end at byte {tar.offset:,}")
     except tarfile.TarError as error:
         with open(path, "rb") as file:
-            start = file.read(6)
-        for magic, method in _MAGIC.items():
-            if start.startswith(magic):
-                raise DataError(
-                    f"{shown(path)} is compressed by {method}, so its images cannot be reached one "
-                    "by one; uncompress it, or write it as plain .tar (images are compressed "
-                    "already)"
-                ) from error
+            is_compressed = file.read(6).startswith(_MAGIC)
+        if is_compressed:
+            raise DataError(
+                f"{shown(path)} is compressed, so its images cannot be reached one by one; "
+                "uncompress it, or write it as plain .tar (images are compressed already)"
+            ) from error
         raise DataError(
             f"the tar {shown(path)} is damaged or cut short: {error}. Write or copy it again"
         ) from error
