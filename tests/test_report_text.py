@@ -17,8 +17,7 @@ from lookalike.config import EvaluateConfig
 from lookalike.errors import DataError
 from lookalike.evaluation.interpolation import write_trade_off
 from lookalike.evaluation.results import interpolation_file, result_files
-from lookalike.report.epoch import summary
-from lookalike.report.epoch.charts import trade_off_figure
+from lookalike.report.sections.mixtures import mixture_rows, trade_in_words, trade_off_figure
 
 
 def section(page: str, identity: str) -> str:
@@ -79,7 +78,7 @@ def test_without_texts_there_is_drift_alone_and_without_either_nothing(tmp_path:
         page = written(tmp_path / "drift", epoch, made, about)
     assert section(page, "text").startswith(" Drift ")
     assert "gallery" not in section(page, "text")
-    assert part(page, "figures")["text"] is None
+    assert "text" not in part(page, "figures")
     assert '<a href="#text">Drift</a>' in page
     for epoch in (0, 1):
         page = written(tmp_path / "neither", epoch, made)
@@ -105,7 +104,7 @@ def test_evaluate_shows_text_search_without_curves(settings: Settings, photos: P
     for name, value in result.text_metrics.items():
         assert re.search(rf"{name} [^%]* {100 * value:.1f}%", section(page, "text"))
     assert "Drift" not in section(page, "text")
-    assert part(page, "figures")["text"] is part(page, "figures")["drift"] is None
+    assert not {"text", "drift"} & set(part(page, "figures"))
 
 
 # --- Mixtures --------------------------------------------------------------------------------
@@ -174,17 +173,17 @@ def test_without_texts_the_curve_goes_by_alpha(tmp_path: Path) -> None:
 def test_a_median_rank_is_a_number_and_the_best_is_on_top() -> None:
     ranks = mixtures((0.0, 12.0, 0.8), (0.5, 4.0, 0.7), (1.0, 2.0, 0.4), metric="median rank")
     assert trade_off_figure(ranks)["layout"]["yaxis"]["autorange"] == "reversed"
-    assert [row.images for row in summary.mixture_rows(ranks)] == ["12", "4", "2"]
-    assert "(median rank 4)" in summary.trade_in_words(ranks)
+    assert [row.images for row in mixture_rows(ranks)] == ["12", "4", "2"]
+    assert "(median rank 4)" in trade_in_words(ranks)
 
 
 def test_words_say_so_where_a_mixture_beats_both_ends_and_where_none_is_worth_it() -> None:
     gained = mixtures((0.0, 0.2, 0.5), (0.5, 0.5, 0.6), (1.0, 0.6, 0.4))
-    assert summary.trade_in_words(gained) == (
+    assert trade_in_words(gained) == (
         "Alpha 0.5 weighs best: on images mAP@R 50.0% (before training 20.0%, after it 60.0%), "
         "on text mAP 60.0% (before 50.0%, after 40.0%)."
     )
     more = mixtures((0.0, 0.2, 0.5), (0.5, 0.7, 0.45), (1.0, 0.6, 0.4))
-    assert summary.trade_in_words(more).startswith("Alpha 0.5 weighs best: on images mAP@R 70.0%")
+    assert trade_in_words(more).startswith("Alpha 0.5 weighs best: on images mAP@R 70.0%")
     nothing = mixtures((0.0, 0.2, 0.5), (0.5, 0.3, 0.2), (1.0, 0.6, 0.1))
-    assert summary.trade_in_words(nothing).startswith("No mixture keeps a larger share")
+    assert trade_in_words(nothing).startswith("No mixture keeps a larger share")

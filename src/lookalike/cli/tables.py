@@ -7,8 +7,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lookalike.evaluation.scoring.scores import HEADLINE
-from lookalike.evaluation.text import TEXT_HEADLINE
+from lookalike.evaluation.metrics import headline, text_headline
 from lookalike.files import shown
 from lookalike.progress import counted
 
@@ -34,7 +33,7 @@ def print_history(history: Sequence[EpochSummary], best: Best | None) -> None:
     """One row an epoch, the best marked; the last row is the change from first to last."""
     if not any(one.loss is not None or one.metrics for one in history):
         return
-    names = HEADLINE if history[-1].metrics else ()
+    names = headline() if history[-1].metrics else ()
     marked = best.epoch if best and len(history) > 1 else None
     rows = [
         [
@@ -75,7 +74,7 @@ def _print_text_history(history: Sequence[EpochSummary]) -> None:
     """The same of what training does to text search, and how far embeddings moved."""
     if not any(one.drift for one in history[1:]):
         return
-    names = TEXT_HEADLINE if history[-1].text_metrics else ()
+    names = text_headline() if history[-1].text_metrics else ()
     rows = []
     for one in history:
         cosine = one.drift.mean_cosine if one.drift else None
@@ -111,21 +110,22 @@ def print_trade_off(trade_off: TradeOff) -> None:
 
 def print_scores(scores: QueryScores) -> None:
     """The headline metrics with their intervals, and how many queries they leave out."""
-    _print_means(scores, HEADLINE)
+    _print_means(scores, headline())
     print_unanswered(scores)
 
 
 def print_text_scores(scores: QueryScores) -> None:
     """The same of text search."""
     print("Images found by the names of their classes, as texts:")
-    _print_means(scores, TEXT_HEADLINE)
+    _print_means(scores, text_headline())
 
 
 def _print_means(scores: QueryScores, names: Sequence[str]) -> None:
     metrics, intervals = scores.micro(), scores.intervals
     rows = [["", *_numbers(metrics, names)]]
     for word, end in (("95% from", 0), ("to", 1)):
-        rows.append([word, *(_number(intervals[name][end]) for name in names)])
+        ends = {name: interval[end] for name, interval in intervals.items()}
+        rows.append([word, *_numbers(ends, names)])
     _print_table(["", *names], rows)
 
 
@@ -140,15 +140,18 @@ def print_unanswered(scores: QueryScores) -> None:
 
 def print_comparison(comparison: Comparison) -> None:
     """One row a result, then one block a test against the first."""
-    rows = []
+    rows, names = [], comparison.metrics
     for one in comparison.results:
-        metrics = one.document["metrics"]
-        rows.append([shown(one.name), *(_number(metrics[name]) for name in HEADLINE)])
+        rows.append([shown(one.name), *_numbers(one.document["metrics"], names)])
     if comparison.folds:
         for word, which in (("mean", 0), ("std. dev.", 1)):
-            values = [_number(comparison.folds[name][which]) for name in HEADLINE]
+            values = [_number(comparison.folds[name][which]) for name in names]
             rows.append([f"{word} over folds", *values])
-    _print_table(["", *HEADLINE], rows)
+    _print_table(["", *names], rows)
+    if comparison.missing:
+        lacking = (f"{name} (not in {', '.join(map(shown, files))})"
+                   for name, files in comparison.missing.items())  # fmt: skip
+        print(f"Left out, for not all have them: {'; '.join(lacking)}.\n")
     first = shown(comparison.results[0].name)
     for one, tests in zip(comparison.results[1:], comparison.tests, strict=False):
         print(f"{shown(one.name)} against {first}, on the same queries:")
@@ -302,7 +305,8 @@ def _numbers(metrics: Mapping[str, float] | None, names: Sequence[str]) -> list[
 def _changes(
     first: Mapping[str, float], last: Mapping[str, float], names: Sequence[str]
 ) -> list[str]:
-    return [f"{last[name] - first[name]:+.4f}" for name in names]
+    pairs = [(first.get(name), last.get(name)) for name in names]
+    return ["" if a is None or b is None else f"{b - a:+.4f}" for a, b in pairs]
 
 
 def _number(value: float | None) -> str:

@@ -133,6 +133,7 @@ def run_compare(given: argparse.Namespace) -> None:
             "tests_against_first": tests,
             "why_untested": comparison.why_untested,
             "folds": comparison.folds,
+            "missing_metrics": comparison.missing,
         }
     )  # fmt: skip
 

@@ -42,7 +42,7 @@ def bootstrap_intervals(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """The percentile bootstrap interval of the mean over queries, for each column of scores.
+    """Returns the percentile bootstrap interval of the mean over queries, for each column.
 
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13; of
     whole clusters: Davison and Hinkley, "Bootstrap Methods and their Application", section 3.8.
@@ -78,7 +78,7 @@ def paired_test(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> PairedTest:
-    """`paired_tests` of a single metric."""
+    """Returns `paired_tests` of a single metric."""
     one = paired_tests({"": a}, {"": b}, clusters=clusters, resamples=resamples, seed=seed)
     return one[""]
 
@@ -91,7 +91,7 @@ def paired_tests(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> dict[str, PairedTest]:
-    """For each metric, whether B's mean differs from A's on the same queries by more than chance.
+    """Tests, for each metric, whether B's mean differs from A's by more than chance.
 
     The null hypothesis is that the two systems are exchangeable query by query (or cluster by
     cluster): each difference could as well have had the other sign. The p-value is the share

@@ -1,4 +1,4 @@
-"""Which queries a report shows, and what it says of each."""
+"""How queries ended, which of them a report shows, and what it says of each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class Outcome:
     """How each query ended. `first` is the gallery position of its first result, -1 if none.
 
     `change` is 1 where the first result is right and was wrong an epoch ago, -1 the other way
-    round, else 0. Without labels `right` is False and `precision` NaN throughout.
+    round, else 0; `compared` says whether there was an epoch to compare with. Without labels
+    `right` is False and `precision` NaN throughout.
     """
 
     answerable: Bool[np.ndarray, " queries"]
@@ -38,6 +39,20 @@ class Outcome:
     num_relevant: Int64[np.ndarray, " queries"]
     change: Int64[np.ndarray, " queries"]
     first: Int64[np.ndarray, " queries"]
+    compared: bool
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """How many queries there are of each kind that the page can list, even if it does not."""
+        answerable = int(self.answerable.sum())
+        return {
+            "all": len(self.first),
+            "worst": answerable,
+            "wrong": int((self.answerable & ~self.right).sum()),
+            "fixed": int((self.change == 1).sum()),
+            "broken": int((self.change == -1).sum()),
+            "unanswerable": len(self.first) - answerable,
+        }
 
 
 @dataclass(frozen=True)
@@ -74,7 +89,7 @@ class Images:
         return [brief(label) for label in self._classes]
 
     def number(self, position: int, *, is_query: bool) -> int:
-        """The number of an image of the queries or the gallery."""
+        """Returns the number of an image of the queries or the gallery."""
         side, path = self._sides[is_query], self._side_paths[is_query][position]
         label = None if side.labels is None else side.labels[position]
         number = self._numbers.setdefault((path, label), len(self._numbers))
@@ -84,11 +99,11 @@ class Images:
         return number
 
     def class_number(self, label: str) -> int:
-        """The number of a class."""
+        """Returns the number of a class."""
         return self._classes.setdefault(label, len(self._classes))
 
     def columns(self, number_of: dict[str, int]) -> dict[str, list[Any]]:
-        """Names, classes and thumbnails (-1 for none) of all images numbered so far."""
+        """Returns names, classes and thumbnails (-1 for none) of all images numbered so far."""
         return {
             "classes": self.classes,
             "names": self.names,
@@ -98,25 +113,25 @@ class Images:
 
 
 def outcome_of(retrieval: Retrieval, previous_recall: Column | None) -> Outcome:
-    """How each query ended, beside whether its first result was right an epoch ago."""
+    """Returns how each query ended, and how its first result changed since an epoch ago."""
     first = retrieval.positions[:, 0].numpy()
     none = np.full(len(first), np.nan)
     scores = retrieval.scores
     if scores is None:
         no, zero = np.zeros(len(first), dtype=bool), np.zeros(len(first), dtype=np.int64)
-        return Outcome(no, no, none, none, zero, zero, first)
+        return Outcome(no, no, none, none, zero, zero, first, compared=False)
     right = scores.columns["recall@1"] == 1
     change = np.zeros(len(first), dtype=np.int64)
     if previous_recall is not None:
         change = right.astype(np.int64) - (previous_recall == 1)
     return Outcome(
         scores.answerable, right, scores.columns["mAP"], scores.first_rank, scores.num_relevant,
-        change, first,
+        change, first, previous_recall is not None,
     )  # fmt: skip
 
 
 def find_confusions(retrieval: Retrieval, outcome: Outcome) -> list[Confusion]:
-    """Which class was taken for which, over all queries that have an answer; most often first."""
+    """Returns which class was taken for which by queries that have an answer; most often first."""
     labels, gallery_labels = retrieval.query.labels, retrieval.gallery.labels
     if labels is None or gallery_labels is None:
         return []
@@ -127,7 +142,7 @@ def find_confusions(retrieval: Retrieval, outcome: Outcome) -> list[Confusion]:
 
 
 def worst_first(outcome: Outcome) -> Int64[np.ndarray, " answerable"]:
-    """Queries that have an answer: a late first right result first, then low precision."""
+    """Returns queries that have an answer: a late first right result first, then low precision."""
     order = np.lexsort((outcome.precision, -outcome.first_rank))
     worst: Int64[np.ndarray, " answerable"] = order[outcome.answerable[order]]
     return worst
@@ -136,7 +151,7 @@ def worst_first(outcome: Outcome) -> Int64[np.ndarray, " answerable"]:
 def choose_queries(
     retrieval: Retrieval, outcome: Outcome, confusions: list[Confusion], *, seed: int = 0
 ) -> list[int]:
-    """The queries to show, in the order of the test: all, or a choice where that is too many.
+    """Returns the queries to show, in the order of the test: all, or a choice of too many.
 
     A choice holds the worst, some of those that were fixed and broken since the last epoch, a
     few of each of the most frequent confusions, and a seeded random sample.
@@ -187,7 +202,7 @@ def _examples(
 def strips(
     retrieval: Retrieval, outcome: Outcome, chosen: list[int], images: Images
 ) -> list[list[Any]]:
-    """For each chosen query: image, first right rank, AP, right images, change, results.
+    """Returns for each chosen query: image, first right rank, AP, right images, change, results.
 
     Rank and AP are None where there is none; results are image and similarity by turns.
     """
@@ -214,7 +229,7 @@ def strips(
 
 
 def thumbnails_in_order(rows: list[list[Any]]) -> tuple[list[int], list[int]]:
-    """Images of strips, the most important first: those to have at any rate, and the rest.
+    """Returns images of strips, the most important first: those to have anyway, and the rest.
 
     Where the bound is reached early, it is the later results that go without.
     """

@@ -1,0 +1,61 @@
+"""What a section of the report is made of, and what it comes to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from lookalike.evaluation.interpolation import TradeOff
+from lookalike.evaluation.retrieval import Retrieval
+from lookalike.report.embedding_map import EmbeddingMap
+from lookalike.report.figures import Figure
+from lookalike.report.history import History
+from lookalike.report.page import render_page
+from lookalike.report.queries import Confusion, Images, Outcome
+from lookalike.report.thumbnails import Thumbnails
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that sections are made of.
+
+    `strips` are the rows of the queries shown (see `queries.strips`), `trade_off` is None where
+    the run has tried no mixtures of weights.
+    """
+
+    history: History
+    retrieval: Retrieval
+    outcome: Outcome
+    confusions: list[Confusion]
+    images: Images
+    strips: list[list[Any]]
+    flat: EmbeddingMap
+    thumbnails: Thumbnails
+    trade_off: TradeOff | None
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section of the page.
+
+    Args:
+        name: that of its fragment, `templates/sections/NAME.html.j2`.
+        facts: what the fragment needs.
+        anchor, title: the id of its element and how the page's menu names it, if it does.
+        figures: plots, by the names that the fragment has for their places.
+        data: what the page's script needs, under keys that no other section uses.
+        left_out: what a page of bounded size does not hold of it, a sentence each.
+    """
+
+    name: str
+    facts: dict[str, Any]
+    anchor: str = ""
+    title: str = ""
+    figures: dict[str, Figure] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def html(self) -> str:
+        """The fragment with its facts filled in, and escaped."""
+        return render_page(f"sections/{self.name}.html.j2", self.facts)

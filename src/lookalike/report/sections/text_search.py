@@ -1,0 +1,60 @@
+"""What training does to text search, and how far it moved the embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lookalike.evaluation.metrics import text_headline
+from lookalike.report.cards import text_cards_of
+from lookalike.report.figures import Figure, blank, metric_curves, over_epochs, plain
+from lookalike.report.history import Document
+from lookalike.report.section import Context, Section
+
+
+def make(context: Context) -> Section | None:
+    """Returns text search and drift, as far as they were measured; None where neither was."""
+    history = context.history
+    cards = text_cards_of(history)
+    made = {
+        "text": metric_curves(history.epochs, text_headline(), "text_metrics", "text_intervals"),
+        "drift": drift_curve(history.epochs),
+    }
+    figures = {name: figure for name, figure in made.items() if figure is not None}
+    if not cards and "drift" not in figures:
+        return None
+    title = " and ".join(["Text search"] * bool(cards) + ["drift"] * ("drift" in figures))
+    title = title[0].upper() + title[1:]
+    facts = {
+        "title": title,
+        "cards": cards,
+        "figures": figures,
+        "template": history.current["config"].get("caption_template", "{}"),
+        "num_captions": len(set(context.retrieval.gallery.labels or ())),
+        "began": history.began if cards and cards[0].before is not None else None,
+        "drift": history.current.get("drift"),
+    }
+    return Section("text_search", facts, "text", title, figures)
+
+
+def drift_curve(epochs: Sequence[Document]) -> Figure | None:
+    """Returns how alike embeddings are to the first epoch's; None where it was measured once."""
+    measured = [one for one in epochs if one.get("drift") is not None]
+    if len(measured) < 2:
+        return None
+    figure = blank()
+    numbers = [one["epoch"] for one in measured]
+    for key, name, dash in (
+        ("mean_cosine", "mean", None),
+        ("low_cosine", "1% of images lie below", "dot"),
+    ):
+        figure.add_scatter(
+            x=numbers,
+            y=[one["drift"][key] for one in measured],
+            name=name,
+            mode="lines+markers",
+            line={"color": "var(--accent)", "width": 2, "dash": dash},
+            hovertemplate=f"epoch %{{x}}<br>{name} %{{y:.3f}}<extra></extra>",
+        )
+    over_epochs(figure, len(measured))
+    figure.update_yaxes(title="cosine", maxallowed=1.02)
+    return plain(figure)
