@@ -24,6 +24,7 @@ from lookalike.evaluation.retrieval import Retrieval
 from lookalike.evaluation.scoring.statistics import PairedTest
 from lookalike.progress import SilentProgress
 from lookalike.report import embedding_map, queries, write
+from lookalike.report.cards import cards_of
 from lookalike.report.history import read_history
 from lookalike.report.page import percent
 from lookalike.report.queries import Confusion, choose_queries, find_confusions, outcome_of
@@ -329,7 +330,7 @@ def test_the_verdict_says_better_worse_or_that_nobody_knows(
     written(tmp_path, 0, synthetic(200, 10, noise=before))
     page = written(tmp_path, 1, synthetic(200, 10, noise=after))
     history = read_history(tmp_path, 1)
-    cards = verdict.cards_of(history)
+    cards = cards_of(history, history.headline, verdict.tests_of(history))
     assert [card.metric for card in cards] == ["recall@1", "recall@5", "recall@10", "mAP", "mAP@R"]
     told = verdict.verdict_on(cards[0], 1)
     assert told.kind == kind

@@ -17,7 +17,7 @@ from lookalike.config import EvaluateConfig
 from lookalike.errors import DataError
 from lookalike.evaluation.interpolation import write_trade_off
 from lookalike.evaluation.results import interpolation_file, result_files
-from lookalike.report.sections.mixtures import mixture_rows, trade_in_words, trade_off_figure
+from lookalike.report.sections.mixtures import trade_in_words, trade_off_figure
 
 
 def section(page: str, identity: str) -> str:
@@ -170,10 +170,13 @@ def test_without_texts_the_curve_goes_by_alpha(tmp_path: Path) -> None:
     assert "0.5 70.0% chosen 1 60.0% after training" in words
 
 
-def test_a_median_rank_is_a_number_and_the_best_is_on_top() -> None:
+def test_a_median_rank_is_a_number_and_the_best_is_on_top(tmp_path: Path) -> None:
     ranks = mixtures((0.0, 12.0, 0.8), (0.5, 4.0, 0.7), (1.0, 2.0, 0.4), metric="median rank")
     assert trade_off_figure(ranks)["layout"]["yaxis"]["autorange"] == "reversed"
-    assert [row.images for row in mixture_rows(ranks)] == ["12", "4", "2"]
+    made = synthetic(40, 4)
+    write_trade_off(interpolation_file(tmp_path), of_test(ranks, made))
+    words = section(written(tmp_path, 1, made), "mixtures")
+    assert "0 12 80.0% before training 0.5 4 70.0% chosen 1 2 40.0% after training" in words
     assert "(median rank 4)" in trade_in_words(ranks)
 
 

@@ -38,7 +38,7 @@ class Metric:
         score: maps ranks and R (see above) to one number a query, of any number of queries, none
             included. The numbers must be finite, unless `over_queries` is the median.
         meaning: what it says of a query, in half a sentence.
-        text_meaning: the same of text search by class name, which reports only metrics with one.
+        text_meaning: the same of text search by class name, which reports the means that have one.
         headline: whether tables and report cards show it; the others are in the files only.
         higher_is_better: its direction.
         is_share: whether it lies between 0 and 1, and is shown to people in percent.
@@ -54,13 +54,6 @@ class Metric:
     higher_is_better: bool = True
     is_share: bool = True
     over_queries: Literal["mean", "median"] = "mean"
-
-    def __post_init__(self) -> None:
-        if self.text_meaning is not None and self.over_queries != "mean":
-            raise ConfigError(
-                f"the metric {self.name!r} is a {self.over_queries}, and text search reports means "
-                "only; leave text_meaning out"
-            )
 
 
 def recall_at_k(ranks: Ranks, k: int) -> Scores:
@@ -256,13 +249,11 @@ def register(metric: Metric) -> None:
     """Adds a metric, the last to be shown.
 
     Raises:
-        ConfigError: there is a metric of that name, or something else in a metrics file.
+        ConfigError: there is a metric of that name, or something else that files call so.
     """
-    if metric.name in METRICS:
-        raise ConfigError(f"there is a metric {metric.name!r} already; give yours another name")
-    if metric.name in _OTHER_COLUMNS or metric.name.startswith(TEXT_PREFIX):
+    if metric.name in (*METRICS, *_OTHER_COLUMNS) or metric.name.startswith(TEXT_PREFIX):
         raise ConfigError(
-            f"a metric cannot be called {metric.name!r}: metrics files mean something else by it"
+            f"metrics files have something called {metric.name!r} already; call the metric otherwise"
         )
     METRICS[metric.name] = metric
 
@@ -274,7 +265,9 @@ def headline() -> tuple[str, ...]:
 
 def text_headline() -> tuple[str, ...]:
     """Returns the names of the metrics that text search reports."""
-    return tuple(name for name, metric in METRICS.items() if metric.text_meaning is not None)
+    return tuple(
+        name for name, one in METRICS.items() if one.text_meaning and one.over_queries == "mean"
+    )
 
 
 def is_better(name: str, value: float, than: float) -> bool:

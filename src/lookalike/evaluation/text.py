@@ -95,5 +95,5 @@ def text_document(scores: QueryScores | None) -> dict[str, Any]:
     intervals = scores.intervals
     return {
         "text_metrics": text_metrics(scores),
-        "text_intervals": {name: intervals[name] for name in text_headline() if name in intervals},
+        "text_intervals": {name: intervals[name] for name in text_headline()},
     }

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lookalike.evaluation.metrics import METRICS, is_better, text_headline
+from lookalike.evaluation.metrics import METRICS, is_better
 from lookalike.evaluation.scoring.statistics import PairedTest
-from lookalike.report.history import History
-from lookalike.report.page import NO_NUMBER, percent, points
+from lookalike.report.history import Document, History
+from lookalike.report.page import NO_NUMBER, points
 
 Interval = tuple[float, float]
 
@@ -24,11 +24,7 @@ class Card:
     interval: Interval | None
     before: float | None
     interval_before: Interval | None
-    test: PairedTest | None = None
-
-    def told(self, value: float | None) -> str:
-        """Returns a value of this metric as people read it."""
-        return in_units(self.metric, value)
+    test: PairedTest | None
 
     @property
     def change(self) -> str:
@@ -36,7 +32,7 @@ class Card:
         if self.now is None or self.before is None:
             return NO_NUMBER
         gained = self.now - self.before
-        return points(gained) if METRICS[self.metric].is_share else f"{gained:+.4g}"
+        return points(gained) if METRICS[self.metric].is_share else f"{gained:+g}"
 
     @property
     def colour(self) -> str:
@@ -56,41 +52,23 @@ class Card:
         ]
 
 
-def card_of(
-    metric: str,
-    meaning: str,
-    now: Mapping[str, Any],
-    before: Mapping[str, Any] | None,
-    kind: str = "",
-    test: PairedTest | None = None,
-) -> Card:
-    """Returns the card of a metric from two metrics files; of text search as `kind` "text_"."""
-
-    def found(document: Mapping[str, Any] | None, what: str) -> Any:
-        return ((document or {}).get(f"{kind}{what}") or {}).get(metric)
-
-    return Card(
-        metric, meaning, found(now, "metrics"), found(now, "intervals"),
-        found(before, "metrics"), found(before, "intervals"), test,
-    )  # fmt: skip
-
-
-def text_cards_of(history: History) -> list[Card]:
-    """Returns the metrics of text search beside the first epoch's; none where there are none."""
-    measured = history.current.get("text_metrics") or {}
-    return [
-        card_of(name, METRICS[name].text_meaning or "", history.current, history.before, "text_")
-        for name in text_headline()
-        if name in measured
-    ]
-
-
-def in_units(metric: str, value: float | None) -> str:
-    """Returns a value of a metric as people read it: a share in percent, a rank as a number.
-
-    >>> in_units("mAP", 0.25), in_units("median rank", 12.0)
-    ('25.0%', '12')
+def cards_of(
+    history: History, names: Sequence[str], tests: Mapping[str, PairedTest], kind: str = ""
+) -> list[Card]:
+    """Returns the metrics of the current epoch beside the first one's; as `kind` "text_" those of
+    text search. A metric that the epoch was not measured by has no card.
     """
-    if value is None or METRICS[metric].is_share:
-        return percent(value)
-    return f"{value:.4g}"
+
+    def found(document: Document | None, what: str, name: str) -> Any:
+        return ((document or {}).get(f"{kind}{what}") or {}).get(name)
+
+    now, before = history.current, history.before
+    return [
+        Card(
+            name, (METRICS[name].text_meaning if kind else "") or METRICS[name].meaning,
+            found(now, "metrics", name), found(now, "intervals", name),
+            found(before, "metrics", name), found(before, "intervals", name), tests.get(name),
+        )
+        for name in names
+        if name in (now.get(f"{kind}metrics") or {})
+    ]  # fmt: skip

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lookalike.evaluation.metrics import METRICS
 from lookalike.files import shown
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def _environment() -> Environment:
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "sort_keys": True}
     environment.filters |= {
         "shown": shown, "brief": brief, "count": count, "bytes": human_bytes, "percent": percent,
-        "points": points, "decimals": decimals,
+        "points": points, "decimals": decimals, "in_units": in_units,
     }  # fmt: skip
     return environment
 
@@ -78,6 +79,15 @@ def points(difference: float | None) -> str:
     '+11.8'
     """
     return NO_NUMBER if difference is None else f"{100 * difference:+.1f}"
+
+
+def in_units(value: float | None, metric: str) -> str:
+    """Returns a value of a metric as people read it: a share in percent, a rank as a number.
+
+    >>> in_units(0.25, "mAP"), in_units(12.0, "median rank")
+    ('25.0%', '12')
+    """
+    return percent(value) if value is None or METRICS[metric].is_share else f"{value:g}"
 
 
 def decimals(number: float | None, digits: int) -> str:

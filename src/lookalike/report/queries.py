@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 from typing import Any
 
 import numpy as np
@@ -233,14 +234,7 @@ def thumbnails_in_order(rows: list[list[Any]]) -> tuple[list[int], list[int]]:
 
     Where the bound is reached early, it is the later results that go without.
     """
-    first = [row[0] for row in rows]
     results = [row[5][0::2] for row in rows]
-    for rank in range(3):
-        first += [result[rank] for result in results if len(result) > rank]
-    later = [number for result in zip(*_padded(results), strict=True) for number in result]
-    return list(dict.fromkeys(first)), [number for number in later if number >= 0]
-
-
-def _padded(rows: list[list[int]]) -> list[list[int]]:
-    width = max(map(len, rows), default=0)
-    return [row + [-1] * (width - len(row)) for row in rows]
+    by_rank = [[n for n in place if n is not None] for place in zip_longest(*results)]
+    first = chain([row[0] for row in rows], *by_rank[:3])
+    return list(dict.fromkeys(first)), list(chain(*by_rank))

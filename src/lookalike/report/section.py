@@ -10,7 +10,6 @@ from lookalike.evaluation.retrieval import Retrieval
 from lookalike.report.embedding_map import EmbeddingMap
 from lookalike.report.figures import Figure
 from lookalike.report.history import History
-from lookalike.report.page import render_page
 from lookalike.report.queries import Confusion, Images, Outcome
 from lookalike.report.thumbnails import Thumbnails
 
@@ -40,22 +39,17 @@ class Section:
 
     Args:
         name: that of its fragment, `templates/sections/NAME.html.j2`.
-        facts: what the fragment needs.
         anchor, title: the id of its element and how the page's menu names it, if it does.
+        facts: what the fragment needs beside the fields of the context, which it sees by name.
         figures: plots, by the names that the fragment has for their places.
         data: what the page's script needs, under keys that no other section uses.
         left_out: what a page of bounded size does not hold of it, a sentence each.
     """
 
     name: str
-    facts: dict[str, Any]
     anchor: str = ""
     title: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
     figures: dict[str, Figure] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
-
-    @property
-    def html(self) -> str:
-        """The fragment with its facts filled in, and escaped."""
-        return render_page(f"sections/{self.name}.html.j2", self.facts)

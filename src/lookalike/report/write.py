@@ -95,6 +95,10 @@ def _facts(context: Context, protocol: Protocol) -> dict[str, Any]:
         "model": _short(now.get("embeddings_of") or now["config"]["model_name"]),
         "test": protocol.describe(),
         "sections": sections,
+        "bodies": [
+            render_page(f"sections/{one.name}.html.j2", vars(context) | one.facts)
+            for one in sections
+        ],
         "left_out": [sentence for section in sections for sentence in section.left_out],
         "plotly": get_plotlyjs(),
         "figures": {name: figure for one in sections for name, figure in one.figures.items()},

@@ -51,9 +51,9 @@ class QueryScores:
 
     def micro(self) -> dict[str, float]:
         """Returns each metric over queries: their mean or median, as the metric has it."""
-        keep = self.answerable
+        keep, averaged = self.answerable, self.averaged
         return {
-            name: float(column[keep].mean() if name in self.averaged else np.median(column[keep]))
+            name: float(column[keep].mean() if name in averaged else np.median(column[keep]))
             for name, column in self.columns.items()
         }
 

@@ -70,19 +70,6 @@ def bootstrap_intervals(
     return dict(zip(columns, zip(low.tolist(), high.tolist(), strict=True), strict=True))
 
 
-def paired_test(
-    a: Column,
-    b: Column,
-    *,
-    clusters: Sequence[str] | None = None,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> PairedTest:
-    """Returns `paired_tests` of a single metric."""
-    one = paired_tests({"": a}, {"": b}, clusters=clusters, resamples=resamples, seed=seed)
-    return one[""]
-
-
 def paired_tests(
     a: Mapping[str, Column],
     b: Mapping[str, Column],

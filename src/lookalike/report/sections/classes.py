@@ -44,13 +44,10 @@ def make(context: Context) -> Section | None:
     listed = {context.images.class_number(row.label): row for row in rows[:MAX_CLASSES]}
     left_out = f"The table holds the {count(MAX_CLASSES)} worst of {count(len(rows))} classes."
     return Section(
-        "classes",
-        {"classes": listed, "num_classes": len(rows), "before": history.before is not None},
-        "classes",
-        "Classes",
+        "classes", "classes", "Classes", {"classes": listed, "num_classes": len(rows)},
         data={"class_totals": {number: row.num_queries for number, row in listed.items()}},
         left_out=[left_out] if len(rows) > MAX_CLASSES else [],
-    )
+    )  # fmt: skip
 
 
 def class_rows(

@@ -18,19 +18,12 @@ def make(context: Context) -> Section | None:
     history = context.history
     if not history.measured:
         return None
-    now, before = history.current, history.before
     made = {
         "curves": metric_curves(history.epochs, history.headline, "metrics", "intervals"),
-        "similarity": similarity_histogram(now, before),
+        "similarity": similarity_histogram(history.current, history.before),
     }
     figures = {name: figure for name, figure in made.items() if figure is not None}
-    facts = {
-        "figures": figures,
-        "began": before and history.began,
-        "separation": now["health"]["separation"],
-        "separation_before": ((before or {}).get("health") or {}).get("separation"),
-    }
-    return Section("curves", facts, figures=figures) if figures else None
+    return Section("curves", facts={"figures": figures}, figures=figures) if figures else None
 
 
 def similarity_histogram(now: Document, before: Document | None) -> Figure | None:

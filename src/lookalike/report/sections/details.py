@@ -6,32 +6,21 @@ import json
 from typing import Any
 
 from lookalike.evaluation.metrics import text_headline
-from lookalike.report.cards import in_units
 from lookalike.report.section import Context, Section
+from lookalike.report.sections.text_search import title_of
 
 _CELL = 400
 
 
 def make(context: Context) -> Section:
     """Returns what a reader opens who wants to know exactly."""
-    history, now = context.history, context.history.current
-    texts = now.get("text_metrics") or {}
-    has_drift = any(one.get("drift") for one in history.epochs[1:])
-    titles = ["Text search"] * bool(texts) + ["drift"] * has_drift
+    texts = context.history.current.get("text_metrics") or {}
     facts = {
-        "epochs": history.epochs,
-        "headline": history.headline,
-        "text_title": " and ".join(titles).capitalize(),
+        "text_title": title_of(context.history),
         "text_headline": [name for name in text_headline() if name in texts],
-        "drift": now.get("drift") is not None,
-        "protocol": now["protocol"],
-        "config": now["config"],
-        "versions": now["versions"],
-        "num_unreadable": len(now["unreadable"]),
         "in_a_cell": _in_a_cell,
-        "in_units": in_units,
     }
-    return Section("details", facts, "details", "Details")
+    return Section("details", "details", "Details", facts)
 
 
 def _in_a_cell(value: Any) -> str:

@@ -27,25 +27,13 @@ class _Group(NamedTuple):
 def make(context: Context) -> Section:
     """Returns the map of as many images as it has room for."""
     flat, mappable = context.flat, num_mappable(context.retrieval)
-    mapped = len(flat.points)
-    facts = {
-        "method": flat.method,
-        "clearer_map": not has_tsne(),
-        "num_mapped": mapped,
-        "num_mappable": mappable,
-    }
     outcome = context.outcome if context.history.measured else None
-    left_out = (
-        f"The map shows {count(mapped)} of {count(mappable)} images, evenly from all classes."
-    )
+    told = f"The map shows {count(len(flat.points))} of {count(mappable)} images, "
     return Section(
-        "map",
-        facts,
-        "map",
-        "Map",
+        "map", "map", "Map", {"num_mappable": mappable, "clearer_map": not has_tsne()},
         figures={"map": map_figure(flat, context.images, outcome)},
-        left_out=[left_out] if mapped < mappable else [],
-    )
+        left_out=[f"{told}evenly from all classes."] if len(flat.points) < mappable else [],
+    )  # fmt: skip
 
 
 def map_figure(flat: EmbeddingMap, images: Images, outcome: Outcome | None) -> Figure:

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from lookalike.evaluation.interpolation import Mixture, TradeOff
 from lookalike.evaluation.metrics import METRICS
-from lookalike.report.cards import in_units
 from lookalike.report.figures import Figure, blank, plain
+from lookalike.report.page import in_units
 from lookalike.report.section import Context, Section
-
-
-@dataclass(frozen=True)
-class MixtureRow:
-    """One mixture of weights as the table shows it; `what` says which one it is, if any."""
-
-    alpha: float
-    what: str
-    is_chosen: bool
-    images: str
-    text: str | None
 
 
 def make(context: Context) -> Section | None:
@@ -27,28 +14,9 @@ def make(context: Context) -> Section | None:
     trade_off = context.trade_off
     if trade_off is None:
         return None
-    facts = {
-        "trade_off": trade_off,
-        "mixtures": mixture_rows(trade_off),
-        "trade": trade_in_words(trade_off),
-    }
+    facts = {"trade": trade_in_words(trade_off)}
     figures = {"trade": trade_off_figure(trade_off)}
-    return Section("mixtures", facts, "mixtures", "Mixtures", figures)
-
-
-def mixture_rows(trade_off: TradeOff) -> list[MixtureRow]:
-    """Returns all mixtures, from the original to the fine-tuned model."""
-    names = {0.0: "before training", 1.0: "after training"}
-    return [
-        MixtureRow(
-            one.alpha,
-            names.get(one.alpha, ""),
-            one is trade_off.chosen,
-            _images(trade_off, one),
-            _text(trade_off, one) if one.text_metrics else None,
-        )
-        for one in trade_off.mixtures
-    ]
+    return Section("mixtures", "mixtures", "Mixtures", facts, figures)
 
 
 def trade_in_words(trade_off: TradeOff) -> str:
@@ -79,11 +47,11 @@ def trade_in_words(trade_off: TradeOff) -> str:
 
 
 def _images(trade_off: TradeOff, one: Mixture) -> str:
-    return in_units(trade_off.metric, one.metrics[trade_off.metric])
+    return in_units(one.metrics[trade_off.metric], trade_off.metric)
 
 
 def _text(trade_off: TradeOff, one: Mixture) -> str:
-    return in_units(trade_off.text_metric, (one.text_metrics or {})[trade_off.text_metric])
+    return in_units((one.text_metrics or {})[trade_off.text_metric], trade_off.text_metric)
 
 
 def trade_off_figure(trade_off: TradeOff) -> Figure:

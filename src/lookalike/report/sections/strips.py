@@ -10,27 +10,17 @@ from lookalike.report.thumbnails import MAX_BYTES
 
 def make(context: Context) -> Section:
     """Returns the queries, with the buttons that choose among them."""
-    history, images, outcome = context.history, context.images, context.outcome
-    num_queries, num_shown = len(context.retrieval.query), len(context.strips)
+    images = context.images
     data = {
         "queries": context.strips,
         "confusions": [
             [images.class_number(one.label), images.class_number(one.taken_for), one.count]
             for one in context.confusions[:CONFUSIONS]
         ],
-        "labelled": history.measured,
-        "totals": outcome.totals,
+        "labelled": context.history.measured,
+        "totals": context.outcome.totals,
     }
-    facts = {
-        "epoch": history.current["epoch"],
-        "labelled": history.measured,
-        "compared": outcome.compared,
-        "num_without_answer": context.retrieval.num_without_answer,
-        "confusions": bool(context.confusions),
-        "num_queries": num_queries,
-        "num_shown": num_shown,
-    }
-    return Section("strips", facts, "queries", "Queries", data=data, left_out=_left_out(context))
+    return Section("strips", "queries", "Queries", data=data, left_out=_left_out(context))
 
 
 def _left_out(context: Context) -> list[str]:

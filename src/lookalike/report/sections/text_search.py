@@ -5,35 +5,36 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lookalike.evaluation.metrics import text_headline
-from lookalike.report.cards import text_cards_of
+from lookalike.report.cards import cards_of
 from lookalike.report.figures import Figure, blank, metric_curves, over_epochs, plain
-from lookalike.report.history import Document
+from lookalike.report.history import Document, History
 from lookalike.report.section import Context, Section
 
 
 def make(context: Context) -> Section | None:
     """Returns text search and drift, as far as they were measured; None where neither was."""
-    history = context.history
-    cards = text_cards_of(history)
+    history, title = context.history, title_of(context.history)
+    if not title:
+        return None
     made = {
         "text": metric_curves(history.epochs, text_headline(), "text_metrics", "text_intervals"),
         "drift": drift_curve(history.epochs),
     }
     figures = {name: figure for name, figure in made.items() if figure is not None}
-    if not cards and "drift" not in figures:
-        return None
-    title = " and ".join(["Text search"] * bool(cards) + ["drift"] * ("drift" in figures))
-    title = title[0].upper() + title[1:]
     facts = {
         "title": title,
-        "cards": cards,
+        "cards": cards_of(history, text_headline(), {}, "text_"),
         "figures": figures,
-        "template": history.current["config"].get("caption_template", "{}"),
-        "num_captions": len(set(context.retrieval.gallery.labels or ())),
-        "began": history.began if cards and cards[0].before is not None else None,
-        "drift": history.current.get("drift"),
     }
-    return Section("text_search", facts, "text", title, figures)
+    return Section("text_search", "text", title, facts, figures)
+
+
+def title_of(history: History) -> str:
+    """Returns what there is of both, as a title; nothing where neither was measured."""
+    has_drift = sum(one.get("drift") is not None for one in history.epochs) > 1
+    if history.current.get("text_metrics") is None:
+        return "Drift" if has_drift else ""
+    return "Text search and drift" if has_drift else "Text search"
 
 
 def drift_curve(epochs: Sequence[Document]) -> Figure | None:

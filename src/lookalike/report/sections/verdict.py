@@ -9,14 +9,13 @@ import numpy as np
 
 from lookalike.evaluation.metrics import METRICS
 from lookalike.evaluation.scoring.statistics import PairedTest, paired_tests
-from lookalike.report.cards import Card, card_of, text_cards_of
+from lookalike.report.cards import Card, cards_of
 from lookalike.report.history import History, query_column
 from lookalike.report.page import percent, points
 from lookalike.report.section import Context, Section
 
 _FLIPS = 5 * 10**7  # random signs a test may draw: few queries get 10,000 resamples, many 500
 _SURE = 0.05
-TEXT_METRIC = "mAP"
 
 
 @dataclass(frozen=True)
@@ -30,57 +29,29 @@ class Verdict:
 
 def make(context: Context) -> Section | None:
     """Returns the verdict with its cards and links; None where there are no labels."""
-    history, outcome = context.history, context.outcome
+    history = context.history
     if not history.measured:
         return None
-    cards, epoch = cards_of(history), history.current["epoch"]
-    text = next((card for card in text_cards_of(history) if card.metric == TEXT_METRIC), None)
-    facts = {
-        "epoch": epoch,
-        "verdict": verdict_on(cards[0], epoch, history.epochs[0]["epoch"]),
-        "cards": cards,
-        "totals": outcome.totals,
-        "began": history.before and history.began,
-        "num_without_answer": context.retrieval.num_without_answer,
-        "compared": outcome.compared,
-        # "before" is the first epoch everywhere else on the page.
-        "since_epoch": f" (against epoch {history.epochs[-2]['epoch']})"
-        if len(history.epochs) > 2
-        else "",
-        "confusion": context.confusions[0] if context.confusions else None,
-        "text": text if text and text.before is not None else None,
-    }
-    return Section("verdict", facts, "overview", "Overview")
+    cards = cards_of(history, history.headline, tests_of(history))
+    sentence = verdict_on(cards[0], history.current["epoch"], history.epochs[0]["epoch"])
+    texts = cards_of(history, ["mAP"], {}, "text_")
+    facts = {"verdict": sentence, "cards": cards, "text": texts[0] if texts else None}
+    return Section("verdict", "overview", "Overview", facts)
 
 
-def cards_of(history: History) -> list[Card]:
-    """Returns the headline metrics of the current epoch beside the first one's."""
-    tests = _tests(history)
-    return [
-        card_of(name, METRICS[name].meaning, history.current, history.before, test=tests.get(name))
-        for name in history.headline
-    ]
-
-
-def _tests(history: History) -> dict[str, PairedTest]:
-    """Each headline metric now against the first epoch's, where both read the same images."""
+def tests_of(history: History) -> dict[str, PairedTest]:
+    """Tests headline metrics now against the first epoch's, where both read the same images."""
     now, before = history.current, history.before
-    pairs = {
-        name: (query_column(before, now, name), query_column(now, now, name))
-        for name in history.headline
-        if METRICS[name].over_queries == "mean"
-    }
     scored = np.array((now["per_query"] or {}).get("num_relevant", ())) > 0
-    known = {
-        name: (a[scored], b[scored])
-        for name, (a, b) in pairs.items()
-        if a is not None and b is not None
-    }
-    if not known:
+    known_a, known_b = {}, {}
+    for name in history.headline:
+        a, b = query_column(before, now, name), query_column(now, now, name)
+        if a is not None and b is not None and METRICS[name].over_queries == "mean":
+            known_a[name], known_b[name] = a[scored], b[scored]
+    if not known_a:
         return {}
     resamples = min(10_000, max(500, _FLIPS // max(1, int(scored.sum()))))
-    a, b = ({name: pair[i] for name, pair in known.items()} for i in (0, 1))
-    return paired_tests(a, b, resamples=resamples)
+    return paired_tests(known_a, known_b, resamples=resamples)
 
 
 def verdict_on(card: Card, epoch: int, first_epoch: int = 0) -> Verdict:
