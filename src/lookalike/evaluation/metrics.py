@@ -253,7 +253,7 @@ def register(metric: Metric) -> None:
     """
     if metric.name in (*METRICS, *_OTHER_COLUMNS) or metric.name.startswith(TEXT_PREFIX):
         raise ConfigError(
-            f"metrics files have something called {metric.name!r} already; call the metric otherwise"
+            f"metrics files have something called {metric.name!r} already; choose another name"
         )
     METRICS[metric.name] = metric
 
