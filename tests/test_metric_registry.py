@@ -155,7 +155,7 @@ def test_a_metric_that_gives_no_number_a_query_is_named(monkeypatch: pytest.Monk
         (torch.tensor(0.5), r"'odd' returned a tensor of shape \(\) for 2 queries"),
         (torch.tensor([0.5, float("nan")]), "'odd' returned a number that is not finite"),
     ):
-        monkeypatch.setitem(m.METRICS, "odd", m.Metric("odd", lambda *_, r=returned: r, ""))  # type: ignore[misc]
+        monkeypatch.setitem(m.METRICS, "odd", m.Metric("odd", lambda *_, r=returned: r, ""))
         with pytest.raises(ConfigError, match=words):
             score_ranks(["a", "b"], ranks, counts)
 

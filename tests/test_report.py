@@ -26,7 +26,7 @@ from lookalike.progress import SilentProgress
 from lookalike.report import embedding_map, queries, write
 from lookalike.report.cards import cards_of
 from lookalike.report.history import read_history
-from lookalike.report.page import percent
+from lookalike.report.page import percent, points
 from lookalike.report.queries import Confusion, choose_queries, find_confusions, outcome_of
 from lookalike.report.sections import classes, verdict
 from lookalike.report.thumbnails import Thumbnails
@@ -341,17 +341,23 @@ def test_the_verdict_says_better_worse_or_that_nobody_knows(
 def test_classes_stand_worst_first_with_what_they_are_taken_for(tmp_path: Path) -> None:
     written(tmp_path, 0, synthetic(200, 10, noise=2.5))
     made = synthetic(200, 10, noise=1.2)
-    written(tmp_path, 1, made)
+    page = written(tmp_path, 1, made)
     history = read_history(tmp_path, 1)
     confusions = find_confusions(made[0], outcome_of(made[0], None))
-    rows = classes.class_rows(history.current, history.before, confusions)
-    assert len(rows) == 10
-    assert [row.recall for row in rows] == sorted(row.recall or 0.0 for row in rows)
-    worst = rows[0]
-    of_it = [one for one in confusions if one.label == worst.label]
-    assert (worst.taken_for, worst.taken_count) == (of_it[0].taken_for, of_it[0].count)
+    table = history.current["per_class"]
+    labels = classes.worst_first(table)
+    assert len(labels) == 10
+    recalls = [table[label]["recall@1"] for label in labels]
+    assert recalls == sorted(recalls)
+    of_it = next(one for one in confusions if one.label == labels[0])
     assert history.before is not None
-    assert worst.recall_before == history.before["per_class"][worst.label]["recall@1"]
+    before = history.before["per_class"][labels[0]]["recall@1"]
+    shown = re.search(r'<section id="classes".*?</section>', text(page))
+    assert shown is not None
+    words = re.sub(r"<[^>]+>", "", shown[0])
+    told = (percent(recalls[0]), percent(before), points(recalls[0] - before),
+            percent(table[labels[0]]["mAP"]), f"{of_it.taken_for} {of_it.count}\N{MULTIPLICATION SIGN}")  # fmt: skip
+    assert f"{labels[0]} 20 {' '.join(told)} {labels[1]} " in re.sub(r" +", " ", words)
 
 
 def test_a_single_epoch_has_no_curves_and_makes_no_promises(tmp_path: Path) -> None:

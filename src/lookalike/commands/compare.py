@@ -38,7 +38,7 @@ class Measured:
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What the numbers were measured on."""
+        """The facts of what the numbers were measured on."""
         found: dict[str, Any] = self.document["protocol"]
         return found
 
@@ -186,7 +186,7 @@ def _protocol_of(one: Measured) -> Any:
 
 
 def _searched(one: Measured) -> Any:
-    """What was searched in what, after all that could not be read."""
+    """The images searched and searched in, after all that could not be read."""
     rows = one.document["per_query"]
     return one.protocol.get("searched_fingerprint"), rows["name"], rows["num_relevant"]
 

@@ -72,7 +72,7 @@ def write_trec(run: Path, qrels: Path, retrieval: Retrieval, *, tag: str = "look
 
 @dataclass(frozen=True)
 class TrecScores:
-    """What a run scores, and how its queries and those of the qrels meet.
+    """The scores of a run, and how its queries and those of the qrels meet.
 
     `fingerprint` is a hash of the qrels: scores compare only where it is the same.
     """

@@ -190,7 +190,7 @@ def changed_settings(source: Source) -> list[tuple[str, str, str]]:
 
 
 def _loading(source: Source) -> dict[str, Any]:
-    """What differs from model to model in the code that loads it with Transformers."""
+    """The parts that differ from model to model in the code that loads it with Transformers."""
     encoder, description = source.encoder, source.encoder.description()
     two_towers = hasattr(encoder.backbone, "get_image_features")
     has_words = bool({"tokenizer.json", "vocab.json"} & description["side_files"].keys())

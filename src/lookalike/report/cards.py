@@ -11,8 +11,6 @@ from lookalike.evaluation.scoring.statistics import PairedTest
 from lookalike.report.history import Document, History
 from lookalike.report.page import NO_NUMBER, points
 
-Interval = tuple[float, float]
-
 
 @dataclass(frozen=True)
 class Card:
@@ -21,18 +19,23 @@ class Card:
     metric: str
     meaning: str
     now: float | None
-    interval: Interval | None
+    interval: tuple[float, float] | None
     before: float | None
-    interval_before: Interval | None
+    interval_before: tuple[float, float] | None
     test: PairedTest | None
 
     @property
+    def is_share(self) -> bool:
+        """It has its place on a scale from 0 to 100%."""
+        return METRICS[self.metric].is_share
+
+    @property
     def change(self) -> str:
-        """How much was gained, with its sign."""
+        """The gain, with its sign."""
         if self.now is None or self.before is None:
             return NO_NUMBER
         gained = self.now - self.before
-        return points(gained) if METRICS[self.metric].is_share else f"{gained:+g}"
+        return points(gained) if self.is_share else f"{gained:+g}"
 
     @property
     def colour(self) -> str:
@@ -40,16 +43,6 @@ class Card:
         if self.now is None or self.before is None or self.now == self.before:
             return "muted"
         return "right" if is_better(self.metric, self.now, self.before) else "wrong"
-
-    @property
-    def bars(self) -> list[tuple[str, float, float]]:
-        """Class, start and width in percent of each interval, on a scale from 0 to 100%."""
-        both = (("range before", self.interval_before), ("range", self.interval))
-        return [
-            (name, 100 * ends[0], 100 * (ends[1] - ends[0]))
-            for name, ends in both
-            if ends and METRICS[self.metric].is_share
-        ]
 
 
 def cards_of(

@@ -1,4 +1,4 @@
-"""What the plots of a report have in common: Plotly figures in plain JSON.
+"""Plots of a report, as Plotly figures in plain JSON: the common ground, and metrics over epochs.
 
 Colours are CSS variables of the page (`var(--series1)`), which its script resolves anew for
 light and dark; fonts, grids and backgrounds are the script's business altogether.

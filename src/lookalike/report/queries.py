@@ -1,4 +1,4 @@
-"""How queries ended, which of them a report shows, and what it says of each."""
+"""The outcome of queries, the choice of those that a report shows, and their strips."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CONFUSED_PAIRS, _EXAMPLES = 50, 3
 
 @dataclass(frozen=True)
 class Outcome:
-    """How each query ended. `first` is the gallery position of its first result, -1 if none.
+    """The end of each query. `first` is the gallery position of its first result, -1 if none.
 
     `change` is 1 where the first result is right and was wrong an epoch ago, -1 the other way
     round, else 0; `compared` says whether there was an epoch to compare with. Without labels
@@ -44,7 +44,7 @@ class Outcome:
 
     @property
     def totals(self) -> dict[str, int]:
-        """How many queries there are of each kind that the page can list, even if it does not."""
+        """The number of queries of each kind that the page can list, even if it does not."""
         answerable = int(self.answerable.sum())
         return {
             "all": len(self.first),
@@ -81,7 +81,7 @@ class Images:
 
     @property
     def paths(self) -> list[str]:
-        """Where each image lies."""
+        """The path of each image."""
         return [path for path, _ in self._numbers]
 
     @property

@@ -1,7 +1,8 @@
-"""What a section of the report is made of, and what it comes to."""
+"""A section of the report, and the context that it is made of."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,8 +41,8 @@ class Section:
     Args:
         name: that of its fragment, `templates/sections/NAME.html.j2`.
         anchor, title: the id of its element and how the page's menu names it, if it does.
-        facts: what the fragment needs beside the fields of the context, which it sees by name.
-        figures: plots, by the names that the fragment has for their places.
+        facts: what the fragment needs beside the context's fields and `figures`, which it sees too.
+        figures: plots, by the names that the fragment has for their places; None for no plot.
         data: what the page's script needs, under keys that no other section uses.
         left_out: what a page of bounded size does not hold of it, a sentence each.
     """
@@ -50,6 +51,6 @@ class Section:
     anchor: str = ""
     title: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
-    figures: dict[str, Figure] = field(default_factory=dict)
+    figures: Mapping[str, Figure | None] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)

@@ -96,12 +96,12 @@ def _facts(context: Context, protocol: Protocol) -> dict[str, Any]:
         "test": protocol.describe(),
         "sections": sections,
         "bodies": [
-            render_page(f"sections/{one.name}.html.j2", vars(context) | one.facts)
+            render_page(f"sections/{one.name}.html.j2", vars(context) | vars(one) | one.facts)
             for one in sections
         ],
         "left_out": [sentence for section in sections for sentence in section.left_out],
         "plotly": get_plotlyjs(),
-        "figures": {name: figure for one in sections for name, figure in one.figures.items()},
+        "figures": {k: v for one in sections for k, v in one.figures.items() if v is not None},
         "data": data,
         "thumbnails": context.thumbnails.uris,
         "version": now["versions"]["lookalike"],
@@ -119,7 +119,7 @@ def _trade_off_by(out: Path, now: Document) -> TradeOff | None:
 
 
 def _which(now: Document) -> str:
-    """Which epoch a report is of, for its title; nothing where nothing was trained."""
+    """The epoch that a report is of, for its title; nothing where nothing was trained."""
     if now["epoch"]:
         return f" · epoch {now['epoch']}"
     return "" if now.get("run") is None else " · before training"

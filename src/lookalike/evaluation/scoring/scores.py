@@ -41,7 +41,7 @@ class QueryScores:
 
     @property
     def answerable(self) -> np.ndarray:
-        """Which queries have an answer in the gallery."""
+        """True for queries that have an answer in the gallery."""
         return self.num_relevant > 0
 
     @property

@@ -1,4 +1,4 @@
-"""How sure the numbers are: bootstrap intervals, and a paired test between two systems.
+"""Statistics of scores: bootstrap intervals, and a paired test between two systems.
 
 All of it works on one score a query, whatever the metric; queries without an answer are left
 out by the caller. With `clusters` (one label a query, such as its class or the product it shows)
@@ -22,7 +22,7 @@ _CHUNK_ELEMENTS = 2**23  # random numbers held at a time: 64 MB
 
 @dataclass(frozen=True)
 class PairedTest:
-    """How the mean of B differs from that of A on the same queries.
+    """The difference of the mean of B from that of A on the same queries.
 
     `difference` is B - A with its 95% bootstrap interval `low`..`high`; `p_value` is that of
     the two-sided paired permutation test.
@@ -138,7 +138,7 @@ def _cluster_sums(
 def _draws(
     n: int, resamples: int, generator: np.random.Generator
 ) -> Iterator[Float64[np.ndarray, "some n"]]:
-    """How often each of n is drawn in n draws with replacement, some resamples at a time."""
+    """The number of times that each of n is drawn in n draws, some resamples at a time."""
     for size in _chunk_sizes(n, resamples):
         drawn = generator.integers(0, n, (size, n))
         drawn += np.arange(size)[:, None] * n

@@ -18,12 +18,11 @@ def make(context: Context) -> Section | None:
     history = context.history
     if not history.measured:
         return None
-    made = {
+    figures = {
         "curves": metric_curves(history.epochs, history.headline, "metrics", "intervals"),
         "similarity": similarity_histogram(history.current, history.before),
     }
-    figures = {name: figure for name, figure in made.items() if figure is not None}
-    return Section("curves", facts={"figures": figures}, figures=figures) if figures else None
+    return Section("curves", figures=figures)
 
 
 def similarity_histogram(now: Document, before: Document | None) -> Figure | None:

@@ -1,4 +1,4 @@
-"""What training does to text search, and how far it moved the embeddings."""
+"""Text search and drift: what training does to either."""
 
 from __future__ import annotations
 
@@ -16,16 +16,11 @@ def make(context: Context) -> Section | None:
     history, title = context.history, title_of(context.history)
     if not title:
         return None
-    made = {
+    figures = {
         "text": metric_curves(history.epochs, text_headline(), "text_metrics", "text_intervals"),
         "drift": drift_curve(history.epochs),
     }
-    figures = {name: figure for name, figure in made.items() if figure is not None}
-    facts = {
-        "title": title,
-        "cards": cards_of(history, text_headline(), {}, "text_"),
-        "figures": figures,
-    }
+    facts = {"title": title, "cards": cards_of(history, text_headline(), {}, "text_")}
     return Section("text_search", "text", title, facts, figures)
 
 
