@@ -356,7 +356,8 @@ def test_classes_stand_worst_first_with_what_they_are_taken_for(tmp_path: Path) 
     assert shown is not None
     words = re.sub(r"<[^>]+>", "", shown[0])
     told = (percent(recalls[0]), percent(before), points(recalls[0] - before),
-            percent(table[labels[0]]["mAP"]), f"{of_it.taken_for} {of_it.count}\N{MULTIPLICATION SIGN}")  # fmt: skip
+            percent(table[labels[0]]["mAP"]), of_it.taken_for,
+            f"{of_it.count}\N{MULTIPLICATION SIGN}")  # fmt: skip
     assert f"{labels[0]} 20 {' '.join(told)} {labels[1]} " in re.sub(r" +", " ", words)
 
 
