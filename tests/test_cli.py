@@ -34,7 +34,7 @@ from lookalike.config import BenchConfig, CheckConfig, EvaluateConfig, ExportCon
 from lookalike.config.recipes import read_recipe
 from lookalike.config.settings import config_from
 from lookalike.evaluation.drift import Drift
-from lookalike.evaluation.scoring.scores import HEADLINE
+from lookalike.evaluation.metrics import headline
 from lookalike.progress import SilentProgress, Task
 from lookalike.training.history import Best, EpochSummary
 
@@ -371,7 +371,7 @@ def test_the_best_epoch_is_marked_and_its_checkpoint_named(
     assert marked == [["epoch", str(best), "best"]]
     assert f"Best by mAP@R: epoch {best} ({values[best]['mAP@R']:.4f})" in outcome.out
 
-    history = [EpochSummary(epoch, 0.5, dict.fromkeys(HEADLINE, 0.1)) for epoch in (0, 1, 2)]
+    history = [EpochSummary(epoch, 0.5, dict.fromkeys(headline(), 0.1)) for epoch in (0, 1, 2)]
     for one, end in [
         (Best(2, "MRR", 0.2, Path("weights/encoder_epoch_02.pth")),
          "Best by MRR: epoch 2 (0.2000), weights/encoder_epoch_02.pth"),
@@ -459,7 +459,7 @@ def test_evaluating_a_checkpoint_prints_the_metrics_of_its_epoch(
     lines = [line.split() for line in table.out.splitlines() if line.strip()]
     header, numbers = lines[0], lines[2]
     assert dict(zip(header, numbers, strict=True)) == {
-        name: f"{expected[name]:.4f}" for name in HEADLINE
+        name: f"{expected[name]:.4f}" for name in headline()
     }
 
 

@@ -15,7 +15,7 @@ from lookalike.commands.compare import compare
 from lookalike.config import EvaluateConfig
 from lookalike.config.settings import config_from
 from lookalike.errors import ConfigError, DataError
-from lookalike.evaluation.scoring.scores import HEADLINE
+from lookalike.evaluation.metrics import headline
 from lookalike.progress import SilentProgress
 
 
@@ -49,7 +49,7 @@ def test_runs_are_tested_query_by_query(two_runs: tuple[Path, Path], tmp_path: P
     assert test.difference == -0.5
     assert test.low <= -0.5 <= test.high < 0
     assert test.p_value == pytest.approx(2 / 2**6, abs=0.01)  # six differences, all of one sign
-    assert set(comparison.tests[0]) == set(HEADLINE)
+    assert set(comparison.tests[0]) == set(headline())
     assert comparison.tests[0]["mAP"].p_value == 1  # the same embeddings both times
     # One and a half of three classes: by class the same difference is no surprise.
     by_class = compare(list(two_runs), by_class=True).tests[0]["recall@1"]
@@ -200,7 +200,7 @@ def test_what_is_no_metrics_file_says_so(tmp_path: Path, two_runs: tuple[Path, P
         {"protocol": []},
         {"protocol": {}},
         {"metrics": None},
-        {"metrics": {"mAP": 1}},
+        {"metrics": {"mAP@7": 1}},
         {"metrics": []},
         {"per_query": None},
         {"per_query": {"name": []}},

@@ -32,9 +32,12 @@ from lookalike.evaluation.results import report_file, result_files, write_result
 from lookalike.evaluation.retrieval import Retrieval
 from lookalike.evaluation.scoring.statistics import PairedTest
 from lookalike.progress import SilentProgress
-from lookalike.report.epoch import embedding_map, queries, summary, write
-from lookalike.report.epoch.history import read_history
-from lookalike.report.epoch.queries import Confusion, choose_queries, find_confusions, outcome_of
+from lookalike.report import embedding_map, queries, write
+from lookalike.report.cards import cards_of
+from lookalike.report.history import read_history
+from lookalike.report.page import percent, points
+from lookalike.report.queries import Confusion, choose_queries, find_confusions, outcome_of
+from lookalike.report.sections import classes, verdict
 from lookalike.report.thumbnails import Thumbnails
 from lookalike.training import evaluator as measuring
 
@@ -166,7 +169,7 @@ def test_unlabelled_images_make_a_report_of_strips_and_a_map(tmp_path: Path) -> 
     assert not data["labelled"]
     assert data["queries"][0][1:4] == [None, None, 0]
     assert len(data["queries"][0][5]) == 20  # ten results, each with its similarity
-    assert figures["curves"] is figures["similarity"] is None
+    assert list(figures) == ["map"]
     assert [trace["name"] for trace in figures["map"]["data"]] == ["queries"]
     assert 'id="overview"' not in page
     assert 'id="classes"' not in page
@@ -303,7 +306,7 @@ def test_queries_and_first_results_get_their_thumbnails_before_later_ones() -> N
     ],
 )
 def test_a_p_value_is_said_in_words(p_value: float, words: str) -> None:
-    told = summary.in_words(PairedTest(0.1, 0.05, 0.15, p_value))
+    told = verdict.in_words(PairedTest(0.1, 0.05, 0.15, p_value))
     assert "A change of +10.0 points, between +5.0 and +15.0 with 95% confidence" in told
     assert told.endswith(f"as large {words}.")
 
@@ -317,33 +320,40 @@ def test_the_verdict_says_better_worse_or_that_nobody_knows(
     written(tmp_path, 0, synthetic(200, 10, noise=before))
     page = written(tmp_path, 1, synthetic(200, 10, noise=after))
     history = read_history(tmp_path, 1)
-    cards = summary.cards_of(history)
+    cards = cards_of(history, history.headline, verdict.tests_of(history))
     assert [card.metric for card in cards] == ["recall@1", "recall@5", "recall@10", "mAP", "mAP@R"]
-    verdict = summary.verdict_on(cards[0], 1)
-    assert verdict.kind == kind
-    assert verdict.sentence in text(page)
-    assert summary.percent(history.current["metrics"]["recall@1"]) in verdict.sentence
+    told = verdict.verdict_on(cards[0], 1)
+    assert told.kind == kind
+    assert told.sentence in text(page)
+    assert percent(history.current["metrics"]["recall@1"]) in told.sentence
 
 
 def test_classes_stand_worst_first_with_what_they_are_taken_for(tmp_path: Path) -> None:
     written(tmp_path, 0, synthetic(200, 10, noise=2.5))
     made = synthetic(200, 10, noise=1.2)
-    written(tmp_path, 1, made)
+    page = written(tmp_path, 1, made)
     history = read_history(tmp_path, 1)
     confusions = find_confusions(made[0], outcome_of(made[0], None))
-    rows = summary.class_rows(history.current, history.before, confusions)
-    assert len(rows) == 10
-    assert [row.recall for row in rows] == sorted(row.recall or 0.0 for row in rows)
-    worst = rows[0]
-    of_it = [one for one in confusions if one.label == worst.label]
-    assert (worst.taken_for, worst.taken_count) == (of_it[0].taken_for, of_it[0].count)
+    table = history.current["per_class"]
+    labels = classes.worst_first(table)
+    assert len(labels) == 10
+    recalls = [table[label]["recall@1"] for label in labels]
+    assert recalls == sorted(recalls)
+    of_it = next(one for one in confusions if one.label == labels[0])
     assert history.before is not None
-    assert worst.recall_before == history.before["per_class"][worst.label]["recall@1"]
+    before = history.before["per_class"][labels[0]]["recall@1"]
+    shown = re.search(r'<section id="classes".*?</section>', text(page))
+    assert shown is not None
+    words = re.sub(r"<[^>]+>", "", shown[0])
+    told = (percent(recalls[0]), percent(before), points(recalls[0] - before),
+            percent(table[labels[0]]["mAP"]), of_it.taken_for,
+            f"{of_it.count}\N{MULTIPLICATION SIGN}")  # fmt: skip
+    assert f"{labels[0]} 20 {' '.join(told)} {labels[1]} " in re.sub(r" +", " ", words)
 
 
 def test_a_single_epoch_has_no_curves_and_makes_no_promises(tmp_path: Path) -> None:
     page = written(tmp_path, 0, synthetic(60, 6))
-    assert part(page, "figures")["curves"] is None
+    assert "curves" not in part(page, "figures")
     assert "confidence. If training" not in text(page)
     assert "The first result is right for" in text(page)
     assert "<h1>Retrieval report · before training</h1>" in page

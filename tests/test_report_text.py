@@ -25,8 +25,7 @@ from lookalike.config import EvaluateConfig
 from lookalike.errors import DataError
 from lookalike.evaluation.interpolation import write_trade_off
 from lookalike.evaluation.results import interpolation_file, result_files
-from lookalike.report.epoch import summary
-from lookalike.report.epoch.charts import trade_off_figure
+from lookalike.report.sections.mixtures import trade_in_words, trade_off_figure
 
 
 def section(page: str, identity: str) -> str:
@@ -87,7 +86,7 @@ def test_without_texts_there_is_drift_alone_and_without_either_nothing(tmp_path:
         page = written(tmp_path / "drift", epoch, made, about)
     assert section(page, "text").startswith(" Drift ")
     assert "gallery" not in section(page, "text")
-    assert part(page, "figures")["text"] is None
+    assert "text" not in part(page, "figures")
     assert '<a href="#text">Drift</a>' in page
     for epoch in (0, 1):
         page = written(tmp_path / "neither", epoch, made)
@@ -113,7 +112,7 @@ def test_evaluate_shows_text_search_without_curves(settings: Settings, photos: P
     for name, value in result.text_metrics.items():
         assert re.search(rf"{name} [^%]* {100 * value:.1f}%", section(page, "text"))
     assert "Drift" not in section(page, "text")
-    assert part(page, "figures")["text"] is part(page, "figures")["drift"] is None
+    assert not {"text", "drift"} & set(part(page, "figures"))
 
 
 # --- Mixtures --------------------------------------------------------------------------------
@@ -179,20 +178,23 @@ def test_without_texts_the_curve_goes_by_alpha(tmp_path: Path) -> None:
     assert "0.5 70.0% chosen 1 60.0% after training" in words
 
 
-def test_a_median_rank_is_a_number_and_the_best_is_on_top() -> None:
+def test_a_median_rank_is_a_number_and_the_best_is_on_top(tmp_path: Path) -> None:
     ranks = mixtures((0.0, 12.0, 0.8), (0.5, 4.0, 0.7), (1.0, 2.0, 0.4), metric="median rank")
     assert trade_off_figure(ranks)["layout"]["yaxis"]["autorange"] == "reversed"
-    assert [row.images for row in summary.mixture_rows(ranks)] == ["12", "4", "2"]
-    assert "(median rank 4)" in summary.trade_in_words(ranks)
+    made = synthetic(40, 4)
+    write_trade_off(interpolation_file(tmp_path), of_test(ranks, made))
+    words = section(written(tmp_path, 1, made), "mixtures")
+    assert "0 12 80.0% before training 0.5 4 70.0% chosen 1 2 40.0% after training" in words
+    assert "(median rank 4)" in trade_in_words(ranks)
 
 
 def test_words_say_so_where_a_mixture_beats_both_ends_and_where_none_is_worth_it() -> None:
     gained = mixtures((0.0, 0.2, 0.5), (0.5, 0.5, 0.6), (1.0, 0.6, 0.4))
-    assert summary.trade_in_words(gained) == (
+    assert trade_in_words(gained) == (
         "Alpha 0.5 weighs best: on images mAP@R 50.0% (before training 20.0%, after it 60.0%), "
         "on text mAP 60.0% (before 50.0%, after 40.0%)."
     )
     more = mixtures((0.0, 0.2, 0.5), (0.5, 0.7, 0.45), (1.0, 0.6, 0.4))
-    assert summary.trade_in_words(more).startswith("Alpha 0.5 weighs best: on images mAP@R 70.0%")
+    assert trade_in_words(more).startswith("Alpha 0.5 weighs best: on images mAP@R 70.0%")
     nothing = mixtures((0.0, 0.2, 0.5), (0.5, 0.3, 0.2), (1.0, 0.6, 0.1))
-    assert summary.trade_in_words(nothing).startswith("No mixture keeps a larger share")
+    assert trade_in_words(nothing).startswith("No mixture keeps a larger share")

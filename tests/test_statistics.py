@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from lookalike.evaluation.scoring.statistics import bootstrap_intervals, paired_test, paired_tests
+from lookalike.evaluation.scoring.statistics import (
+    PairedTest,
+    bootstrap_intervals,
+    paired_tests,
+)
+
+
+def paired_test(a: np.ndarray, b: np.ndarray, **options: Any) -> PairedTest:
+    """The test of a single metric."""
+    return paired_tests({"": a}, {"": b}, **options)[""]
 
 
 def interval(scores: np.ndarray, **options: int) -> tuple[float, float]:

@@ -18,7 +18,7 @@ from lookalike.evaluation.results import write_results
 from lookalike.evaluation.retrieval import Retrieval, exclusions, retrieve
 from lookalike.evaluation.scoring.scores import score_ranks
 from lookalike.progress import SilentProgress
-from lookalike.report.epoch.write import write_report
+from lookalike.report.write import write_report
 
 
 def image_set(names: list[str], labels: list[str] | None, root: Path = Path("gone")) -> ImageSet:

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from lookalike.cli.tables import number, print_table
+from lookalike.cli.tables import number, numbers, print_table
 from lookalike.cli.verb import Verb, print_json
 from lookalike.files import shown
 
@@ -44,23 +44,25 @@ def _run(given: argparse.Namespace) -> None:
             "tests_against_first": tests,
             "why_untested": comparison.why_untested,
             "folds": comparison.folds,
+            "missing_metrics": comparison.missing,
         }
     )  # fmt: skip
 
 
 def print_comparison(comparison: Comparison) -> None:
     """Prints one row a result, then one block a test against the first."""
-    from lookalike.evaluation.scoring.scores import HEADLINE
-
-    rows = []
+    rows, names = [], comparison.metrics
     for one in comparison.results:
-        metrics = one.document["metrics"]
-        rows.append([shown(one.name), *(number(metrics[name]) for name in HEADLINE)])
+        rows.append([shown(one.name), *numbers(one.document["metrics"], names)])
     if comparison.folds:
         for word, which in (("mean", 0), ("std. dev.", 1)):
-            values = [number(comparison.folds[name][which]) for name in HEADLINE]
+            values = [number(comparison.folds[name][which]) for name in names]
             rows.append([f"{word} over folds", *values])
-    print_table(["", *HEADLINE], rows)
+    print_table(["", *names], rows)
+    if comparison.missing:
+        lacking = (f"{name} (not in {', '.join(map(shown, files))})"
+                   for name, files in comparison.missing.items())  # fmt: skip
+        print(f"Left out, for not all have them: {'; '.join(lacking)}.\n")
     first = shown(comparison.results[0].name)
     for one, tests in zip(comparison.results[1:], comparison.tests, strict=False):
         print(f"{shown(one.name)} against {first}, on the same queries:")

@@ -27,15 +27,15 @@ HARDLY_MOVED = 0.999  # mean cosine; what a learning rate far too small leaves
 
 def print_history(history: Sequence[EpochSummary], best: Best | None) -> None:
     """Prints one row an epoch, the best marked, and the change from first to last."""
-    from lookalike.evaluation.scoring.scores import HEADLINE
+    from lookalike.evaluation.metrics import headline
 
     if not any(one.loss is not None or one.metrics for one in history):
         return
-    names = HEADLINE if history[-1].metrics else ()
+    names = headline() if history[-1].metrics else ()
     marked = best.epoch if best and len(history) > 1 else None
     rows = [
         [f"epoch {one.epoch}{' best' if one.epoch == marked else ''}", number(one.loss),
-         *_numbers(one.metrics, names)]
+         *numbers(one.metrics, names)]
         for one in history
     ]  # fmt: skip
     if len(history) > 1 and history[0].metrics and history[-1].metrics:
@@ -67,13 +67,13 @@ def _print_best(best: Best, drift: Drift | None) -> None:
 
 def _print_text_history(history: Sequence[EpochSummary]) -> None:
     """Prints the same for text search, and how far embeddings moved."""
-    from lookalike.evaluation.text import TEXT_HEADLINE
+    from lookalike.evaluation.metrics import text_headline
 
     if not any(one.drift for one in history[1:]):
         return
-    names = TEXT_HEADLINE if history[-1].text_metrics else ()
+    names = text_headline() if history[-1].text_metrics else ()
     rows = [
-        [f"epoch {one.epoch}", *_numbers(one.text_metrics, names),
+        [f"epoch {one.epoch}", *numbers(one.text_metrics, names),
          number(one.drift.mean_cosine if one.drift else None)]
         for one in history
     ]  # fmt: skip
@@ -98,7 +98,7 @@ def print_trade_off(trade_off: TradeOff) -> None:
         [
             f"alpha {one.alpha:.3g}{' chosen' if one == trade_off.chosen else ''}",
             number(one.metrics[trade_off.metric]),
-            *_numbers(one.text_metrics, names),
+            *numbers(one.text_metrics, names),
         ]
         for one in trade_off.mixtures
     ]
@@ -107,23 +107,23 @@ def print_trade_off(trade_off: TradeOff) -> None:
 
 def print_scores(scores: QueryScores) -> None:
     """Prints the headline metrics with their intervals, and how many queries they leave out."""
-    from lookalike.evaluation.scoring.scores import HEADLINE
+    from lookalike.evaluation.metrics import headline
 
-    _print_means(scores, HEADLINE)
+    _print_means(scores, headline())
     print_unanswered(scores)
 
 
 def print_text_scores(scores: QueryScores) -> None:
     """Prints the same for text search."""
-    from lookalike.evaluation.text import TEXT_HEADLINE
+    from lookalike.evaluation.metrics import text_headline
 
     print("Images found by the names of their classes, as texts:")
-    _print_means(scores, TEXT_HEADLINE)
+    _print_means(scores, text_headline())
 
 
 def _print_means(scores: QueryScores, names: Sequence[str]) -> None:
     metrics, intervals = scores.micro(), scores.intervals
-    rows = [["", *_numbers(metrics, names)]]
+    rows = [["", *numbers(metrics, names)]]
     for word, end in (("95% from", 0), ("to", 1)):
         rows.append([word, *(number(intervals[name][end]) for name in names)])
     print_table(["", *names], rows)
@@ -192,14 +192,16 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     Console(file=sys.stdout, highlight=False).print(table)
 
 
-def _numbers(metrics: Mapping[str, float] | None, names: Sequence[str]) -> list[str]:
+def numbers(metrics: Mapping[str, float] | None, names: Sequence[str]) -> list[str]:
+    """Returns some of the metrics as tables show them; nothing for one that is missing."""
     return [number((metrics or {}).get(name)) for name in names]
 
 
 def _changes(
     first: Mapping[str, float], last: Mapping[str, float], names: Sequence[str]
 ) -> list[str]:
-    return [f"{last[name] - first[name]:+.4f}" for name in names]
+    pairs = [(first.get(name), last.get(name)) for name in names]
+    return ["" if a is None or b is None else f"{b - a:+.4f}" for a, b in pairs]
 
 
 def number(value: float | None) -> str:

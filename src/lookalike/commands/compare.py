@@ -12,28 +12,33 @@ from typing import Any
 import numpy as np
 
 from lookalike.errors import ConfigError, DataError
+from lookalike.evaluation.metrics import METRICS, headline
 from lookalike.evaluation.protocol import hash_of
 from lookalike.evaluation.results import find_results
-from lookalike.evaluation.scoring.scores import HEADLINE
 from lookalike.evaluation.scoring.statistics import PairedTest, paired_tests
 from lookalike.files import shown
 
 _FOLLOWS = ("fingerprint", "searched_fingerprint", "num_queries_scored", "holdout",
             "num_queries_without_answer")  # fmt: skip
 """Facts that differ because others do."""
+_OF_QUERIES = ("name", "label", "num_relevant")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One metrics file: what is shown of it, and what it says."""
+    """One metrics file: what is shown of it, and what it says.
+
+    `metrics` are the headline metrics of which it has a number, and what each query scored.
+    """
 
     name: str
     path: Path
     document: dict[str, Any]
+    metrics: tuple[str, ...]
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What the numbers were measured on."""
+        """The facts of what the numbers were measured on."""
         found: dict[str, Any] = self.document["protocol"]
         return found
 
@@ -42,12 +47,16 @@ class Measured:
 class Comparison:
     """Results beside each other. `tests[i]` compares result i + 1 with the first, per metric.
 
+    `metrics` are the headline metrics that all results have; `missing` tells of each other one
+    which results lack it, as those of an earlier version or without a registered metric do.
     With `by_class` whole classes were drawn and flipped. Without tests `why_untested` says why.
-    `folds` holds mean and standard deviation of each
-    metric over results that are the folds of one holdout, else None.
+    `folds` holds mean and standard deviation of each metric over results that are the folds of
+    one holdout, else None.
     """
 
     results: list[Measured]
+    metrics: list[str]
+    missing: dict[str, list[str]]
     tests: list[dict[str, PairedTest]]
     why_untested: str | None
     folds: dict[str, tuple[float, float]] | None
@@ -70,11 +79,12 @@ def compare(
         by_class: tests and intervals draw whole classes (see `evaluation.statistics`).
 
     Raises:
-        DataError: a file that is none of ours, or has no metrics.
+        DataError: a file that is none of ours, or has no metrics; or no metric that all have.
         ConfigError: the protocols differ, and nobody said that they may; names what differs.
     """
     results = _named(_find(sources))
-    folds = _over_folds(results)
+    metrics, missing = _in_common(results)
+    folds = _over_folds(results, metrics)
     first = results[0]
     odd = next((one for one in results[1:] if _protocol_of(one) != _protocol_of(first)), None)
     if odd is not None:
@@ -84,11 +94,14 @@ def compare(
                 f"({_difference(first.protocol, odd.protocol)}), so their numbers do not compare; "
                 "--different-protocols shows them beside each other all the same"
             )
-        return Comparison(results, [], "they were measured under different protocols", folds)
+        why = "they were measured under different protocols"
+        return Comparison(results, metrics, missing, [], why, folds)
     if any(_searched(one) != _searched(first) for one in results):
-        return Comparison(results, [], "they could not read the same images", folds)
-    tests = [_tests(first, one, by_class=by_class) for one in results[1:]]
-    return Comparison(results, tests, None, folds, by_class)
+        why = "they could not read the same images"
+        return Comparison(results, metrics, missing, [], why, folds)
+    tested = [name for name in metrics if METRICS[name].over_queries == "mean"]
+    tests = [_tests(first, one, tested, by_class=by_class) for one in results[1:] if tested]
+    return Comparison(results, metrics, missing, tests, None, folds, by_class)
 
 
 def _find(sources: Sequence[str | Path]) -> list[Measured]:
@@ -107,10 +120,10 @@ def _find(sources: Sequence[str | Path]) -> list[Measured]:
         raise ConfigError("a result is given twice; compare different ones")
     if len(paths) < 2:
         raise ConfigError("one result compares with nothing; give two or more")
-    return [Measured(os.fspath(path), path, _read(path)) for path in paths]
+    return [_read(path) for path in paths]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Measured:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -122,27 +135,37 @@ def _read(path: Path) -> dict[str, Any]:
                         "lookalike wrote")  # fmt: skip
     if document.get("metrics") is None:
         raise DataError(f"{shown(path)} holds no metrics: the images had no labels")
-    if not _is_whole(document):
-        raise DataError(f"{shown(path)} lacks some of the metrics ({', '.join(HEADLINE)}) or what "
-                        "each query scored; evaluate anew")  # fmt: skip
-    return document
+    metrics = _whole_metrics(document)
+    if not metrics:
+        raise DataError(f"{shown(path)} holds none of the metrics ({', '.join(headline())}) with "
+                        "what each query scored; evaluate anew")  # fmt: skip
+    return Measured(os.fspath(path), path, document, metrics)
 
 
 def _is_fingerprinted(protocol: Any) -> bool:
     return isinstance(protocol, dict) and isinstance(protocol.get("fingerprint"), str)
 
 
-def _is_whole(document: dict[str, Any]) -> bool:
+def _whole_metrics(document: dict[str, Any]) -> tuple[str, ...]:
+    """The headline metrics that a file has of all queries, and of each."""
     metrics, rows = document["metrics"], document.get("per_query")
-    needed = ("name", "label", "num_relevant", *HEADLINE)
     if not isinstance(metrics, dict) or not isinstance(rows, dict):
-        return False
-    if not all(name in metrics for name in HEADLINE):
-        return False
-    columns = [rows.get(name) for name in needed]
-    return all(isinstance(column, list) for column in columns) and (
-        len({len(column) for column in columns if column is not None}) == 1
-    )
+        return ()
+    lengths = {name: len(column) for name, column in rows.items() if isinstance(column, list)}
+    wanted = {lengths.get(name) for name in _OF_QUERIES}
+    return tuple(name for name in headline() if name in metrics and {lengths.get(name)} == wanted)
+
+
+def _in_common(results: list[Measured]) -> tuple[list[str], dict[str, list[str]]]:
+    """The metrics that all results have; and of each that only some have, which lack it."""
+    lacking = {
+        metric: [one.name for one in results if metric not in one.metrics] for metric in headline()
+    }
+    common = [metric for metric, names in lacking.items() if not names]
+    if not common:
+        held = "; ".join(f"{one.name} has {', '.join(one.metrics)}" for one in results)
+        raise DataError(f"the results have no metric in common ({held}); evaluate anew")
+    return common, {m: names for m, names in lacking.items() if 0 < len(names) < len(results)}
 
 
 def _named(results: list[Measured]) -> list[Measured]:
@@ -163,7 +186,7 @@ def _protocol_of(one: Measured) -> Any:
 
 
 def _searched(one: Measured) -> Any:
-    """What was searched in what, after all that could not be read."""
+    """The images searched and searched in, after all that could not be read."""
     rows = one.document["per_query"]
     return one.protocol.get("searched_fingerprint"), rows["name"], rows["num_relevant"]
 
@@ -179,19 +202,23 @@ def _difference(a: dict[str, Any], b: dict[str, Any]) -> str:
     return "; ".join(told[:3]) or "other images"
 
 
-def _tests(a: Measured, b: Measured, *, by_class: bool) -> dict[str, PairedTest]:
-    """Each headline metric, on the queries that have an answer."""
+def _tests(
+    a: Measured, b: Measured, metrics: list[str], *, by_class: bool
+) -> dict[str, PairedTest]:
+    """Each of these metrics, on the queries that have an answer."""
     before, after = a.document["per_query"], b.document["per_query"]
     scored = np.array(before["num_relevant"]) > 0
 
     def columns(of: dict[str, Any]) -> dict[str, np.ndarray]:
-        return {name: np.array(of[name], dtype=np.float64)[scored] for name in HEADLINE}
+        return {name: np.array(of[name], dtype=np.float64)[scored] for name in metrics}
 
     labels = np.array(before["label"])[scored].tolist()
     return paired_tests(columns(before), columns(after), clusters=labels if by_class else None)
 
 
-def _over_folds(results: list[Measured]) -> dict[str, tuple[float, float]] | None:
+def _over_folds(
+    results: list[Measured], metrics: list[str]
+) -> dict[str, tuple[float, float]] | None:
     """Mean and standard deviation over results that are all the folds of one set of classes."""
     holdouts = [one.protocol["holdout"] for one in results if one.protocol.get("holdout")]
     if len(holdouts) < len(results) or not all("/" in holdout["rule"] for holdout in holdouts):
@@ -199,5 +226,8 @@ def _over_folds(results: list[Measured]) -> dict[str, tuple[float, float]] | Non
     everything = sorted(label for holdout in holdouts for label in holdout["classes"])
     if any(holdout["of_classes"] != hash_of(everything) for holdout in holdouts):
         return None
-    table = {metric: [one.document["metrics"][metric] for one in results] for metric in HEADLINE}
+    table = {
+        metric: np.array([one.document["metrics"][metric] for one in results], dtype=np.float64)
+        for metric in metrics
+    }
     return {m: (float(np.mean(v)), float(np.std(v, ddof=1))) for m, v in table.items()}

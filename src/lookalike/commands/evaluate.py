@@ -46,7 +46,7 @@ from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.layers import on_device
 from lookalike.model.pretrained import chosen_embedding, is_checkpoint, read_checkpoint
 from lookalike.progress import Progress, SilentProgress, counted, default_progress
-from lookalike.report.epoch.write import write_report
+from lookalike.report.write import write_report
 from lookalike.runtime.device import make_runtime
 from lookalike.runtime.world import ALONE, World, joined
 from lookalike.search.rows import Rows

@@ -1,4 +1,4 @@
-"""How far embeddings have moved from those of the model that a run began with."""
+"""Drift: how far embeddings have moved from those of the baseline, the model before training."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Drift:
 
 @dataclass(frozen=True)
 class Originals:
-    """Embeddings of test images by the model as it came; row i is of image `names[i]`."""
+    """Embeddings of test images by the baseline; row i is of image `names[i]`."""
 
     run: str
     test: str
@@ -43,10 +43,10 @@ class Originals:
 
 
 def originals_of(retrieval: Retrieval, run: str, test: str) -> Originals:
-    """The images that drift is measured on: all, or 10,000 of them, evenly spaced.
+    """Returns the images that drift is measured on: all, or 10,000 of them, evenly spaced.
 
     Args:
-        retrieval: what the model as it came retrieves.
+        retrieval: what the baseline retrieves.
         run: the run's own name.
         test: the fingerprint of the protocol.
     """
@@ -57,7 +57,7 @@ def originals_of(retrieval: Retrieval, run: str, test: str) -> Originals:
 
 
 def measure_drift(originals: Originals, retrieval: Retrieval) -> Drift | None:
-    """The drift over the images that could be read both times; None if there are none."""
+    """Returns the drift over the images that could be read both times; None if there are none."""
     names, embeddings = _images(retrieval)
     row_of = {name: row for row, name in enumerate(names)}
     both = [(i, row_of[name]) for i, name in enumerate(originals.names) if name in row_of]
@@ -69,7 +69,7 @@ def measure_drift(originals: Originals, retrieval: Retrieval) -> Drift | None:
 
 
 def write_originals(path: Path, originals: Originals) -> None:
-    """Keeps them, so that a resumed run measures against the same.
+    """Writes them, so that a resumed run measures against the same.
 
     Raises:
         OutputError: the file cannot be written.
@@ -80,7 +80,7 @@ def write_originals(path: Path, originals: Originals) -> None:
 
 
 def read_originals(path: Path, run: str, test: str) -> Originals | None:
-    """The original embeddings of a run on a test; None where there are none."""
+    """Loads the baseline embeddings of a run on a test; None where there are none."""
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}

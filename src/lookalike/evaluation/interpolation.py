@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.errors import DataError
-from lookalike.evaluation.scoring.scores import is_better
+from lookalike.evaluation.metrics import is_better
 from lookalike.files import shown, write_json
 
 

@@ -1,29 +1,63 @@
-"""Retrieval metrics as pure functions of the ranks of the right images.
+"""Retrieval metrics: pure functions of the ranks of the right images, and the one registry of them.
 
 `ranks[q]` holds the ranks (from 1) at which the right images of query q were retrieved,
 rising, padded at its end with 0; `num_relevant[q]` is R, how many right images the whole
-gallery holds for it, retrieved or not. All functions give one number a query and need R >= 1:
+gallery holds for it, retrieved or not. All functions return one number a query and need R >= 1:
 a query without an answer in the gallery has no score, and is counted apart by the caller.
 
 Unless a function says otherwise the source is Manning, Raghavan and Schütze, "Introduction to
 Information Retrieval" (2008), chapter 8. Relevance is binary throughout: right or wrong.
+
+What is measured, shown, compared and known as `best_metric` is whatever `METRICS` holds; a metric
+of your own joins it by `register`, before `lookalike.train` or `lookalike.evaluate` is called.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from lookalike.errors import ConfigError
+
 Ranks = Int64[Tensor, "queries hits"]
 Counts = Int64[Tensor, " queries"]
 Scores = Float64[Tensor, " queries"]
 
 
+@dataclass(frozen=True)
+class Metric:
+    """One metric of retrieval.
+
+    Args:
+        name: its name in files, tables and `best_metric`.
+        score: maps ranks and R (see above) to one number a query, of any number of queries, none
+            included. The numbers must be finite, unless `over_queries` is the median.
+        meaning: what it says of a query, in half a sentence.
+        text_meaning: the same of text search by class name, which reports the means that have one.
+        headline: whether tables and report cards show it; the others are in the files only.
+        higher_is_better: its direction.
+        is_share: whether it lies between 0 and 1, and is shown to people in percent.
+        over_queries: how queries are summarised. Intervals, tests, and means over classes are
+            those of means, and so a median has none.
+    """
+
+    name: str
+    score: Callable[[Ranks, Counts], Scores]
+    meaning: str
+    text_meaning: str | None = None
+    headline: bool = False
+    higher_is_better: bool = True
+    is_share: bool = True
+    over_queries: Literal["mean", "median"] = "mean"
+
+
 def recall_at_k(ranks: Ranks, k: int) -> Scores:
-    """1 if any of the first k results is right, else 0: the hit rate, as the field has it.
+    """Returns 1 if any of the first k results is right, else 0: the hit rate.
 
     Formula: [min rank <= k]. Source: Jégou et al., "Product Quantization for Nearest Neighbor
     Search" (PAMI 2011), section V; in text retrieval "recall" means found / R, which this is not.
@@ -35,7 +69,7 @@ def recall_at_k(ranks: Ranks, k: int) -> Scores:
 
 
 def precision_at_k(ranks: Ranks, k: int) -> Scores:
-    """The share of right images among the first k places.
+    """Returns the share of right images among the first k places.
 
     Formula: |{rank <= k}| / k. The denominator stays k where the gallery is smaller or R < k.
 
@@ -46,7 +80,7 @@ def precision_at_k(ranks: Ranks, k: int) -> Scores:
 
 
 def r_precision(ranks: Ranks, num_relevant: Counts) -> Scores:
-    """The share of right images among the first R places.
+    """Returns the share of right images among the first R places.
 
     Formula: |{rank <= R}| / R. Below R = 2 and one of the first two places is right.
 
@@ -57,7 +91,7 @@ def r_precision(ranks: Ranks, num_relevant: Counts) -> Scores:
 
 
 def average_precision(ranks: Ranks, num_relevant: Counts) -> Scores:
-    """The precision at the rank of each right image, summed, over R.
+    """Returns the precision at the rank of each right image, summed, over R.
 
     Formula: (1 / R) sum over right images i of i / rank_i. Needs the ranks of all right
     images in the whole gallery; its mean over queries is mAP. Right images that were not
@@ -70,7 +104,7 @@ def average_precision(ranks: Ranks, num_relevant: Counts) -> Scores:
 
 
 def average_precision_at_r(ranks: Ranks, num_relevant: Counts) -> Scores:
-    """Average precision over the first R ranks only.
+    """Returns average precision over the first R ranks only.
 
     Formula: (1 / R) sum over right images with rank_i <= R of i / rank_i. Its mean over
     queries is mAP@R: 1 only if all right images come before all wrong ones. Source: Musgrave
@@ -86,7 +120,7 @@ def average_precision_at_r(ranks: Ranks, num_relevant: Counts) -> Scores:
 def average_precision_at_k(
     ranks: Ranks, num_relevant: Counts, k: int, *, over: Literal["R", "min(k,R)"]
 ) -> Scores:
-    """Average precision over the first k ranks, with the denominator said.
+    """Returns average precision over the first k ranks, with the denominator said.
 
     Formula: (1 / D) sum over right images with rank_i <= k of i / rank_i. D = R makes it a
     part of average precision, which cannot reach 1 where R > k (TREC's `map_cut`); D = min(k,
@@ -104,7 +138,7 @@ def average_precision_at_k(
 
 
 def ndcg_at_k(ranks: Ranks, num_relevant: Counts, k: int) -> Scores:
-    """Normalised discounted cumulative gain of the first k places.
+    """Returns the normalised discounted cumulative gain of the first k places.
 
     Formula: DCG / IDCG with DCG = sum over rank_i <= k of 1 / log2(rank_i + 1) and IDCG the
     same for right images at ranks 1 .. min(k, R). Source: Järvelin and Kekäläinen,
@@ -121,7 +155,7 @@ def ndcg_at_k(ranks: Ranks, num_relevant: Counts, k: int) -> Scores:
 
 
 def reciprocal_rank(ranks: Ranks) -> Scores:
-    """1 over the rank of the first right image, 0 if none was retrieved; its mean is MRR.
+    """Returns 1 over the rank of the first right image, 0 if none was retrieved; its mean is MRR.
 
     Source: Voorhees, "The TREC-8 Question Answering Track Report" (1999).
 
@@ -132,7 +166,7 @@ def reciprocal_rank(ranks: Ranks) -> Scores:
 
 
 def first_rank(ranks: Ranks) -> Scores:
-    """The rank of the first right image, infinite if none was retrieved.
+    """Returns the rank of the first right image, infinite if none was retrieved.
 
     Its median over queries is the median rank.
 
@@ -146,7 +180,7 @@ def first_rank(ranks: Ranks) -> Scores:
 
 
 def ranks_of(relevant: Bool[Tensor, "queries places"]) -> Ranks:
-    """Ranks for the functions above, from ranked relevance: is the result in each place right?
+    """Returns ranks for the functions above from ranked relevance: is the result in a place right?
 
     >>> ranks_of(torch.tensor([[True, False, True], [False, True, False]]))
     tensor([[1, 3],
@@ -171,3 +205,76 @@ def _precisions(ranks: Ranks) -> Float64[Tensor, "queries hits"]:
     """The precision at the rank of each right image, 0 where it was not retrieved."""
     found = torch.arange(1, ranks.shape[1] + 1, dtype=torch.float64, device=ranks.device)
     return torch.where(ranks > 0, found / ranks, 0.0)
+
+
+def _recall(k: int, meaning: str, text_meaning: str) -> Metric:
+    return Metric(
+        f"recall@{k}", lambda ranks, _: recall_at_k(ranks, k), meaning, text_meaning, headline=True
+    )
+
+
+MEDIAN_RANK = "median rank"
+METRICS = {
+    one.name: one
+    for one in (
+        _recall(1, "the first result is right", "the first image is of the class"),
+        _recall(5, "one of the first 5 is right", "one of the first 5 is"),
+        _recall(10, "one of the first 10 is right", "one of the first 10 is"),
+        Metric("mAP", average_precision, "how far up all right images stand",
+               "how far up all its images stand", headline=True),
+        Metric("mAP@R", average_precision_at_r, "how nearly they all come before any wrong one",
+               headline=True),
+        Metric("mAP@10/min(10,R)",
+               lambda ranks, counts: average_precision_at_k(ranks, counts, 10, over="min(k,R)"),
+               "how far up the right images among the first 10 stand"),
+        Metric("R-precision", r_precision, "how many of the first R are right"),
+        Metric("precision@10", lambda ranks, _: precision_at_k(ranks, 10),
+               "how many of the first 10 are right"),
+        Metric("nDCG@10", lambda ranks, counts: ndcg_at_k(ranks, counts, 10),
+               "how much right images among the first 10 gain by standing far up"),
+        Metric("MRR", lambda ranks, _: reciprocal_rank(ranks),
+               "1 over the place of the first right image"),
+        Metric(MEDIAN_RANK, lambda ranks, _: first_rank(ranks),
+               "the place of the first right image", higher_is_better=False, is_share=False,
+               over_queries="median"),
+    )
+}  # fmt: skip
+"""All metrics by name, in the order in which they are shown."""
+TEXT_PREFIX = "text-"
+_OTHER_COLUMNS = ("name", "label", "num_relevant", "first rank", "num_queries",
+                  "num_without_answer")  # fmt: skip
+
+
+def register(metric: Metric) -> None:
+    """Adds a metric, the last to be shown.
+
+    Raises:
+        ConfigError: there is a metric of that name, or something else that files call so.
+    """
+    if metric.name in (*METRICS, *_OTHER_COLUMNS) or metric.name.startswith(TEXT_PREFIX):
+        raise ConfigError(
+            f"metrics files have something called {metric.name!r} already; choose another name"
+        )
+    METRICS[metric.name] = metric
+
+
+def headline() -> tuple[str, ...]:
+    """Returns the names of the metrics that tables and cards have room for."""
+    return tuple(name for name, metric in METRICS.items() if metric.headline)
+
+
+def text_headline() -> tuple[str, ...]:
+    """Returns the names of the metrics that text search reports."""
+    return tuple(
+        name for name, one in METRICS.items() if one.text_meaning and one.over_queries == "mean"
+    )
+
+
+def is_better(name: str, value: float, than: float) -> bool:
+    """Returns whether one value of a metric (or of its like in text search) is strictly better.
+
+    >>> is_better("mAP", 0.5, 0.4), is_better("median rank", 3, 2), is_better("text-mAP", 0.4, 0.5)
+    (True, False, False)
+    """
+    higher = METRICS[name.removeprefix(TEXT_PREFIX)].higher_is_better
+    return value > than if higher else value < than

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike import __version__
+from lookalike.evaluation.metrics import MEDIAN_RANK
 from lookalike.evaluation.protocol import Protocol
 from lookalike.evaluation.retrieval import Retrieval, label_numbers
 from lookalike.evaluation.scoring.health import measure_health
@@ -31,7 +32,7 @@ def write_results(
     of_mixture: bool = False,
 ) -> tuple[Path, Path]:
     """Writes `retrieval_results_epoch_XX.json` and `metrics_epoch_XX.json` under `out/results`;
-    of a mixture of this epoch's weights with the original's, with `interpolated` for `epoch_XX`.
+    of a mixture of this epoch's weights with the baseline's, with `interpolated` for `epoch_XX`.
 
     The first maps each query's file name to the names of its top k, best first. The second
     holds metrics, the protocol they were measured under, the health of the embeddings, the
@@ -78,7 +79,7 @@ def metrics_document(
     *,
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What a metrics file holds: the numbers, how sure they are, and what they were measured on."""
+    """Returns what a metrics file holds: numbers, how sure they are, what they were measured on."""
     return {
         **_measured(scores),
         "protocol": dict(protocol),
@@ -116,6 +117,7 @@ def _health(retrieval: Retrieval) -> dict[str, Any]:
 def _per_query(scores: QueryScores, names: list[str]) -> dict[str, list[Any]]:
     """Each query's own scores, as columns; null where it has no answer, or retrieved none."""
     columns = {"first rank": scores.first_rank, **scores.columns}
+    del columns[MEDIAN_RANK]  # of one query it is no median
     return {
         "name": names,
         "label": scores.labels,
@@ -127,7 +129,7 @@ def _per_query(scores: QueryScores, names: list[str]) -> dict[str, list[Any]]:
 
 
 def result_files(out: Path, epoch: int) -> tuple[Path, Path]:
-    """Where an epoch's retrievals and metrics lie."""
+    """Returns the files of an epoch's retrievals and of its metrics."""
     folder = out / "results"
     return (
         folder / f"retrieval_results_epoch_{epoch:02}.json",
@@ -136,17 +138,17 @@ def result_files(out: Path, epoch: int) -> tuple[Path, Path]:
 
 
 def report_file(out: Path) -> Path:
-    """Where the report of a run lies; each epoch replaces the one before."""
+    """Returns the file of a run's report; each epoch replaces the one before."""
     return out / "results" / "report.html"
 
 
 def originals_file(out: Path) -> Path:
-    """Where a run keeps embeddings of the model it began with, to measure its drift from."""
+    """Returns the file of a run's baseline embeddings, which drift is measured from."""
     return out / "results" / "original_embeddings.safetensors"
 
 
 def mixture_files(out: Path) -> tuple[Path, Path]:
-    """Where retrievals and metrics of the mixture that a run chose lie."""
+    """Returns the files of retrievals and metrics of the mixture that a run chose."""
     folder = out / "results"
     return folder / "retrieval_results_interpolated.json", folder / "metrics_interpolated.json"
 
@@ -158,12 +160,12 @@ def remove_mixture_results(out: Path) -> None:
 
 
 def interpolation_file(out: Path) -> Path:
-    """Where a run keeps what mixtures of its weights with the original ones come to."""
+    """Returns the file of what mixtures of a run's weights with the baseline's come to."""
     return out / "results" / "interpolation.json"
 
 
 def find_results(out: Path) -> list[Path]:
-    """The result files of earlier epochs below a folder, by epoch, and nobody else's files."""
+    """Returns the result files of earlier epochs below a folder, by epoch; nobody else's files."""
     names = re.compile(
         r"(?:retrieval_results|metrics)_(?:epoch_(\d+)|interpolated)\.json|report\.html"
         r"|original_embeddings\.safetensors|interpolation\.json"
@@ -180,7 +182,7 @@ def _by_epoch(found: tuple[re.Match[str] | None, Path]) -> tuple[int, str]:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
+    """Returns the versions of what the numbers depend on."""
     own = {"python": platform.python_version(), "lookalike": __version__}
     return own | {name: version(name) for name in ("torch", "transformers", "pillow", "numpy")}
 

@@ -16,17 +16,13 @@ from torch import Tensor
 
 from lookalike.data.images import ImageSet
 from lookalike.errors import DataError
-from lookalike.evaluation.scoring.scores import RECALL_KS, QueryScores, joined, score_ranks
+from lookalike.evaluation.metrics import TEXT_PREFIX, text_headline
+from lookalike.evaluation.scoring.scores import QueryScores, joined, score_ranks
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.text import caption_of, embed_texts
 from lookalike.progress import Progress
 from lookalike.search.ranks import ranks_of_relevant
 from lookalike.search.rows import Embeddings
-
-TEXT_HEADLINE = (*(f"recall@{k}" for k in RECALL_KS), "mAP")
-"""The metrics of text search that are reported."""
-TEXT_METRICS = tuple(f"text-{name}" for name in TEXT_HEADLINE)
-"""What they are called beside those of a retrieval of images by images."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class TextQueries:
 def text_queries(
     encoder: CLIPEncoder, labels: Iterable[str], template: str, progress: Progress
 ) -> TextQueries:
-    """A query for each different label, in their order.
+    """Returns a query for each different label, in their order.
 
     Raises:
         ModelError: the model embeds no texts.
@@ -54,7 +50,7 @@ def text_queries(
 def search_by_text(
     queries: TextQueries, gallery: ImageSet, gallery_embeddings: Embeddings
 ) -> QueryScores:
-    """What each caption scores in the gallery, where the images of its class are right.
+    """Returns what each caption scores in the gallery, where the images of its class are right.
 
     A class without an image there counts apart, as a query without an answer does elsewhere.
 
@@ -74,26 +70,31 @@ def search_by_text(
 
 
 def text_metrics(scores: QueryScores) -> dict[str, float]:
-    """The means over classes that are reported."""
-    means = scores.micro()
-    return {name: means[name] for name in TEXT_HEADLINE}
+    """Returns the metrics of text search that are reported, over classes."""
+    over_classes = scores.micro()
+    return {name: over_classes[name] for name in text_headline()}
+
+
+def text_metric_names() -> tuple[str, ...]:
+    """Returns the names that the metrics of text search have beside those of image search."""
+    return tuple(named_apart(dict.fromkeys(text_headline(), 0.0)))
 
 
 def named_apart(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Metrics of text search by the names they have beside those of image search.
+    """Returns metrics of text search under the names they have beside those of image search.
 
     >>> named_apart({"mAP": 0.25})
     {'text-mAP': 0.25}
     """
-    return {f"text-{name}": value for name, value in metrics.items()}
+    return {f"{TEXT_PREFIX}{name}": value for name, value in metrics.items()}
 
 
 def text_document(scores: QueryScores | None) -> dict[str, Any]:
-    """What a metrics file says of text search: means over classes, and how sure they are."""
+    """Returns what a metrics file says of text search: metrics, and how sure they are."""
     if scores is None:
         return {"text_metrics": None}
     intervals = scores.intervals
     return {
         "text_metrics": text_metrics(scores),
-        "text_intervals": {name: intervals[name] for name in TEXT_HEADLINE},
+        "text_intervals": {name: intervals[name] for name in text_headline()},
     }

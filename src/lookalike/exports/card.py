@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from lookalike.config import ExportConfig, TrainConfig
 from lookalike.config.settings import FREE_ON_RESUME
+from lookalike.evaluation.metrics import headline, text_headline
 from lookalike.evaluation.results import library_versions
-from lookalike.evaluation.scoring.scores import HEADLINE
-from lookalike.evaluation.text import TEXT_HEADLINE
 from lookalike.exports.agreement import Agreement
 from lookalike.exports.source import Source
 from lookalike.files import write_text
 from lookalike.progress import counted
-from lookalike.report.epoch.history import Document, History
+from lookalike.report.history import Document, History
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -63,7 +62,7 @@ def front_matter(source: Source, config: ExportConfig) -> str:
         license=config.license,
         base_model=source.base_model,
         base_model_relation="finetune" if source.base_model and source.checkpoint else None,
-        metrics=list(HEADLINE) if source.history else None,
+        metrics=_shown_of(source.history.current) if source.history else None,
         model_name=(config.push_to_hub or Path(config.out).resolve().name).rpartition("/")[2],
         eval_results=_eval_results(source.history) if source.history else None,
     )
@@ -88,8 +87,13 @@ def _eval_results(history: History) -> list[EvalResult]:
             metric_name=name,
             metric_value=round(metrics[name], 4),
         )
-        for name in HEADLINE
+        for name in _shown_of(history.current)
     ]
+
+
+def _shown_of(now: Document) -> list[str]:
+    """The headline metrics that the epoch was measured by; an older file may lack a newer one."""
+    return [name for name in headline() if now["metrics"].get(name) is not None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,17 +106,21 @@ class Results:
 
 
 def results_in_words(history: History, source: Source) -> Results:
-    """The numbers of this epoch beside those before training, and the protocol of both."""
+    """Returns the numbers of this epoch beside those before training, and the protocol of both."""
     before, now = history.before, history.current
     mixed = f", mixed with the original, alpha {now['alpha']:g}" if "alpha" in now else ""
     heading = ["", f"this model (epoch {now['epoch']}{mixed})"]
     if before is not None:
-        # An epoch 0 is the model as it came; a run may have begun to be measured later.
+        # Epoch 0 is the baseline; a run may have begun to be measured later.
         word = "before training" if before["epoch"] == 0 else "earlier"
         heading = ["", f"{word} (epoch {before['epoch']})", heading[1], "change"]
-    rows = [_row(name, before, now, name) for name in HEADLINE]
-    if now.get("text_metrics"):
-        rows += [_row(f"text {name}", before, now, name, "text_") for name in TEXT_HEADLINE]
+    rows = [_row(name, before, now, name) for name in _shown_of(now)]
+    texts = now.get("text_metrics") or {}
+    rows += [
+        _row(f"text {name}", before, now, name, "text_")
+        for name in text_headline()
+        if name in texts
+    ]
     return Results(heading, rows, protocol_in_words(now, source.encoder.trained_on))
 
 
@@ -123,15 +131,16 @@ def _row(
     value = _with_interval(now, name, kind)
     if before is None:
         return [title, value]
-    if not before.get(f"{kind}metrics"):
+    earlier = (before.get(f"{kind}metrics") or {}).get(name)
+    if earlier is None:
         return [title, "", f"**{value}**", ""]
-    change = now[f"{kind}metrics"][name] - before[f"{kind}metrics"][name]
+    change = now[f"{kind}metrics"][name] - earlier
     return [title, _with_interval(before, name, kind), f"**{value}**", f"{change:+.4f}"]
 
 
 def _with_interval(document: Document, name: str, kind: str) -> str:
-    low, high = document[f"{kind}intervals"][name]
-    return f"{document[f'{kind}metrics'][name]:.4f} ({low:.3f} to {high:.3f})"
+    value, ends = document[f"{kind}metrics"][name], document[f"{kind}intervals"].get(name)
+    return f"{value:.4f}" + (f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else "")
 
 
 def protocol_in_words(document: Document, trained_on: frozenset[str]) -> list[str]:
@@ -158,7 +167,7 @@ def protocol_in_words(document: Document, trained_on: frozenset[str]) -> list[st
 
 
 def changed_settings(source: Source) -> list[tuple[str, str, str]]:
-    """Name, value and default of each option that shaped the training and is not at its default."""
+    """Returns name, value and default of each option that shaped the training and was changed."""
     if source.checkpoint is None:
         return []
     saved = source.checkpoint["config"]
@@ -205,7 +214,7 @@ def _template() -> Template:
 
 
 def code(text: str) -> str:
-    """Any text as one piece of code that stands in a sentence or a table.
+    """Returns any text as one piece of code that stands in a sentence or a table.
 
     >>> code("a `b` | c")
     "`a 'b' / c`"

@@ -12,7 +12,7 @@ from lookalike.evaluation.results import mixture_files, result_files
 from lookalike.files import shown
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.pretrained import is_checkpoint, read_checkpoint
-from lookalike.report.epoch.history import History, read_history
+from lookalike.report.history import History, read_history
 
 
 @dataclass(frozen=True)

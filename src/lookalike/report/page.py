@@ -6,12 +6,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lookalike.evaluation.metrics import METRICS
 from lookalike.files import shown
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 MAX_NAME = 100
+NO_NUMBER = "\N{EN DASH}"
 HUMAN_UNITS = ("bytes", "kB", "MB", "GB")
 
 
@@ -37,12 +39,15 @@ def _environment() -> Environment:
     )
     # Not escaped to ASCII: a name of emoji would take three times the room.
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "sort_keys": True}
-    environment.filters |= {"shown": shown, "brief": brief, "count": count, "bytes": human_bytes}
+    environment.filters |= {
+        "shown": shown, "brief": brief, "count": count, "bytes": human_bytes, "percent": percent,
+        "points": points, "decimals": decimals, "in_units": in_units,
+    }  # fmt: skip
     return environment
 
 
 def brief(name: str) -> str:
-    """A name of any length and content as at most `MAX_NAME` printable characters.
+    """Returns a name of any length and content as at most `MAX_NAME` printable characters.
 
     What is too much is cut out of the middle: names of one class or folder differ at the end.
 
@@ -54,12 +59,48 @@ def brief(name: str) -> str:
 
 
 def count(number: int) -> str:
-    """A number with its thousands set apart: 1,234."""
+    """Returns a number with its thousands set apart: 1,234."""
     return f"{number:,}"
 
 
+def percent(share: float | None) -> str:
+    """Returns a share as people read it.
+
+    >>> percent(0.8153)
+    '81.5%'
+    """
+    return NO_NUMBER if share is None else f"{100 * share:.1f}%"
+
+
+def points(difference: float | None) -> str:
+    """Returns a difference of two shares, in percentage points, with its sign.
+
+    >>> points(0.1185)
+    '+11.8'
+    """
+    return NO_NUMBER if difference is None else f"{100 * difference:+.1f}"
+
+
+def in_units(value: float | None, metric: str) -> str:
+    """Returns a value of a metric as people read it: a share in percent, a rank as a number.
+
+    >>> in_units(0.25, "mAP"), in_units(12.0, "median rank")
+    ('25.0%', '12')
+    """
+    return percent(value) if value is None or METRICS[metric].is_share else f"{value:g}"
+
+
+def decimals(number: float | None, digits: int) -> str:
+    """Returns a number with so many decimals, or a dash.
+
+    >>> decimals(0.12345, 3)
+    '0.123'
+    """
+    return NO_NUMBER if number is None else f"{number:.{digits}f}"
+
+
 def human_bytes(number: float) -> str:
-    """A size as people say it: 3.2 MB.
+    """Returns a size as people say it: 3.2 MB.
 
     >>> human_bytes(3_200_000)
     '3.2 MB'

@@ -21,6 +21,7 @@ from lookalike.evaluation.drift import (
     write_originals,
 )
 from lookalike.evaluation.interpolation import TradeOff, write_trade_off
+from lookalike.evaluation.metrics import METRICS
 from lookalike.evaluation.protocol import Protocol
 from lookalike.evaluation.results import (
     interpolation_file,
@@ -30,18 +31,18 @@ from lookalike.evaluation.results import (
     write_results,
 )
 from lookalike.evaluation.retrieval import Retrieval, evaluate_encoder
-from lookalike.evaluation.scoring.scores import METRICS, QueryScores
+from lookalike.evaluation.scoring.scores import QueryScores
 from lookalike.evaluation.text import (
-    TEXT_METRICS,
     TextQueries,
     search_by_text,
     text_document,
+    text_metric_names,
     text_queries,
 )
 from lookalike.files import shown
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.progress import Progress
-from lookalike.report.epoch.write import write_report
+from lookalike.report.write import write_report
 from lookalike.runtime.device import Runtime
 from lookalike.training.checkpoints.checkpoint import TrainingState
 from lookalike.training.checkpoints.folder import RunFolder
@@ -290,7 +291,7 @@ class Measurements:
 
 def _measured(protocol: Protocol, encoder: CLIPEncoder) -> tuple[str, ...]:
     """The metrics that every epoch will have."""
-    texts = TEXT_METRICS if protocol.gallery.labels is not None and encoder.has_text else ()
+    texts = text_metric_names() if protocol.gallery.labels is not None and encoder.has_text else ()
     return (*(METRICS if protocol.labelled else ()), *texts)
 
 
@@ -311,7 +312,7 @@ def _check_best_metric(
     if tells or not labelled:
         return
     why = "which is not measured"
-    if config.best_metric in TEXT_METRICS:
+    if config.best_metric in text_metric_names():
         why = f"and {encoder.why_no_text}"
     raise ConfigError(
         f"best_metric is {config.best_metric!r}, {why}; there are {', '.join(measured)}"

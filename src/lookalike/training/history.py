@@ -13,10 +13,10 @@ from lookalike.data.images import Unreadable
 from lookalike.errors import DataError
 from lookalike.evaluation.drift import Drift
 from lookalike.evaluation.interpolation import TradeOff
+from lookalike.evaluation.metrics import is_better
 from lookalike.evaluation.protocol import Protocol
 from lookalike.evaluation.results import result_files
 from lookalike.evaluation.retrieval import Retrieval
-from lookalike.evaluation.scoring.scores import is_better
 from lookalike.evaluation.text import named_apart
 from lookalike.files import shown
 from lookalike.model.encoder import CLIPEncoder

@@ -6,9 +6,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from lookalike.evaluation.interpolation import Mixture, TradeOff, read_trade_off
+from lookalike.evaluation.metrics import METRICS
 from lookalike.evaluation.results import interpolation_file, remove_mixture_results
 from lookalike.evaluation.retrieval import Retrieval
-from lookalike.evaluation.scoring.scores import METRICS
 from lookalike.training.checkpoints.checkpoint import save_mixture
 from lookalike.training.regularizers.mixing import MixedWeights, alphas, plain_originals
 

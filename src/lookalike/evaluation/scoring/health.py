@@ -1,4 +1,4 @@
-"""Whether embeddings use the space they have: alignment, uniformity, effective rank, histogram.
+"""The health of embeddings: alignment, uniformity, effective rank, histogram of similarities.
 
 All of it is about cosine similarity (embeddings are brought to length 1), and about the pairs of
 a query and a gallery image that a search compares: an image and itself, or two of one group,
@@ -44,7 +44,7 @@ class Pairs:
 
 
 def alignment(positive: Similarities) -> float:
-    """How far apart images of one class lie, squared, on average; 0 is best, 2 is chance.
+    """Returns how far apart images of one class lie, squared, on average; 0 is best, 2 is chance.
 
     Formula: the mean of |x - y|^2 over positive pairs, which is 2 - 2 x.y at length 1. Source:
     Wang and Isola, "Understanding Contrastive Representation Learning through Alignment and
@@ -57,7 +57,7 @@ def alignment(positive: Similarities) -> float:
 
 
 def uniformity(similarities: Similarities) -> float:
-    """How evenly all images spread over the sphere; lower is more even, 0 is one point.
+    """Returns how evenly all images spread over the sphere; lower is more even, 0 is one point.
 
     Formula: log of the mean of exp(-2 |x - y|^2) over pairs of different images. Source: as
     `alignment`, with t = 2. Below a pair that coincides and one at right angles:
@@ -70,7 +70,7 @@ def uniformity(similarities: Similarities) -> float:
 
 
 def effective_rank(embeddings: Float32[Tensor, "n dim"]) -> float:
-    """How many dimensions embeddings really use: between 1 and the smaller of n and dim.
+    """Returns how many dimensions embeddings really use: from 1 to the smaller of n and dim.
 
     Formula: exp of the entropy of the singular values over their sum. Source: Roy and Vetterli,
     "The effective rank: a measure of effective dimensionality" (EUSIPCO 2007), definition 1.
@@ -86,7 +86,7 @@ def effective_rank(embeddings: Float32[Tensor, "n dim"]) -> float:
 
 
 def histogram(similarities: Similarities) -> list[int]:
-    """How many similarities fall into each of `BINS` equal bins from -1 to 1.
+    """Returns how many similarities fall into each of `BINS` equal bins from -1 to 1.
 
     >>> counts = histogram(torch.tensor([-1.0, 0.99, 1.0]))
     >>> counts[0], counts[-1], sum(counts)
@@ -98,7 +98,7 @@ def histogram(similarities: Similarities) -> list[int]:
 
 
 def separation(positives: Sequence[int], negatives: Sequence[int]) -> float | None:
-    """How often a pair of one class is more similar than a pair of two; None without such pairs.
+    """Returns how often a pair of one class is more similar than one of two; None without pairs.
 
     The area under the ROC curve (0.5 is chance, 1 is perfect), from two histograms of the same
     bins: pairs within one bin count as ties, which count half. Below all of the first lie above
@@ -122,7 +122,7 @@ def measure_health(
     exclude: Exclude = (),
     seed: int = 0,
 ) -> dict[str, Any]:
-    """All of the above, as it stands in a metrics file; None where there are no such pairs."""
+    """Returns all of the above, as in a metrics file; None where there are no such pairs."""
     pairs = pair_similarities(query, gallery, labels, exclude=exclude, seed=seed)
     if len(gallery) > RANK_ROWS:
         rows = gallery[torch.randperm(len(gallery), generator=_generator(seed))[:RANK_ROWS]]
@@ -163,7 +163,7 @@ def pair_similarities(
     exact_pairs: int = EXACT_PAIRS,
     drawn_pairs: int = DRAWN_PAIRS,
 ) -> Pairs:
-    """The similarities of the pairs a search compares: all, or a sample where they are many.
+    """Returns the similarities of the pairs a search compares; of many pairs, a sample.
 
     Args:
         query, gallery: embeddings of any length but 0.

@@ -1,4 +1,4 @@
-"""What each query scored, and what that comes to: over queries, over classes, per class."""
+"""The scores of queries, and what they come to: over queries, over classes, per class."""
 
 from __future__ import annotations
 
@@ -10,37 +10,38 @@ import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 
-from lookalike.evaluation import metrics as m
+from lookalike.errors import ConfigError
+from lookalike.evaluation.metrics import MEDIAN_RANK, METRICS, Counts, Metric, Ranks, Scores
 from lookalike.evaluation.scoring.statistics import bootstrap_intervals
-
-RECALL_KS = (1, 5, 10)
-HEADLINE = (*(f"recall@{k}" for k in RECALL_KS), "mAP", "mAP@R")
-"""The metrics that tables on a terminal have room for."""
-MEDIAN_RANK = "median rank"
-METRICS = (
-    *(f"recall@{k}" for k in RECALL_KS), "mAP", "mAP@R", "mAP@10/min(10,R)", "R-precision",
-    "precision@10", "nDCG@10", "MRR", MEDIAN_RANK,
-)  # fmt: skip
-"""All metrics of a retrieval of images by images."""
 
 Column = Float64[np.ndarray, " queries"]
 
 
 @dataclass(frozen=True)
 class QueryScores:
-    """One number a query and metric; NaN where a query has no answer in the gallery.
-
-    `first_rank` is the rank of the first right image, infinite if none was retrieved.
-    """
+    """One number a query and metric of the registry; NaN where a query has no answer."""
 
     labels: list[str]
     num_relevant: Int64[np.ndarray, " queries"]
-    first_rank: Column
     columns: dict[str, Column]
 
     @property
+    def first_rank(self) -> Column:
+        """The rank of each query's first right image, infinite if none was retrieved."""
+        return self.columns[MEDIAN_RANK]
+
+    @property
+    def averaged(self) -> dict[str, Column]:
+        """The columns of the metrics that are means over queries."""
+        return {
+            name: column
+            for name, column in self.columns.items()
+            if METRICS[name].over_queries == "mean"
+        }
+
+    @property
     def answerable(self) -> np.ndarray:
-        """Which queries have an answer in the gallery."""
+        """True for queries that have an answer in the gallery."""
         return self.num_relevant > 0
 
     @property
@@ -49,10 +50,12 @@ class QueryScores:
         return int((~self.answerable).sum())
 
     def micro(self) -> dict[str, float]:
-        """The mean of each metric over queries, and the median rank."""
-        keep = self.answerable
-        means = {name: float(column[keep].mean()) for name, column in self.columns.items()}
-        return means | {MEDIAN_RANK: float(np.median(self.first_rank[keep]))}
+        """Returns each metric over queries: their mean or median, as the metric has it."""
+        keep, averaged = self.answerable, self.averaged
+        return {
+            name: float(column[keep].mean() if name in averaged else np.median(column[keep]))
+            for name, column in self.columns.items()
+        }
 
     @cached_property
     def intervals(self) -> dict[str, tuple[float, float]]:
@@ -65,21 +68,22 @@ class QueryScores:
         return self._intervals(np.array(self.labels)[self.answerable].tolist())
 
     def _intervals(self, clusters: list[str] | None) -> dict[str, tuple[float, float]]:
-        columns = {name: column[self.answerable] for name, column in self.columns.items()}
+        columns = {name: column[self.answerable] for name, column in self.averaged.items()}
         return bootstrap_intervals(columns, clusters=clusters)
 
     def macro(self) -> dict[str, float]:
-        """The mean over classes of the mean over the class's queries."""
+        """Returns the mean over classes of the mean over the class's queries."""
         keep = self.answerable
         _, of_class = np.unique(np.array(self.labels)[keep], return_inverse=True)
         sizes = np.bincount(of_class)
         return {
             name: float((np.bincount(of_class, weights=column[keep]) / sizes).mean())
-            for name, column in self.columns.items()
+            for name, column in self.averaged.items()
         }
 
     def per_class(self) -> dict[str, dict[str, float]]:
-        """For each class its number of queries, those without an answer, and its means."""
+        """Returns for each class its number of queries, those without an answer, and its means."""
+        averaged = self.averaged
         labels = np.array(self.labels)
         order = np.argsort(labels, kind="stable")
         names, starts = np.unique(labels[order], return_index=True)
@@ -90,49 +94,46 @@ class QueryScores:
                 "num_queries": len(rows), "num_without_answer": len(rows) - len(kept)
             }  # fmt: skip
             if len(kept):
-                row |= {key: float(column[kept].mean()) for key, column in self.columns.items()}
+                row |= {key: float(column[kept].mean()) for key, column in averaged.items()}
             table[name] = row
         return table
 
 
-def is_better(metric: str, value: float, than: float) -> bool:
-    """Whether one value of a metric is strictly better than another: higher, but for ranks."""
-    return value < than if metric == MEDIAN_RANK else value > than
+def score_ranks(labels: Sequence[str], ranks: Ranks, num_relevant: Counts) -> QueryScores:
+    """Returns all metrics of queries whose right images were found at these ranks.
 
-
-def score_ranks(labels: Sequence[str], ranks: m.Ranks, num_relevant: m.Counts) -> QueryScores:
-    """All metrics of queries whose right images were found at these ranks."""
+    Raises:
+        ConfigError: a metric does not return one number a query, or returns none that is finite.
+    """
     answerable = num_relevant > 0
     kept, counts = ranks[answerable], num_relevant[answerable]
-    columns = {f"recall@{k}": m.recall_at_k(kept, k) for k in RECALL_KS}
-    columns |= {
-        "mAP": m.average_precision(kept, counts),
-        "mAP@R": m.average_precision_at_r(kept, counts),
-        "mAP@10/min(10,R)": m.average_precision_at_k(kept, counts, 10, over="min(k,R)"),
-        "R-precision": m.r_precision(kept, counts),
-        "precision@10": m.precision_at_k(kept, 10),
-        "nDCG@10": m.ndcg_at_k(kept, counts, 10),
-        "MRR": m.reciprocal_rank(kept),
-    }
-
-    def spread(values: torch.Tensor) -> Column:
+    columns = {}
+    for name, metric in METRICS.items():
         column = torch.full((len(num_relevant),), float("nan"), dtype=torch.float64)
-        column[answerable] = values.cpu()
-        return column.numpy()
+        column[answerable] = _checked(metric, metric.score(kept, counts), len(kept)).cpu()
+        columns[name] = column.numpy()
+    return QueryScores(list(labels), num_relevant.cpu().numpy(), columns)
 
-    return QueryScores(
-        list(labels),
-        num_relevant.cpu().numpy(),
-        spread(m.first_rank(kept)),
-        {name: spread(values) for name, values in columns.items()},
-    )
+
+def _checked(metric: Metric, scores: Scores, num_queries: int) -> Scores:
+    """The scores, which a metric from outside may have in another form."""
+    if scores.shape != (num_queries,):
+        raise ConfigError(
+            f"the metric {metric.name!r} returned a tensor of shape {tuple(scores.shape)} for "
+            f"{num_queries} queries; expected ({num_queries},), one number a query"
+        )
+    if metric.over_queries == "mean" and not scores.isfinite().all():
+        raise ConfigError(
+            f"the metric {metric.name!r} returned a number that is not finite, of which there is "
+            'no mean; score such a query 0, or summarise by over_queries="median"'
+        )
+    return scores.double()
 
 
 def joined(parts: Sequence[QueryScores]) -> QueryScores:
-    """The scores of queries that were scored a few at a time."""
+    """Returns the scores of queries that were scored a few at a time."""
     return QueryScores(
         [label for part in parts for label in part.labels],
         np.concatenate([part.num_relevant for part in parts]),
-        np.concatenate([part.first_rank for part in parts]),
         {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns},
     )

@@ -1,4 +1,4 @@
-"""How sure the numbers are: bootstrap intervals, and a paired test between two systems.
+"""Statistics of scores: bootstrap intervals, and a paired test between two systems.
 
 All of it works on one score a query, whatever the metric; queries without an answer are left
 out by the caller. With `clusters` (one label a query, such as its class or the product it shows)
@@ -22,7 +22,7 @@ _CHUNK_ELEMENTS = 2**23  # random numbers held at a time: 64 MB
 
 @dataclass(frozen=True)
 class PairedTest:
-    """How the mean of B differs from that of A on the same queries.
+    """The difference of the mean of B from that of A on the same queries.
 
     `difference` is B - A with its 95% bootstrap interval `low`..`high`; `p_value` is that of
     the two-sided paired permutation test.
@@ -42,7 +42,7 @@ def bootstrap_intervals(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """The percentile bootstrap interval of the mean over queries, for each column of scores.
+    """Returns the percentile bootstrap interval of the mean over queries, for each column.
 
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13; of
     whole clusters: Davison and Hinkley, "Bootstrap Methods and their Application", section 3.8.
@@ -70,19 +70,6 @@ def bootstrap_intervals(
     return dict(zip(columns, zip(low.tolist(), high.tolist(), strict=True), strict=True))
 
 
-def paired_test(
-    a: Column,
-    b: Column,
-    *,
-    clusters: Sequence[str] | None = None,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> PairedTest:
-    """`paired_tests` of a single metric."""
-    one = paired_tests({"": a}, {"": b}, clusters=clusters, resamples=resamples, seed=seed)
-    return one[""]
-
-
 def paired_tests(
     a: Mapping[str, Column],
     b: Mapping[str, Column],
@@ -91,7 +78,7 @@ def paired_tests(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> dict[str, PairedTest]:
-    """For each metric, whether B's mean differs from A's on the same queries by more than chance.
+    """Tests, for each metric, whether B's mean differs from A's by more than chance.
 
     The null hypothesis is that the two systems are exchangeable query by query (or cluster by
     cluster): each difference could as well have had the other sign. The p-value is the share
@@ -151,7 +138,7 @@ def _cluster_sums(
 def _draws(
     n: int, resamples: int, generator: np.random.Generator
 ) -> Iterator[Float64[np.ndarray, "some n"]]:
-    """How often each of n is drawn in n draws with replacement, some resamples at a time."""
+    """The number of times that each of n is drawn in n draws, some resamples at a time."""
     for size in _chunk_sizes(n, resamples):
         drawn = generator.integers(0, n, (size, n))
         drawn += np.arange(size)[:, None] * n

@@ -1,10 +1,11 @@
-"""Which queries a report shows, and what it says of each."""
+"""The outcome of queries, the choice of those that a report shows, and their strips."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 from typing import Any
 
 import numpy as np
@@ -26,10 +27,11 @@ _CONFUSED_PAIRS, _EXAMPLES = 50, 3
 
 @dataclass(frozen=True)
 class Outcome:
-    """How each query ended. `first` is the gallery position of its first result, -1 if none.
+    """The end of each query. `first` is the gallery position of its first result, -1 if none.
 
     `change` is 1 where the first result is right and was wrong an epoch ago, -1 the other way
-    round, else 0. Without labels `right` is False and `precision` NaN throughout.
+    round, else 0; `compared` says whether there was an epoch to compare with. Without labels
+    `right` is False and `precision` NaN throughout.
     """
 
     answerable: Bool[np.ndarray, " queries"]
@@ -39,6 +41,20 @@ class Outcome:
     num_relevant: Int64[np.ndarray, " queries"]
     change: Int64[np.ndarray, " queries"]
     first: Int64[np.ndarray, " queries"]
+    compared: bool
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """The number of queries of each kind that the page can list, even if it does not."""
+        answerable = int(self.answerable.sum())
+        return {
+            "all": len(self.first),
+            "worst": answerable,
+            "wrong": int((self.answerable & ~self.right).sum()),
+            "fixed": int((self.change == 1).sum()),
+            "broken": int((self.change == -1).sum()),
+            "unanswerable": len(self.first) - answerable,
+        }
 
 
 @dataclass(frozen=True)
@@ -75,7 +91,7 @@ class Images:
         return [brief(label) for label in self._classes]
 
     def number(self, position: int, *, is_query: bool) -> int:
-        """The number of an image of the queries or the gallery."""
+        """Returns the number of an image of the queries or the gallery."""
         side, ref = self._sides[is_query], self._side_refs[is_query][position]
         label = None if side.labels is None else side.labels[position]
         number = self._numbers.setdefault((ref, label), len(self._numbers))
@@ -85,11 +101,11 @@ class Images:
         return number
 
     def class_number(self, label: str) -> int:
-        """The number of a class."""
+        """Returns the number of a class."""
         return self._classes.setdefault(label, len(self._classes))
 
     def columns(self, number_of: dict[ImageRef, int]) -> dict[str, list[Any]]:
-        """Names, classes and thumbnails (-1 for none) of all images numbered so far."""
+        """Returns names, classes and thumbnails (-1 for none) of all images numbered so far."""
         return {
             "classes": self.classes,
             "names": self.names,
@@ -99,25 +115,25 @@ class Images:
 
 
 def outcome_of(retrieval: Retrieval, previous_recall: Column | None) -> Outcome:
-    """How each query ended, beside whether its first result was right an epoch ago."""
+    """Returns how each query ended, and how its first result changed since an epoch ago."""
     first = retrieval.positions[:, 0].numpy()
     none = np.full(len(first), np.nan)
     scores = retrieval.scores
     if scores is None:
         no, zero = np.zeros(len(first), dtype=bool), np.zeros(len(first), dtype=np.int64)
-        return Outcome(no, no, none, none, zero, zero, first)
+        return Outcome(no, no, none, none, zero, zero, first, compared=False)
     right = scores.columns["recall@1"] == 1
     change = np.zeros(len(first), dtype=np.int64)
     if previous_recall is not None:
         change = right.astype(np.int64) - (previous_recall == 1)
     return Outcome(
         scores.answerable, right, scores.columns["mAP"], scores.first_rank, scores.num_relevant,
-        change, first,
+        change, first, previous_recall is not None,
     )  # fmt: skip
 
 
 def find_confusions(retrieval: Retrieval, outcome: Outcome) -> list[Confusion]:
-    """Which class was taken for which, over all queries that have an answer; most often first."""
+    """Returns which class was taken for which by queries that have an answer; most often first."""
     labels, gallery_labels = retrieval.query.labels, retrieval.gallery.labels
     if labels is None or gallery_labels is None:
         return []
@@ -128,7 +144,7 @@ def find_confusions(retrieval: Retrieval, outcome: Outcome) -> list[Confusion]:
 
 
 def worst_first(outcome: Outcome) -> Int64[np.ndarray, " answerable"]:
-    """Queries that have an answer: a late first right result first, then low precision."""
+    """Returns queries that have an answer: a late first right result first, then low precision."""
     order = np.lexsort((outcome.precision, -outcome.first_rank))
     worst: Int64[np.ndarray, " answerable"] = order[outcome.answerable[order]]
     return worst
@@ -137,7 +153,7 @@ def worst_first(outcome: Outcome) -> Int64[np.ndarray, " answerable"]:
 def choose_queries(
     retrieval: Retrieval, outcome: Outcome, confusions: list[Confusion], *, seed: int = 0
 ) -> list[int]:
-    """The queries to show, in the order of the test: all, or a choice where that is too many.
+    """Returns the queries to show, in the order of the test: all, or a choice of too many.
 
     A choice holds the worst, some of those that were fixed and broken since the last epoch, a
     few of each of the most frequent confusions, and a seeded random sample.
@@ -188,7 +204,7 @@ def _examples(
 def strips(
     retrieval: Retrieval, outcome: Outcome, chosen: list[int], images: Images
 ) -> list[list[Any]]:
-    """For each chosen query: image, first right rank, AP, right images, change, results.
+    """Returns for each chosen query: image, first right rank, AP, right images, change, results.
 
     Rank and AP are None where there is none; results are image and similarity by turns.
     """
@@ -215,18 +231,11 @@ def strips(
 
 
 def thumbnails_in_order(rows: list[list[Any]]) -> tuple[list[int], list[int]]:
-    """Images of strips, the most important first: those to have at any rate, and the rest.
+    """Returns images of strips, the most important first: those to have anyway, and the rest.
 
     Where the bound is reached early, it is the later results that go without.
     """
-    first = [row[0] for row in rows]
     results = [row[5][0::2] for row in rows]
-    for rank in range(3):
-        first += [result[rank] for result in results if len(result) > rank]
-    later = [number for result in zip(*_padded(results), strict=True) for number in result]
-    return list(dict.fromkeys(first)), [number for number in later if number >= 0]
-
-
-def _padded(rows: list[list[int]]) -> list[list[int]]:
-    width = max(map(len, rows), default=0)
-    return [row + [-1] * (width - len(row)) for row in rows]
+    by_rank = [[n for n in place if n is not None] for place in zip_longest(*results)]
+    first = chain([row[0] for row in rows], *by_rank[:3])
+    return list(dict.fromkeys(first)), list(chain(*by_rank))

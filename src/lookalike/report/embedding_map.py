@@ -31,14 +31,14 @@ class EmbeddingMap:
 
 
 def has_tsne() -> bool:
-    """Whether scikit-learn is installed."""
+    """Returns whether scikit-learn is installed."""
     return find_spec("sklearn") is not None
 
 
 def choose_points(
     retrieval: Retrieval, *, seed: int = 0, max_points: int = MAX_POINTS
 ) -> list[Point]:
-    """Images of queries and gallery; of many a sample that is even over sides and classes."""
+    """Returns images of queries and gallery; of many a sample, even over sides and classes."""
     sides = _sides(retrieval)
     return [
         (is_query, i)
@@ -48,12 +48,12 @@ def choose_points(
 
 
 def num_mappable(retrieval: Retrieval) -> int:
-    """How many images a map without a bound would show."""
+    """Returns how many images a map without a bound would show."""
     return sum(map(len, _sides(retrieval).values()))
 
 
 def draw_map(retrieval: Retrieval, points: list[Point], *, seed: int = 0) -> EmbeddingMap:
-    """These images, queries and gallery together, with their places on one map."""
+    """Returns these images, queries and gallery together, with their places on one map."""
     embeddings = {True: retrieval.query_embeddings, False: retrieval.gallery_embeddings}
     rows = torch.stack([embeddings[is_query][i] for is_query, i in points])
     places, method = project(rows.float(), seed=seed)
@@ -68,7 +68,7 @@ def _sides(retrieval: Retrieval) -> dict[bool, ImageSet]:
 
 
 def sample_evenly(images: ImageSet, room: int, *, seed: int) -> list[int]:
-    """Up to `room` images: a first one of each class, then a second one, until it is full."""
+    """Returns up to `room` images: a first one of each class, then a second one, and so on."""
     shuffled = np.random.default_rng(seed).permutation(len(images)).tolist()
     if len(images) <= room:
         return sorted(shuffled)
@@ -86,7 +86,7 @@ def sample_evenly(images: ImageSet, room: int, *, seed: int) -> list[int]:
 def project(
     embeddings: Float32[Tensor, "n dim"], *, seed: int
 ) -> tuple[Float64[np.ndarray, "n 2"], str]:
-    """Two coordinates an image, and the name of the method: t-SNE if it is installed, or PCA.
+    """Returns two coordinates an image, and the method: t-SNE if it is installed, or PCA.
 
     Source: van der Maaten and Hinton, "Visualizing Data using t-SNE" (JMLR 2008), on cosine
     distances, starting from the two principal components.
@@ -108,7 +108,7 @@ def project(
 
 
 def principal_components(rows: Float32[Tensor, "n dim"]) -> Float64[np.ndarray, "n 2"]:
-    """The two directions along which rows differ most, each with a sign that does not wander."""
+    """Returns the two directions along which rows differ most, each with a sign that stays."""
     centred = rows.double() - rows.double().mean(dim=0)
     _, _, directions = torch.linalg.svd(centred, full_matrices=False)
     directions = directions[:2]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lookalike.errors import DataError
+from lookalike.evaluation.metrics import headline
 from lookalike.evaluation.results import mixture_files, result_files
 from lookalike.files import shown
 
@@ -36,15 +37,26 @@ class History:
 
     @property
     def measured(self) -> bool:
-        """Whether there were labels, and so metrics."""
+        """There were labels, and so metrics."""
         return self.current["metrics"] is not None
+
+    @property
+    def headline(self) -> list[str]:
+        """The headline metrics that the current epoch has a number of."""
+        return [name for name in headline() if name in (self.current["metrics"] or {})]
+
+    @property
+    def began(self) -> str:
+        """The first measured epoch, in words."""
+        first = self.epochs[0]["epoch"]
+        return "before training" if first == 0 else f"epoch {first}"
 
 
 def read_history(out: Path, epoch: int, *, of_mixture: bool = False) -> History:
-    """The epochs below `out/results` that belong with this one: of its run and its protocol.
+    """Loads the epochs below `out/results` that belong with this one: of its run and protocol.
 
     With `of_mixture` the last of them is the mixture that was chosen of the epoch's weights and
-    the original's.
+    the baseline's.
 
     Raises:
         DataError: the epoch's own metrics file is missing, is not ours, or is an earlier version's.
@@ -69,14 +81,17 @@ def read_history(out: Path, epoch: int, *, of_mixture: bool = False) -> History:
 
 
 def query_column(document: Document | None, like: Document, metric: str) -> np.ndarray | None:
-    """One number a query from another epoch's file, NaN where there is none.
+    """Returns one number a query from an epoch's file, NaN where there is none.
 
-    None where the file has other queries than `like` (an image became unreadable on the way).
+    None where the file has other queries than `like` (an image became unreadable on the way), or
+    lacks the metric.
     """
     if document is None or document["per_query"] is None or like["per_query"] is None:
         return None
     mine, theirs = like["per_query"], document["per_query"]
     if any(mine[key] != theirs[key] for key in ("name", "label", "num_relevant")):
+        return None
+    if metric not in theirs:
         return None
     return np.array(theirs[metric], dtype=np.float64)  # None becomes NaN
 
