@@ -18,7 +18,7 @@ ConfigT = TypeVar("ConfigT", TrainConfig, EvaluateConfig, CheckConfig, ExportCon
 FREE_ON_RESUME = frozenset(
     {"train", "num_epochs", "out", "overwrite", "query", "gallery", "test", "top_k",
      "group_pattern", "eval_batch_size", "device", "precision", "num_workers",
-     "gradient_checkpointing", "batch_memory", "sharding", "compile", "distillation_images",
+     "gradient_checkpointing", "batch_memory", "sharding", "compile",
      "interpolation", "best_metric", "patience", "keep", "autosave_minutes",
      "track", "track_project", "track_optional", "report", "decode_cache", "decode_cache_gb"}
 )  # fmt: skip

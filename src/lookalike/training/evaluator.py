@@ -1,4 +1,4 @@
-"""Each epoch's measurement: its result files, its report, and the run's history."""
+"""Each epoch's evaluation: its result files, its report, and the run's history."""
 
 from __future__ import annotations
 
@@ -19,10 +19,8 @@ from lookalike.evaluation.drift import (
     read_originals,
     write_originals,
 )
-from lookalike.evaluation.interpolation import TradeOff, write_trade_off
 from lookalike.evaluation.protocol import Protocol
 from lookalike.evaluation.results import (
-    interpolation_file,
     originals_file,
     report_file,
     result_files,
@@ -42,9 +40,14 @@ from lookalike.model.encoder import CLIPEncoder
 from lookalike.progress import Progress
 from lookalike.report.epoch.write import write_report
 from lookalike.runtime.device import Runtime
-from lookalike.training.checkpoints.checkpoint import TrainingState
 from lookalike.training.checkpoints.folder import RunFolder
-from lookalike.training.history import Best, EpochSummary, best_epoch, earlier_epochs
+from lookalike.training.history import (
+    Best,
+    EpochSummary,
+    TrainingState,
+    best_epoch,
+    earlier_epochs,
+)
 
 
 @dataclass(frozen=True)
@@ -61,10 +64,10 @@ class Measured:
         return metrics
 
 
-class Measurements:
-    """The measured epochs of a run, and the means to measure the next.
+class Evaluator:
+    """Evaluates the epochs of a run, and remembers what they came to.
 
-    `history` has a line for each epoch; `retrieval` is that of the last one measured.
+    `history` has a line for each epoch; `retrieval` is that of the last one evaluated here.
 
     Raises:
         ConfigError: the configuration asks for the best epoch in a way that nothing measured tells.
@@ -99,8 +102,8 @@ class Measurements:
                 cache=cache,
             )
 
-    def take_up(self, state: TrainingState) -> None:
-        """Knows again what a run measured before it was stopped."""
+    def resume(self, state: TrainingState) -> None:
+        """Reads what the run measured before it was stopped."""
         out, protocol = self._folder.path, self.protocol
         self.history = self._runtime.world.on_main(
             lambda: earlier_epochs(out, state.run, state.epoch, protocol)
@@ -111,12 +114,12 @@ class Measurements:
         self._originals = read_originals(path, state.run, protocol.facts()["fingerprint"])
         if self._originals is None:
             self._progress.warn(
-                f"the drift from the original model cannot be told: {shown(path)} is not there, or "
+                f"the drift from the baseline cannot be told: {shown(path)} is not there, or "
                 "not of this run and test"
             )
 
     def measure(self, state: TrainingState) -> None:
-        """Measures the model as it is now, and writes the epoch's files.
+        """Measures the encoder as it is now, and writes the epoch's files.
 
         Several processes measure together; the first one writes.
         """
@@ -130,18 +133,9 @@ class Measurements:
             return
         measured = self.evaluate(f"evaluating epoch {state.epoch}")
         summary, written = world.on_main(lambda: self._write(state, measured))
-        self._count_in(measured.retrieval, written)
+        self.files = [file for file in self.files if file not in written] + written
+        self.retrieval, self.unreadable = measured.retrieval, measured.retrieval.unreadable
         self.history.append(summary)
-
-    def measure_mixture(self, state: TrainingState, trade_off: TradeOff, end: Retrieval) -> None:
-        """Measures the mixture of weights that was chosen, and writes its files and what all
-        mixtures came to; and anew the report of the last epoch, whose retrieval is `end`.
-        """
-        measured = self.evaluate(f"evaluating the chosen mixture, alpha {trade_off.chosen.alpha:g}")
-        written = self._runtime.world.on_main(
-            lambda: self._write_mixture(state, measured, trade_off, end)
-        )
-        self._count_in(measured.retrieval, written)
 
     def evaluate(self, title: str) -> Measured:
         """Measures the encoder as it is now, and writes nothing."""
@@ -160,17 +154,15 @@ class Measurements:
         )
         return Measured(retrieval, text_document(self._search_by_text(retrieval, protocol)))
 
-    def _count_in(self, retrieval: Retrieval, written: list[Path]) -> None:
-        self.files = [file for file in self.files if file not in written] + written
-        self.retrieval, self.unreadable = retrieval, retrieval.unreadable
-
     def _write(self, state: TrainingState, measured: Measured) -> tuple[EpochSummary, list[Path]]:
         """Writes what was measured of an epoch."""
+        assert self.protocol is not None, "it was measured by one"
         self._folder.make_room()
         files = self._keep_originals(state, measured.retrieval)
-        files += self._write_results(state, measured)
+        out, about = self._folder.path, self.about(state, measured)
+        files += write_results(out, state.epoch, measured.retrieval, self.protocol, about=about)
         if self._config.report:
-            files += self._report(state.epoch, measured.retrieval)
+            files += self.report(state.epoch, measured.retrieval)
         summary = EpochSummary(
             state.epoch,
             state.loss,
@@ -180,41 +172,15 @@ class Measurements:
         )
         return summary, files
 
-    def _write_mixture(
-        self, state: TrainingState, measured: Measured, trade_off: TradeOff, end: Retrieval
-    ) -> list[Path]:
-        files = self._write_results(state, measured, alpha=trade_off.chosen.alpha)
-        path = interpolation_file(self._folder.path)
-        write_trade_off(path, trade_off)
-        files.append(path)
-        if self._config.report:
-            files += self._report(state.epoch, end)
-        return files
-
-    def _write_results(
-        self, state: TrainingState, measured: Measured, *, alpha: float | None = None
-    ) -> list[Path]:
-        """The two files of an epoch, or of a mixture of its weights with the original's."""
-        assert self.protocol is not None, "it was measured by one"
+    def about(self, state: TrainingState, measured: Measured) -> dict[str, Any]:
+        """Returns what a metrics file says beside the metrics of image search."""
         drift = self._drift_of(measured)
-        about = measured.text | {
+        return measured.text | {
             "run": state.run,
             "loss": state.loss,
             "config": asdict(self._config),
             "drift": asdict(drift) if drift else None,
         }
-        if alpha is not None:
-            about["alpha"] = alpha
-        return list(
-            write_results(
-                self._folder.path,
-                state.epoch,
-                measured.retrieval,
-                self.protocol,
-                about=about,
-                of_mixture=alpha is not None,
-            )
-        )
 
     def _drift_of(self, measured: Measured) -> Drift | None:
         return measure_drift(self._originals, measured.retrieval) if self._originals else None
@@ -230,14 +196,14 @@ class Measurements:
 
     @property
     def is_out_of_patience(self) -> bool:
-        """Whether as many epochs as that in a row were not better than the best before them."""
+        """True once `patience` epochs in a row were not better than the best before them."""
         patience, best = self._config.patience, self.best
         if patience is None or best is None:
             return False
         return self.history[-1].epoch - best.epoch >= patience
 
     def _search_by_text(self, retrieval: Retrieval, protocol: Protocol) -> QueryScores | None:
-        """Text search by class name, where there are texts and names to search with."""
+        """Searches by class name, where there are texts and names to search with."""
         labels = protocol.gallery.labels
         if labels is None or not self._encoder.has_text:
             return None
@@ -250,7 +216,7 @@ class Measurements:
         )
 
     def _keep_originals(self, state: TrainingState, retrieval: Retrieval) -> list[Path]:
-        """Epoch 0, the model as it came, keeps its embeddings as a file, to measure drift from."""
+        """Keeps the embeddings of epoch 0, the baseline, as a file, to measure drift from."""
         if state.epoch > 0 or self.protocol is None:
             return []
         fingerprint = self.protocol.facts()["fingerprint"]
@@ -259,7 +225,7 @@ class Measurements:
         write_originals(path, self._originals)
         return [path]
 
-    def _report(self, epoch: int, retrieval: Retrieval) -> list[Path]:
+    def report(self, epoch: int, retrieval: Retrieval) -> list[Path]:
         """Writes the page to look at. Where that fails the run goes on: its results are safe."""
         out = self._folder.path
         assert self.protocol is not None, "it was measured by one"
@@ -275,7 +241,7 @@ class Measurements:
         return []
 
     def _is_reported(self, epoch: int) -> bool:
-        """Whether the report is that of the newest metrics, where there is to be one."""
+        """Returns true where the report, if there is to be one, is of the newest metrics."""
         if not self._config.report or self.protocol is None:
             return True
         out = self._folder.path
@@ -284,7 +250,7 @@ class Measurements:
 
 
 def _measured(protocol: Protocol, encoder: CLIPEncoder) -> tuple[str, ...]:
-    """The metrics that every epoch will have."""
+    """Returns the metrics that every epoch will have."""
     texts = TEXT_METRICS if protocol.gallery.labels is not None and encoder.has_text else ()
     return (*(METRICS if protocol.labelled else ()), *texts)
 
@@ -296,13 +262,8 @@ def _check_best_metric(
     labelled = protocol is not None and protocol.labelled
     measured = _measured(protocol, encoder) if protocol is not None else ()
     tells = config.best_metric in measured
-    needs = {"patience": None if tells else config.patience, "interpolation": config.interpolation}
-    for name, value in needs.items():
-        if value and not labelled:
-            raise ConfigError(
-                f"{name} is {value}, and without test images with labels no model is known to be "
-                f"better than another; give --test, or leave {name} out"
-            )
+    if config.patience and not tells and not labelled:
+        raise ConfigError(no_measure("patience", config.patience))
     if tells or not labelled:
         return
     why = "which is not measured"
@@ -310,4 +271,12 @@ def _check_best_metric(
         why = f"and {encoder.why_no_text}"
     raise ConfigError(
         f"best_metric is {config.best_metric!r}, {why}; there are {', '.join(measured)}"
+    )
+
+
+def no_measure(option: str, value: int) -> str:
+    """Returns the refusal of an option that needs to know which model is better."""
+    return (
+        f"{option} is {value}, and without test images with labels no model is known to be "
+        f"better than another; give --test, or leave {option} out"
     )

@@ -1,0 +1,262 @@
+"""A training run from its configuration: each of its parts, and all of them together."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from lookalike.config import TrainConfig
+from lookalike.data.reading.cache import DecodeCache, make_cache
+from lookalike.data.reading.loader import ImageLoader
+from lookalike.data.sources import ImageSet
+from lookalike.data.transforms import Augmentation
+from lookalike.errors import TrainingError
+from lookalike.evaluation.protocol import find_holdout, load_protocol
+from lookalike.evaluation.retrieval import refuse_learned_classes
+from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.layers import drop_patches, freeze_layers, on_device
+from lookalike.model.lora import add_lora
+from lookalike.model.quick_gelu import train_in_fewer_passes
+from lookalike.progress import Progress
+from lookalike.runtime.device import Runtime
+from lookalike.runtime.memory import enough_memory
+from lookalike.runtime.randomness import restore_random_state
+from lookalike.training import startup
+from lookalike.training.checkpoints.checkpoint import bytes_of_checkpoint
+from lookalike.training.checkpoints.folder import RunFolder
+from lookalike.training.checkpoints.resume import Resumed
+from lookalike.training.checkpoints.saving import Checkpoints
+from lookalike.training.data import (
+    TrainingData,
+    check_divisible,
+    make_sampler,
+    read_training_images,
+)
+from lookalike.training.evaluator import Evaluator
+from lookalike.training.history import TrainingState
+from lookalike.training.losses.registry import ObjectiveInputs, make_objective
+from lookalike.training.optimization.optimizer import make_optimizer
+from lookalike.training.optimization.schedule import whole_warmup
+from lookalike.training.regularizers.regularizers import make_regularizers
+from lookalike.training.sharding import check_trainable, shard
+from lookalike.training.step.batch_memory import find_chunk_size
+from lookalike.training.step.compiling import compile_layers
+from lookalike.training.step.step import TrainingStep
+from lookalike.training.trainer import Trainer
+
+
+def make_trainer(
+    config: TrainConfig,
+    runtime: Runtime,
+    progress: Progress,
+    *,
+    resumed: Resumed | None,
+    objective: nn.Module | None = None,
+) -> Trainer:
+    """Reads and checks everything that a run needs, says what it found, and writes nothing.
+
+    Args:
+        config: what to learn from and how.
+        runtime: device, precision and processes.
+        progress: is told how the run is set up, and of what may be wrong.
+        resumed: where an earlier run is gone on with.
+        objective: to be used in place of the one that the configuration names.
+
+    Raises:
+        LookalikeError: of the kind that says what is wrong.
+    """
+    world, saved = runtime.world, resumed.content if resumed else None
+    check_divisible(world, config.n_classes_per_batch, config.n_samples_per_class)
+    folder = RunFolder(config, resumed.path if resumed else None)
+    if resumed:
+        resumed.check_settings(config)
+    cache = make_cache(config, progress)
+    holdout = find_holdout(config)
+    images = read_training_images(config, holdout, progress)
+    if resumed:
+        resumed.check_images(images)
+    sampler = make_sampler(config, images.images)
+    total_steps = config.num_epochs * len(sampler)
+    protocol = load_protocol(config, progress, holdout)
+
+    with enough_memory(
+        TrainingError,
+        f"{runtime.device} has too little memory for the model and what trains it",
+        "free some, take a smaller model, or add --lora-rank 8",
+    ):
+        encoder = make_encoder(config, runtime, resumed)
+        if protocol is not None and resumed is None:
+            refuse_learned_classes(encoder, protocol)
+        side = encoder.train_side(config.train_size)
+        loader = make_loader(config, runtime, encoder, images.images, side, cache)
+        data = TrainingData(
+            images, sampler, loader, world, progress=progress, seed=config.seed,
+            batch_size=config.n_classes_per_batch * config.n_samples_per_class,
+        )  # fmt: skip
+        step = make_step(
+            config, runtime, encoder, images.classes, progress, part_size=data.part_size,
+            total_steps=total_steps, side=side, saved=saved, objective=objective,
+        )  # fmt: skip
+    evaluator = Evaluator(config, protocol, encoder, runtime, progress, folder, cache)
+    if cache is not None:
+        world.on_main(cache.prepare)  # by now it knows what will be read
+    checkpoints = Checkpoints(config, folder, step, data, holdout, progress)
+    state = TrainingState(run=world.on_main(lambda: secrets.token_hex(8)))
+    if resumed:
+        state = checkpoints.restore(resumed)
+        evaluator.resume(state)
+    trainer = Trainer(
+        config, runtime, progress, data=data, step=step, checkpoints=checkpoints,
+        evaluator=evaluator, cache=cache, state=state,
+    )  # fmt: skip
+
+    lines = startup.describe(config, runtime, data, step, protocol, cache)
+    if resumed:
+        lines += startup.describe_resumed(config, resumed.path, state)
+    for line in lines:
+        progress.note(line)
+    startup.warn_of_images(config, data, protocol, progress)
+    startup.warn_of_settings(config, sampler.report, total_steps, progress)
+    epochs_left = config.num_epochs - state.epoch
+    startup.warn_of_full_disk(config, folder.path, epochs_left, bytes_of_checkpoint(step), progress)
+    compile_layers(
+        config, encoder, runtime, progress, chunk_size=step.chunk_size, side=side,
+        part_size=data.part_size, steps_left=total_steps - trainer.steps_done,
+    )  # fmt: skip
+    _set_random_numbers(config, runtime, progress, saved)
+    return trainer
+
+
+def make_encoder(config: TrainConfig, runtime: Runtime, resumed: Resumed | None) -> CLIPEncoder:
+    """Returns the encoder on its device, with those of its weights trainable that are to be.
+
+    Raises:
+        LookalikeError: it cannot be loaded, or not be trained in this way.
+    """
+    # A resumed run's architecture and files come from its checkpoint: the model it started
+    # from may be out of reach by now.
+    encoder = CLIPEncoder(
+        str(resumed.path) if resumed else config.model_name,
+        embedding=config.embedding,
+        gradient_checkpointing=config.gradient_checkpointing,
+        checkpoint=resumed.content if resumed else None,
+    )
+    check_trainable(encoder, runtime, config)
+    train_in_fewer_passes(encoder)
+    if config.frozen_layers:
+        freeze_layers(encoder, config.frozen_layers)
+    if config.patch_dropout:
+        drop_patches(encoder, config.patch_dropout)
+    if config.lora_rank is not None:
+        add_lora(encoder, rank=config.lora_rank)
+    if config.sharding == "full":
+        shard(encoder, runtime)
+    side = encoder.train_side(config.train_size)
+    return on_device(encoder, runtime, side=side, patch_dropout=config.patch_dropout)
+
+
+def make_loader(
+    config: TrainConfig,
+    runtime: Runtime,
+    encoder: CLIPEncoder,
+    images: ImageSet,
+    side: int | None,
+    cache: DecodeCache | None = None,
+) -> ImageLoader:
+    """Returns a loader of images as training sees them: at its own size, and changed at random.
+
+    `side` is that size in px; None: the encoder's own. `cache` keeps decoded images.
+
+    Raises:
+        LookalikeError: the encoder cannot take images of that size.
+    """
+    how = encoder.preprocessing_at(side) if side else encoder.preprocessing
+    return ImageLoader(
+        images.paths,
+        replace(how, exact=config.exact_pixels),
+        runtime,
+        max_megapixels=config.max_megapixels,
+        augmentation=Augmentation(config.augmentation, config.min_crop_area, config.color_jitter),
+        labels=images.labels,
+        cache=cache,
+    )
+
+
+def make_step(
+    config: TrainConfig,
+    runtime: Runtime,
+    encoder: CLIPEncoder,
+    classes: Sequence[str],
+    progress: Progress,
+    *,
+    part_size: int,
+    total_steps: int,
+    side: int | None,
+    saved: dict[str, Any] | None,
+    objective: nn.Module | None = None,
+) -> TrainingStep:
+    """Returns what trains the encoder.
+
+    Args:
+        config: objective, rates, and what holds the encoder near its baseline.
+        runtime: device, precision and processes.
+        encoder: made by `make_encoder`.
+        classes: class i is called `classes[i]`.
+        progress: is shown how captions are embedded.
+        part_size: images of a step in each process.
+        total_steps: of the whole run.
+        side: of these images, in px; None: the encoder's own.
+        saved: the checkpoint of a resumed run, whose state is put back elsewhere.
+        objective: to be used in place of the one that the configuration names.
+
+    Raises:
+        LookalikeError: the configuration does not fit the encoder, or the memory.
+    """
+    regularizers = make_regularizers(config, encoder, classes, progress, saved=saved)
+    with runtime.autocast():
+        dim = encoder.dim
+    if objective is None:
+        warmup_steps = whole_warmup(config.warmup_steps, total_steps)
+        objective = make_objective(config, ObjectiveInputs(len(classes), dim, warmup_steps))
+    objective.to(runtime.device)
+    return TrainingStep(
+        encoder,
+        objective,
+        make_optimizer(encoder, config, objective.parameters()),
+        runtime,
+        chunk_size=find_chunk_size(
+            config.batch_memory,
+            part_size,
+            encoder,
+            runtime,
+            saved=saved["chunk_size"] if saved else None,
+            side=side,
+        ),
+        max_grad_norm=config.max_grad_norm,
+        regularizers=regularizers,
+    )
+
+
+def _set_random_numbers(
+    config: TrainConfig, runtime: Runtime, progress: Progress, saved: dict[str, Any] | None
+) -> None:
+    """Takes up those of dropout where they were saved; each process has others."""
+    states, rank = saved["random_states"] if saved else [], runtime.world.rank
+    if len(states) == runtime.world.size:
+        if restore_random_state(states[rank], runtime.device):
+            return
+        what = "on another kind of device"
+    else:
+        what = f"by another number of processes ({len(states)})"
+    if rank:  # the first one has those that a single process would have
+        torch.manual_seed(config.seed + rank)
+    if saved:
+        progress.warn(
+            f"the run was saved {what}, whose random numbers cannot be taken up here; it goes on "
+            "with others"
+        )
