@@ -305,7 +305,7 @@ def test_compiled_layers_have_the_gradients_of_plain_ones(
             TrainConfig(compile=how), learner.encoder, learner.runtime, SilentProgress(),
             chunk_size=chunk_size, part_size=12, steps_left=1, side=None,
         )  # fmt: skip
-        learner.step(PIXELS, LABELS)
+        learner.take(PIXELS, LABELS)
         gradients.append(gradients_of(learner))
     plain, compiled = gradients
     assert plain.keys() == compiled.keys()

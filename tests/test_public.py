@@ -26,7 +26,6 @@ PUBLIC = [
     "ExportConfig",
     "ExportResult",
     "LookalikeError",
-    "SmoothAPLoss",
     "SupConLoss",
     "TrainConfig",
     "TrainResult",
