@@ -239,10 +239,10 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, tiny_clip: 
         save_checkpoint(
             path,
             TrainingState(run="r", epoch=1, loss=0.5),
-            config=TrainConfig(),
-            step=learner,
-            data=data,
-            holdout=None,
+            TrainConfig(),
+            learner,
+            data,
+            None,
         )
 
     save()

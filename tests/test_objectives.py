@@ -19,7 +19,7 @@ from lookalike.errors import ConfigError, Interrupted
 from lookalike.training.losses import supcon
 from lookalike.training.losses.arcface import ArcFaceLoss
 from lookalike.training.losses.memory import CrossBatchMemory
-from lookalike.training.losses.registry import ObjectiveInputs, make_objective
+from lookalike.training.losses.registry import make_objective
 from lookalike.training.losses.supcon import SupConLoss
 
 
@@ -96,7 +96,7 @@ def naive_of_last(
 
 def test_nothing_is_remembered_of_the_warm_up() -> None:
     config = TrainConfig(cross_batch_memory=8)
-    objective = make_objective(config, ObjectiveInputs(num_classes=2, dim=8, warmup_steps=5))
+    objective = make_objective(config, num_classes=2, dim=8, warmup_steps=5)
     assert isinstance(objective, CrossBatchMemory)
     assert objective.warmup_batches == 5
 

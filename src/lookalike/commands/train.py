@@ -70,7 +70,7 @@ def train(
         at_the_end.enter_context(seeded(config.seed, runtime.device))
         trainer = make_trainer(config, runtime, progress, resumed=resumed, objective=objective)
         del resumed  # as large as the model and its optimizer
-        cache, protocol = trainer.cache, trainer.evaluator.protocol
+        cache, protocol = trainer.data.cache, trainer.evaluator.protocol
         check_can_choose(config, protocol)
         tracking = at_the_end.enter_context(
             Tracking(

@@ -11,6 +11,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from lookalike.config import TrainConfig
+from lookalike.data.reading.cache import DecodeCache
 from lookalike.data.reading.loader import ImageLoader
 from lookalike.data.reading.reader import Batch, Request
 from lookalike.data.sampler import BalancedBatchSampler
@@ -69,56 +70,32 @@ def _listed(config: TrainConfig, holdout: Holdout | None, progress: Progress) ->
     return images
 
 
-def make_sampler(config: TrainConfig, images: ImageSet) -> BalancedBatchSampler:
-    """Returns the sampler of a run's batches.
-
-    Raises:
-        DataError: there are too few classes.
-    """
-    return BalancedBatchSampler(
-        images.labels or [],
-        config.n_classes_per_batch,
-        config.n_samples_per_class,
-        singletons=config.singletons,
-        class_balance=config.class_balance,
-        seed=config.seed,
-    )
-
-
+@dataclass(eq=False)
 class TrainingData:
     """The batches of a run, epoch by epoch.
 
-    `part_size` are the images of a batch in each process. `unreadable` are all images known so far
-    that cannot be read; each is named once.
-
-    Args:
-        images: what is learned from.
-        sampler: plans the batches of an epoch.
-        loader: reads the same images.
-        world: the processes that share each batch.
-        batch_size: images of a batch, in all processes together.
-        seed: of what is changed at random in an image.
-        progress: is told what cannot be read.
+    `unreadable` are all images known so far that cannot be read; each is named once.
     """
 
-    def __init__(
-        self,
-        images: TrainingImages,
-        sampler: BalancedBatchSampler,
-        loader: ImageLoader,
-        world: World,
-        *,
-        batch_size: int,
-        seed: int,
-        progress: Progress,
-    ) -> None:
-        self.images, self.sampler = images, sampler
-        self.unreadable = list(images.unreadable)
-        self.batch_size, self.part_size = batch_size, batch_size // world.size
-        self.steps_per_epoch = len(sampler)
-        self._loader, self._world, self._own = loader, world, world.share_of(self.batch_size)
-        self._seed, self._progress = seed, progress
+    config: TrainConfig
+    images: TrainingImages
+    sampler: BalancedBatchSampler
+    loader: ImageLoader
+    cache: DecodeCache | None
+    world: World
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        self.batch_size = self.config.n_classes_per_batch * self.config.n_samples_per_class
+        self.part_size = self.batch_size // self.world.size  # images in each process
+        self.steps_per_epoch = len(self.sampler)
+        self.unreadable = list(self.images.unreadable)
         self._lost_classes: set[str] = set()
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of all epochs together."""
+        return self.config.num_epochs * self.steps_per_epoch
 
     def batches(self, epoch: int, step: int) -> Iterator[Batch]:
         """Yields this process's part of the batches of an epoch that come after `step` of them.
@@ -128,11 +105,12 @@ class TrainingData:
         """
         if step == 0:
             self.sampler.set_epoch(epoch)
+        seed, own = self.config.seed, self.world.share_of(self.batch_size)
         requests = (
-            Request(whole[self._own], (self._seed, epoch, number), self._own.start, whole)
+            Request(whole[own], (seed, epoch, number), own.start, whole)
             for number, whole in enumerate(self.sampler, step)
         )
-        for batch in _read_together(self._loader.read(requests), self._world):
+        for batch in _read_together(self.loader.read(requests), self.world):
             self._tell(batch)
             yield batch
 
@@ -148,14 +126,14 @@ class TrainingData:
         """Names what a batch could not read."""
         for one in batch.unreadable:
             if one not in self.unreadable:
-                self._progress.warn(
+                self.progress.warn(
                     f"{shown(one.path)}: {one.reason}; another image takes its place"
                 )
                 self.unreadable.append(one)
         labels = self.images.images.labels or []
         for label in sorted({labels[i] for i in batch.lost} - self._lost_classes):
             self._lost_classes.add(label)
-            self._progress.warn(
+            self.progress.warn(
                 f"no image of class {shown(label)} can be decoded; batches do without it"
             )
         if len(batch.indices) < 2:

@@ -64,6 +64,7 @@ class Measured:
         return metrics
 
 
+@dataclass(eq=False)
 class Evaluator:
     """Evaluates the epochs of a run, and remembers what they came to.
 
@@ -73,39 +74,36 @@ class Evaluator:
         ConfigError: the configuration asks for the best epoch in a way that nothing measured tells.
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        protocol: Protocol | None,
-        encoder: CLIPEncoder,
-        runtime: Runtime,
-        progress: Progress,
-        folder: RunFolder,
-        cache: DecodeCache | None = None,
-    ) -> None:
-        _check_best_metric(config, protocol, encoder)
-        self.protocol, self.history = protocol, list[EpochSummary]()
+    config: TrainConfig
+    protocol: Protocol | None
+    encoder: CLIPEncoder
+    runtime: Runtime
+    progress: Progress
+    folder: RunFolder
+    cache: DecodeCache | None = None
+
+    def __post_init__(self) -> None:
+        _check_best_metric(self.config, self.protocol, self.encoder)
+        self.history = list[EpochSummary]()
         self.retrieval: Retrieval | None = None
         self.files: list[Path] = []
+        self.unreadable: list[Unreadable] = []
         self._text_queries: TextQueries | None = None
         self._originals: Originals | None = None
-        self.unreadable: list[Unreadable] = []
-        self._config, self._encoder, self._runtime = config, encoder, runtime
-        self._progress, self._folder = progress, folder
         self._loader: ImageLoader | None = None
-        if protocol is not None:
+        if self.protocol is not None:
             self._loader = ImageLoader(
-                protocol.files,
-                replace(encoder.preprocessing, exact=config.exact_pixels),
-                runtime,
-                max_megapixels=config.max_megapixels,
-                cache=cache,
+                self.protocol.files,
+                replace(self.encoder.preprocessing, exact=self.config.exact_pixels),
+                self.runtime,
+                max_megapixels=self.config.max_megapixels,
+                cache=self.cache,
             )
 
     def resume(self, state: TrainingState) -> None:
         """Reads what the run measured before it was stopped."""
-        out, protocol = self._folder.path, self.protocol
-        self.history = self._runtime.world.on_main(
+        out, protocol = self.folder.path, self.protocol
+        self.history = self.runtime.world.on_main(
             lambda: earlier_epochs(out, state.run, state.epoch, protocol)
         )
         if protocol is None:
@@ -113,7 +111,7 @@ class Evaluator:
         path = originals_file(out)
         self._originals = read_originals(path, state.run, protocol.facts()["fingerprint"])
         if self._originals is None:
-            self._progress.warn(
+            self.progress.warn(
                 f"the drift from the baseline cannot be told: {shown(path)} is not there, or "
                 "not of this run and test"
             )
@@ -123,7 +121,7 @@ class Evaluator:
 
         Several processes measure together; the first one writes.
         """
-        world = self._runtime.world
+        world = self.runtime.world
         if self.history and self.history[-1].epoch == state.epoch:
             if world.on_main(lambda: self._is_reported(state.epoch)):
                 return  # a resumed run that was measured here before it stopped
@@ -143,13 +141,13 @@ class Evaluator:
         assert protocol is not None, "there is nothing to measure on"
         assert loader is not None, "made with the protocol"
         retrieval = evaluate_encoder(
-            self._encoder,
+            self.encoder,
             protocol,
             loader,
-            self._runtime,
-            top_k_wanted=self._config.top_k,
-            batch_size=self._config.eval_batch_size,
-            progress=self._progress,
+            self.runtime,
+            top_k_wanted=self.config.top_k,
+            batch_size=self.config.eval_batch_size,
+            progress=self.progress,
             title=title,
         )
         return Measured(retrieval, text_document(self._search_by_text(retrieval, protocol)))
@@ -157,11 +155,11 @@ class Evaluator:
     def _write(self, state: TrainingState, measured: Measured) -> tuple[EpochSummary, list[Path]]:
         """Writes what was measured of an epoch."""
         assert self.protocol is not None, "it was measured by one"
-        self._folder.make_room()
+        self.folder.make_room()
         files = self._keep_originals(state, measured.retrieval)
-        out, about = self._folder.path, self.about(state, measured)
+        out, about = self.folder.path, self.about(state, measured)
         files += write_results(out, state.epoch, measured.retrieval, self.protocol, about=about)
-        if self._config.report:
+        if self.config.report:
             files += self.report(state.epoch, measured.retrieval)
         summary = EpochSummary(
             state.epoch,
@@ -178,7 +176,7 @@ class Evaluator:
         return measured.text | {
             "run": state.run,
             "loss": state.loss,
-            "config": asdict(self._config),
+            "config": asdict(self.config),
             "drift": asdict(drift) if drift else None,
         }
 
@@ -188,16 +186,16 @@ class Evaluator:
     @property
     def best(self) -> Best | None:
         """The best epoch so far, by the metric that the configuration names."""
-        best = best_epoch(self.history, self._config.best_metric)
+        best = best_epoch(self.history, self.config.best_metric)
         if best is None:
             return None
-        path = self._folder.epoch_file(best.epoch)
+        path = self.folder.epoch_file(best.epoch)
         return replace(best, checkpoint=path if path.is_file() else None)
 
     @property
     def is_out_of_patience(self) -> bool:
         """True once `patience` epochs in a row were not better than the best before them."""
-        patience, best = self._config.patience, self.best
+        patience, best = self.config.patience, self.best
         if patience is None or best is None:
             return False
         return self.history[-1].epoch - best.epoch >= patience
@@ -205,13 +203,13 @@ class Evaluator:
     def _search_by_text(self, retrieval: Retrieval, protocol: Protocol) -> QueryScores | None:
         """Searches by class name, where there are texts and names to search with."""
         labels = protocol.gallery.labels
-        if labels is None or not self._encoder.has_text:
+        if labels is None or not self.encoder.has_text:
             return None
         if self._text_queries is None:  # the text tower is frozen, so once is enough
-            template = self._config.caption_template
-            self._text_queries = text_queries(self._encoder, labels, template, self._progress)
+            template = self.config.caption_template
+            self._text_queries = text_queries(self.encoder, labels, template, self.progress)
         queries = self._text_queries
-        return self._runtime.world.on_main(
+        return self.runtime.world.on_main(
             lambda: search_by_text(queries, retrieval.gallery, retrieval.gallery_embeddings)
         )
 
@@ -221,30 +219,30 @@ class Evaluator:
             return []
         fingerprint = self.protocol.facts()["fingerprint"]
         self._originals = originals_of(retrieval, state.run, fingerprint)
-        path = originals_file(self._folder.path)
+        path = originals_file(self.folder.path)
         write_originals(path, self._originals)
         return [path]
 
     def report(self, epoch: int, retrieval: Retrieval) -> list[Path]:
         """Writes the page to look at. Where that fails the run goes on: its results are safe."""
-        out = self._folder.path
+        out = self.folder.path
         assert self.protocol is not None, "it was measured by one"
         try:
-            path = write_report(out, epoch, retrieval, self.protocol, progress=self._progress)
+            path = write_report(out, epoch, retrieval, self.protocol, progress=self.progress)
         except LookalikeError as error:
-            self._progress.warn(f"no report of epoch {epoch}: {error}")
+            self.progress.warn(f"no report of epoch {epoch}: {error}")
         # Whatever else a page can fail of, such as a plot library: training must not end with it.
         except Exception as error:
-            self._progress.warn(f"no report of epoch {epoch}: {type(error).__name__}: {error}")
+            self.progress.warn(f"no report of epoch {epoch}: {type(error).__name__}: {error}")
         else:
             return [path]
         return []
 
     def _is_reported(self, epoch: int) -> bool:
         """Returns true where the report, if there is to be one, is of the newest metrics."""
-        if not self._config.report or self.protocol is None:
+        if not self.config.report or self.protocol is None:
             return True
-        out = self._folder.path
+        out = self.folder.path
         report, metrics = report_file(out), result_files(out, epoch)[1]
         return report.is_file() and report.stat().st_mtime_ns >= metrics.stat().st_mtime_ns
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +11,7 @@ from torch import nn
 from lookalike.config import TrainConfig
 from lookalike.data.reading.cache import DecodeCache, make_cache
 from lookalike.data.reading.loader import ImageLoader
+from lookalike.data.sampler import BalancedBatchSampler
 from lookalike.data.sources import ImageSet
 from lookalike.data.transforms import Augmentation
 from lookalike.errors import TrainingError
@@ -31,15 +30,10 @@ from lookalike.training.checkpoints.checkpoint import bytes_of_checkpoint
 from lookalike.training.checkpoints.folder import RunFolder
 from lookalike.training.checkpoints.resume import Resumed
 from lookalike.training.checkpoints.saving import Checkpoints
-from lookalike.training.data import (
-    TrainingData,
-    check_divisible,
-    make_sampler,
-    read_training_images,
-)
+from lookalike.training.data import TrainingData, check_divisible, read_training_images
 from lookalike.training.evaluator import Evaluator
 from lookalike.training.history import TrainingState
-from lookalike.training.losses.registry import ObjectiveInputs, make_objective
+from lookalike.training.losses.registry import make_objective
 from lookalike.training.optimization.optimizer import make_optimizer
 from lookalike.training.optimization.schedule import whole_warmup
 from lookalike.training.regularizers.regularizers import make_regularizers
@@ -70,7 +64,7 @@ def make_trainer(
     Raises:
         LookalikeError: of the kind that says what is wrong.
     """
-    world, saved = runtime.world, resumed.content if resumed else None
+    world = runtime.world
     check_divisible(world, config.n_classes_per_batch, config.n_samples_per_class)
     folder = RunFolder(config, resumed.path if resumed else None)
     if resumed:
@@ -80,8 +74,10 @@ def make_trainer(
     images = read_training_images(config, holdout, progress)
     if resumed:
         resumed.check_images(images)
-    sampler = make_sampler(config, images.images)
-    total_steps = config.num_epochs * len(sampler)
+    sampler = BalancedBatchSampler(
+        images.images.labels or [], config.n_classes_per_batch, config.n_samples_per_class,
+        singletons=config.singletons, class_balance=config.class_balance, seed=config.seed,
+    )  # fmt: skip
     protocol = load_protocol(config, progress, holdout)
 
     with enough_memory(
@@ -92,16 +88,9 @@ def make_trainer(
         encoder = make_encoder(config, runtime, resumed)
         if protocol is not None and resumed is None:
             refuse_learned_classes(encoder, protocol)
-        side = encoder.train_side(config.train_size)
-        loader = make_loader(config, runtime, encoder, images.images, side, cache)
-        data = TrainingData(
-            images, sampler, loader, world, progress=progress, seed=config.seed,
-            batch_size=config.n_classes_per_batch * config.n_samples_per_class,
-        )  # fmt: skip
-        step = make_step(
-            config, runtime, encoder, images.classes, progress, part_size=data.part_size,
-            total_steps=total_steps, side=side, saved=saved, objective=objective,
-        )  # fmt: skip
+        loader = make_loader(config, runtime, encoder, images.images, cache)
+        data = TrainingData(config, images, sampler, loader, cache, world, progress)
+        step = make_step(config, runtime, encoder, data, progress, resumed, objective)
     evaluator = Evaluator(config, protocol, encoder, runtime, progress, folder, cache)
     if cache is not None:
         world.on_main(cache.prepare)  # by now it knows what will be read
@@ -110,25 +99,23 @@ def make_trainer(
     if resumed:
         state = checkpoints.restore(resumed)
         evaluator.resume(state)
-    trainer = Trainer(
-        config, runtime, progress, data=data, step=step, checkpoints=checkpoints,
-        evaluator=evaluator, cache=cache, state=state,
-    )  # fmt: skip
+    trainer = Trainer(config, runtime, progress, data, step, checkpoints, evaluator, state)
 
-    lines = startup.describe(config, runtime, data, step, protocol, cache)
+    lines = startup.describe(config, runtime, data, step, protocol)
     if resumed:
         lines += startup.describe_resumed(config, resumed.path, state)
     for line in lines:
         progress.note(line)
     startup.warn_of_images(config, data, protocol, progress)
-    startup.warn_of_settings(config, sampler.report, total_steps, progress)
+    startup.warn_of_settings(config, data, progress)
     epochs_left = config.num_epochs - state.epoch
     startup.warn_of_full_disk(config, folder.path, epochs_left, bytes_of_checkpoint(step), progress)
     compile_layers(
-        config, encoder, runtime, progress, chunk_size=step.chunk_size, side=side,
-        part_size=data.part_size, steps_left=total_steps - trainer.steps_done,
+        config, encoder, runtime, progress, chunk_size=step.chunk_size, part_size=data.part_size,
+        steps_left=data.total_steps - trainer.steps_done,
+        side=encoder.train_side(config.train_size),
     )  # fmt: skip
-    _set_random_numbers(config, runtime, progress, saved)
+    _set_random_numbers(config, runtime, progress, resumed)
     return trainer
 
 
@@ -165,16 +152,14 @@ def make_loader(
     runtime: Runtime,
     encoder: CLIPEncoder,
     images: ImageSet,
-    side: int | None,
     cache: DecodeCache | None = None,
 ) -> ImageLoader:
     """Returns a loader of images as training sees them: at its own size, and changed at random.
 
-    `side` is that size in px; None: the encoder's own. `cache` keeps decoded images.
-
     Raises:
         LookalikeError: the encoder cannot take images of that size.
     """
+    side = encoder.train_side(config.train_size)
     how = encoder.preprocessing_at(side) if side else encoder.preprocessing
     return ImageLoader(
         images.paths,
@@ -191,62 +176,40 @@ def make_step(
     config: TrainConfig,
     runtime: Runtime,
     encoder: CLIPEncoder,
-    classes: Sequence[str],
+    data: TrainingData,
     progress: Progress,
-    *,
-    part_size: int,
-    total_steps: int,
-    side: int | None,
-    saved: dict[str, Any] | None,
+    resumed: Resumed | None = None,
     objective: nn.Module | None = None,
 ) -> TrainingStep:
-    """Returns what trains the encoder.
-
-    Args:
-        config: objective, rates, and what holds the encoder near its baseline.
-        runtime: device, precision and processes.
-        encoder: made by `make_encoder`.
-        classes: class i is called `classes[i]`.
-        progress: is shown how captions are embedded.
-        part_size: images of a step in each process.
-        total_steps: of the whole run.
-        side: of these images, in px; None: the encoder's own.
-        saved: the checkpoint of a resumed run, whose state is put back elsewhere.
-        objective: to be used in place of the one that the configuration names.
+    """Returns what trains the encoder; a resumed run's state is put back elsewhere.
 
     Raises:
         LookalikeError: the configuration does not fit the encoder, or the memory.
     """
+    saved, classes = resumed.content if resumed else None, data.images.classes
     regularizers = make_regularizers(config, encoder, classes, progress, saved=saved)
     with runtime.autocast():
         dim = encoder.dim
     if objective is None:
-        warmup_steps = whole_warmup(config.warmup_steps, total_steps)
-        objective = make_objective(config, ObjectiveInputs(len(classes), dim, warmup_steps))
+        warmup_steps = whole_warmup(config.warmup_steps, data.total_steps)
+        objective = make_objective(config, len(classes), dim, warmup_steps)
     objective.to(runtime.device)
+    optimizer = make_optimizer(encoder, config, objective.parameters())
+    chunk_size = find_chunk_size(
+        config.batch_memory, data.part_size, encoder, runtime,
+        saved=saved["chunk_size"] if saved else None, side=encoder.train_side(config.train_size),
+    )  # fmt: skip
     return TrainingStep(
-        encoder,
-        objective,
-        make_optimizer(encoder, config, objective.parameters()),
-        runtime,
-        chunk_size=find_chunk_size(
-            config.batch_memory,
-            part_size,
-            encoder,
-            runtime,
-            saved=saved["chunk_size"] if saved else None,
-            side=side,
-        ),
-        max_grad_norm=config.max_grad_norm,
-        regularizers=regularizers,
-    )
+        encoder, objective, optimizer, runtime, chunk_size=chunk_size,
+        max_grad_norm=config.max_grad_norm, regularizers=regularizers,
+    )  # fmt: skip
 
 
 def _set_random_numbers(
-    config: TrainConfig, runtime: Runtime, progress: Progress, saved: dict[str, Any] | None
+    config: TrainConfig, runtime: Runtime, progress: Progress, resumed: Resumed | None
 ) -> None:
     """Takes up those of dropout where they were saved; each process has others."""
-    states, rank = saved["random_states"] if saved else [], runtime.world.rank
+    states, rank = resumed.content["random_states"] if resumed else [], runtime.world.rank
     if len(states) == runtime.world.size:
         if restore_random_state(states[rank], runtime.device):
             return
@@ -255,7 +218,7 @@ def _set_random_numbers(
         what = f"by another number of processes ({len(states)})"
     if rank:  # the first one has those that a single process would have
         torch.manual_seed(config.seed + rank)
-    if saved:
+    if resumed:
         progress.warn(
             f"the run was saved {what}, whose random numbers cannot be taken up here; it goes on "
             "with others"

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from lookalike.config import TrainConfig
 from lookalike.config.settings import free_on_resume
-from lookalike.data.reading.cache import DecodeCache
-from lookalike.data.sampler import SamplerReport
 from lookalike.data.sources import ImageSet
 from lookalike.evaluation.protocol import Protocol
 from lookalike.files import shown
@@ -27,7 +25,6 @@ def describe(
     data: TrainingData,
     step: TrainingStep,
     protocol: Protocol | None,
-    cache: DecodeCache | None,
 ) -> list[str]:
     """Returns how a run is set up, in lines."""
     encoder, report, count = step.encoder, data.sampler.report, runtime.world.size
@@ -50,7 +47,7 @@ def describe(
         + f"; {data.steps_per_epoch:,} an epoch, {counted(config.num_epochs, 'epoch')}",
         *_held_by(config),
         f"device   {runtime.describe()}",
-        *([f"cache    {cache.describe()}"] if cache else []),
+        *([f"cache    {data.cache.describe()}"] if data.cache else []),
     ]
 
 
@@ -120,19 +117,18 @@ def _warn_of_overlap(images: ImageSet, protocol: Protocol, progress: Progress) -
         )
 
 
-def warn_of_settings(
-    config: TrainConfig, report: SamplerReport, total_steps: int, progress: Progress
-) -> None:
+def warn_of_settings(config: TrainConfig, data: TrainingData, progress: Progress) -> None:
     """Warns of a run that ends before it has warmed up, and of a memory that holds everything."""
     steps, size = config.warmup_steps, config.cross_batch_memory
+    total_steps, num_images = data.total_steps, data.sampler.report.num_images
     if steps >= total_steps > 0:
         progress.warn(
             f"warmup_steps is {steps:,} and the whole run has {counted(total_steps, 'step')}, so "
             "it ends while it warms up; set --warmup-steps lower, or train longer"
         )
-    if size > report.num_images:  # earlier embeddings are to be compared with as other images'
+    if size > num_images:  # earlier embeddings are to be compared with as other images'
         progress.warn(
-            f"cross_batch_memory is {size:,} and there are {report.num_images:,} training images, "
+            f"cross_batch_memory is {size:,} and there are {num_images:,} training images, "
             "so that each one's own earlier embedding is among its positives; set "
             "--cross-batch-memory lower"
         )

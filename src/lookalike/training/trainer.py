@@ -6,19 +6,12 @@ import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import NoReturn
 
 from lookalike.config import TrainConfig
-from lookalike.data.reading.cache import DecodeCache
 from lookalike.data.reading.reader import Batch
-from lookalike.errors import (
-    DataError,
-    Interrupted,
-    NonFiniteError,
-    NoPositivesError,
-    OutputError,
-)
+from lookalike.errors import DataError, Interrupted, NonFiniteError, NoPositivesError, OutputError
 from lookalike.files import shown, write_json
 from lookalike.progress import Progress, counted
 from lookalike.runtime.device import Runtime
@@ -35,27 +28,20 @@ from lookalike.training.step.step import Stepped, TrainingStep
 _MET_BY_ALL = (DataError, NoPositivesError, NonFiniteError, OutputError)
 
 
+@dataclass(eq=False)
 class Trainer:
     """One training run, made by `make_trainer`: what gives batches, what changes the weights, what
     saves them and what measures them, and how far they have come.
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        runtime: Runtime,
-        progress: Progress,
-        *,
-        data: TrainingData,
-        step: TrainingStep,
-        checkpoints: Checkpoints,
-        evaluator: Evaluator,
-        cache: DecodeCache | None,
-        state: TrainingState,
-    ) -> None:
-        self.config, self.runtime, self.progress = config, runtime, progress
-        self.data, self.step, self.checkpoints, self.evaluator = data, step, checkpoints, evaluator
-        self.cache, self.state = cache, state
+    config: TrainConfig
+    runtime: Runtime
+    progress: Progress
+    data: TrainingData
+    step: TrainingStep
+    checkpoints: Checkpoints
+    evaluator: Evaluator
+    state: TrainingState
 
     def train(self, tracking: Tracking) -> TrainResult:
         """Does all that is left to do of the run.
@@ -129,8 +115,7 @@ class Trainer:
 
     def _take_step(self, batch: Batch) -> tuple[Stepped, float]:
         """Takes one step of the optimizer; returns what it came to, and the learning rate."""
-        total_steps = self.config.num_epochs * self.data.steps_per_epoch
-        learning_rate = learning_rate_at(self.config, self.steps_done, total_steps)
+        learning_rate = learning_rate_at(self.config, self.steps_done, self.data.total_steps)
         set_learning_rate(self.step.optimizer, learning_rate)
         device, labels = self.runtime.device, self.data.labels_of(batch)
         try:
@@ -182,6 +167,7 @@ class Trainer:
             raise
 
     def _save_after_failure(self, error: Exception) -> None:
+        """Saves the steps before the one that failed, and says how to go on from them."""
         if not self.state.step or not self.step.weights_are_whole:
             return
         try:
@@ -204,8 +190,8 @@ class Trainer:
         """Ends training, and returns what the finished run came to."""
         evaluator, world = self.evaluator, self.runtime.world
         encoder = self.step.finish()
-        if self.cache is not None:
-            self.progress.note(f"cache    {self.cache.reads_of_all(world)}")
+        if self.data.cache is not None:
+            self.progress.note(f"cache    {self.data.cache.reads_of_all(world)}")
         files = self.checkpoints.epochs + evaluator.files
         unreadable = list(dict.fromkeys(self.data.unreadable + evaluator.unreadable))
         if unreadable and files:  # a finished run that is resumed has nothing to add

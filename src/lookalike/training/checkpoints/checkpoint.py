@@ -14,11 +14,10 @@ from lookalike.errors import CheckpointError, OutputError
 from lookalike.evaluation.protocol import Holdout
 from lookalike.evaluation.results import library_versions
 from lookalike.files import shown, write_whole
-from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.lora import layers_under_lora, lora_matrices, plain_state_dict
 from lookalike.model.pretrained import CHECKPOINT_FORMAT
 from lookalike.runtime.randomness import random_state
-from lookalike.training.data import TrainingData, TrainingImages
+from lookalike.training.data import TrainingData
 from lookalike.training.history import TrainingState
 from lookalike.training.sharding import part_of, sharded_like, whole_tensors
 from lookalike.training.step.step import TrainingStep
@@ -27,7 +26,6 @@ from lookalike.training.step.step import TrainingStep
 def save_checkpoint(
     path: Path,
     state: TrainingState,
-    *,
     config: TrainConfig,
     step: TrainingStep,
     data: TrainingData,
@@ -47,7 +45,16 @@ def save_checkpoint(
     """
     world, encoder = step.runtime.world, step.encoder
     baseline = step.regularizers.baseline
-    checkpoint = about_model(state, config, encoder, data.images, holdout) | {
+    checkpoint = {
+        "format": CHECKPOINT_FORMAT,
+        "epoch": state.epoch,
+        "state": asdict(state),
+        "model": encoder.description(),
+        "config": asdict(config),
+        "train_fingerprint": data.images.fingerprint,
+        "train_classes": sorted(encoder.trained_on.union(data.images.classes)),
+        "holdout": asdict(holdout) if holdout else None,
+        "versions": library_versions(),
         "loss": state.mean_loss if state.step else state.loss,
         "objective_state_dict": step.objective.state_dict(),
         "optimizer_state_dict": whole_tensors(step.optimizer.state_dict(), world),
@@ -65,27 +72,6 @@ def save_checkpoint(
         checkpoint["model_state_dict"] = whole_tensors(plain_state_dict(encoder), world)
         checkpoint["training_state_dict"] = under_lora | lora_matrices(encoder)
         world.on_main(lambda: write_checkpoint(path, checkpoint))
-
-
-def about_model(
-    state: TrainingState,
-    config: TrainConfig,
-    encoder: CLIPEncoder,
-    images: TrainingImages,
-    holdout: Holdout | None,
-) -> dict[str, Any]:
-    """Returns what is needed to use the encoder, and to know what it is."""
-    return {
-        "format": CHECKPOINT_FORMAT,
-        "epoch": state.epoch,
-        "state": asdict(state),
-        "model": encoder.description(),
-        "config": asdict(config),
-        "train_fingerprint": images.fingerprint,
-        "train_classes": sorted(encoder.trained_on.union(images.classes)),
-        "holdout": asdict(holdout) if holdout else None,
-        "versions": library_versions(),
-    }
 
 
 def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import os
 import shlex
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lookalike.config import TrainConfig
@@ -42,6 +43,7 @@ class Autosave:
         return self._minutes is not None and self._clock() - self._since_s >= 60 * self._minutes
 
 
+@dataclass(eq=False)
 class Checkpoints:
     """Writes the checkpoints of a run, and puts it back where one of them was written.
 
@@ -51,21 +53,18 @@ class Checkpoints:
     Of several processes each must call every method; the first one writes.
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        folder: RunFolder,
-        step: TrainingStep,
-        data: TrainingData,
-        holdout: Holdout | None,
-        progress: Progress,
-    ) -> None:
-        self.folder = folder
-        self.newest: Path | None = None
-        self.epochs: list[Path] = []
-        self._config, self._step, self._data, self._holdout = config, step, data, holdout
-        self._world, self._progress = step.runtime.world, progress
-        self._autosave = Autosave(config.autosave_minutes)
+    config: TrainConfig
+    folder: RunFolder
+    step: TrainingStep
+    data: TrainingData
+    holdout: Holdout | None
+    progress: Progress
+    newest: Path | None = None
+    epochs: list[Path] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._world = self.step.runtime.world
+        self._autosave = Autosave(self.config.autosave_minutes)
 
     def restore(self, resumed: Resumed) -> TrainingState:
         """Puts the run back where it was saved, and returns how far it had come.
@@ -74,7 +73,7 @@ class Checkpoints:
             CheckpointError: the checkpoint does not fit the model or the training images.
         """
         self.newest = resumed.path
-        return restore_checkpoint(resumed.content, resumed.path, step=self._step, data=self._data)
+        return restore_checkpoint(resumed.content, resumed.path, step=self.step, data=self.data)
 
     def save_epoch(self, state: TrainingState) -> None:
         """Writes the checkpoint of the epoch just done; one of its middle is outdated now."""
@@ -92,19 +91,19 @@ class Checkpoints:
 
         Where that fails the run goes on: there may be room by the end of the epoch.
         """
-        if state.step == self._data.steps_per_epoch:
+        if state.step == self.data.steps_per_epoch:
             return
         if not self._world.any_of(self._autosave.is_due()):  # each looks at its own clock
             return
         try:
             self.save_interrupted(state)
         except OutputError as error:
-            self._progress.warn(f"no checkpoint in the middle of the epoch: {error}")
+            self.progress.warn(f"no checkpoint in the middle of the epoch: {error}")
             self._autosave.restart()
 
     def keep_newest(self, epoch: int, *, best: int | None) -> None:
         """Removes what need not be kept once `epoch` is measured, and the epoch `best` known."""
-        keep = self._config.keep
+        keep = self.config.keep
         removed = self._world.on_main(lambda: self.folder.keep_newest(epoch, keep, best=best))
         self.epochs = [path for path in self.epochs if path not in removed]
 
@@ -117,9 +116,6 @@ class Checkpoints:
 
     def _save(self, path: Path, state: TrainingState) -> None:
         self._world.on_main(self.folder.make_room)
-        save_checkpoint(
-            path, state, config=self._config, step=self._step, data=self._data,
-            holdout=self._holdout,
-        )  # fmt: skip
+        save_checkpoint(path, state, self.config, self.step, self.data, self.holdout)
         self.newest = path
         self._autosave.restart()

@@ -15,37 +15,23 @@ from lookalike.training.losses.supcon import SupConLoss
 
 
 @dataclass(frozen=True)
-class ObjectiveInputs:
-    """What is known about a run when its objective is made.
-
-    Labels are 0 to `num_classes - 1`, embeddings have `dim` numbers, and the learning rate rises
-    over the first `warmup_steps`.
-    """
-
-    num_classes: int
-    dim: int
-    warmup_steps: int
-
-
-@dataclass(frozen=True)
 class ShippedObjective:
-    """One objective: how it is made, and the options that it reads, which others refuse."""
+    """How an objective is made, and the options that it reads, which others refuse."""
 
-    make: Callable[[TrainConfig, ObjectiveInputs], nn.Module]
+    make: Callable[[TrainConfig, int, int, int], nn.Module]  # the last as in `make_objective`
     options: tuple[str, ...]
 
 
-def _supcon(config: TrainConfig, about: ObjectiveInputs) -> nn.Module:
-    if not config.cross_batch_memory:
-        return SupConLoss(config.temperature)
+def _supcon(config: TrainConfig, _: int, dim: int, warmup_steps: int) -> nn.Module:
+    size, temperature = config.cross_batch_memory, config.temperature
+    if not size:
+        return SupConLoss(temperature)
     # Embeddings move most while the learning rate rises.
-    return CrossBatchMemory(
-        config.cross_batch_memory, about.dim, config.temperature, warmup_batches=about.warmup_steps
-    )
+    return CrossBatchMemory(size, dim, temperature, warmup_batches=warmup_steps)
 
 
-def _arcface(config: TrainConfig, about: ObjectiveInputs) -> nn.Module:
-    return ArcFaceLoss(about.num_classes, about.dim, config.temperature, config.margin)
+def _arcface(config: TrainConfig, num_classes: int, dim: int, _: int) -> nn.Module:
+    return ArcFaceLoss(num_classes, dim, config.temperature, config.margin)
 
 
 OBJECTIVES = {
@@ -86,13 +72,17 @@ def name_objective(config: TrainConfig, objective: nn.Module | None) -> TrainCon
     return config
 
 
-def make_objective(config: TrainConfig, about: ObjectiveInputs) -> nn.Module:
-    """Returns the objective that `config.objective` names, to be called as
+def make_objective(config: TrainConfig, num_classes: int, dim: int, warmup_steps: int) -> nn.Module:
+    """Returns the objective that ships and `config.objective` names, to be called as
     `objective(embeddings, labels)` once a step.
 
-    Its parameters, if it has any, are trained along; its state_dict belongs in a checkpoint.
+    Args:
+        config: the objective and its options.
+        num_classes: labels are 0 to num_classes - 1.
+        dim: numbers in an embedding.
+        warmup_steps: first steps, over which the learning rate rises.
     """
-    return OBJECTIVES[config.objective].make(config, about)
+    return OBJECTIVES[config.objective].make(config, num_classes, dim, warmup_steps)
 
 
 def _check_options(config: TrainConfig) -> None:
