@@ -59,7 +59,7 @@ class Measured:
 
     @property
     def text_metrics(self) -> dict[str, float] | None:
-        """Of text search by class name, where there is such."""
+        """The metrics of text search by class name, where there is such."""
         metrics: dict[str, float] | None = self.text["text_metrics"]
         return metrics
 

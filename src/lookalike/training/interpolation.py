@@ -92,6 +92,7 @@ def interpolate(
         LookalikeError: nothing can be read, or a file cannot be written.
     """
     world, trained = runtime.world, read_checkpoint(checkpoint)
+    trained.pop("optimizer_state_dict")  # twice the size of the model
     state = TrainingState(**trained["state"])
     # Text has its own metric.
     metric = config.best_metric if config.best_metric in METRICS else IMAGE_METRIC

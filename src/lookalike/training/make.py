@@ -54,12 +54,7 @@ def make_trainer(
 ) -> Trainer:
     """Reads and checks everything that a run needs, says what it found, and writes nothing.
 
-    Args:
-        config: what to learn from and how.
-        runtime: device, precision and processes.
-        progress: is told how the run is set up, and of what may be wrong.
-        resumed: where an earlier run is gone on with.
-        objective: to be used in place of the one that the configuration names.
+    `objective` is used in place of the one that the configuration names.
 
     Raises:
         LookalikeError: of the kind that says what is wrong.

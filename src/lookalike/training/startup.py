@@ -107,7 +107,7 @@ def warn_of_images(
 
 
 def _warn_of_overlap(images: ImageSet, protocol: Protocol, progress: Progress) -> None:
-    """A test on what was learned proves nothing."""
+    """Warns of a test on what is learned, which proves nothing."""
     learned = {os.path.abspath(path) for path in images.paths}
     both = sum(os.path.abspath(path) in learned for path in protocol.files)
     if both:

@@ -150,7 +150,7 @@ class Trainer:
 
     @contextmanager
     def _saving_on_failure(self, interrupt: Interrupt) -> Iterator[None]:
-        """An error inside the block does not lose the steps before it."""
+        """Saves the steps before an error inside the block."""
         world = self.runtime.world
         try:
             yield

@@ -84,7 +84,7 @@ class TrainingStep:
 
     @contextmanager
     def _undone_on_failure(self) -> Iterator[None]:
-        """A step that fails before it changed a weight leaves no trace: the next one draws the
+        """Takes back what a step did that fails before it changed a weight: the next one draws the
         random numbers it would have drawn, and its objective remembers no other batches.
         """
         device = self.runtime.device
