@@ -16,7 +16,7 @@ import lookalike
 from lookalike.cli.main import main
 from lookalike.commands.train import training_config
 from lookalike.config import TrainConfig
-from lookalike.config.settings import config_from
+from lookalike.config.settings import config_from, merge_options
 from lookalike.errors import CheckpointError, ConfigError, Interrupted
 from lookalike.training.step.step import TrainingStep
 
@@ -70,6 +70,19 @@ def test_the_configuration_of_a_resumed_run_can_be_asked_for(settings: Settings)
     assert (config.temperature, config.num_epochs) == (0.2, 4)
     assert config == training_config({"num_epochs": 4}, saved)
     assert training_config({"num_epochs": 4}) == TrainConfig(num_epochs=4)
+
+
+def test_the_test_images_of_flags_undo_those_of_a_recipe_and_of_a_saved_run(
+    settings: Settings, photos: Path
+) -> None:
+    saved = train(settings()).checkpoint
+    sides = {side: str(photos / side) for side in ("query", "gallery")}
+    merged = merge_options(TrainConfig, {"test": "elsewhere", "num_epochs": 2}, sides)
+    config = training_config(merged, saved)
+    assert (config.test, config.query, config.gallery) == (None, *sides.values())
+    assert config == config_from(TrainConfig, settings(), {"num_epochs": 2}, sides)
+    back = training_config(merge_options(TrainConfig, sides, {"test": "elsewhere"}), saved)
+    assert (back.test, back.query, back.gallery) == ("elsewhere", None, None)
 
 
 def bytes_of_tensors() -> int:

@@ -43,8 +43,8 @@ def train(
 
     Args:
         config: what to learn from and how; or a mapping of option names to values, as flags or a
-            recipe give them. What a mapping does not name has its default, and in a resumed run
-            the value that it was saved with.
+            recipe give them (`merge_options` makes one of several). What a mapping does not name
+            has its default, and in a resumed run the value that it was saved with.
         resume: an earlier run to go on with: one of its checkpoints, or its folder, which means
             the newest one.
         objective: a module to train with in place of those that ship. It is called once a step, as

@@ -25,12 +25,21 @@ FREE_ON_RESUME = frozenset(
 
 
 def config_from(cls: type[ConfigT], *mappings: Mapping[str, Any]) -> ConfigT:
-    """A configuration from mappings of option names to values, later ones winning.
+    """Returns a configuration from mappings of option names to values, later ones winning.
 
     Values may be strings, as they come from a command line or YAML (`"2e-5"`, `"none"`).
 
     Raises:
         ConfigError: an unknown name (the nearest known one is named) or an impossible value.
+    """
+    return cls(**merge_options(cls, *mappings))
+
+
+def merge_options(cls: type[ConfigT], *mappings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns one mapping of several, later ones winning, with no value looked at.
+
+    Raises:
+        ConfigError: an unknown name; the nearest known one is named.
     """
     known = [option.name for option in dataclasses.fields(cls)]
     values: dict[str, Any] = {}
@@ -45,7 +54,7 @@ def config_from(cls: type[ConfigT], *mappings: Mapping[str, Any]) -> ConfigT:
             values |= {side: mapping.get(side) for side in ("query", "gallery")}
         elif mapping.get("query") is not None or mapping.get("gallery") is not None:
             values["test"] = None
-    return cls(**values)
+    return values
 
 
 def format_recipe(
