@@ -74,19 +74,14 @@ def interpolate(
     Of several processes each must call it; the first one writes.
 
     Args:
-        baseline: the model that the run began with.
+        baseline: the name of the model that the run began with.
         checkpoint: of the run's last epoch.
-        config: of the run.
+        config, folder, protocol, runtime, progress, cache: those of the run.
         result: what the run came to; its first and last epoch need not be measured again.
-        folder: of the run.
-        protocol: of the run.
-        runtime: device, precision and processes.
-        progress: is shown each evaluation, and told where the baseline cannot be had.
-        cache: of decoded images.
 
     Returns:
-        The result with the mixture as its encoder and its last retrieval; as it is where the
-        baseline is out of reach.
+        The result with the mixture as its encoder and its last retrieval. Where the baseline is
+        out of reach that is said, and the result comes back as it is.
 
     Raises:
         LookalikeError: nothing can be read, or a file cannot be written.
