@@ -61,9 +61,7 @@ COMMON: dict[str, Any] = {
 def _holds() -> dict[str, dict[str, Any]]:
     """What is there beside the objective: what the recipe keep-text has, and each of it alone."""
     recipe = find_recipe("keep-text")
-    # Weights here are as much further from where they began as steps are larger.
-    recipe["l2_sp"] *= float(recipe["learning_rate"]) / COMMON["learning_rate"]
-    options = ("caption_weight", "distillation_weight", "l2_sp")
+    options = ("caption_weight", "distillation_weight")
     alone = {name.split("_weight")[0]: {name: recipe[name]} for name in options}
     return {NAIVE: {}, **alone, "keep-text": {name: recipe[name] for name in options}}
 
@@ -75,7 +73,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--holds", nargs="+", default=list(holds), choices=list(holds))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--set", nargs="*", default=[], metavar="KNOB=VALUE")
+    parser.add_argument("--set", nargs="*", default=[], metavar="OPTION=VALUE")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)

@@ -89,9 +89,9 @@ def _step(given: argparse.Namespace) -> dict[str, Any]:
     from lookalike.config import TrainConfig
     from lookalike.runtime.device import make_runtime
     from lookalike.training.losses.supcon import SupConLoss
-    from lookalike.training.making import make_encoder
+    from lookalike.training.make import make_encoder
     from lookalike.training.optimization.optimizer import make_optimizer
-    from lookalike.training.step.learner import Learner
+    from lookalike.training.step.step import TrainingStep
 
     torch.set_num_threads(given.threads)
     chunk_size = given.chunks[0]
@@ -104,8 +104,8 @@ def _step(given: argparse.Namespace) -> dict[str, Any]:
         lora_rank=given.lora_rank or None,
     )
     runtime = make_runtime("cpu", given.precision, 0)
-    encoder = make_encoder(config, runtime, None, None)
-    learner = Learner(
+    encoder = make_encoder(config, runtime, None)
+    step = TrainingStep(
         encoder, SupConLoss(), make_optimizer(encoder, config), runtime,
         chunk_size=chunk_size, max_grad_norm=1.0,
     )  # fmt: skip
@@ -114,9 +114,9 @@ def _step(given: argparse.Namespace) -> dict[str, Any]:
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     labels = torch.arange(given.batch // 2).repeat_interleave(2)
     loaded = _peak_bytes()
-    stepped = learner.step(pixels, labels)
+    stepped = step.take(pixels, labels)
     start = time.perf_counter()
-    learner.step(pixels, labels)
+    step.take(pixels, labels)
     seconds = time.perf_counter() - start
     return {
         "chunk_size": chunk_size,

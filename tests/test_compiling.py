@@ -13,7 +13,7 @@ import torch
 from helpers.models import deep_convnext as convnext
 from helpers.models import levit, resnet, vit
 from helpers.runs import Settings, Watch, train
-from helpers.steps import LABELS, PIXELS, gradients_of, learner_of
+from helpers.steps import LABELS, PIXELS, gradients_of, step_of
 from torch import nn
 
 from lookalike.config import TrainConfig
@@ -298,14 +298,14 @@ def test_compiled_layers_have_the_gradients_of_plain_ones(
     state = torch.get_rng_state()
     for how in ("off", "on"):
         torch.set_rng_state(state)
-        learner = learner_of(tiny_clip, chunk_size)
+        learner = step_of(tiny_clip, chunk_size)
         if patch_dropout:
             drop_patches(learner.encoder, patch_dropout)
         compile_layers(
             TrainConfig(compile=how), learner.encoder, learner.runtime, SilentProgress(),
             chunk_size=chunk_size, part_size=12, steps_left=1, side=None,
         )  # fmt: skip
-        learner.step(PIXELS, LABELS)
+        learner.take(PIXELS, LABELS)
         gradients.append(gradients_of(learner))
     plain, compiled = gradients
     assert plain.keys() == compiled.keys()

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any
 
 import pytest
@@ -22,10 +23,11 @@ from lookalike.errors import LookalikeError, OutputError
 from lookalike.files import shown, writable_folder, write_folder_whole, write_json, write_whole
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.runtime.device import make_runtime
-from lookalike.training.checkpoints.checkpoint import TrainingState, save_checkpoint
+from lookalike.training.checkpoints.checkpoint import save_checkpoint
 from lookalike.training.data import TrainingImages
+from lookalike.training.history import TrainingState
 from lookalike.training.losses.supcon import SupConLoss
-from lookalike.training.step.learner import Learner
+from lookalike.training.step.step import TrainingStep
 
 
 def names_in(folder: Path) -> list[str]:
@@ -206,21 +208,23 @@ def test_a_full_disk_leaves_the_old_json(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, tiny_clip: Path) -> None:
     encoder = CLIPEncoder(str(tiny_clip))
     path = tmp_path / "weights" / "encoder_epoch_01.pth"
-    learner = Learner(
+    learner = TrainingStep(
         encoder, SupConLoss(), torch.optim.AdamW(encoder.parameters()),
         make_runtime("cpu", "fp32", 0), chunk_size=4, max_grad_norm=None,
     )  # fmt: skip
+
+    images = TrainingImages(ImageSet(tmp_path, [], []), [], torch.tensor([]), [], "f")
+    sampler: Any = BalancedBatchSampler([0, 0, 1, 1], 2, 2)
+    data: Any = SimpleNamespace(images=images, sampler=sampler)
 
     def save() -> None:
         save_checkpoint(
             path,
             TrainingState(run="r", epoch=1, loss=0.5),
-            config=TrainConfig(),
-            learner=learner,
-            sampler=BalancedBatchSampler([0, 0, 1, 1], 2, 2),
-            images=TrainingImages(ImageSet(tmp_path, [], []), [], torch.tensor([]), [], "f"),
-            others=None,
-            holdout=None,
+            TrainConfig(),
+            learner,
+            data,
+            None,
         )
 
     save()

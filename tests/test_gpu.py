@@ -23,7 +23,7 @@ from lookalike.training.losses.supcon import SupConLoss
 from lookalike.training.step import batch_memory
 from lookalike.training.step.batch_memory import bytes_per_image, find_chunk_size
 from lookalike.training.step.compiling import compile_layers
-from lookalike.training.step.learner import Learner
+from lookalike.training.step.step import TrainingStep
 
 pytestmark = pytest.mark.gpu
 
@@ -78,10 +78,10 @@ def test_what_is_read_lies_in_pinned_memory(
     assert torch.equal(joined.pixels, whole.pixels)
 
 
-def learner_of(model: Path, chunk_size: int, precision: str) -> Learner:
+def step_of(model: Path, chunk_size: int, precision: str) -> TrainingStep:
     encoder = on_gpu(model)
     optimizer = torch.optim.SGD([p for _, p in encoder.trainable_parameters()], lr=0.0)
-    return Learner(
+    return TrainingStep(
         encoder, SupConLoss(), optimizer, runtime(precision), chunk_size=chunk_size,
         max_grad_norm=None,
     )  # fmt: skip
@@ -94,7 +94,7 @@ def test_dropout_drops_the_same_in_both_passes(
 ) -> None:
     pixels, labels = PIXELS.cuda(), LABELS.cuda()
     torch.manual_seed(5)
-    plain = learner_of(tiny_clip, chunk_size, precision)
+    plain = step_of(tiny_clip, chunk_size, precision)
     plain.encoder.train()
     parts = []
     for chunk in pixels.split(chunk_size):
@@ -104,8 +104,8 @@ def test_dropout_drops_the_same_in_both_passes(
     plain.scaler.unscale_(plain.optimizer)
     after = torch.cuda.get_rng_state()
     torch.manual_seed(5)
-    learner = learner_of(tiny_clip, chunk_size, precision)
-    learner.step(pixels, labels)
+    learner = step_of(tiny_clip, chunk_size, precision)
+    learner.take(pixels, labels)
     assert torch.equal(torch.cuda.get_rng_state(), after)
     expected = gradients_of(plain)
     for name, gradient in gradients_of(learner).items():
@@ -141,13 +141,13 @@ def test_the_measure_of_memory_is_what_a_step_takes(tiny_clip: Path) -> None:
     encoder, before = on_gpu(tiny_clip), torch.cuda.get_rng_state()
     each = bytes_per_image(encoder, runtime())
     assert torch.equal(torch.cuda.get_rng_state(), before)
-    learner = learner_of(tiny_clip, 512, "fp32")
+    learner = step_of(tiny_clip, 512, "fp32")
     pixels = torch.zeros(512, 3, 32, 32, dtype=torch.uint8, device="cuda")
     labels = torch.arange(256).repeat_interleave(2).cuda()
-    learner.step(pixels, labels)  # kernels have their own room from now on
+    learner.take(pixels, labels)  # kernels have their own room from now on
     torch.cuda.reset_peak_memory_stats()
     there = torch.cuda.memory_allocated()
-    learner.step(pixels, labels)
+    learner.take(pixels, labels)
     assert 0.7 * 512 * each < torch.cuda.max_memory_allocated() - there < 1.3 * 512 * each
 
 
@@ -161,7 +161,7 @@ def test_little_memory_makes_chunks(tiny_clip: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_too_large_a_batch_says_what_to_do_and_changes_nothing(tiny_clip: Path) -> None:
-    learner = learner_of(tiny_clip, 10**6, "fp32")
+    learner = step_of(tiny_clip, 10**6, "fp32")
     before = {name: p.clone() for name, p in learner.encoder.named_parameters()}
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**28) / total)
@@ -169,7 +169,7 @@ def test_too_large_a_batch_says_what_to_do_and_changes_nothing(tiny_clip: Path) 
         pixels = torch.zeros(20_000, 3, 32, 32, dtype=torch.uint8, device="cuda")
         labels = torch.arange(10_000).repeat_interleave(2).cuda()
         with pytest.raises(TrainingError, match=r"too little memory .*--batch-memory 500000"):
-            learner.step(pixels, labels)
+            learner.take(pixels, labels)
         with pytest.raises(ModelError, match="too little memory for the model"):
             runtime().place(torch.nn.Linear(2**14, 2**14))
     finally:
@@ -195,7 +195,7 @@ def test_compiled_layers_have_the_gradients_of_plain_ones(tiny_clip: Path, preci
     gradients = []
     for how in ("off", "on"):
         torch.manual_seed(5)
-        learner = learner_of(tiny_clip, 5, precision)
+        learner = step_of(tiny_clip, 5, precision)
         drop_patches(learner.encoder, 0.25)
         compile_layers(
             TrainConfig(compile=how), learner.encoder, learner.runtime, SilentProgress(),
@@ -203,7 +203,7 @@ def test_compiled_layers_have_the_gradients_of_plain_ones(tiny_clip: Path, preci
         )  # fmt: skip
         compiled_layers = [m for m in learner.encoder.modules() if m._compiled_call_impl]
         assert len(compiled_layers) == (1 if how == "on" else 0)  # patch dropout has the other
-        learner.step(PIXELS.cuda(), LABELS.cuda())
+        learner.take(PIXELS.cuda(), LABELS.cuda())
         gradients.append(gradients_of(learner))
     plain, compiled = gradients
     for name, gradient in plain.items():

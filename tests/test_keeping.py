@@ -23,13 +23,13 @@ from lookalike.evaluation.metrics import METRICS, first_rank, is_better
 from lookalike.evaluation.scoring.scores import QueryScores, score_ranks
 from lookalike.evaluation.text import text_metric_names
 from lookalike.training import evaluator as measuring
-from lookalike.training import run
-from lookalike.training import startup as narration
-from lookalike.training.checkpoints.autosave import Autosave
+from lookalike.training import make
+from lookalike.training.checkpoints import saving
 from lookalike.training.checkpoints.checkpoint import bytes_of_checkpoint
 from lookalike.training.checkpoints.folder import RunFolder
+from lookalike.training.checkpoints.saving import Autosave
 from lookalike.training.history import Best, EpochSummary, best_epoch
-from lookalike.training.step.learner import Learner
+from lookalike.training.step.step import TrainingStep
 
 Pretend = Callable[[Sequence[float], str], None]
 
@@ -282,7 +282,7 @@ def test_the_newest_checkpoints_and_the_best_one_stay(
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"ema_decay": 0.9}, {"lora_rank": 2}, {"l2_sp": 1.0}, {"frozen_layers": 2},
+    [{}, {"lora_rank": 2}, {"distillation_weight": 1.0}, {"frozen_layers": 2},
      {"cross_batch_memory": 999}, {"objective": "arcface"}],
     ids=lambda options: next(iter(options), "plain"),
 )  # fmt: skip
@@ -291,11 +291,11 @@ def test_what_a_checkpoint_takes_on_the_disk_is_known_beforehand(
 ) -> None:
     known: list[int] = []
 
-    def noting(learner: Learner) -> int:
+    def noting(learner: TrainingStep) -> int:
         known.append(bytes_of_checkpoint(learner))
         return known[-1]
 
-    monkeypatch.setattr(narration, "bytes_of_checkpoint", noting)
+    monkeypatch.setattr(make, "bytes_of_checkpoint", noting)
     saved = train(settings(**options)).checkpoint
     assert saved is not None
     content = load(saved)
@@ -320,7 +320,7 @@ def test_a_disk_that_the_checkpoints_will_fill_is_warned_of_before_training(
     def disk_usage(folder: Path) -> SimpleNamespace:
         return SimpleNamespace(free=room_for * 3e9)
 
-    monkeypatch.setattr(narration, "bytes_of_checkpoint", lambda learner: 3_000_000_000)
+    monkeypatch.setattr(make, "bytes_of_checkpoint", lambda learner: 3_000_000_000)
     monkeypatch.setattr("shutil.disk_usage", disk_usage)
     watch = Watch(1, press_ctrl_c)
     with suppress(Interrupted):
@@ -436,7 +436,7 @@ def autosaving(
             clock.now_s += 60
             steps.append(load(saved)["state"]["step"] if saved.exists() else 0)
 
-    monkeypatch.setattr(run, "Autosave", lambda minutes: Autosave(minutes, clock))
+    monkeypatch.setattr(saving, "Autosave", lambda minutes: Autosave(minutes, clock))
     return Minutes(), steps
 
 

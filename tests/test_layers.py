@@ -161,7 +161,6 @@ def test_a_structure_that_tells_no_layers_is_refused_by_the_option_that_needs_th
     encoder.backbone = nn.ModuleDict(lists)
     for option, how in (
         ("layer_decay", r"set layer_decay to 1 \(--layer-decay 1\)"),
-        ("head_warmup_steps", r"set head_warmup_steps to 0 \(--head-warmup-steps 0\)"),
         ("frozen_layers", r"set frozen_layers to 0 \(--frozen-layers 0\)"),
     ):
         among = "backbone.first, backbone.second"

@@ -3,60 +3,68 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers.runs import Settings, assert_same_bits, load, train
-from helpers.steps import anchored_learner as learner_of
+from helpers.models import small_resnet
+from helpers.runs import Settings, Watch, assert_same_bits, load, train
 from helpers.steps import changed
 
 import lookalike
 from lookalike.commands.export import export
 from lookalike.config import EvaluateConfig, ExportConfig
 from lookalike.config.recipes import find_recipe, shipped_text
-from lookalike.errors import CheckpointError, ConfigError
+from lookalike.errors import CheckpointError, ConfigError, Interrupted
 from lookalike.evaluation import retrieval
 from lookalike.evaluation.results import find_results
 from lookalike.model.encoder import CLIPEncoder
-from lookalike.model.lora import add_lora, merged, plain_state_dict
 from lookalike.progress import SilentProgress
 from lookalike.training import evaluator as measuring
-from lookalike.training.regularizers.mixing import MixedWeights, alphas, plain_originals
-from lookalike.training.regularizers.original import OriginalWeights
+from lookalike.training import interpolation
+from lookalike.training.interpolation import alphas, set_mixture
 
 
 def test_mixtures_lie_on_the_line_between_two_models(tiny_clip: Path, seed: None) -> None:
-    encoder, fresh = CLIPEncoder(str(tiny_clip)), CLIPEncoder(str(tiny_clip))
-    original = OriginalWeights(encoder)
-    ended = {n: p.detach().clone() for n, p in changed(encoder).named_parameters()}
-    weights = MixedWeights(encoder, plain_originals(encoder, original))
+    encoder, fresh = (CLIPEncoder(str(tiny_clip)) for _ in range(2))
+    began = fresh.state_dict()
+    ended = {name: tensor.clone() for name, tensor in changed(encoder).state_dict().items()}
     for alpha in (0.5, 1.0, 0.0, 0.25):
-        weights.set(alpha)
-        for name, parameter in encoder.named_parameters():
-            began = dict(fresh.named_parameters())[name]
-            expected = (1 - alpha) * began + alpha * ended[name]
-            assert torch.allclose(parameter, expected, atol=1e-6), name
+        set_mixture(encoder, began, ended, alpha)
+        for name, tensor in encoder.state_dict().items():
+            expected = (1 - alpha) * began[name] + alpha * ended[name]
+            assert torch.allclose(tensor, expected, atol=1e-6), name
             if alpha in (0, 1):
-                assert torch.equal(parameter, expected), name
+                assert torch.equal(tensor, expected), name
 
 
-def test_with_lora_the_merged_weights_are_mixed(tiny_clip: Path, seed: None) -> None:
-    encoder, fresh = CLIPEncoder(str(tiny_clip)), CLIPEncoder(str(tiny_clip))
-    add_lora(encoder, rank=2, targets="auto")
-    original = OriginalWeights(encoder)
-    learner = learner_of(changed(encoder))
-    with merged(encoder):
-        ended = {name: t.clone() for name, t in plain_state_dict(encoder).items()}
-    began = plain_originals(encoder, original)
-    weights = MixedWeights(learner.finish(), began)
-    weights.set(0.5)
-    state, start = encoder.state_dict(), fresh.state_dict()
-    assert state.keys() == start.keys()
-    for name, weight in state.items():
-        assert torch.allclose(weight, (start[name] + ended[name]) / 2, atol=1e-6), name
-    assert sum(not torch.equal(state[n], start[n]) for n in state) == len(began) / 2 == 8
+def test_running_statistics_are_mixed_as_weights_are(tmp_path: Path, seed: None) -> None:
+    encoder, fresh = (CLIPEncoder(small_resnet(tmp_path / "resnet")) for _ in range(2))
+    encoder.train()(torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8))
+    ended = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    set_mixture(encoder, fresh.state_dict(), ended, 0.5)
+    means = [name for name in ended if name.endswith("running_mean")]
+    assert means
+    for name in means:
+        expected = (fresh.state_dict()[name] + ended[name]) / 2
+        assert torch.allclose(encoder.state_dict()[name], expected, atol=1e-6)
+        assert not torch.equal(ended[name], fresh.state_dict()[name])
+
+
+def test_with_lora_the_merged_weights_are_mixed(
+    photos: Path, settings: Settings, tiny_clip: Path
+) -> None:
+    result = train(settings(lora_rank=2, learning_rate=1e-2, interpolation=2))
+    mixture = load(photos / "out/weights/encoder_interpolated.pth")
+    began, ended = CLIPEncoder(str(tiny_clip)).state_dict(), load(result.checkpoint)
+    alpha = mixture["interpolation"]["alpha"]
+    assert mixture["model_state_dict"].keys() == began.keys()
+    for name, weight in mixture["model_state_dict"].items():
+        expected = (1 - alpha) * began[name] + alpha * ended["model_state_dict"][name]
+        assert torch.allclose(weight, expected, atol=1e-6), name
+    assert_same_bits(dict(result.encoder.state_dict()), mixture["model_state_dict"])
 
 
 @pytest.fixture
@@ -162,23 +170,49 @@ def test_the_card_of_a_mixture_has_its_own_numbers(
     assert f"**{chosen.text_metrics['mAP']:.4f} (" in card
 
 
-def test_mixtures_are_of_the_model_a_run_began_with_or_refused(
-    photos: Path, settings: Settings, tiny_clip: Path
+def test_a_finished_run_may_be_mixed_later(photos: Path, settings: Settings) -> None:
+    """As one that set out to be: a mixture is a function of two models."""
+    whole = train(settings(interpolation=2, out=str(photos / "whole")))
+    first = train(settings())
+    assert first.trade_off is None
+    later = train(settings(interpolation=2), resume=first.checkpoint)
+    assert later.trade_off is not None
+    assert later.trade_off.mixtures == whole.trade_off.mixtures  # type: ignore[union-attr]
+    assert_same_bits(dict(later.encoder.state_dict()), dict(whole.encoder.state_dict()))
+
+
+@pytest.mark.parametrize("what", ["gone", "another"])
+def test_a_baseline_out_of_reach_costs_the_mixtures_and_nothing_else(
+    photos: Path, settings: Settings, tiny_clip: Path, what: str
 ) -> None:
-    """A run that kept no original has none to mix with; one that kept it may mix, or not."""
-    without = settings(out=str(photos / "without"))
-    saved = train(without).checkpoint
-    with pytest.raises(ConfigError, match=r"has not kept, for it began without; set interpolation"):
-        train({**without, "interpolation": 2}, resume=saved)
-    shared = settings(interpolation=2)
-    first = train(shared)
-    between = train({**shared, "interpolation": 0, "num_epochs": 2}, resume=first.checkpoint)
-    last = train({**shared, "num_epochs": 2}, resume=between.checkpoint)
-    assert last.trade_off is not None
-    assert last.trade_off.epoch == 2
-    fresh = CLIPEncoder(str(tiny_clip)).state_dict()
-    for name, weight in load(between.checkpoint)["original_state_dict"].items():
-        assert torch.equal(weight, fresh[name]), name
+    model = photos / "model"
+    shutil.copytree(tiny_clip, model)
+    shared = settings(model_name=str(model))
+    saved = train(shared).checkpoint
+    shutil.rmtree(model)
+    if what == "another":
+        small_resnet(model)
+    watch = Watch()
+    result = train({**shared, "interpolation": 2}, resume=saved, watch=watch)
+    (told,) = [one for one in watch.warnings if "no mixtures of weights" in one]
+    assert ("out of reach" if what == "gone" else "other names or sizes") in told
+    assert result.trade_off is None
+    assert [one.epoch for one in result.history] == [0, 1]
+    assert_same_bits(dict(result.encoder.state_dict()), load(saved)["model_state_dict"])
+
+
+def test_ctrl_c_among_mixtures_says_how_to_go_on(
+    photos: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(interpolation, "set_mixture", stop)
+    with pytest.raises(Interrupted, match=r"end of epoch 1, saved .*--resume \S*encoder_epoch_01"):
+        train(settings(interpolation=2))
+    monkeypatch.undo()
+    resumed = train(settings(interpolation=2), resume=photos / "out/weights/encoder_epoch_01.pth")
+    assert resumed.trade_off is not None
 
 
 def test_another_test_makes_another_trade_off(
@@ -202,10 +236,10 @@ def test_no_numbers_lie_beside_the_weights_of_another_mixture(
     """Whatever ends a run right after it has saved the mixture."""
     shared, result = mixed
 
-    def killed(*_: Any) -> None:
+    def killed(*_: Any, **options: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("lookalike.training.evaluator.Measurements.measure_mixture", killed)
+    monkeypatch.setattr(interpolation, "write_results", killed)
     with pytest.raises(MemoryError):
         train({**shared, "interpolation": 3}, resume=result.checkpoint)
     left = {path.name for path in (photos / "out").rglob("*interpol*")}

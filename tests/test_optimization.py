@@ -1,4 +1,4 @@
-"""Groups of parameters, their learning rates, and the running mean of the weights."""
+"""Groups of parameters and their learning rates."""
 
 from __future__ import annotations
 
@@ -7,20 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.models import dinov2, resnet
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from helpers.models import dinov2
 from torch import Tensor, nn
 
 from lookalike.config import TrainConfig
-from lookalike.errors import ConfigError
 from lookalike.model.encoder import CLIPEncoder
-from lookalike.training.optimization.averaging import WeightAverage
-from lookalike.training.optimization.optimizer import (
-    learning_rate_at,
-    make_optimizer,
-    set_learning_rate,
-)
+from lookalike.training.optimization.optimizer import make_optimizer
+from lookalike.training.optimization.schedule import learning_rate_at, set_learning_rate
 
 # Of a tiny CLIP of two layers, by hand: how often layer_decay is multiplied in.
 POWERS = {"embeddings": 3, "pre_layrnorm": 3, "encoder.layers.0": 2, "encoder.layers.1": 1,
@@ -53,7 +46,7 @@ def test_each_parameter_moves_as_adamw_moves_it_alone_with_its_layers_rate(
     squares = copy.deepcopy(means)
     for step, rate in enumerate([0.01, 0.004, 0.02], 1):
         set_gradients(encoder, step)
-        set_learning_rate(optimizer, rate, only_head=False)
+        set_learning_rate(optimizer, rate)
         for name, parameter in encoder.trainable_parameters():
             assert parameter.grad is not None
             gradient = parameter.grad.double()
@@ -73,12 +66,8 @@ def test_each_parameter_moves_as_adamw_moves_it_alone_with_its_layers_rate(
 @pytest.mark.parametrize(("share", "steps"), [(0.1, 4), (0.12, 5), (0.0, 0), (0.999, 44), (7, 7)])
 def test_a_warm_up_may_be_a_share_of_the_run(share: float, steps: int) -> None:
     def rates(warmup_steps: float) -> list[float]:
-        return [
-            learning_rate_at(
-                step, peak=1.0, schedule="cosine", warmup_steps=warmup_steps, total_steps=44
-            )
-            for step in range(44)
-        ]
+        config = TrainConfig(learning_rate=1, schedule="cosine", warmup_steps=warmup_steps)
+        return [learning_rate_at(config, step, total_steps=44) for step in range(44)]
 
     assert rates(share) == rates(steps)
     assert rates(share)[: steps + 1] == [(step + 1) / steps for step in range(steps)] + (
@@ -117,26 +106,6 @@ def test_only_weight_matrices_are_decayed_not_tokens_and_positions(tmp_path: Pat
     assert names == blocks | {"backbone.embeddings.patch_embeddings.projection.weight"}
 
 
-def test_while_the_head_warms_up_nothing_else_moves_by_a_bit(tiny_clip: Path) -> None:
-    encoder = CLIPEncoder(str(tiny_clip))
-    before = weights_of(encoder)
-    config = TrainConfig(learning_rate=0.01, head_warmup_steps=2, weight_decay=0.1)
-    optimizer = make_optimizer(encoder, config)
-    for step in range(3):
-        set_gradients(encoder, step)
-        set_learning_rate(optimizer, 0.01, only_head=step < 2)
-        optimizer.step()
-        for name, parameter in encoder.trainable_parameters():
-            moves = power_of(name) == 0 or step == 2
-            assert torch.equal(parameter, before[name]) is not moves, name
-
-
-def test_a_head_to_warm_up_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    encoder = CLIPEncoder(resnet(tmp_path / "model"))
-    with pytest.raises(ConfigError, match=r"head_warmup_steps is 4, and nothing .* leave"):
-        make_optimizer(encoder, TrainConfig(head_warmup_steps=4))
-
-
 def test_options_that_need_no_layers_do_not_look_for_them(tmp_path: Path) -> None:
     encoder = CLIPEncoder(dinov2(tmp_path / "model"))
     encoder.backbone = nn.Linear(2, 2)
@@ -147,64 +116,10 @@ def test_options_that_need_no_layers_do_not_look_for_them(tmp_path: Path) -> Non
 def test_the_objectives_parameters_follow_the_schedule_at_their_own_rate(tiny_clip: Path) -> None:
     encoder = CLIPEncoder(str(tiny_clip))
     centers = nn.Parameter(torch.zeros(3, 24))
-    config = TrainConfig(learning_rate=1e-5, center_learning_rate=1e-3, head_warmup_steps=1)
+    config = TrainConfig(learning_rate=1e-5)
     optimizer = make_optimizer(encoder, config, [centers])
     (group,) = (g for g in optimizer.param_groups if any(p is centers for p in g["params"]))
     assert group["weight_decay"] == 0
-    set_learning_rate(optimizer, 0.5e-5, only_head=True)
+    set_learning_rate(optimizer, 0.5e-5)
     assert group["lr"] == pytest.approx(0.5e-3)
     assert sum(len(g["params"]) for g in optimizer.param_groups) == 1 + len(weights_of(encoder))
-
-
-@settings(deadline=None, max_examples=40)
-@given(
-    decay=st.sampled_from([0.1, 0.9, 0.99, 0.9999]),
-    num_steps=st.integers(0, 60),
-    seed=st.integers(0, 99),
-)
-def test_the_mean_is_that_of_a_loop_in_float64(decay: float, num_steps: int, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    weight = nn.Parameter(torch.randn(4, generator=generator))
-    average = WeightAverage([("weight", weight)], decay)
-    expected = weight.detach().double()
-    for step in range(1, num_steps + 1):
-        weight.data = weight.data + torch.randn(4, generator=generator)
-        average.update()
-        keep = min(decay, (1 + step) / (10 + step))
-        expected = keep * expected + (1 - keep) * weight.detach().double()
-    torch.testing.assert_close(average.means["weight"].double(), expected, atol=1e-5, rtol=1e-5)
-
-
-def test_applying_the_means_leaves_the_weights_as_they_were_also_after_an_error() -> None:
-    module = nn.Linear(3, 2)
-    first = module.weight.detach().clone()
-    average = WeightAverage(module.named_parameters(), decay=0.5)
-    with torch.no_grad():
-        module.weight.add_(1.0)
-    now = module.weight.detach().clone()
-    with average.applied():
-        assert torch.equal(module.weight, first)
-    assert torch.equal(module.weight, now)
-    with pytest.raises(KeyError), average.applied():
-        raise KeyError
-    assert torch.equal(module.weight, now)
-    assert torch.equal(average.means["weight"], first)
-
-
-def test_an_average_goes_on_where_it_was_saved() -> None:
-    def run(average: WeightAverage, weight: nn.Parameter, steps: range) -> None:
-        for step in steps:
-            weight.data = torch.full((2,), float(step))
-            average.update()
-
-    weight = nn.Parameter(torch.zeros(2))
-    whole = WeightAverage([("weight", weight)], 0.99)
-    run(whole, weight, range(1, 9))
-    weight = nn.Parameter(torch.zeros(2))
-    first = WeightAverage([("weight", weight)], 0.99)
-    run(first, weight, range(1, 4))
-    second = WeightAverage([("weight", weight)], 0.99)
-    second.take_up(first.num_updates, first.means)
-    run(second, weight, range(4, 9))
-    assert torch.equal(second.means["weight"], whole.means["weight"])
-    assert second.num_updates == 8

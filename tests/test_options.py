@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,14 @@ import lookalike
 from lookalike.config import EvaluateConfig, TrainConfig
 from lookalike.config.settings import config_from
 from lookalike.errors import CheckpointError, ConfigError, Interrupted
-from lookalike.training.step.learner import Learner, Stepped
 
-AVERAGED: dict[str, Any] = {"ema_decay": 0.9}
 LORA: dict[str, Any] = {"lora_rank": 3, "learning_rate": 1e-2}
 EVERYTHING: dict[str, Any] = {
-    **AVERAGED, **LORA, "lora_targets": "q_proj,fc1,visual_projection", "layer_decay": 0.7,
-    "head_warmup_steps": 4, "frozen_layers": 1, "schedule": "cosine", "warmup_steps": 2,
+    **LORA, "layer_decay": 0.7, "frozen_layers": 1, "schedule": "cosine", "warmup_steps": 2,
 }  # fmt: skip
 KNOBS = pytest.mark.parametrize(
     "options",
     [
-        pytest.param(AVERAGED, id="averaged"),
         pytest.param(LORA, id="lora"),
         pytest.param(EVERYTHING, id="everything"),
     ],
@@ -45,27 +40,12 @@ def layer_of(name: str) -> int:
     return 0
 
 
-@pytest.fixture
-def after_each_step(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
-    """Fills with the weights in training after each step."""
-    states: list[dict[str, Tensor]] = []
-    real: Callable[..., Stepped] = Learner.step
-
-    def step(self: Learner, *args: Any) -> Stepped:
-        stepped = real(self, *args)
-        states.append({name: p.clone() for name, p in self.encoder.state_dict().items()})
-        return stepped
-
-    monkeypatch.setattr(Learner, "step", step)
-    return states
-
-
 @KNOBS
 @pytest.mark.parametrize("at_step", [3, 7])
 def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(
     settings: Settings, photos: Path, at_step: int, options: dict[str, Any]
 ) -> None:
-    # Both lie inside an epoch of five; step 4 is the last of head_warmup_steps.
+    # Both lie inside an epoch of five;
     whole = load(train(settings(num_epochs=2, out=str(photos / "whole"), **options)).checkpoint)
     with pytest.raises(Interrupted):
         train(settings(num_epochs=2, **options), watch=Watch(at_step, press_ctrl_c))
@@ -106,25 +86,8 @@ def test_saving_and_measuring_on_the_way_change_nothing(settings: Settings, phot
         resume = photos / "quiet" / "weights" / "interrupted.pth"
         resume = resume if resume.exists() else photos / "quiet/weights/encoder_epoch_01.pth"
     parts = load(train(quiet, resume=resume).checkpoint)
-    for key in ("model_state_dict", "training_state_dict", "average_state_dict"):
+    for key in ("model_state_dict", "training_state_dict"):
         assert_same_bits(parts[key], whole[key])
-
-
-def test_the_averaged_weights_are_the_mean_of_a_loop_and_change_no_step(
-    settings: Settings, photos: Path, after_each_step: list[dict[str, Tensor]]
-) -> None:
-    saved = load(train(settings(num_epochs=2, **AVERAGED)).checkpoint)
-    means = {name: tensor.double() for name, tensor in original(settings).items()}
-    for number, state in enumerate(after_each_step, 1):
-        keep = min(0.9, (1 + number) / (10 + number))
-        means = {n: keep * mean + (1 - keep) * state[n].double() for n, mean in means.items()}
-    for name, mean in means.items():
-        found = saved["model_state_dict"][name].double()
-        torch.testing.assert_close(found, mean, atol=1e-6, rtol=1e-5)
-    plain = load(train(settings(num_epochs=2, out=str(photos / "plain"))).checkpoint)
-    training = saved["training_state_dict"]
-    assert_same_bits(training, {name: plain["model_state_dict"][name] for name in training})
-    assert len(training) == sum("text" not in name and "logit" not in name for name in means)
 
 
 def test_lora_changes_the_attention_by_matrices_of_its_rank_and_nothing_else(
@@ -144,7 +107,6 @@ def test_lora_changes_the_attention_by_matrices_of_its_rank_and_nothing_else(
 def test_an_ordinary_run_saves_its_weights_once(settings: Settings) -> None:
     saved = load(train(settings()).checkpoint)
     assert saved["training_state_dict"] == {}
-    assert saved["average_state_dict"] is None
 
 
 def test_frozen_layers_end_as_they_began_and_the_others_do_not(settings: Settings) -> None:
@@ -155,25 +117,11 @@ def test_frozen_layers_end_as_they_began_and_the_others_do_not(settings: Setting
         assert torch.equal(trained[name], tensor) is not moves, name
 
 
-def test_first_only_the_head_moves_then_everything(
-    settings: Settings, after_each_step: list[dict[str, Tensor]]
-) -> None:
-    train(settings(head_warmup_steps=3, weight_decay=0.1))
-    before = original(settings)
-    for number, state in enumerate(after_each_step, 1):
-        for name, tensor in state.items():
-            vision = "text" not in name and "logit" not in name
-            moves = vision and (layer_of(name) == 3 or number > 3)
-            assert torch.equal(tensor, before[name]) is not moves, (number, name)
-
-
 @pytest.mark.parametrize(
     ("options", "told"),
     [
         ({"frozen_layers": 3}, r"frozen_layers is 3, .* has 2 layers"),
-        ({"lora_rank": 2, "lora_targets": "qkv"}, r"there are: fc1, fc2, k_proj, out_proj"),
-        ({"lora_targets": "q_proj"}, r"LoRA is off; set lora_rank"),
-        ({"lora_rank": 2, "head_warmup_steps": 2}, r"head_warmup_steps is 2, and nothing"),
+        ({"lora_rank": 2, "frozen_layers": 2}, r"linear layers of attention, .* has none"),
     ],
 )
 def test_options_that_cannot_work_are_refused_before_anything_is_written(
@@ -184,10 +132,10 @@ def test_options_that_cannot_work_are_refused_before_anything_is_written(
     assert not (photos / "out" / "weights").exists()
 
 
-def test_going_on_with_another_rank_or_mean_is_refused(settings: Settings) -> None:
-    first = train(settings(**AVERAGED, **LORA)).checkpoint
-    changed = settings(**AVERAGED, **LORA) | {"lora_rank": 4, "ema_decay": 0.5, "num_epochs": 2}
-    with pytest.raises(ConfigError, match=r"lora_rank: 3 -> 4; ema_decay: 0\.9 -> 0\.5"):
+def test_going_on_with_another_rank_is_refused(settings: Settings) -> None:
+    first = train(settings(**LORA)).checkpoint
+    changed = settings(**LORA) | {"lora_rank": 4, "num_epochs": 2}
+    with pytest.raises(ConfigError, match=r"lora_rank: 3 -> 4"):
         train(changed, resume=first)
 
 

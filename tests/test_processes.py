@@ -28,7 +28,7 @@ from lookalike.errors import ConfigError
 from lookalike.runtime.device import make_runtime
 from lookalike.runtime.world import ALONE, World
 from lookalike.training.checkpoints.folder import find_checkpoints
-from lookalike.training.step.parallel import share_of_batch
+from lookalike.training.data import check_divisible
 
 TWO_PROCESSES = Path(__file__).parent / "helpers" / "two_processes.py"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -151,10 +151,10 @@ def test_alone_there_is_nobody_to_ask() -> None:
 
 
 def test_a_batch_that_cannot_be_divided_says_which_can() -> None:
-    assert share_of_batch(World(1, 4), 4, 2) == slice(2, 4)
+    check_divisible(World(1, 4), 4, 2)
     message = r"4 classes x 2 images = 8 .* 3 processes; set --n-classes-per-batch 6"
     with pytest.raises(ConfigError, match=message):
-        share_of_batch(World(0, 3), 4, 2)
+        check_divisible(World(0, 3), 4, 2)
 
 
 def test_processes_on_cpus_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,10 +186,10 @@ def files_of(folder: Path) -> list[str]:
 
 
 def test_a_run_of_two_processes_reads_as_that_of_one(photos: Path, without_dropout: Path) -> None:
-    """Files, numbers, words; sharded and with a mean of the weights, because that is the most."""
+    """Files, numbers, words; sharded, because that is the most."""
     bad = photos / "train" / "classb" / "classb_001.png"
     bad.write_bytes(bad.read_bytes()[:300])
-    common = ["--batch-memory", "3", "--ema-decay", "0.5"]
+    common = ["--batch-memory", "3"]
     one_process = lookalike(*words_of(photos, without_dropout, "alone", *common)[2:])
     assert one_process.code == 0, one_process.err
     alone, told_alone = one_process.out, one_process.err

@@ -29,7 +29,6 @@ PUBLIC = [
     "ExportConfig",
     "ExportResult",
     "LookalikeError",
-    "SmoothAPLoss",
     "SupConLoss",
     "TrainConfig",
     "TrainResult",

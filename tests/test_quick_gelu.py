@@ -21,7 +21,7 @@ from lookalike.model.quick_gelu import (
     train_in_fewer_passes,
 )
 from lookalike.runtime.device import make_runtime
-from lookalike.training.making import make_encoder
+from lookalike.training.make import make_encoder
 
 
 def many(dtype: torch.dtype) -> Tensor:
@@ -84,7 +84,7 @@ def test_training_has_it_wherever_clip_has_its_own(settings: Settings, tiny_clip
         return [type(m) for m in encoder.modules() if isinstance(m, QuickGELUActivation)]
 
     config = config_from(TrainConfig, settings())
-    encoder = make_encoder(config, make_runtime("cpu", "fp32", 0), None, None)
+    encoder = make_encoder(config, make_runtime("cpu", "fp32", 0), None)
     assert activations(CLIPEncoder(str(tiny_clip))) == [QuickGELUActivation] * 4  # 2 of the text
     assert activations(encoder) == [QuickGELU] * 4
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import draw, write_tree
-from test_shards import write_tar
+from helpers.photos import draw, write_tree
+from test_source_shards import write_tar
 
 import lookalike
 from lookalike.checks.reading.image import describe_file

@@ -69,7 +69,7 @@ def measured(out: Path) -> list[dict[str, float]]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is of POSIX systems")
-@pytest.mark.parametrize("words", [[], ["--ema-decay", "0.9"]], ids=["plain", "averaged"])
+@pytest.mark.parametrize("words", [[], ["--lora-rank", "2"]], ids=["plain", "lora"])
 def test_a_run_killed_at_twenty_random_moments_ends_bit_for_bit_like_an_uninterrupted_one(
     photos: Path, tiny_clip: Path, words: list[str]
 ) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.runs import assert_same_bits, load
 from source_kinds import CLASSES, KINDS, write_images, write_kind
-from test_train import assert_same_bits, load
 
 import lookalike
 from lookalike.data.reading.cache import DecodeCache

@@ -13,10 +13,10 @@ from typing import Any
 import datasets
 import pyarrow as pa
 import pytest
-from conftest import draw
+from helpers.photos import draw
+from helpers.runs import Watch
 from pyarrow import parquet
 from source_kinds import add, as_dataset, write_images
-from test_train import Watch
 
 from lookalike.config import TrainConfig
 from lookalike.data.images import Cell, ImageRef, Span, shown_path

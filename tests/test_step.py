@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.runs import Settings, assert_same_bits, load, train
-from helpers.steps import LABELS, PIXELS, gradients_of, learner_of
+from helpers.steps import LABELS, PIXELS, gradients_of, step_of
 from torch import Tensor, nn
 
 from lookalike.errors import ConfigError, NonFiniteError, TrainingError
@@ -20,10 +20,10 @@ from lookalike.training.losses.memory import CrossBatchMemory
 from lookalike.training.losses.supcon import SupConLoss
 from lookalike.training.step import batch_memory
 from lookalike.training.step.batch_memory import bytes_per_image, find_chunk_size
-from lookalike.training.step.learner import Learner
+from lookalike.training.step.step import TrainingStep
 
 
-def plainly(learner: Learner) -> dict[str, Tensor]:
+def plainly(learner: TrainingStep) -> dict[str, Tensor]:
     """The gradients of the same chunks with all of their activations kept: no caching."""
     learner.encoder.train()
     parts = []
@@ -38,9 +38,9 @@ def plainly(learner: Learner) -> dict[str, Tensor]:
 def test_chunks_give_the_gradients_of_the_whole_batch(
     without_dropout: Path, chunk_size: int
 ) -> None:
-    whole = learner_of(without_dropout, 12)
-    in_chunks = learner_of(without_dropout, chunk_size)
-    stepped = [learner.step(PIXELS, LABELS) for learner in (whole, in_chunks)]
+    whole = step_of(without_dropout, 12)
+    in_chunks = step_of(without_dropout, chunk_size)
+    stepped = [learner.take(PIXELS, LABELS) for learner in (whole, in_chunks)]
     assert stepped[0].loss == pytest.approx(stepped[1].loss, rel=1e-6)
     assert stepped[0].grad_norm == pytest.approx(stepped[1].grad_norm, rel=1e-5)
     expected, found = gradients_of(whole), gradients_of(in_chunks)
@@ -57,12 +57,12 @@ def test_dropout_drops_the_same_in_both_passes(
     tiny_clip: Path, chunk_size: int, precision: str
 ) -> None:
     state = torch.get_rng_state()
-    plain = learner_of(tiny_clip, chunk_size, precision=precision)
+    plain = step_of(tiny_clip, chunk_size, precision=precision)
     expected = plainly(plain)
     after = torch.get_rng_state()
     torch.set_rng_state(state)
-    learner = learner_of(tiny_clip, chunk_size, precision=precision)
-    learner.step(PIXELS, LABELS)
+    learner = step_of(tiny_clip, chunk_size, precision=precision)
+    learner.take(PIXELS, LABELS)
     for name, gradient in gradients_of(learner).items():
         assert torch.allclose(gradient, expected[name], rtol=1e-4, atol=1e-6), name
     assert torch.equal(torch.get_rng_state(), after)  # the next step draws what it would have
@@ -70,13 +70,13 @@ def test_dropout_drops_the_same_in_both_passes(
 
 @pytest.mark.usefixtures("seed")
 def test_the_same_patches_are_left_out_in_both_passes(tiny_clip: Path) -> None:
-    plain, learner = learner_of(tiny_clip, 5), learner_of(tiny_clip, 5)
+    plain, learner = step_of(tiny_clip, 5), step_of(tiny_clip, 5)
     for one in (plain, learner):
         drop_patches(one.encoder, 0.5)
     state = torch.get_rng_state()
     expected = plainly(plain)
     torch.set_rng_state(state)
-    learner.step(PIXELS, LABELS)
+    learner.take(PIXELS, LABELS)
     for name, gradient in gradients_of(learner).items():
         assert torch.allclose(gradient, expected[name], rtol=1e-4, atol=1e-6), name
 
@@ -84,18 +84,18 @@ def test_the_same_patches_are_left_out_in_both_passes(tiny_clip: Path) -> None:
 def test_one_chunk_is_the_plain_step_to_the_last_bit(tiny_clip: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        expected = plainly(learner_of(tiny_clip, 12))
+        expected = plainly(step_of(tiny_clip, 12))
         torch.manual_seed(1)
-        learner = learner_of(tiny_clip, 12)
-        learner.step(PIXELS, LABELS)
+        learner = step_of(tiny_clip, 12)
+        learner.take(PIXELS, LABELS)
     assert_same_bits(gradients_of(learner), expected)
 
 
 def test_scaled_gradients_go_through_chunks(without_dropout: Path) -> None:
     """In fp16 the loss is scaled before it is derived; what is clipped and applied is not."""
-    whole = learner_of(without_dropout, 12, precision="fp32")
-    in_chunks = learner_of(without_dropout, 5, precision="fp16")
-    norms = [learner.step(PIXELS, LABELS).grad_norm for learner in (whole, in_chunks)]
+    whole = step_of(without_dropout, 12, precision="fp32")
+    in_chunks = step_of(without_dropout, 5, precision="fp16")
+    norms = [learner.take(PIXELS, LABELS).grad_norm for learner in (whole, in_chunks)]
     assert norms[1] == pytest.approx(norms[0], rel=0.01)
     expected, found = gradients_of(whole), gradients_of(in_chunks)
     overall = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
@@ -111,7 +111,7 @@ def test_the_objective_sees_the_whole_batch_once(tiny_clip: Path) -> None:
             seen.append(embeddings.shape)
             return super().forward(embeddings, labels)
 
-    learner_of(tiny_clip, 5, objective=Watching()).step(PIXELS, LABELS)
+    step_of(tiny_clip, 5, objective=Watching()).take(PIXELS, LABELS)
     assert seen == [torch.Size([12, 24])]
 
 
@@ -125,17 +125,17 @@ def test_an_objective_may_have_parameters_of_its_own(tiny_clip: Path) -> None:
             return self.weight * super().forward(embeddings, labels)
 
     objective = Weighted()
-    loss = learner_of(tiny_clip, 5, objective=objective).step(PIXELS, LABELS).loss
+    loss = step_of(tiny_clip, 5, objective=objective).take(PIXELS, LABELS).loss
     assert objective.weight.grad is not None
     assert objective.weight.grad.item() == pytest.approx(loss / 2, rel=1e-5)
 
 
 def test_small_chunks_take_less_memory(tiny_clip: Path) -> None:
     def peak(chunk_size: int) -> int:
-        learner = learner_of(tiny_clip, chunk_size)
-        learner.step(PIXELS[:3], LABELS[:3])  # gradients are there from now on
+        learner = step_of(tiny_clip, chunk_size)
+        learner.take(PIXELS[:3], LABELS[:3])  # gradients are there from now on
         with batch_memory._Allocations() as allocations:
-            learner.step(PIXELS, LABELS)
+            learner.take(PIXELS, LABELS)
         return int(allocations.peak)
 
     assert peak(2) < 0.5 * peak(12)
@@ -146,10 +146,10 @@ def test_a_loss_that_is_not_finite_reaches_no_weight(tiny_clip: Path) -> None:
         def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
             return super().forward(embeddings, labels) * float("nan")
 
-    learner = learner_of(tiny_clip, 5, objective=Failing())
+    learner = step_of(tiny_clip, 5, objective=Failing())
     with pytest.raises(NonFiniteError, match="the loss became nan"):
-        learner.step(PIXELS, LABELS)
-    assert learner.between_steps
+        learner.take(PIXELS, LABELS)
+    assert learner.weights_are_whole
     assert gradients_of(learner) == {}
 
 
@@ -158,8 +158,8 @@ def test_a_step_that_fails_on_the_way_leaves_nothing_of_it_behind(
     tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The third chunk, whose gradient comes after the loss, finds no memory."""
-    learner = learner_of(tiny_clip, 5, objective=CrossBatchMemory(20, 24))
-    learner.step(PIXELS, LABELS)
+    learner = step_of(tiny_clip, 5, objective=CrossBatchMemory(20, 24))
+    learner.take(PIXELS, LABELS)
     remembered = {name: value.clone() for name, value in learner.objective.state_dict().items()}
     numbers, embed, calls = torch.get_rng_state(), learner._embed, 0
 
@@ -172,10 +172,10 @@ def test_a_step_that_fails_on_the_way_leaves_nothing_of_it_behind(
 
     monkeypatch.setattr(learner, "_embed", full)
     with pytest.raises(TrainingError, match="too little memory"):
-        learner.step(PIXELS, LABELS)
+        learner.take(PIXELS, LABELS)
     assert torch.equal(torch.get_rng_state(), numbers)
     assert_same_bits(learner.objective.state_dict(), remembered)
-    learner.step(PIXELS, LABELS)
+    learner.take(PIXELS, LABELS)
     assert int(learner.objective.get_buffer("num_batches")) == 2
 
 
@@ -185,7 +185,7 @@ def test_too_little_memory_says_which_chunk_to_try(tiny_clip: Path) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     with pytest.raises(TrainingError, match=r"6 images at a time .*--batch-memory 3"):
-        learner_of(tiny_clip, 6, objective=Full()).step(PIXELS, LABELS)
+        step_of(tiny_clip, 6, objective=Full()).take(PIXELS, LABELS)
 
 
 def runtime() -> Runtime:

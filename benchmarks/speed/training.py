@@ -34,12 +34,13 @@ from machine import MODELS, describe, gigaflops, in_turns, table, write_clip, wr
 from lookalike.config import TrainConfig
 from lookalike.config.settings import config_from
 from lookalike.data.reading.reader import Request
-from lookalike.data.sources import load_images
+from lookalike.data.sampler import BalancedBatchSampler
 from lookalike.progress import SilentProgress
 from lookalike.runtime.device import make_runtime
-from lookalike.training.making import make_encoder, make_learner, make_loader
+from lookalike.training.data import TrainingData, read_training_images
+from lookalike.training.make import make_encoder, make_loader, make_step
 from lookalike.training.step.compiling import compile_layers
-from lookalike.training.step.learner import Learner
+from lookalike.training.step.step import TrainingStep
 
 PLAIN = ("fp32", "autocast")
 BATCHES = {
@@ -141,44 +142,40 @@ def _ours(case: Case, kind: str) -> dict[str, float]:
          "compile": "on" if "compiled" in kind else "off"},
     )  # fmt: skip
     runtime = make_runtime(case.device)
-    encoder = make_encoder(config, runtime, None, None)
-    loader = make_loader(config, runtime, encoder, load_images(photos), None)
+    encoder = make_encoder(config, runtime, None)
+    images = read_training_images(config, None, SilentProgress())
+    loader = make_loader(config, runtime, encoder, images.images)
+    sampler = BalancedBatchSampler(images.images.labels or [], num_classes, 4)
+    data = TrainingData(config, images, sampler, loader, None, runtime.world, SilentProgress())
     labels = torch.arange(num_classes).repeat_interleave(4).to(runtime.device)
     (batch,) = loader.read([Request(range(size), (0,))])
     pixels = batch.pixels.to(runtime.device)
     start = time.perf_counter()
-    learner = _learner(config, runtime, encoder, num_classes, size)
-    compile_layers(config, encoder, runtime, SilentProgress(), chunk_size=learner.chunk_size,
+    step = make_step(config, runtime, encoder, data, SilentProgress())
+    compile_layers(config, encoder, runtime, SilentProgress(), chunk_size=step.chunk_size,
                    part_size=size, steps_left=100, side=None)  # fmt: skip
-    learner.step(pixels, labels)
+    step.take(pixels, labels)
     first = time.perf_counter() - start
-    one = in_turns({"": lambda: learner.step(pixels, labels)}, case.rounds, case.device)[""]
+    one = in_turns({"": lambda: step.take(pixels, labels)}, case.rounds, case.device)[""]
     steps = max(3, min(20, round(20 / one)))
     read = loader.read(Request(range(size), (0, number)) for number in range(steps + 1))
     in_memory = (batch for _ in range(steps + 1))
     return {
         "first": first,
         "step": one,
-        "in memory": _steps(learner, labels, in_memory, steps),
-        "from files": _steps(learner, labels, read, steps),
+        "in memory": _steps(step, labels, in_memory, steps),
+        "from files": _steps(step, labels, read, steps),
     }
 
 
-def _learner(config: Any, runtime: Any, encoder: Any, num_classes: int, size: int) -> Learner:
-    return make_learner(
-        config, runtime, encoder, [str(label) for label in range(num_classes)], SilentProgress(),
-        part_size=size, total_steps=100, side=None, saved=None,
-    )  # fmt: skip
-
-
-def _steps(learner: Learner, labels: torch.Tensor, batches: Any, count: int) -> float:
+def _steps(step: TrainingStep, labels: torch.Tensor, batches: Any, count: int) -> float:
     """Seconds a step, of `count` after a first one."""
     batches = iter(batches)
     device = labels.device
-    learner.step(next(batches).pixels.to(device), labels)
+    step.take(next(batches).pixels.to(device), labels)
     start = time.perf_counter()
     for _ in range(count):
-        learner.step(next(batches).pixels.to(device, non_blocking=True), labels)
+        step.take(next(batches).pixels.to(device, non_blocking=True), labels)
     return (time.perf_counter() - start) / count
 
 

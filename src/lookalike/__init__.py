@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from lookalike.training.history import TrainResult
     from lookalike.training.losses.arcface import ArcFaceLoss
     from lookalike.training.losses.memory import CrossBatchMemory
-    from lookalike.training.losses.smooth_ap import SmoothAPLoss
     from lookalike.training.losses.supcon import SupConLoss
 
 __version__ = "0.1.0"
@@ -63,7 +62,6 @@ _HOMES = {
     "ExportConfig": "lookalike.config",
     "ExportResult": "lookalike.commands.export",
     "LookalikeError": "lookalike.errors",
-    "SmoothAPLoss": "lookalike.training.losses.smooth_ap",
     "SupConLoss": "lookalike.training.losses.supcon",
     "TrainConfig": "lookalike.config",
     "TrainResult": "lookalike.training.history",
@@ -92,7 +90,6 @@ __all__ = [
     "ExportConfig",
     "ExportResult",
     "LookalikeError",
-    "SmoothAPLoss",
     "SupConLoss",
     "TrainConfig",
     "TrainResult",

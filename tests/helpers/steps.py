@@ -1,4 +1,4 @@
-"""One batch, a learner for it, and the gradients it leaves."""
+"""One batch, a training step for it, and the gradients it leaves."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch import Tensor, nn
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.runtime.device import make_runtime
 from lookalike.training.losses.supcon import SupConLoss
-from lookalike.training.regularizers.anchors import NO_ANCHORS, Anchors
-from lookalike.training.step.learner import Learner
+from lookalike.training.regularizers.regularizers import NO_REGULARIZERS, Regularizers
+from lookalike.training.step.step import TrainingStep
 
 LABELS = torch.arange(4).repeat_interleave(3)
 PIXELS = torch.randint(0, 256, (12, 3, 32, 32), dtype=torch.uint8)
 
 
-def learner_of(
+def step_of(
     model: Path, chunk_size: int, *, precision: str = "fp32", objective: nn.Module | None = None
-) -> Learner:
+) -> TrainingStep:
     encoder = CLIPEncoder(str(model))
     optimizer = torch.optim.SGD([p for _, p in encoder.trainable_parameters()], lr=0.0)
-    return Learner(
+    return TrainingStep(
         encoder,
         objective or SupConLoss(),
         optimizer,
@@ -32,22 +32,22 @@ def learner_of(
     )
 
 
-def gradients_of(learner: Learner) -> dict[str, Tensor]:
-    return {n: p.grad for n, p in learner.encoder.trainable_parameters() if p.grad is not None}
+def gradients_of(step: TrainingStep) -> dict[str, Tensor]:
+    return {n: p.grad for n, p in step.encoder.trainable_parameters() if p.grad is not None}
 
 
-def anchored_learner(
+def held_step(
     encoder: CLIPEncoder,
-    anchors: Anchors = NO_ANCHORS,
+    regularizers: Regularizers = NO_REGULARIZERS,
     *,
     chunk_size: int = 5,
     lr: float = 0.05,
     objective: nn.Module | None = None,
-) -> Learner:
+) -> TrainingStep:
     optimizer = torch.optim.SGD([p for _, p in encoder.trainable_parameters()], lr=lr)
-    return Learner(
+    return TrainingStep(
         encoder, objective or SupConLoss(), optimizer, make_runtime("cpu", "fp32", 0),
-        chunk_size=chunk_size, max_grad_norm=None, anchors=anchors,
+        chunk_size=chunk_size, max_grad_norm=None, regularizers=regularizers,
     )  # fmt: skip
 
 

@@ -7,7 +7,6 @@ single process to compare with. What words follow are a command line, run by the
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,11 @@ from lookalike.runtime.device import Runtime, make_runtime
 from lookalike.runtime.world import World, joined
 from lookalike.training.losses.arcface import ArcFaceLoss
 from lookalike.training.losses.supcon import SupConLoss
-from lookalike.training.regularizers.anchors import Anchors
+from lookalike.training.regularizers.baseline import BaselineWeights
 from lookalike.training.regularizers.captions import CaptionLoss
-from lookalike.training.regularizers.original import OriginalWeights
-from lookalike.training.step.learner import Learner
-from lookalike.training.step.parallel import shard, whole_tensors
+from lookalike.training.regularizers.regularizers import Regularizers
+from lookalike.training.sharding import shard, whole_tensors
+from lookalike.training.step.step import TrainingStep
 
 LABELS = torch.arange(4).repeat_interleave(3)
 PIXELS = torch.randint(
@@ -51,8 +50,8 @@ def main(model: str, images: str, out: Path, *command: str) -> int:
             "embedded": embedded(model, images, runtime),
             **{name: stepped(model, runtime, *case) for name, case in CASES.items()},
             "arcface": stepped(model, runtime, 6, 4, arcface=True),
-            "sharded": stepped(model, runtime, 7, 2, sharded=world.size > 1, l2_sp=5.0),
-            "held": stepped(model, runtime, 7, 2, others=True, l2_sp=5.0),
+            "sharded": stepped(model, runtime, 7, 2, sharded=world.size > 1),
+            "held": stepped(model, runtime, 7, 2, held=True),
         }
         if world.size > 1:
             found["gathered"] = gathered(world)
@@ -81,13 +80,9 @@ def stepped(
     *,
     arcface: bool = False,
     sharded: bool = False,
-    others: bool = False,
-    l2_sp: float = 0.0,
+    held: bool = False,
 ) -> dict[str, Any]:
-    """Two steps on the same twelve images; before the second one, weights have changed.
-
-    With `others` four of them have no label, and are for distillation alone.
-    """
+    """Two steps on the same twelve images; before the second one, weights have changed."""
     world = runtime.world
     encoder = CLIPEncoder(model)
     if sharded:
@@ -103,21 +98,18 @@ def stepped(
     optimizer = torch.optim.AdamW(
         [{"params": parameters}, {"params": list(objective.parameters())}][: 1 + arcface], lr=1e-3
     )
-    anchors = Anchors(OriginalWeights(encoder), l2_sp=l2_sp)
-    labels = LABELS
-    if others:
+    regularizers = Regularizers()
+    if held:
         texts = torch.nn.functional.normalize(torch.randn(4, dim), dim=1)
         captions = CaptionLoss(texts, [0, 1, 2, 3], 10.0)
-        anchors = replace(anchors, captions=captions, caption_weight=0.5, distillation_weight=2.0,
-                          on_others=True)  # fmt: skip
-        labels = torch.tensor([0, 0, 1, -1, -1, 1, 2, 2, -1, 3, -1, 3])
-    learner = Learner(
+        regularizers = Regularizers(captions, 0.5, BaselineWeights(encoder), 2.0)
+    learner = TrainingStep(
         encoder, objective, optimizer, runtime, chunk_size=chunk_size, max_grad_norm=0.5,
-        anchors=anchors,
+        regularizers=regularizers,
     )  # fmt: skip
     steps, gradients = [], list[dict[str, Tensor]]()
     for _ in range(2):
-        steps.append(learner.step(PIXELS[own], labels[own]))
+        steps.append(learner.take(PIXELS[own], LABELS[own]))
         named = [*encoder.trainable_parameters(), *objective.named_parameters()]
         of_step = {name: p.grad.clone() for name, p in named if p.grad is not None}
         gradients.append(whole_tensors(of_step, world))

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from lookalike.config import TrainConfig
-from lookalike.model.pretrained import read_checkpoint
+from lookalike.config.settings import config_from
+from lookalike.errors import Interrupted
 from lookalike.progress import Progress, SilentProgress, default_progress
 from lookalike.runtime.device import make_runtime
 from lookalike.runtime.randomness import seeded
 from lookalike.runtime.world import joined
 from lookalike.tracking.course import Tracking, make_tracker
-from lookalike.training.checkpoints.checkpoint import check_can_go_on
+from lookalike.training.checkpoints.resume import Resumed, read_resumed
 from lookalike.training.history import TrainResult
-from lookalike.training.run import Run
-from lookalike.training.trainer import to_the_end
+from lookalike.training.interpolation import check_can_choose, interpolate
+from lookalike.training.losses.registry import name_objective
+from lookalike.training.make import make_trainer
 
 
 def train(
-    config: TrainConfig, *, resume: str | Path | None = None, progress: Progress | None = None
+    config: TrainConfig | Mapping[str, Any],
+    *,
+    resume: str | Path | None = None,
+    objective: nn.Module | None = None,
+    progress: Progress | None = None,
 ) -> TrainResult:
     """Fine-tunes an encoder, evaluating before the first step and after each epoch.
 
@@ -28,32 +38,78 @@ def train(
     `results/report.html`. With the same configuration on the same CPU the outcome is the same
     to the last bit, whether or not the run was interrupted.
 
-    World that `torchrun` started train together: the batch is divided among them, the first
+    Processes that `torchrun` started train together: the batch is divided among them, the first
     one writes and shows progress, and all return the same.
 
     Args:
-        config: what to learn from and how.
-        resume: a checkpoint of an earlier, unfinished run to go on from.
+        config: what to learn from and how; or a mapping of option names to values, as flags or a
+            recipe give them (`merge_options` makes one of several). What a mapping does not name
+            has its default, and in a resumed run the value that it was saved with.
+        resume: an earlier run to go on with: one of its checkpoints, or its folder, which means
+            the newest one.
+        objective: a module to train with in place of those that ship. It is called once a step, as
+            `objective(embeddings, labels)`, with L2-normalised rows of float32 and the numbers of
+            their classes, and returns the loss. It is trained along, in place, its parameters with
+            AdamW at 1e-3, and its `state_dict` is part of every checkpoint. A resumed run is given
+            one of the same class.
         progress: where progress is shown; default: stderr, bars if it is a terminal.
 
     Raises:
         LookalikeError: of the kind that says what is wrong (see `lookalike.errors`).
         Interrupted: on Ctrl-C or SIGTERM, after saving.
     """
-    path = Path(resume) if resume else None
     with joined() as world, ExitStack() as at_the_end:
         progress = (progress or default_progress()) if world.is_main else SilentProgress()
-        saved = read_checkpoint(path) if path else None
-        if saved is not None and path is not None:
-            check_can_go_on(saved, path)
+        resumed = read_resumed(resume) if resume is not None else None
+        config = name_objective(_settle(config, resumed), objective)
         # Unless told otherwise a resumed run keeps its precision, wherever it goes on.
-        kept = saved["precision"] if saved and config.precision == "auto" else config.precision
-        runtime = make_runtime(config.device, kept, config.num_workers, world)
+        keeps = resumed is not None and config.precision == "auto"
+        precision = resumed.content["precision"] if resumed and keeps else config.precision
+        runtime = make_runtime(config.device, precision, config.num_workers, world)
         tracker = world.kept_on_main(lambda: make_tracker(config, progress))
         at_the_end.enter_context(seeded(config.seed, runtime.device))
-        run = Run(config, runtime, progress, resume=path, saved=saved)
-        del saved  # as large as the model and its optimiser
+        trainer = make_trainer(config, runtime, progress, resumed=resumed, objective=objective)
+        del resumed  # as large as the model and its optimizer
+        cache, protocol = trainer.data.cache, trainer.evaluator.protocol
+        check_can_choose(config, protocol)
         tracking = at_the_end.enter_context(
-            Tracking(tracker, config, run=run.state.run, step=run.steps_done, progress=progress)
+            Tracking(
+                tracker, config, run=trainer.state.run, step=trainer.steps_done, progress=progress
+            )
         )
-        return to_the_end(run, tracking)
+        result = trainer.train(tracking)
+        checkpoints, epoch = trainer.checkpoints, trainer.state.epoch
+        if not config.interpolation or protocol is None or result.checkpoint is None:
+            return result
+        folder, how_to_go_on = checkpoints.folder, checkpoints.how_to_go_on()
+        del trainer, checkpoints  # and with them the optimizer
+        try:
+            return interpolate(
+                config.model_name, result.checkpoint, config, result, folder, protocol, runtime,
+                progress, cache=cache,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"stopped at the end of epoch {epoch}, saved as {how_to_go_on}"
+            ) from None
+
+
+def training_config(options: Mapping[str, Any], resume: str | Path | None = None) -> TrainConfig:
+    """Returns the configuration that `train` would have from a mapping of option names to values.
+
+    Args:
+        options: as flags or a recipe give them.
+        resume: an earlier run to go on with, whose settings hold where `options` says nothing
+            else: one of its checkpoints, or its folder.
+
+    Raises:
+        ConfigError: an unknown name or an impossible value.
+        CheckpointError: there is nothing to go on from.
+    """
+    return _settle(options, read_resumed(resume) if resume is not None else None)
+
+
+def _settle(config: TrainConfig | Mapping[str, Any], resumed: Resumed | None) -> TrainConfig:
+    if isinstance(config, TrainConfig):
+        return config
+    return config_from(TrainConfig, resumed.content["config"] if resumed else {}, config)

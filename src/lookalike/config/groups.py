@@ -70,7 +70,7 @@ class Basics:
     def __post_init__(self) -> None:
         settle(self)
         for name in ("train", "data", "test", "query", "gallery", "out", "model_name",
-                     "distillation_images", "decode_cache"):  # fmt: skip
+                     "decode_cache"):  # fmt: skip
             if getattr(self, name, None) == "":
                 raise ConfigError(f"{name} is empty; name something, or leave it out")
 

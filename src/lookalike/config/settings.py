@@ -20,19 +20,28 @@ ConfigT = TypeVar("ConfigT", bound="DataclassInstance")
 FREE_ON_RESUME = frozenset(
     {"train", "num_epochs", "out", "overwrite", "query", "gallery", "test", "top_k",
      "group_pattern", "eval_batch_size", "device", "precision", "num_workers",
-     "gradient_checkpointing", "batch_memory", "sharding", "compile", "distillation_images",
+     "gradient_checkpointing", "batch_memory", "sharding", "compile",
      "interpolation", "best_metric", "patience", "keep", "autosave_minutes",
      "track", "track_project", "track_optional", "report", "decode_cache", "decode_cache_gb"}
 )  # fmt: skip
 
 
 def config_from(cls: type[ConfigT], *mappings: Mapping[str, Any]) -> ConfigT:
-    """Makes a configuration from mappings of option names to values, later ones winning.
+    """Returns a configuration from mappings of option names to values, later ones winning.
 
     Values may be strings, as they come from a command line or YAML (`"2e-5"`, `"none"`).
 
     Raises:
         ConfigError: an unknown name (the nearest known one is named) or an impossible value.
+    """
+    return cls(**merge_options(cls, *mappings))
+
+
+def merge_options(cls: type[ConfigT], *mappings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns one mapping of several, later ones winning, with no value looked at.
+
+    Raises:
+        ConfigError: an unknown name; the nearest known one is named.
     """
     known = [option.name for option in dataclasses.fields(cls)]
     values: dict[str, Any] = {}
@@ -47,7 +56,7 @@ def config_from(cls: type[ConfigT], *mappings: Mapping[str, Any]) -> ConfigT:
             values |= {side: mapping.get(side) for side in ("query", "gallery")}
         elif mapping.get("query") is not None or mapping.get("gallery") is not None:
             values["test"] = None
-    return cls(**values)
+    return values
 
 
 def format_recipe(config: DataclassInstance) -> str:

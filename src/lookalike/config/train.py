@@ -90,16 +90,16 @@ class TrainConfig(BatchShape, Common):
         at_most=0.9,
     )
 
-    objective: Literal["supcon", "arcface", "smooth-ap"] = option(
+    objective: str = option(
         "supcon",
-        "supcon: supervised contrastive; arcface: a learned centre for each class, with a margin; "
-        "smooth-ap: a smooth form of average precision",
+        "supcon: supervised contrastive; arcface: a learned centre for each class, with a margin",
         group="Objective",
+        metavar="supcon|arcface",
     )
     temperature: float = option(
         0.07,
         "of the objective; the smaller, the more the hardest negatives count (in the papers 0.07 "
-        "for supcon, 0.016 for arcface, 0.01 for smooth-ap)",
+        "for supcon, 0.016 for arcface)",
         group="Objective",
         at_least=1e-4,
     )
@@ -115,9 +115,6 @@ class TrainConfig(BatchShape, Common):
         group="Objective",
         at_least=0,
         at_most=1.5,
-    )
-    center_learning_rate: float = option(
-        1e-3, "of arcface's class centres", group="Objective", above=0
     )
 
     num_epochs: int = option(1, "times through the training images", group="Training", at_least=0)
@@ -140,12 +137,6 @@ class TrainConfig(BatchShape, Common):
         metavar="N",
         at_least=0,
     )
-    head_warmup_steps: int = option(
-        0,
-        "first steps that train only what comes after the last layer; then all of it",
-        group="Training",
-        at_least=0,
-    )
     frozen_layers: int = option(
         0,
         "first layers that are never changed, the patch embedding with them",
@@ -159,13 +150,6 @@ class TrainConfig(BatchShape, Common):
         group="Training",
         at_least=1,
     )
-    lora_targets: str = option(
-        "auto",
-        "names of the linear layers that LoRA changes, with commas between them; auto: those of "
-        "attention",
-        group="Training",
-        metavar="NAMES",
-    )
     weight_decay: float = option(
         0.01,
         "of AdamW; on weight matrices, never on biases, norms and tokens",
@@ -174,14 +158,6 @@ class TrainConfig(BatchShape, Common):
     )
     max_grad_norm: float | None = option(
         1.0, "gradients longer than this are shortened to it; none: off", group="Training", above=0
-    )
-    ema_decay: float | None = option(
-        None,
-        "measure and save a running mean of the weights, which keeps this share of itself at "
-        "each step, such as 0.99; none: off",
-        group="Training",
-        above=0,
-        at_most=0.999999,
     )
     gradient_checkpointing: bool = option(
         False,
@@ -199,28 +175,14 @@ class TrainConfig(BatchShape, Common):
     )
     distillation_weight: float = option(
         0.0,
-        "weight of a loss that holds embeddings near those of the model as it came; 0: off",
-        group="Text search",
-        at_least=0,
-    )
-    distillation_images: str | None = option(
-        None,
-        "images of any kind, without labels, to do that on, as many a step as the batch has; "
-        "none: the batch itself",
-        group="Text search",
-        metavar="IMAGES",
-    )
-    l2_sp: float = option(
-        0.0,
-        "pull of each weight towards where it began, as weight decay pulls towards zero: few get "
-        "further than 1 / l2_sp, so 100 is light and 10000 strong; 0: off",
+        "weight of a loss that holds embeddings near those of the baseline; 0: off",
         group="Text search",
         at_least=0,
     )
     interpolation: int = option(
         0,
-        "in the end, measure mixtures of the original and the trained weights (WiSE-FT) in so many "
-        "even steps, and save the best one; 0: off",
+        "in the end, measure mixtures of the baseline's and the trained weights (WiSE-FT) in so "
+        "many even steps, and save the best one; 0: off",
         group="Text search",
         at_least=0,
         at_most=100,
@@ -235,7 +197,7 @@ class TrainConfig(BatchShape, Common):
     patience: int | None = option(
         None,
         "stop when so many epochs in a row were not better than the best before them, with the "
-        "model as it came for a first; none: never",
+        "baseline for a first; none: never",
         group="Checkpoints",
         at_least=1,
     )
@@ -286,45 +248,22 @@ class TrainConfig(BatchShape, Common):
             object.__setattr__(self, "train_size", _whole_px(self.train_size))
         if self.warmup_steps >= 1:
             object.__setattr__(self, "warmup_steps", _whole_steps(self.warmup_steps))
-        if self.cross_batch_memory and self.objective != "supcon":
-            raise ConfigError(
-                f"cross_batch_memory works with the objective supcon, not {self.objective}; leave "
-                "one of them out"
-            )
-        if self.lora_targets != "auto" and self.lora_rank is None:
-            raise ConfigError(
-                f"lora_targets is {self.lora_targets!r}, and LoRA is off; set lora_rank, such as 8"
-            )
         if self.sharding == "full" and self.compile == "on":
             raise ConfigError(
                 "sharding is full, and compile is on, which is for models that each process holds "
                 "whole; leave one of them out"
             )
-        self._check_anchors()
+        if self.sharding == "full" and self.distillation_weight:
+            raise ConfigError(
+                "sharding is full, and distillation needs the baseline beside the model in "
+                "training, whole; set --sharding none"
+            )
         size = self.n_classes_per_batch * self.n_samples_per_class
         if isinstance(self.batch_memory, int) and self.batch_memory > size:
             raise ConfigError(
                 f"batch_memory is {self.batch_memory}, and a batch has {size} images "
                 f"({self.n_classes_per_batch} classes x {self.n_samples_per_class}); set it to "
                 f"{size} or less, or to auto"
-            )
-
-    def _check_anchors(self) -> None:
-        if self.distillation_images is not None and not self.distillation_weight:
-            raise ConfigError(
-                "distillation_images are given, and distillation is off; set "
-                "distillation_weight, such as 1"
-            )
-        if self.l2_sp * self.learning_rate > 1:
-            raise ConfigError(
-                f"l2_sp is {self.l2_sp:g} and learning_rate {self.learning_rate:g}, so that a step "
-                f"would pull weights beyond where they began; set l2_sp to "
-                f"{1 / self.learning_rate:g} or less"
-            )
-        if self.sharding == "full" and self.distillation_weight:
-            raise ConfigError(
-                "sharding is full, and distillation needs the original model beside the one in "
-                "training, whole; set --sharding none, or hold with l2_sp"
             )
 
 

@@ -1,7 +1,7 @@
 """The trade-off between finding images and finding by text, over mixtures of two models' weights.
 
 Source: Wortsman et al., "Robust fine-tuning of zero-shot models" (CVPR 2022), WiSE-FT: weights that
-lie between those of the original model and those it was fine-tuned to.
+lie between those of the baseline and those it was fine-tuned to.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lookalike.files import shown, write_json
 
 @dataclass(frozen=True)
 class Mixture:
-    """A model whose weights are `alpha` of the fine-tuned one's, the rest the original's.
+    """A model whose weights are `alpha` of the fine-tuned one's, the rest the baseline's.
 
     `text_metrics` are those of text search by class name, None without a text tower.
     """
@@ -30,11 +30,11 @@ class Mixture:
 
 @dataclass(frozen=True)
 class TradeOff:
-    """What mixtures of the original with an epoch's model come to, all measured on one test.
+    """What mixtures of the baseline with an epoch's model come to, all measured on one test.
 
     `metric` tells which of them finds images best, and `text_metric`, where larger is better,
     which of them finds by text best. `mixtures` are in ascending order of alpha, from 0, the
-    original, to 1, the epoch's own model. `fingerprint` is that of the test's protocol.
+    baseline, to 1, the epoch's own model. `fingerprint` is that of the test's protocol.
     """
 
     run: str
@@ -46,12 +46,12 @@ class TradeOff:
 
     @property
     def original(self) -> Mixture:
-        """The model as it came."""
+        """The baseline."""
         return self.mixtures[0]
 
     @property
     def end(self) -> Mixture:
-        """The fine-tuned model, with nothing of the original mixed in."""
+        """The fine-tuned model, with nothing of the baseline mixed in."""
         return self.mixtures[-1]
 
     @property
@@ -64,7 +64,7 @@ class TradeOff:
         one nearer to the end: what was trained is not thrown away for nothing.
 
         Where there is nothing to be traded, for text lost nothing, images gained nothing or there
-        is no text tower, it is the best on images, of equals the one nearer to the original.
+        is no text tower, it is the best on images, of equals the one nearer to the baseline.
 
         >>> table = [(0.0, 0.2, 0.8), (0.5, 0.6, 0.7), (1.0, 0.7, 0.3)]
         >>> mixtures = tuple(Mixture(a, {"mAP": m}, {"mAP": t}) for a, m, t in table)
@@ -82,7 +82,7 @@ class TradeOff:
 
     @property
     def loses_text(self) -> bool:
-        """Whether fine-tuning gained on images what it lost on text."""
+        """True where fine-tuning gained on images and lost on text."""
         if not self.original.text_metrics or not self.end.text_metrics:
             return False
         return self._finds_more(self.end, self.original) and (
@@ -90,12 +90,12 @@ class TradeOff:
         )
 
     def gain_kept(self, one: Mixture) -> float:
-        """The share of fine-tuning's gain on images that a mixture has."""
+        """Returns the share of fine-tuning's gain on images that a mixture has."""
         before, now, after = (m.metrics[self.metric] for m in (self.original, one, self.end))
         return (now - before) / (after - before)
 
     def loss_kept(self, one: Mixture) -> float:
-        """The share of fine-tuning's loss on text that a mixture has; negative where it gained."""
+        """Returns the share of fine-tuning's loss on text that it has; negative where it gained."""
         before, now, after = map(self._text, (self.original, one, self.end))
         return (before - now) / (before - after)
 
@@ -108,7 +108,7 @@ class TradeOff:
 
 
 def write_trade_off(path: Path, trade_off: TradeOff) -> None:
-    """Writes it whole, and beside the mixtures which one is chosen.
+    """Writes a trade-off whole, and beside the mixtures which one is chosen.
 
     Raises:
         OutputError: the file cannot be written.
@@ -117,7 +117,7 @@ def write_trade_off(path: Path, trade_off: TradeOff) -> None:
 
 
 def read_trade_off(path: Path, run: str) -> TradeOff | None:
-    """The trade-off of a run; None where it has none.
+    """Reads the trade-off of a run; None where it has none.
 
     Raises:
         DataError: the file is not one of ours.

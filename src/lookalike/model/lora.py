@@ -16,8 +16,8 @@ from lookalike.model.encoder import CLIPEncoder
 _SCALE = 2
 
 
-def add_lora(encoder: CLIPEncoder, *, rank: int, targets: str) -> None:
-    """Gives linear layers a trainable change of low rank, and freezes everything else.
+def add_lora(encoder: CLIPEncoder, *, rank: int) -> None:
+    """Gives the linear layers of attention a trainable change of low rank; freezes all else.
 
     W becomes W + 2 B A with A of `rank` rows, random, and B of as many columns, zero: the
     encoder gives the same embeddings at first (Hu et al., ICLR 2022, equation 3, alpha = 2 r).
@@ -25,14 +25,12 @@ def add_lora(encoder: CLIPEncoder, *, rank: int, targets: str) -> None:
     Args:
         encoder: changed in place; its class stays. Only layers that are trained now are changed.
         rank: of the change.
-        targets: "auto" for the linear layers of attention, or names with commas between them,
-            such as "q_proj,v_proj".
 
     Raises:
-        ConfigError: a name matches no linear layer that is trained; lists the names there are.
+        ConfigError: none of these layers is trained.
         MissingExtraError: `peft` is not installed.
     """
-    names = _find_targets(encoder, targets)
+    names = _attention_layers(encoder)
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
@@ -96,29 +94,16 @@ def _lora_layers(encoder: CLIPEncoder) -> Iterator[tuple[str, Any]]:
     return ((name, part) for name, part in encoder.named_modules() if hasattr(part, "lora_A"))
 
 
-def _find_targets(encoder: CLIPEncoder, targets: str) -> list[str]:
-    """The full names of the linear layers that `targets` means."""
+def _attention_layers(encoder: CLIPEncoder) -> list[str]:
+    """Returns the full names of the linear layers of attention that are trained."""
     names = list(_trained_linear_layers(encoder))
-    there_are = ", ".join(sorted({name.rpartition(".")[2] for name in names})) or "none"
-    if targets == "auto":
-        found = [name for name in names if "attention" in name or "attn" in name]
-        if not found:
-            raise ConfigError(
-                f"lora_targets is auto, which means the linear layers of attention, and "
-                f"{encoder.model_name} has none that are trained; name others with "
-                f"--lora-targets (there are: {there_are})"
-            )
-        return found
-    found = []
-    for target in (target.strip() for target in targets.split(",")):
-        matching = [name for name in names if f".{name}".endswith(f".{target}")]
-        if not matching:
-            raise ConfigError(
-                f"lora_targets has {target!r}, which matches no linear layer of "
-                f"{encoder.model_name} that is trained; there are: {there_are}"
-            )
-        found += matching
-    return list(dict.fromkeys(found))
+    found = [name for name in names if "attention" in name or "attn" in name]
+    if not found:
+        raise ConfigError(
+            f"lora_rank changes the linear layers of attention, and {encoder.model_name} has none "
+            "that are trained; set lora_rank to none"
+        )
+    return found
 
 
 def _trained_linear_layers(encoder: CLIPEncoder) -> Iterator[str]:

@@ -29,9 +29,9 @@ from lookalike.errors import CheckpointError, ModelError
 from lookalike.files import shown
 from lookalike.model.preprocessing import preprocessing_from
 
-CHECKPOINT_FORMAT = "lookalike-checkpoint-3"
+CHECKPOINT_FORMAT = "lookalike-checkpoint-4"
 # They hold a whole model, but not all that training needs to go on exactly.
-_EARLIER_FORMATS = ("lookalike-checkpoint-1", "lookalike-checkpoint-2")
+_EARLIER_FORMATS = tuple(f"lookalike-checkpoint-{number}" for number in (1, 2, 3))
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 # Small files that make a checkpoint whole: with them it can be exported, and its text
 # tower used, where the model it came from is out of reach.

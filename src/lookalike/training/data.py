@@ -1,21 +1,28 @@
-"""The images a run learns from, listed and looked at before it begins."""
+"""What a run learns from: its images and classes, the order they come in, and their reader."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from lookalike.config import TrainConfig
-from lookalike.data.images import ImageSet, Unreadable
+from lookalike.data.images import ImageSet, Unreadable, list_unreadable
+from lookalike.data.reading.cache import DecodeCache
+from lookalike.data.reading.loader import ImageLoader
 from lookalike.data.reading.probing import keep_readable
+from lookalike.data.reading.reader import Batch, Request
+from lookalike.data.sampler import BalancedBatchSampler
 from lookalike.data.sources import load_images
-from lookalike.errors import ConfigError, DataError
+from lookalike.errors import ConfigError, DataError, LookalikeError
 from lookalike.evaluation.protocol import Holdout
 from lookalike.files import shown
 from lookalike.progress import Progress
+from lookalike.runtime.world import World
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ def read_training_images(
 
 
 def _listed(config: TrainConfig, holdout: Holdout | None, progress: Progress) -> ImageSet:
-    """The files to learn from, none of them opened yet."""
+    """Lists the files to learn from, and opens none of them."""
     if config.train is None:
         raise ConfigError("there is nothing to train on: name a folder or a table of images, "
                           "as in lookalike train photos/train")  # fmt: skip
@@ -63,3 +70,124 @@ def _listed(config: TrainConfig, holdout: Holdout | None, progress: Progress) ->
             "in it, or a table with a column 'label'"
         )
     return images
+
+
+@dataclass(eq=False)
+class TrainingData:
+    """The batches of a run, epoch by epoch.
+
+    `unreadable` are all images known so far that cannot be read; each is named once.
+    """
+
+    config: TrainConfig
+    images: TrainingImages
+    sampler: BalancedBatchSampler
+    loader: ImageLoader
+    cache: DecodeCache | None
+    world: World
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        self.batch_size = self.config.n_classes_per_batch * self.config.n_samples_per_class
+        self.part_size = self.batch_size // self.world.size  # images in each process
+        self.steps_per_epoch = len(self.sampler)
+        self.unreadable = list(self.images.unreadable)
+        self._lost_classes: set[str] = set()
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of all epochs together."""
+        return self.config.num_epochs * self.steps_per_epoch
+
+    def batches(self, epoch: int, step: int) -> Iterator[Batch]:
+        """Yields this process's part of the batches of an epoch that come after `step` of them.
+
+        Raises:
+            DataError: hardly anything of a batch can be read.
+        """
+        if step == 0:
+            self.sampler.set_epoch(epoch)
+        seed, own = self.config.seed, self.world.share_of(self.batch_size)
+        requests = (
+            Request(whole[own], (seed, epoch, number), own.start, whole)
+            for number, whole in enumerate(self.sampler, step)
+        )
+        for batch in _read_together(self.loader.read(requests), self.world):
+            self._tell(batch)
+            yield batch
+
+    def labels_of(self, batch: Batch) -> Int64[Tensor, " part"]:
+        """Returns the numbers of the classes of this process's part of a batch."""
+        return self.images.labels[batch.indices[batch.own]]
+
+    def names_of(self, batch: Batch) -> list[str]:
+        """Returns the names of all images of a batch."""
+        return [self.images.images.names[i] for i in batch.indices]
+
+    def _tell(self, batch: Batch) -> None:
+        """Names what a batch could not read."""
+        for one in batch.unreadable:
+            if one not in self.unreadable:
+                self.progress.warn(
+                    f"{shown(one.path)}: {one.reason}; another image takes its place"
+                )
+                self.unreadable.append(one)
+        labels = self.images.images.labels or []
+        for label in sorted({labels[i] for i in batch.lost} - self._lost_classes):
+            self._lost_classes.add(label)
+            self.progress.warn(
+                f"no image of class {shown(label)} can be decoded; batches do without it"
+            )
+        if len(batch.indices) < 2:
+            raise DataError(
+                f"hardly an image of a batch can be decoded: {list_unreadable(batch.unreadable)}"
+            )
+
+
+def check_divisible(world: World, n_classes: int, n_samples: int) -> None:
+    """Refuses a batch that the processes cannot divide into equal parts.
+
+    Raises:
+        ConfigError: says which batch they can.
+    """
+    size, count = n_classes * n_samples, world.size
+    if size % count:
+        more = next(
+            p for p in range(n_classes, n_classes + count + 1) if p * n_samples % count == 0
+        )
+        raise ConfigError(
+            f"a batch of {n_classes} classes x {n_samples} images = {size} cannot be divided "
+            f"among {count} processes; set --n-classes-per-batch {more}, or start another number "
+            "of processes"
+        )
+
+
+def _read_together(batches: Iterator[Batch], world: World) -> Iterator[Batch]:
+    """Yields batches with the pixels that this process has read, and all else of what all have.
+
+    Where one process could not read its part, all raise its error, at the same step.
+    """
+    if world.size == 1:
+        yield from batches
+        return
+    while True:
+        batch, failure = None, None
+        try:
+            batch = next(batches, None)
+        except LookalikeError as error:
+            failure = error
+        parts = world.all_gather_objects((failure, batch and batch[1:4]))
+        for one, _ in parts:
+            if one is not None:
+                raise one
+        if batch is None:
+            return
+        indices, unreadable, lost = zip(*(told for _, told in parts if told), strict=True)
+        start = sum(len(of_one) for of_one in indices[: world.rank])
+        yield Batch(
+            batch.pixels,
+            list(chain(*indices)),
+            list(dict.fromkeys(chain(*unreadable))),
+            list(chain(*lost)),
+            slice(start, start + len(batch.indices)),
+        )

@@ -1,4 +1,4 @@
-"""What a run comes to, epoch by epoch."""
+"""How far a run has come, and what its epochs came to."""
 
 from __future__ import annotations
 
@@ -22,9 +22,35 @@ from lookalike.files import shown
 from lookalike.model.encoder import CLIPEncoder
 
 
+@dataclass
+class TrainingState:
+    """How far a run has come. `run` is a random name that ties a run's files together."""
+
+    run: str
+    epoch: int = 0  # epochs that are done
+    step: int = 0  # steps of the running epoch that are done
+    loss_sum: float = 0.0  # over these steps
+    loss: float | None = None  # mean over the last epoch that was done
+
+    def finish_step(self, loss: float) -> None:
+        """Counts a step."""
+        self.step += 1
+        self.loss_sum += loss
+
+    @property
+    def mean_loss(self) -> float:
+        """The mean loss of the running epoch's steps so far."""
+        return self.loss_sum / self.step
+
+    def finish_epoch(self) -> None:
+        """Counts an epoch; its mean loss stays."""
+        self.loss = self.mean_loss
+        self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
+
+
 @dataclass(frozen=True)
 class EpochSummary:
-    """One line of the closing table; epoch 0 is the model as it came.
+    """One line of the closing table; epoch 0 is the baseline.
 
     `text_metrics` are those of text search by class name, where the model has a text tower.
     """
@@ -37,7 +63,7 @@ class EpochSummary:
 
     @property
     def all_metrics(self) -> dict[str, float]:
-        """Metrics of image search and of text search beside each other."""
+        """The metrics of image search and of text search beside each other."""
         return (self.metrics or {}) | named_apart(self.text_metrics or {})
 
 
@@ -45,7 +71,7 @@ class EpochSummary:
 class Best:
     """The epoch that was best by a metric, the first where several were.
 
-    It may be epoch 0, the model as it came, of which there is no checkpoint.
+    It may be epoch 0, the baseline, of which there is no checkpoint.
     """
 
     epoch: int
@@ -74,7 +100,7 @@ class TrainResult:
 
 
 def best_epoch(history: Sequence[EpochSummary], metric: str) -> Best | None:
-    """The best of the epochs so far; None where none has a number for the metric."""
+    """Returns the best of the epochs so far; None where none has a number for the metric."""
     best: Best | None = None
     for one in history:
         value = one.all_metrics.get(metric)
@@ -86,7 +112,11 @@ def best_epoch(history: Sequence[EpochSummary], metric: str) -> Best | None:
 
 
 def earlier_epochs(out: Path, run: str, last: int, protocol: Protocol | None) -> list[EpochSummary]:
-    """The epochs up to `last` that a run measured before it was stopped, from its result files."""
+    """Reads the epochs up to `last` that a run measured before it was stopped.
+
+    Raises:
+        DataError: a result file is damaged.
+    """
     summaries = []
     for epoch in range(last + 1):
         path = result_files(out, epoch)[1]
@@ -107,7 +137,7 @@ def earlier_epochs(out: Path, run: str, last: int, protocol: Protocol | None) ->
 def _summary(
     document: dict[str, Any], epoch: int, run: str, protocol: Protocol
 ) -> EpochSummary | None:
-    """What a metrics file tells; None where it is of another run or another test."""
+    """Returns what a metrics file tells; None where it is of another run or another test."""
     same_test = all(document["protocol"].get(k) == v for k, v in protocol.facts().items())
     if document.get("run") != run or not same_test:
         return None

@@ -2,41 +2,208 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import os
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import NoReturn
 
+from lookalike.config import TrainConfig
+from lookalike.data.reading.reader import Batch
+from lookalike.errors import DataError, Interrupted, NonFiniteError, NoPositivesError, OutputError
+from lookalike.files import shown, write_json
+from lookalike.progress import Progress, counted
+from lookalike.runtime.device import Runtime
 from lookalike.tracking.course import Tracking
-from lookalike.training.checkpoints.interrupt import deferred_interrupt
-from lookalike.training.history import TrainResult
-from lookalike.training.run import Run
+from lookalike.training.checkpoints.interrupt import Interrupt, deferred_interrupt
+from lookalike.training.checkpoints.saving import Checkpoints
+from lookalike.training.data import TrainingData
+from lookalike.training.evaluator import Evaluator
+from lookalike.training.history import TrainingState, TrainResult
+from lookalike.training.optimization.schedule import learning_rate_at, set_learning_rate
+from lookalike.training.step.step import Stepped, TrainingStep
+
+# Of several processes all find these at the same point of the same step.
+_MET_BY_ALL = (DataError, NoPositivesError, NonFiniteError, OutputError)
 
 
-def to_the_end(run: Run, tracking: Tracking) -> TrainResult:
-    """All that is left to do of a run."""
-    config, state, world = run.config, run.state, run.world
-    while True:
-        if state.step == 0:
-            run.evaluate()
-            tracking.epoch(state.epoch, state.loss, run.measurements.history[-1].all_metrics)
-        if run.is_finished():
-            return run.result()
-        title = f"epoch {state.epoch + 1}/{config.num_epochs}"
-        done = state.step * run.batch_size
-        with (
-            deferred_interrupt(quiet=not world.is_main) as interrupt,
-            run.saving_on_failure(interrupt),
-            run.progress.task(title, run.images_per_epoch, done=done) as task,
-        ):
-            for batch, others in run.batches():
-                stepped, learning_rate = run.step(batch, others)
-                state.finish_step(stepped.loss)
-                task.advance(run.batch_size, loss=state.mean_loss, lr=learning_rate)
-                numbers = {**asdict(stepped), "learning_rate": learning_rate}
-                tracking.step(run.steps_done, run.batch_size, numbers)
+@dataclass(eq=False)
+class Trainer:
+    """One training run, made by `make_trainer`: what gives batches, what changes the weights, what
+    saves them and what measures them, and how far they have come.
+    """
+
+    config: TrainConfig
+    runtime: Runtime
+    progress: Progress
+    data: TrainingData
+    step: TrainingStep
+    checkpoints: Checkpoints
+    evaluator: Evaluator
+    state: TrainingState
+
+    def train(self, tracking: Tracking) -> TrainResult:
+        """Does all that is left to do of the run.
+
+        Raises:
+            LookalikeError: it cannot go on; the steps before are saved.
+            Interrupted: on Ctrl-C or SIGTERM, after saving.
+        """
+        state, data, world = self.state, self.data, self.runtime.world
+        while True:
+            if state.step == 0:
+                self._evaluate()
+                tracking.epoch(state.epoch, state.loss, self.evaluator.history[-1].all_metrics)
+            if self._is_finished():
+                return self._result()
+            title = f"epoch {state.epoch + 1}/{self.config.num_epochs}"
+            total, done = data.steps_per_epoch * data.batch_size, state.step * data.batch_size
+            with (
+                deferred_interrupt(quiet=not world.is_main) as interrupt,
+                self._saving_on_failure(interrupt),
+                self.progress.task(title, total, done=done) as task,
+            ):
+                for batch in data.batches(state.epoch, state.step):
+                    stepped, learning_rate = self._take_step(batch)
+                    state.finish_step(stepped.loss)
+                    task.advance(data.batch_size, loss=state.mean_loss, lr=learning_rate)
+                    numbers = {**asdict(stepped), "learning_rate": learning_rate}
+                    tracking.step(self.steps_done, data.batch_size, numbers)
+                    if world.any_of(interrupt.requested):
+                        break
+                    self.checkpoints.autosave(state)
+                else:
+                    state.finish_epoch()
+                    self.checkpoints.save_epoch(state)
                 if world.any_of(interrupt.requested):
-                    break
-                run.autosave()
-            else:
-                state.finish_epoch()
-                run.save_epoch()
-            if world.any_of(interrupt.requested):
-                run.save_and_stop()
+                    self._save_and_stop()
+
+    @property
+    def steps_done(self) -> int:
+        """Steps of all epochs so far."""
+        return self.state.epoch * self.data.steps_per_epoch + self.state.step
+
+    def _evaluate(self) -> None:
+        """Measures the model as it is now, and writes the epoch's result files.
+
+        Only now is it known which checkpoint is the best, and so which ones need not be kept.
+        """
+        try:
+            with self.step.measured():
+                self.evaluator.measure(self.state)
+        except KeyboardInterrupt:
+            self._save_and_stop()
+        best = self.evaluator.best
+        self.checkpoints.keep_newest(self.state.epoch, best=best.epoch if best else None)
+
+    def _is_finished(self) -> bool:
+        """Returns true once all epochs are done, or enough of them in a row brought nothing."""
+        state, config, best = self.state, self.config, self.evaluator.best
+        if state.epoch >= config.num_epochs:
+            return True
+        if state.step or best is None or not self.evaluator.is_out_of_patience:
+            return False
+        since = state.epoch - best.epoch
+        self.progress.note(
+            f"stopped after epoch {state.epoch} of {config.num_epochs}: "
+            f"{counted(since, 'epoch')} in a row not better than epoch {best.epoch} "
+            f"({best.metric} {best.value:.4f}); to train on: --resume with --patience {since + 1} "
+            "or more"
+        )
+        return True
+
+    def _take_step(self, batch: Batch) -> tuple[Stepped, float]:
+        """Takes one step of the optimizer; returns what it came to, and the learning rate."""
+        learning_rate = learning_rate_at(self.config, self.steps_done, self.data.total_steps)
+        set_learning_rate(self.step.optimizer, learning_rate)
+        device, labels = self.runtime.device, self.data.labels_of(batch)
+        try:
+            stepped = self.step.take(
+                batch.pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+            )
+        except NonFiniteError as error:
+            names = ", ".join(shown(name) for name in self.data.names_of(batch))
+            # The same step again would come to the same.
+            help_ = "start a new run with a lower --learning-rate"
+            if self.runtime.precision != "fp32":
+                help_ = f"try --precision fp32, in a resumed run as well, or {help_}"
+            raise NonFiniteError(
+                f"{error} in step {self.state.step + 1} of epoch {self.state.epoch + 1}, with the "
+                f"batch: {names}. {help_[0].upper()}{help_[1:]}"
+            ) from error
+        return stepped, learning_rate
+
+    def _save_and_stop(self) -> NoReturn:
+        """Honours Ctrl-C: saves what is not saved yet, and says how to go on."""
+        state = self.state
+        if state.step:
+            steps = self.data.steps_per_epoch
+            where = f"step {state.step} of {steps} in epoch {state.epoch + 1}"
+            self.checkpoints.save_interrupted(state)
+        elif state.epoch:
+            where = f"the end of epoch {state.epoch}"
+        else:
+            again = "; to start anew: --overwrite" if self.evaluator.files else ""
+            raise Interrupted(f"stopped before the first step; there was nothing to save{again}")
+        raise Interrupted(f"stopped at {where}, saved as {self.checkpoints.how_to_go_on()}")
+
+    @contextmanager
+    def _saving_on_failure(self, interrupt: Interrupt) -> Iterator[None]:
+        """Saves the steps before an error inside the block."""
+        world = self.runtime.world
+        try:
+            yield
+        except Interrupted:
+            raise
+        except Exception as error:
+            # What one of several processes meets alone cannot be saved by all of them together.
+            if world.size > 1 and not isinstance(error, _MET_BY_ALL):
+                raise
+            # Whoever asks a process group to stop stops the readers as well, and they fail first.
+            if world.any_of(interrupt.requested) and self.step.weights_are_whole:
+                self._save_and_stop()
+            self._save_after_failure(error)
+            raise
+
+    def _save_after_failure(self, error: Exception) -> None:
+        """Saves the steps before the one that failed, and says how to go on from them."""
+        if not self.state.step or not self.step.weights_are_whole:
+            return
+        try:
+            self.checkpoints.save_interrupted(self.state)
+        except OutputError as failed:
+            self.progress.warn(str(failed))
+            return
+        how = self.checkpoints.how_to_go_on()
+        if isinstance(error, NonFiniteError) and self.runtime.precision != "fp32":
+            how += " --precision fp32"
+        elif isinstance(error, NonFiniteError):
+            path = self.checkpoints.folder.interrupted
+            model = shown(shlex.quote(os.fspath(path)))
+            how = f"{shown(path)}. A new run begins there with --model-name {model}"
+        self.progress.warn(
+            f"the {self.state.step} steps done of epoch {self.state.epoch + 1} are saved as {how}"
+        )
+
+    def _result(self) -> TrainResult:
+        """Ends training, and returns what the finished run came to."""
+        evaluator, world = self.evaluator, self.runtime.world
+        encoder = self.step.finish()
+        if self.data.cache is not None:
+            self.progress.note(f"cache    {self.data.cache.reads_of_all(world)}")
+        files = self.checkpoints.epochs + evaluator.files
+        unreadable = list(dict.fromkeys(self.data.unreadable + evaluator.unreadable))
+        if unreadable and files:  # a finished run that is resumed has nothing to add
+            path = self.checkpoints.folder.path / "results" / "unreadable.json"
+            world.on_main(lambda: write_json(path, [asdict(one) for one in unreadable]))
+            files.append(path)
+        return TrainResult(
+            history=evaluator.history,
+            best=evaluator.best,
+            retrieval=evaluator.retrieval,
+            checkpoint=self.checkpoints.newest,
+            files=files,
+            unreadable=unreadable,
+            encoder=encoder,
+        )

@@ -11,7 +11,7 @@ from lookalike.errors import CheckpointError, OutputError
 from lookalike.evaluation.results import find_results
 from lookalike.files import shown, writable_folder
 
-_INTERRUPTED, _MIXTURE = "interrupted.pth", "encoder_interpolated.pth"
+_INTERRUPTED = "interrupted.pth"
 _HALF_WRITTEN = (
     "weights/.encoder_*.pth.*.tmp",
     f"weights/.{_INTERRUPTED}.*.tmp",
@@ -41,14 +41,9 @@ class RunFolder:
         """The checkpoint of the middle of an epoch."""
         return self.path / "weights" / _INTERRUPTED
 
-    @property
-    def mixture(self) -> Path:
-        """The model that was chosen of mixtures with the original one."""
-        return self.path / "weights" / _MIXTURE
-
     def epoch_file(self, epoch: int) -> Path:
-        """The checkpoint of a whole epoch."""
-        return epoch_file(self.path, epoch)
+        """Returns where the checkpoint of a whole epoch lies."""
+        return self.path / "weights" / f"encoder_epoch_{epoch:02}.pth"
 
     def keep_newest(
         self, epoch: int, keep: int | Literal["all"], *, best: int | None = None
@@ -81,13 +76,8 @@ class RunFolder:
             self._to_replace.pop().unlink(missing_ok=True)
 
 
-def epoch_file(out: Path, epoch: int) -> Path:
-    """Where the checkpoint of an epoch lies."""
-    return out / "weights" / f"encoder_epoch_{epoch:02}.pth"
-
-
 def newest_checkpoint(out: Path) -> Path:
-    """The checkpoint to go on from.
+    """Returns the checkpoint to go on from.
 
     Raises:
         CheckpointError: there is none.
@@ -102,14 +92,14 @@ def newest_checkpoint(out: Path) -> Path:
 
 
 def find_checkpoints(out: Path) -> list[Path]:
-    """A run's checkpoints, the furthest last; an interrupted run's is further than any."""
+    """Returns a run's checkpoints, the furthest last; an interrupted run's is further than any."""
     paths = [path for _, path in _epoch_files(out)]
     interrupted = out / "weights" / _INTERRUPTED
     return [*paths, interrupted] if interrupted.is_file() else paths
 
 
 def _epoch_files(out: Path) -> list[tuple[int, Path]]:
-    """The checkpoints of whole epochs that are there, with their epochs, in order."""
+    """Returns the checkpoints of whole epochs that are there, with their epochs, in order."""
     return sorted(
         (int(match[1]), path)
         for path in (out / "weights").glob("encoder_epoch_*.pth")
@@ -118,9 +108,9 @@ def _epoch_files(out: Path) -> list[tuple[int, Path]]:
 
 
 def _files_to_replace(config: TrainConfig, out: Path, resume: Path | None) -> list[Path]:
-    """Files of another run that this one is told to replace: it never writes among them."""
-    mixture = [path for path in (out / "weights" / _MIXTURE,) if path.is_file()]
-    earlier = [path.resolve() for path in mixture + find_checkpoints(out) + find_results(out)]
+    """Returns files of another run that this one is to replace: it never writes among them."""
+    models = sorted((out / "weights").glob("encoder_*.pth"))  # of epochs, and made of them later
+    earlier = [path.resolve() for path in models + find_checkpoints(out) + find_results(out)]
     if not earlier or (resume is not None and resume.resolve() in earlier):
         return []
     if not config.overwrite:

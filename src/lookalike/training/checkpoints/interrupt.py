@@ -13,7 +13,7 @@ _HEARD = b"\nstopping after this step, then saving; once more stops at once and 
 
 
 class Interrupt:
-    """Whether somebody asked the run to stop."""
+    """`requested` is true once somebody asked the run to stop."""
 
     requested = False
 

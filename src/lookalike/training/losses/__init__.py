@@ -1,1 +1,1 @@
-"""What training makes small: each called as `loss(embeddings, labels)`."""
+"""The objectives: each called as `loss(embeddings, labels)`, and made as small as can be."""

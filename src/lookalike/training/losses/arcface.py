@@ -53,7 +53,7 @@ class ArcFaceLoss(nn.Module):
     def forward(
         self, embeddings: Float[Tensor, "batch dim"], labels: Int64[Tensor, " batch"]
     ) -> Float[Tensor, ""]:
-        """The loss of one batch of L2-normalised embeddings.
+        """Returns the loss of one batch of L2-normalised embeddings.
 
         Raises:
             ValueError: shapes that do not belong together, or a label without a centre.
@@ -76,7 +76,7 @@ class ArcFaceLoss(nn.Module):
             )
 
     def _with_margin(self, cosine: Float[Tensor, "batch 1"]) -> Float[Tensor, "batch 1"]:
-        """cos(theta + m) of cos(theta)."""
+        """Returns cos(theta + m) of cos(theta)."""
         if self.margin == 0:
             return cosine
         # The sine has no finite slope at 0, where an embedding has met its centre.

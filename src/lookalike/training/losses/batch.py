@@ -23,7 +23,7 @@ def check_batch(embeddings: Float[Tensor, "batch dim"], labels: Int64[Tensor, " 
 
 
 def check_temperature(temperature: float) -> float:
-    """The temperature, where it is one.
+    """Returns the temperature, where it is one.
 
     Raises:
         ValueError: it is not above 0.
@@ -34,12 +34,12 @@ def check_temperature(temperature: float) -> float:
 
 
 def in_full_precision(embeddings: Tensor) -> Tensor:
-    """As float32, or float64 as it is: losses are differences of numbers close to each other."""
+    """Returns float32, or float64 as it is: losses are differences of close numbers."""
     return embeddings if embeddings.dtype == torch.float64 else embeddings.float()
 
 
 def no_positives(num_images: int) -> NoPositivesError:
-    """To raise where no image of a batch has another of its class."""
+    """Returns the error to raise where no image of a batch has another of its class."""
     return NoPositivesError(
         f"none of the {num_images} images of the batch has another of its class; "
         "draw at least 2 of each class (n_samples_per_class)"

@@ -53,7 +53,7 @@ class CrossBatchMemory(nn.Module):
     def forward(
         self, embeddings: Float[Tensor, "batch dim"], labels: Int64[Tensor, " batch"]
     ) -> Float[Tensor, ""]:
-        """The loss of one batch, which is remembered then.
+        """Returns the loss of one batch, which is remembered then.
 
         Raises:
             ValueError: shapes that do not belong together.

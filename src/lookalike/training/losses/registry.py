@@ -1,42 +1,98 @@
-"""The objective that a configuration asks for."""
+"""The objectives that ship, by the names that the option `objective` has for them."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 
 from torch import nn
 
 from lookalike.config import TrainConfig
+from lookalike.errors import ConfigError
 from lookalike.training.losses.arcface import ArcFaceLoss
 from lookalike.training.losses.memory import CrossBatchMemory
-from lookalike.training.losses.smooth_ap import SmoothAPLoss
 from lookalike.training.losses.supcon import SupConLoss
-from lookalike.training.optimization.optimizer import whole_warmup
 
 
-def make_objective(
-    config: TrainConfig, *, num_classes: int, dim: int, total_steps: int
-) -> nn.Module:
-    """What training makes small, to be called as `objective(embeddings, labels)` once a step.
+@dataclass(frozen=True)
+class ShippedObjective:
+    """How an objective is made, and the options that it reads, which others refuse."""
 
-    Its parameters, if it has any, are trained along; its state_dict belongs in a checkpoint.
+    make: Callable[[TrainConfig, int, int, int], nn.Module]  # the last as in `make_objective`
+    options: tuple[str, ...]
+
+
+def _supcon(config: TrainConfig, _: int, dim: int, warmup_steps: int) -> nn.Module:
+    size, temperature = config.cross_batch_memory, config.temperature
+    if not size:
+        return SupConLoss(temperature)
+    # Embeddings move most while the learning rate rises.
+    return CrossBatchMemory(size, dim, temperature, warmup_batches=warmup_steps)
+
+
+def _arcface(config: TrainConfig, num_classes: int, dim: int, _: int) -> nn.Module:
+    return ArcFaceLoss(num_classes, dim, config.temperature, config.margin)
+
+
+OBJECTIVES = {
+    "supcon": ShippedObjective(_supcon, ("temperature", "cross_batch_memory")),
+    "arcface": ShippedObjective(_arcface, ("temperature", "margin")),
+}
+
+
+def name_objective(config: TrainConfig, objective: nn.Module | None) -> TrainConfig:
+    """Returns the configuration with the class name of an objective that was passed in.
+
+    So it stands in every checkpoint and result, and a run is resumed with the same one only.
+
+    Raises:
+        ConfigError: `config.objective` names none that ships, and none was passed in; or another
+            than was; or an option is set that the objective does not read.
+    """
+    if objective is None:
+        if config.objective not in OBJECTIVES:
+            raise ConfigError(
+                f"objective is {config.objective!r}; expected {' or '.join(OBJECTIVES)}, or the "
+                f"module of that class, passed in from Python: train(..., objective=...)"
+            )
+    elif not isinstance(objective, nn.Module):
+        raise ConfigError(
+            f"objective is {objective!r}; expected a torch.nn.Module that is called as "
+            "objective(embeddings, labels)"
+        )
+    else:
+        name, default = type(objective).__name__, TrainConfig().objective
+        if name in OBJECTIVES or config.objective not in (default, name):
+            raise ConfigError(
+                f"objective is {config.objective!r}, and the module passed in is a {name}; leave "
+                "one of them out"
+            )
+        config = replace(config, objective=name)
+    _check_options(config)
+    return config
+
+
+def make_objective(config: TrainConfig, num_classes: int, dim: int, warmup_steps: int) -> nn.Module:
+    """Returns the objective that ships and `config.objective` names, to be called as
+    `objective(embeddings, labels)` once a step.
 
     Args:
-        config: objective, temperature, and what goes with them.
+        config: the objective and its options.
         num_classes: labels are 0 to num_classes - 1.
         dim: numbers in an embedding.
-        total_steps: of the whole run.
+        warmup_steps: first steps, over which the learning rate rises.
     """
-    if config.objective == "arcface":
-        return ArcFaceLoss(num_classes, dim, config.temperature, config.margin)
-    if config.objective == "smooth-ap":
-        return SmoothAPLoss(config.temperature)
-    if config.cross_batch_memory:
-        return CrossBatchMemory(
-            config.cross_batch_memory,
-            dim,
-            config.temperature,
-            # Embeddings move most when the encoder, or what comes after its head, begins to.
-            warmup_batches=max(
-                whole_warmup(config.warmup_steps, total_steps), config.head_warmup_steps
-            ),
-        )
-    return SupConLoss(config.temperature)
+    return OBJECTIVES[config.objective].make(config, num_classes, dim, warmup_steps)
+
+
+def _check_options(config: TrainConfig) -> None:
+    """Refuses options that only other objectives read."""
+    defaults = {one.name: one.default for one in fields(config)}
+    read = OBJECTIVES[config.objective].options if config.objective in OBJECTIVES else ()
+    for name, one in OBJECTIVES.items():
+        for option in one.options:
+            if option not in read and getattr(config, option) != defaults[option]:
+                raise ConfigError(
+                    f"{option} works with the objective {name}, not {config.objective}; leave one "
+                    "of them out"
+                )

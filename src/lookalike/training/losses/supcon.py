@@ -57,7 +57,7 @@ class SupConLoss(nn.Module):
         embeddings: Float[Tensor, "batch dim"] | Float[Tensor, "batch views dim"],
         labels: Int64[Tensor, " batch"],
     ) -> Float[Tensor, ""]:
-        """The loss of one batch.
+        """Returns the loss of one batch.
 
         Args:
             embeddings: L2-normalised. With a `views` axis, several views of each image: the
@@ -88,8 +88,8 @@ def supcon(
     *,
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """The loss of `SupConLoss`, with `others` as further candidates: in A(i), and in P(i) where
-    they are of the class of i. They are no anchors, and no gradient goes to them.
+    """Returns the loss of `SupConLoss`, with `others` as further candidates: in A(i), and in P(i)
+    where they are of the class of i. They are no anchors, and no gradient goes to them.
 
     Raises:
         ValueError: shapes that do not belong together.
@@ -191,7 +191,7 @@ class _Pairs:
 
 
 def _blocks(count: int, like: Tensor) -> list[slice]:
-    """Rows or columns of tiles: as many as the memory allows, and as even as can be."""
+    """Returns rows or columns of tiles: as many as the memory allows, as even as can be."""
     if not count:
         return []
     tile_bytes = CPU_TILE_BYTES if like.device.type == "cpu" else TILE_BYTES
@@ -201,7 +201,7 @@ def _blocks(count: int, like: Tensor) -> list[slice]:
 
 
 def _loss(pairs: _Pairs) -> tuple[Float[Tensor, ""], Float[Tensor, " batch"]]:
-    """The loss, and log2 of each anchor's denominator: in base 2, for which exp is quicker."""
+    """Returns the loss, and log2 of each anchor's denominator: exp is quicker in base 2."""
     like = pairs.embeddings[:, 0]
     # A denominator is total * 2 ** largest, so that it neither overflows nor vanishes.
     largest = torch.full_like(like, torch.finfo(like.dtype).min)
@@ -227,7 +227,7 @@ def _loss(pairs: _Pairs) -> tuple[Float[Tensor, ""], Float[Tensor, " batch"]]:
 def _gradient(
     pairs: _Pairs, log_denominators: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch dim"]:
-    """That of the loss by the embeddings.
+    """Returns the gradient of the loss by the embeddings.
 
     The loss depends on the logit of i and j by i's softmax and by j's: both go into one weight,
     which is symmetric.

@@ -45,7 +45,7 @@ class CaptionLoss(nn.Module):
     def forward(
         self, embeddings: Float[Tensor, "batch dim"], labels: Int64[Tensor, " batch"]
     ) -> Float[Tensor, ""]:
-        """The loss of a batch, in float32.
+        """Returns the loss of a batch, in float32.
 
         Args:
             embeddings: L2-normalised, of images.
@@ -58,7 +58,7 @@ class CaptionLoss(nn.Module):
 def make_caption_loss(
     encoder: CLIPEncoder, classes: Sequence[str], template: str, progress: Progress
 ) -> CaptionLoss:
-    """The loss with a caption for each class, embedded by the encoder's text tower.
+    """Returns the loss with a caption for each class, embedded by the encoder's text tower.
 
     Args:
         encoder: with a text tower.

@@ -35,7 +35,7 @@ def find_chunk_size(
     saved: int | None,
     side: int | None = None,
 ) -> int:
-    """Images that go through the encoder at a time, in training.
+    """Returns how many images go through the encoder at a time, in training.
 
     Args:
         wanted: a number; None for the whole batch; "auto" for as many as fit into the memory
@@ -84,7 +84,7 @@ def find_chunk_size(
 
 
 def bytes_per_image(encoder: CLIPEncoder, runtime: Runtime, side: int | None = None) -> int:
-    """Memory that one more image takes at the fullest moment of a forward and backward pass.
+    """Returns the bytes that one more image takes at the fullest moment of a step.
 
     Found by doing it with one black image and with two. Leaves no gradients behind.
     """
@@ -114,7 +114,7 @@ def only_tried(encoder: CLIPEncoder, runtime: Runtime) -> Iterator[None]:
 
 
 def _peak_bytes(encoder: CLIPEncoder, runtime: Runtime, side: int | None, num_images: int) -> int:
-    """The most that was allocated at once in a forward and backward pass."""
+    """Returns the most that was allocated at once in a forward and backward pass."""
     device, pixels = runtime.device, black(encoder, runtime, side, num_images)
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
@@ -132,13 +132,13 @@ def _peak_bytes(encoder: CLIPEncoder, runtime: Runtime, side: int | None, num_im
 def black(
     encoder: CLIPEncoder, runtime: Runtime, side: int | None, num_images: int
 ) -> UInt8[Tensor, "n 3 height width"]:
-    """Black images of the encoder's own size, or of `side` px, on the device."""
+    """Returns black images of the encoder's own size, or of `side` px, on the device."""
     how = encoder.preprocessing.at(side) if side else encoder.preprocessing
     return how.black(num_images).to(runtime.device)
 
 
 def forward_and_backward(encoder: CLIPEncoder, runtime: Runtime, pixels: Tensor) -> None:
-    """What a step does with a chunk, but for the loss."""
+    """Does what a step does with a chunk, but for the loss."""
     with runtime.autocast():
         embeddings = encoder(pixels)
     embeddings.sum().backward()
@@ -177,7 +177,7 @@ class _Allocations(TorchDispatchMode):
 
 
 def _bytes_of_training(encoder: CLIPEncoder) -> int:
-    """Gradients and AdamW's two means, which the first step allocates."""
+    """Returns what gradients and AdamW's two means take, which the first step allocates."""
     parts = (
         p.to_local() if isinstance(p, DTensor) else p for _, p in encoder.trainable_parameters()
     )

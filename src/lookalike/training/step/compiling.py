@@ -96,7 +96,7 @@ def uncompiled(encoder: CLIPEncoder) -> Iterator[None]:
 
 
 def leave_uncompiled(encoder: CLIPEncoder) -> list[tuple[nn.Module, Callable[..., Any]]]:
-    """Takes back what `compile_layers` did; gives what `uncompiled` puts back again.
+    """Takes back what `compile_layers` did, and returns what `uncompiled` puts back again.
 
     There is no public way to it.
     """
@@ -111,7 +111,7 @@ def leave_uncompiled(encoder: CLIPEncoder) -> list[tuple[nn.Module, Callable[...
 
 
 def _is_as_measured(config: TrainConfig, encoder: CLIPEncoder, runtime: Runtime) -> bool:
-    """Whether it is a transformer, trained whole in bf16 on one GPU, in the plain way."""
+    """Returns true for a transformer, trained whole in bf16 on one GPU, in the plain way."""
     is_special = (
         config.lora_rank is not None
         or config.gradient_checkpointing
@@ -131,7 +131,7 @@ def _is_as_measured(config: TrainConfig, encoder: CLIPEncoder, runtime: Runtime)
 
 
 def _seconds(encoder: CLIPEncoder, runtime: Runtime, side: int | None, size: int) -> float:
-    """What so many images take forwards and backwards, not compiled, on a GPU.
+    """Returns what so many images take forwards and backwards, not compiled, on a GPU.
 
     Raises:
         TrainingError: there is too little memory.
@@ -149,7 +149,7 @@ def _seconds(encoder: CLIPEncoder, runtime: Runtime, side: int | None, size: int
 
 
 def _without_hooks(encoder: CLIPEncoder) -> list[nn.Module]:
-    """The blocks, but for the one that patch dropout hooks into, which breaks what is compiled."""
+    """Returns the blocks but the one with patch dropout's hook, which breaks what is compiled."""
     return [one for one in blocks(encoder, "compile") if not one._forward_pre_hooks]
 
 
@@ -160,7 +160,7 @@ def _failure(
     side: int | None,
     sizes: Sequence[int],
 ) -> str | None:
-    """Compiles for chunks of these sizes, one after the other; why that cannot be done, or None."""
+    """Compiles for chunks of these sizes; returns why that cannot be done, or None."""
     try:
         torch.compiler.reset()  # another run in this process may have filled what it keeps
         for layer in layers:

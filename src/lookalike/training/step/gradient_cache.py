@@ -82,7 +82,7 @@ def backward_in_chunks(
 
 
 def split_in_chunks(pixels: Tensor, chunk_size: int, world: World) -> tuple[Tensor, ...]:
-    """The images in chunks of one size, the last one smaller; or, of several processes, in as
+    """Returns the images in chunks of one size, the last one smaller; of several processes, in as
     many chunks in each, because all compute at a time. Black images fill up what would be empty.
     """
     if world.size == 1:

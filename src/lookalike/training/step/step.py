@@ -1,9 +1,9 @@
-"""An encoder in training: what changes its weights, once a step."""
+"""One step of training: what changes an encoder's weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +17,7 @@ from lookalike.model.lora import merge_for_good, merged
 from lookalike.runtime.device import Runtime
 from lookalike.runtime.memory import enough_memory
 from lookalike.runtime.randomness import random_state, restore_random_state
-from lookalike.training.optimization.averaging import WeightAverage
-from lookalike.training.regularizers.anchors import NO_ANCHORS, Anchors
+from lookalike.training.regularizers.regularizers import NO_REGULARIZERS, Regularizers
 from lookalike.training.step.compiling import leave_uncompiled, uncompiled
 from lookalike.training.step.gradient_cache import backward_in_chunks
 from lookalike.training.step.parallel import Spread
@@ -32,7 +31,7 @@ class Stepped:
     grad_norm: float
 
 
-class Learner:
+class TrainingStep:
     """An encoder in training, with all that changes its weights.
 
     Args:
@@ -42,8 +41,7 @@ class Learner:
         runtime: device, precision and processes.
         chunk_size: images that go through the encoder at a time, in each process.
         max_grad_norm: the encoder's gradient is shortened to it; None: never.
-        average: takes in the weights after each step, and is what is measured; None: off.
-        anchors: what holds the encoder to the model it came from.
+        regularizers: what holds the encoder near its baseline.
     """
 
     def __init__(
@@ -55,19 +53,18 @@ class Learner:
         *,
         chunk_size: int,
         max_grad_norm: float | None,
-        average: WeightAverage | None = None,
-        anchors: Anchors = NO_ANCHORS,
+        regularizers: Regularizers = NO_REGULARIZERS,
     ) -> None:
         self.encoder, self.objective, self.optimizer = encoder, objective, optimizer
         self.runtime, self.scaler = runtime, runtime.grad_scaler()
         self.chunk_size = chunk_size
         self.max_grad_norm = max_grad_norm
-        self.average, self.anchors = average, anchors
+        self.regularizers = regularizers
         self.parameters = [p for _, p in encoder.trainable_parameters()]
         self._spread = Spread(encoder, runtime.world)
-        self.between_steps = True  # False while weights and optimiser are being changed
+        self.weights_are_whole = True  # False while weights and optimizer are being changed
 
-    def step(
+    def take(
         self,
         pixels: UInt8[Tensor, "part 3 height width"],
         labels: Int64[Tensor, " part"],
@@ -76,18 +73,18 @@ class Learner:
 
         Args:
             pixels: the batch, or this process's part of it.
-            labels: of the same images; `UNLABELLED` where only distillation looks at one.
+            labels: of the same images.
 
         Raises:
             NonFiniteError: loss or gradient is; no weight was changed.
             TrainingError: the device has too little memory; no weight was changed.
         """
         with self._undone_on_failure():
-            return self._step(pixels, labels)
+            return self._take(pixels, labels)
 
     @contextmanager
     def _undone_on_failure(self) -> Iterator[None]:
-        """A step that fails before it changed a weight leaves no trace: the next one draws the
+        """Takes back what a step did that fails before it changed a weight: the next one draws the
         random numbers it would have drawn, and its objective remembers no other batches.
         """
         device = self.runtime.device
@@ -96,13 +93,13 @@ class Learner:
         try:
             yield
         except Exception:
-            if self.between_steps:
+            if self.weights_are_whole:
                 restore_random_state(numbers, device)
                 for name, value in self.objective.named_buffers():
                     value.copy_(remembered[name])
             raise
 
-    def _step(
+    def _take(
         self,
         pixels: UInt8[Tensor, "part 3 height width"],
         labels: Int64[Tensor, " part"],
@@ -116,13 +113,13 @@ class Learner:
             f"{self.runtime.device} has too little memory for {self.chunk_size} images at a time",
             f"set --batch-memory {max(1, self.chunk_size // 2)}, or add --gradient-checkpointing",
         ):
-            before = self.anchors.embed_before(
-                pixels, labels, self.runtime, chunk_size=self.chunk_size
+            baseline = self.regularizers.embed_baseline(
+                pixels, self.runtime, chunk_size=self.chunk_size
             )
             loss = backward_in_chunks(
                 self._embed,
                 pixels,
-                lambda embeddings: self._loss(embeddings, all_labels, before),
+                lambda embeddings: self._loss(embeddings, all_labels, baseline),
                 chunk_size=self.chunk_size,
                 scale=self.scaler.scale,
                 world=self.runtime.world,
@@ -136,15 +133,10 @@ class Learner:
         # With gradient scaling an overflow is expected now and then, and the scaler skips it.
         if not self.scaler.is_enabled():
             _check_finite("gradient", norm)
-        moves = bool(norm.isfinite())
-        self.between_steps = False
-        if moves:
-            self.anchors.pull(self.optimizer)
+        self.weights_are_whole = False
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if moves and self.average is not None:
-            self.average.update()
-        self.between_steps = True
+        self.weights_are_whole = True
         least = 1 / self.runtime.world.size  # after 17 overflows in a row
         if self.scaler.is_enabled() and self.scaler.get_scale() < least:
             _check_finite("gradient", norm)
@@ -152,17 +144,14 @@ class Learner:
 
     @contextmanager
     def measured(self) -> Iterator[CLIPEncoder]:
-        """Inside the block the encoder has the weights that are measured and saved: averaged, and
-        with LoRA merged into them. Afterwards it goes on with its own, the same to the bit.
+        """Inside the block the encoder has the weights that are measured and saved, with LoRA
+        merged into them. Afterwards it goes on with its own, the same to the bit.
         """
-        averaged = self.average.applied() if self.average else nullcontext()
-        with averaged, merged(self.encoder), uncompiled(self.encoder):
+        with merged(self.encoder), uncompiled(self.encoder):
             yield self.encoder
 
     def finish(self) -> CLIPEncoder:
-        """The encoder with the weights that were measured, for good; it is trained no more."""
-        if self.average is not None:
-            self.average.swap()
+        """Returns the encoder with the weights that were measured; it is trained no more."""
         merge_for_good(self.encoder)
         leave_uncompiled(self.encoder)
         return self.encoder.eval()
@@ -175,11 +164,10 @@ class Learner:
         self,
         embeddings: Float[Tensor, "batch dim"],
         labels: Int64[Tensor, " batch"],
-        before: Float32[Tensor, "held dim"] | None,
+        baseline: Float32[Tensor, "batch dim"] | None,
     ) -> Float[Tensor, ""]:
-        rows = self.anchors.labelled(labels)
-        loss: Tensor = self.objective(embeddings[rows], labels[rows])
-        loss = loss + self.anchors.loss(embeddings, labels, before)
+        loss: Tensor = self.objective(embeddings, labels)
+        loss = loss + self.regularizers.loss(embeddings, labels, baseline)
         _check_finite("loss", loss)
         return loss
 
