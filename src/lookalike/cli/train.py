@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lookalike.cli import tables
 from lookalike.cli.verb import Verb, options_of, print_json, print_utf8
 from lookalike.config import TrainConfig
 from lookalike.config.recipes import find_recipe
-from lookalike.config.settings import config_from, format_recipe
+from lookalike.config.settings import format_recipe, merge_options
 from lookalike.files import shown
 
 if TYPE_CHECKING:
@@ -28,32 +27,18 @@ def _add(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(given: argparse.Namespace) -> None:
-    options = options_of(given)
+    from lookalike.commands.train import train, training_config
+
     recipe = find_recipe(given.recipe) if given.recipe else {}
-    saved: dict[str, Any] = {}
-    resume: Path | None = None
-    if given.resume is not None:
-        from lookalike.model.pretrained import read_checkpoint
-        from lookalike.training.checkpoints.checkpoint import check_can_go_on
-        from lookalike.training.checkpoints.folder import newest_checkpoint
-
-        out = Path(options.get("out", recipe.get("out", ".")))
-        resume = Path(given.resume or out)
-        if resume.is_dir():
-            resume = newest_checkpoint(resume)
-        checkpoint = read_checkpoint(resume)
-        check_can_go_on(checkpoint, resume)  # before its settings, which may be those of its time
-        saved = checkpoint["config"]
-    config = config_from(TrainConfig, saved, recipe, options)
+    options = merge_options(TrainConfig, recipe, options_of(given))
+    resume = options.get("out", ".") if given.resume == "" else given.resume
     if given.print_config:
-        print_utf8(format_recipe(config))
+        print_utf8(format_recipe(training_config(options, resume)))
         return
-
-    from lookalike.commands.train import train
     from lookalike.progress import default_progress
 
     progress = default_progress()
-    result = train(config, resume=resume, progress=progress)
+    result = train(options, resume=resume, progress=progress)
     if given.json:
         print_json(
             {

@@ -9,14 +9,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import cleandoc
-from typing import Any, TypeVar
+from typing import Any
 
 from lookalike.cli.flags import Parser, add_options
-from lookalike.config import BenchConfig, CheckConfig, EvaluateConfig, ExportConfig, TrainConfig
 from lookalike.config.recipes import read_recipe
-from lookalike.config.settings import config_from, format_recipe
+from lookalike.config.settings import ConfigT, config_from, format_recipe
 
-ConfigT = TypeVar("ConfigT", TrainConfig, EvaluateConfig, CheckConfig, ExportConfig, BenchConfig)
 # Flags that are no options of a configuration.
 _OTHERS = {"verb", "parser", "recipe", "print_config", "json", "resume"}
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from lookalike.cli import bench, check, compare, demo, evaluate, export, recipes, train
+from lookalike.cli import bench, check, compare, demo, embed, evaluate, export, recipes, train
 
 VERBS = (
     train.VERB,
     evaluate.VERB,
     compare.VERB,
+    embed.VERB,
     check.VERB,
     bench.VERB,
     export.VERB,
