@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import cycle, islice
+from typing import TypeVar
 
 import torch
 from jaxtyping import UInt8
@@ -30,6 +31,7 @@ from lookalike.model.encoder import CLIPEncoder, evaluation_mode
 from lookalike.progress import Progress, counted
 
 _TRANSFERS = 10
+Ref = TypeVar("Ref", bound=ImageRef)
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Sample:
         return self.pixels[torch.arange(size) % len(self.pixels)]
 
 
-def spread(refs: Sequence[ImageRef], most: int) -> list[ImageRef]:
+def spread(refs: Sequence[Ref], most: int) -> list[Ref]:
     """Some of them, evenly spread; in an order in which the first few are spread as well."""
     count = min(len(refs), most)
     chosen = [refs[i * len(refs) // count] for i in range(count)]
