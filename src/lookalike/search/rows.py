@@ -34,8 +34,9 @@ class Rows:
     def __init__(self, source: Embeddings, order: Int64[np.ndarray, " n"] | None = None) -> None:
         if isinstance(source, Rows):
             order = source._order if order is None else source._original(order)
-            source = source._shards
-        shards = [source] if isinstance(source, (Tensor, np.ndarray)) else list(source)
+            shards = source._shards
+        else:
+            shards = [source] if isinstance(source, (Tensor, np.ndarray)) else list(source)
         for number, shard in enumerate(shards):
             what = f"shard {number} of the embeddings" if len(shards) > 1 else "the embeddings"
             if len(shard.shape) != 2:
@@ -45,9 +46,9 @@ class Rows:
             if shard.shape[1] != shards[0].shape[1]:
                 raise DataError(f"{what} is {shard.shape[1]}-d, the first {shards[0].shape[1]}-d; "
                                 "expected embeddings of one model")  # fmt: skip
-        self._shards = shards
+        self._shards: list[Matrix] = shards
         self._starts = np.cumsum([0] + [len(shard) for shard in shards])
-        self._order = order
+        self._order: Int64[np.ndarray, " n"] | None = order
         self.dim = int(shards[0].shape[1]) if shards else 0
 
     def __len__(self) -> int:
