@@ -110,7 +110,7 @@ def work(settings: dict[str, Any]) -> None:
                             batch_size=settings["eval_batch_size"])  # fmt: skip
         digest, rows = hashlib.sha256(), 0
         for part in embedder.stream(settings["data"]):
-            digest.update(part.embeddings.numpy())
+            digest.update(part.embeddings.numpy().tobytes())
             rows += len(part.embeddings)
         print(json.dumps({"rows": rows, "sha256": digest.hexdigest()}))
         return
@@ -204,7 +204,7 @@ def main(options: argparse.Namespace) -> None:
     rows = sum(map(len, shards.embeddings))
     digest = hashlib.sha256()
     for part in shards.embeddings:
-        digest.update(np.ascontiguousarray(part))
+        digest.update(part.tobytes())
     same = same_files(whole, out)
     as_streamed = digest.hexdigest() == json.loads(streamed.printed)["sha256"]
     table = [

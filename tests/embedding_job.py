@@ -64,7 +64,7 @@ def main(config: dict[str, Any], kills: int, seed: int) -> None:
     working_s = marks[-1] - marks[0]
     start_s = took_s - working_s
     rng = random.Random(seed)
-    lives = []
+    lives = list[dict[str, Any]]()
     while len([one for one in lives if not one["ended"]]) < kills:
         if len(lives) > 4 * kills:
             sys.exit("it ended too often before it was killed")

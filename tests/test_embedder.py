@@ -32,6 +32,7 @@ from lookalike.data.sources import load_unlabelled
 from lookalike.embedding import embedder as module
 from lookalike.embedding.interchange import embedder_of_both, save_embeddings
 from lookalike.errors import DataError, ModelError
+from lookalike.model.inference import inference_form
 from lookalike.model.lora import add_lora, merge_for_good, merged
 from lookalike.progress import SilentProgress
 from lookalike.runtime.device import make_runtime
@@ -50,7 +51,8 @@ def embedder(tiny_clip: Path) -> Embedder:
 
 def of(model: Any, **options: Any) -> Embedder:
     """An embedder of the plainest kind: float32, no other processes."""
-    return Embedder(model, **{"device": "cpu", "precision": "fp32", "num_workers": 0} | options)
+    settings: dict[str, Any] = {"device": "cpu", "precision": "fp32", "num_workers": 0} | options
+    return Embedder(model, **settings)
 
 
 def saved(folder: Path, model: Any) -> Path:
@@ -71,7 +73,7 @@ def test_images_and_texts_are_what_transformers_itself_computes(
     embedder, paths = of(tiny_clip, exact_pixels=True), paths_in(photos)[:5]
     model = CLIPModel.from_pretrained(tiny_clip).eval()
     processor = CLIPImageProcessorPil.from_pretrained(tiny_clip)
-    pixels = processor([Image.open(path) for path in paths], return_tensors="pt")
+    pixels = processor([Image.open(path).convert("RGB") for path in paths], return_tensors="pt")
     tokens = AutoTokenizer.from_pretrained(tiny_clip)(["a red shoe", "b"], padding=True,
                                                       return_tensors="pt")  # fmt: skip
     with torch.no_grad():
@@ -170,7 +172,7 @@ def test_every_item_that_cannot_be_read_is_named_in_one_error(
         with pytest.raises(DataError, match=rf"1 image cannot be read: .*{words}"):
             embedder.images([good, item, good])
     with open(text) as file, pytest.raises(DataError, match="a TextIOWrapper; expected"):
-        embedder.images([file])
+        embedder.images([file])  # type: ignore[list-item]
     with pytest.raises(DataError, match=r"5 images.*item 0: .*item 2: .*; and 2 more"):
         embedder.images([b"x"] * 5)
     limited = of(embedder.encoder, max_megapixels=0.001)
@@ -241,8 +243,12 @@ def test_the_fast_form_is_made_once_and_the_encoder_stays_as_it_is(
     tiny_clip: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Any] = []
-    real = module.inference_form
-    monkeypatch.setattr(module, "inference_form", lambda *args: made.append(args) or real(*args))
+
+    def noting(*args: Any) -> Any:
+        made.append(args)
+        return inference_form(*args)
+
+    monkeypatch.setattr(module, "inference_form", noting)
     for precision in ("fp32", "bf16"):
         made.clear()
         encoder = CLIPEncoder(str(tiny_clip)).train()  # it has dropout
@@ -389,7 +395,7 @@ def test_whatever_changes_an_embedding_changes_the_fingerprint(
 
 
 def test_running_statistics_count_and_a_pooler_that_is_passed_by_does_not(tmp_path: Path) -> None:
-    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
+    sizes: dict[str, Any] = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
     resnet = CLIPEncoder(str(saved(tmp_path / "resnet", ResNetModel(ResNetConfig(**sizes)))))
     before = of(resnet).fingerprint
     for name, buffer in resnet.named_buffers():
@@ -405,7 +411,8 @@ def test_a_vision_tower_with_its_projection_is_the_same_model_as_with_texts(
     tiny_clip: Path, tmp_path: Path
 ) -> None:
     whole = CLIPModel.from_pretrained(tiny_clip)
-    config = CLIPVisionConfig(**whole.config.vision_config.to_dict() | {"projection_dim": 24})
+    own: Any = whole.config.vision_config
+    config = CLIPVisionConfig(**own.to_dict() | {"projection_dim": 24})
     vision = CLIPVisionModelWithProjection(config)
     names = vision.state_dict().keys()
     vision.load_state_dict({n: t for n, t in whole.state_dict().items() if n in names})

@@ -16,7 +16,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -107,9 +107,14 @@ def write_part(folder: Path, part: Part) -> None:
     """
     buffer = io.BytesIO()
     np.save(buffer, part.embeddings.numpy())
+    content = buffer.getbuffer()
+
+    def write(file: IO[bytes]) -> None:
+        file.write(content)
+
     mark = _mark_of(folder, part.number)
     mark.unlink(missing_ok=True)  # of a part that is done again
-    write_whole(_file_of(folder, part.number), lambda file: file.write(buffer.getbuffer()))
+    write_whole(_file_of(folder, part.number), write)
     write_json(
         mark,
         {
@@ -118,7 +123,7 @@ def write_part(folder: Path, part: Part) -> None:
                 {"position": position, "path": one.path, "reason": one.reason}
                 for position, one in part.unreadable.items()
             ],
-            "sha256": hashlib.sha256(buffer.getbuffer()).hexdigest(),
+            "sha256": hashlib.sha256(content).hexdigest(),
         },
     )
 
