@@ -203,6 +203,7 @@ def test_what_is_no_metrics_file_says_so(tmp_path: Path, two_runs: tuple[Path, P
         {"metrics": {"mAP@7": 1}},
         {"metrics": []},
         {"per_query": None},
+        {"per_query": {}},
         {"per_query": {"name": []}},
     ],
 )

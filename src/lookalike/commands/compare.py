@@ -153,7 +153,8 @@ def _whole_metrics(document: dict[str, Any]) -> tuple[str, ...]:
         return ()
     lengths = {name: len(column) for name, column in rows.items() if isinstance(column, list)}
     wanted = {lengths.get(name) for name in _OF_QUERIES}
-    return tuple(name for name in headline() if name in metrics and {lengths.get(name)} == wanted)
+    whole = [name for name, length in lengths.items() if {length} == wanted]
+    return tuple(name for name in headline() if name in metrics and name in whole)
 
 
 def _in_common(results: list[Measured]) -> tuple[list[str], dict[str, list[str]]]:

@@ -58,10 +58,10 @@ const framed = (image, kind, alt) => {
   figure.title = className(image) ? `${className(image)}\n${names[image]}` : names[image];
   const frame = element("div", "frame");
   if (thumbs[image] >= 0) {
-    const image = element("img");
-    image.src = thumbnails[thumbs[image]];
-    image.alt = alt;
-    frame.append(image);
+    const picture = element("img");
+    picture.src = thumbnails[thumbs[image]];
+    picture.alt = alt;
+    frame.append(picture);
   } else {
     frame.append(element("span", "unseen", names[image].split("/").pop()), element("span", "hidden", alt));
   }
@@ -215,10 +215,10 @@ const peek = document.getElementById("peek");
 const showPeek = (image, kind, x, y) => {
   peek.replaceChildren();
   if (thumbs[image] >= 0) {
-    const image = element("img");
-    image.src = thumbnails[thumbs[image]];
-    image.alt = "";
-    peek.append(image);
+    const picture = element("img");
+    picture.src = thumbnails[thumbs[image]];
+    picture.alt = "";
+    peek.append(picture);
   }
   const words = element("div");
   if (className(image)) words.append(element("strong", "", className(image)), element("br"));
