@@ -11,10 +11,8 @@ from typing import Any, cast
 
 import pytest
 import torch
-from report_cases import synthetic, told_of_text, written
-from test_compare import evaluate
-from test_evaluate import Settings
-from test_report import part, text, train
+from helpers.reports import part, synthetic, text, told_of_text, written
+from helpers.runs import Settings, evaluate, train
 
 from lookalike.cli.main import main
 from lookalike.commands.compare import compare
@@ -175,7 +173,7 @@ def age(path: Path, *names: str) -> None:
 def test_older_files_are_compared_by_what_all_have(
     settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    paths = [evaluate(settings(out=str(tmp_path / name))) for name in ("old", "new")]
+    paths = [evaluate(settings(out=str(tmp_path / name))).files[1] for name in ("old", "new")]
     age(paths[0], "mAP@R", "recall@10")
     comparison = compare(paths)
     assert comparison.metrics == list(comparison.tests[0]) == ["recall@1", "recall@5", "mAP"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_train import Settings, Watch, assert_same_bits, load, press_ctrl_c
+from helpers.runs import Settings, Watch, assert_same_bits, load, press_ctrl_c
 from torch import Tensor
 
 import lookalike

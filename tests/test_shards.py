@@ -27,7 +27,7 @@ from lookalike.progress import SilentProgress
 from lookalike.search.rows import Rows
 from lookalike.search.topk import top_k
 
-JOB = Path(__file__).parent / "embedding_job.py"
+JOB = Path(__file__).parent / "helpers" / "embedding_job.py"
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 Settings = Callable[..., dict[str, Any]]
 

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 from helpers.runs import assert_same_bits, load
-from source_kinds import CLASSES, KINDS, write_images, write_kind
+from helpers.sources import CLASSES, KINDS, write_images, write_kind
 
 import lookalike
 from lookalike.data.reading.cache import DecodeCache
-from lookalike.data.reading.loader import ImageLoader
 from lookalike.data.reading.probing import keep_readable
 from lookalike.data.sources import load_images, load_unlabelled
-from lookalike.embedding.embed import Embedded, embed
+from lookalike.embedding.embed import embed
+from lookalike.embedding.embedder import Embedded, Embedder
 from lookalike.evaluation.protocol import load_protocol
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.progress import SilentProgress
@@ -58,11 +58,11 @@ def encoder(tiny_clip: Path) -> CLIPEncoder:
 def embedded(
     source: str, encoder: CLIPEncoder, num_workers: int = 0, cache: DecodeCache | None = None
 ) -> Embedded:
-    runtime = make_runtime("cpu", "fp32", num_workers)
-    loader = ImageLoader(
-        load_images(source).refs, encoder.preprocessing, runtime, max_megapixels=1, cache=cache
-    )
-    return embed(encoder, loader, runtime, batch_size=16, progress=SilentProgress())
+    embedder = Embedder(
+        encoder, exact_pixels=True, max_megapixels=1, batch_size=16,
+        runtime=make_runtime("cpu", "fp32", num_workers),
+    )  # fmt: skip
+    return embed(embedder, embedder.loader(load_images(source).refs, cache=cache))
 
 
 @pytest.fixture(scope="module")

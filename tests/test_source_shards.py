@@ -15,8 +15,8 @@ import pyarrow as pa
 import pytest
 from helpers.photos import draw
 from helpers.runs import Watch
+from helpers.sources import add, as_dataset, write_images
 from pyarrow import parquet
-from source_kinds import add, as_dataset, write_images
 
 from lookalike.config import TrainConfig
 from lookalike.data.images import Cell, ImageRef, Span, shown_path

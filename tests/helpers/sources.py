@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from conftest import draw
 from PIL import Image
+
+from helpers.photos import draw
 
 CLASSES = ("cup", "fork", "jug", "plate", "pot", "spoon")
 KINDS = ("folder", "table", "tar", "shards", "parquet", "parquet shards", "saved", "saved splits")
