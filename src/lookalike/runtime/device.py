@@ -152,10 +152,10 @@ def _named_device(name: str) -> torch.device:
 def _find_precision(wanted: str, device: torch.device) -> Precision:
     if wanted == "fp32":
         return "fp32"
-    if wanted == "bf16" or wanted == "fp16":
+    if wanted in ("bf16", "fp16"):
         if not _can_autocast(device, _DTYPES[wanted]):
             raise ConfigError(f"{device.type} cannot compute in {wanted}; use --precision auto")
-        return wanted
+        return "bf16" if wanted == "bf16" else "fp16"
     if wanted == "int8":
         if device.type != "cpu":
             raise ConfigError(f"int8 is for a CPU, and the device is {device.type}; set --device "
