@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.photos import draw, write_tree
-from test_source_shards import write_tar
+from helpers.sources import write_tar
 
 import lookalike
 from lookalike.checks.reading.image import describe_file

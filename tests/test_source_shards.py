@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from helpers.photos import draw
 from helpers.runs import Watch
-from helpers.sources import add, as_dataset, write_images
+from helpers.sources import as_dataset, write_images, write_tar
 from pyarrow import parquet
 
 from lookalike.config import TrainConfig
@@ -34,14 +34,6 @@ def png(label: int = 0, copy: int = 0) -> bytes:
     file = io.BytesIO()
     draw(label, copy).save(file, "PNG")
     return file.getvalue()
-
-
-def write_tar(path: Path, members: dict[str, bytes], mode: Any = "w") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, mode) as tar:
-        for name, content in members.items():
-            add(tar, name, content)
-    return path
 
 
 def webdataset(count: int, first: int = 0) -> dict[str, bytes]:

@@ -96,3 +96,11 @@ def write_kind(kind: str, root: Path, out: Path, classes: tuple[str, ...] = CLAS
     assert kind == "saved splits"
     datasets.DatasetDict({"train": as_dataset(root, names, classes)}).save_to_disk(out / "saved")
     return str(out / "saved")
+
+
+def write_tar(path: Path, members: dict[str, bytes], mode: Any = "w") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, mode) as tar:
+        for name, content in members.items():
+            add(tar, name, content)
+    return path

@@ -10,7 +10,7 @@ from lookalike.cli import tables
 from lookalike.cli.verb import Verb, options_of, print_json, print_utf8
 from lookalike.config import TrainConfig
 from lookalike.config.recipes import find_recipe
-from lookalike.config.settings import format_recipe, merge_options
+from lookalike.config.settings import config_from, format_recipe, merge_options
 from lookalike.files import shown
 
 if TYPE_CHECKING:
@@ -27,11 +27,14 @@ def _add(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(given: argparse.Namespace) -> None:
-    from lookalike.commands.train import train, training_config
-
     recipe = find_recipe(given.recipe) if given.recipe else {}
     options = merge_options(TrainConfig, recipe, options_of(given))
     resume = options.get("out", ".") if given.resume == "" else given.resume
+    if given.print_config and resume is None:
+        print_utf8(format_recipe(config_from(TrainConfig, options)))
+        return
+    from lookalike.commands.train import train, training_config
+
     if given.print_config:
         print_utf8(format_recipe(training_config(options, resume)))
         return

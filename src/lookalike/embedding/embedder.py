@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from lookalike.config import DEFAULT_MAX_MEGAPIXELS, DEFAULT_MODEL
-from lookalike.data.images import ImageRef, ImageSet, Unreadable, shown_path
+from lookalike.data.images import ImageRef, ImageSet, InMemory, Unreadable, shown_path
 from lookalike.data.reading.cache import DecodeCache
-from lookalike.data.reading.decode import as_seen, read_bytes, read_image
+from lookalike.data.reading.decode import as_seen, read_image
 from lookalike.data.reading.loader import ImageLoader, chunks
 from lookalike.data.reading.reader import Request
 from lookalike.data.sources import load_unlabelled
@@ -341,7 +341,7 @@ def _decoded(item: Any, max_megapixels: float, draft_px: int | None) -> Image.Im
     if isinstance(item, (str, os.PathLike)):
         return read_image(os.fspath(item), max_megapixels, draft_px=draft_px)
     if isinstance(item, bytes):
-        return read_bytes(item, max_megapixels, draft_px=draft_px)
+        return read_image(InMemory("", item), max_megapixels, draft_px=draft_px)
     if isinstance(item, np.ndarray):
         is_image = item.ndim == 2 or (item.ndim == 3 and item.shape[2] == 3)
         if item.dtype != np.uint8 or not is_image or not item.size:

@@ -262,25 +262,3 @@ def as_seen(image: Image.Image) -> Image.Image:
         return _flattened(_upright(image))
     except Exception as error:  # see read_image
         raise ImageError("", _reason(error)) from error
-
-
-def read_bytes(content: bytes, max_megapixels: float, *, draft_px: int | None) -> Image.Image:
-    """Decodes the bytes of a file as `read_image` does.
-
-    Raises:
-        ImageError: as `read_image` does; names no path.
-    """
-    _load_plugins()
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-    try:
-        image = Image.open(io.BytesIO(content))
-    except UnidentifiedImageError as error:
-        raise ImageError("", "not an image, or one too damaged to be recognised") from error
-    except Exception as error:  # see read_image
-        raise ImageError("", _reason(error)) from error
-    megapixels = image.width * image.height / 1e6
-    if megapixels > max_megapixels:
-        raise ImageError("", f"{megapixels:.1f} megapixels, above {max_megapixels:g}")
-    if draft_px is not None:
-        image.draft(None, (draft_px, draft_px))
-    return as_seen(image)
