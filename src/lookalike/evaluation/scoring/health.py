@@ -8,7 +8,7 @@ are no pair. Where there are too many pairs to look at, a seeded sample of them 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,33 +124,26 @@ def measure_health(
 ) -> dict[str, Any]:
     """Returns all of the above, as in a metrics file; None where there are no such pairs."""
     pairs = pair_similarities(query, gallery, labels, exclude=exclude, seed=seed)
+    rows = gallery[:RANK_ROWS]
     if len(gallery) > RANK_ROWS:
-        rows = gallery[torch.randperm(len(gallery), generator=_generator(seed))[:RANK_ROWS]]
-    else:
-        rows = gallery[:]
-    histograms = _histograms(pairs)
+        generator = torch.Generator().manual_seed(seed)
+        rows = gallery[torch.randperm(len(gallery), generator=generator)[:RANK_ROWS]]
+    positive, found, apart = pairs.positive, None, None
+    if positive is not None and pairs.negative is not None:
+        positives, negatives = histogram(positive), histogram(pairs.negative)
+        apart = separation(positives, negatives)
+        found = {"low": -1.0, "high": 1.0, "positives": positives, "negatives": negatives}
     return {
-        "separation": histograms and separation(histograms["positives"], histograms["negatives"]),
-        "alignment": None if pairs.positive is None else _or_none(alignment, pairs.positive),
-        "uniformity": _or_none(uniformity, pairs.any),
+        "separation": apart,
+        "alignment": None if positive is None or not len(positive) else alignment(positive),
+        "uniformity": uniformity(pairs.any) if len(pairs.any) else None,
         "effective_rank": effective_rank(normalize(rows, dim=1)),
         "effective_rank_rows": len(rows),
         "dim": gallery.shape[1],
         "pairs": "drawn" if pairs.drawn else "all",
         "num_pairs": len(pairs.any),
-        "histogram": histograms,
+        "histogram": found,
     }
-
-
-def _or_none(measure: Callable[[Similarities], float], pairs: Similarities) -> float | None:
-    return measure(pairs) if len(pairs) else None
-
-
-def _histograms(pairs: Pairs) -> dict[str, Any] | None:
-    if pairs.positive is None or pairs.negative is None:
-        return None
-    positives, negatives = histogram(pairs.positive), histogram(pairs.negative)
-    return {"low": -1.0, "high": 1.0, "positives": positives, "negatives": negatives}
 
 
 def pair_similarities(
@@ -173,20 +166,28 @@ def pair_similarities(
         exact_pairs: more pairs than this are sampled.
         drawn_pairs: how many are drawn of each kind; those that are excluded fall out again.
     """
+
+    def similarities(rows: Tensor, columns: Tensor) -> tuple[Similarities, Tensor, Tensor]:
+        """The cosine similarity of each pair that is not excluded, and these pairs."""
+        keep = ~any_equal(exclude, rows, columns)
+        rows, columns = rows[keep], columns[keep]
+        pieces = [
+            (normalize(query[rows[part]], dim=1) * normalize(gallery[columns[part]], dim=1)).sum(1)
+            for part in _parts(len(rows), gallery.shape[1])
+        ]
+        return torch.cat([torch.empty(0), *pieces]), rows, columns
+
     if len(query) * len(gallery) <= exact_pairs:
         return _all_pairs(query, gallery, labels, exclude)
-    generator = _generator(seed)
+    generator = torch.Generator().manual_seed(seed)
     columns = torch.randint(len(gallery), (drawn_pairs,), generator=generator)
     rows = torch.randint(len(query), (drawn_pairs,), generator=generator)
-    rows, columns = _allowed(rows, columns, exclude)
-    similarities = _of_pairs(query, gallery, rows, columns)
+    drawn, rows, columns = similarities(rows, columns)
     if labels is None:
-        return Pairs(None, None, similarities, drawn=True)
+        return Pairs(None, None, drawn, drawn=True)
     same = labels[0][rows] == labels[1][columns]
-    positive = _allowed(*_draw_equal(*labels, drawn_pairs, generator), exclude)
-    return Pairs(
-        _of_pairs(query, gallery, *positive), similarities[~same], similarities, drawn=True
-    )
+    positive, *_ = similarities(*_draw_equal(*labels, drawn_pairs, generator))
+    return Pairs(positive, drawn[~same], drawn, drawn=True)
 
 
 def _all_pairs(
@@ -205,11 +206,11 @@ def _all_pairs(
         everything.append(similarities[keep])
         if labels is not None:
             of_one_class.append((labels[0][part, None] == labels[1])[keep])
-    similarities = torch.cat(everything)
+    found = torch.cat(everything)
     if labels is None:
-        return Pairs(None, None, similarities, drawn=False)
+        return Pairs(None, None, found, drawn=False)
     same = torch.cat(of_one_class)
-    return Pairs(similarities[same], similarities[~same], similarities, drawn=False)
+    return Pairs(found[same], found[~same], found, drawn=False)
 
 
 def _draw_equal(
@@ -228,28 +229,7 @@ def _draw_equal(
     return rows, order[first[rows] + within]
 
 
-def _allowed(rows: Tensor, columns: Tensor, exclude: Exclude) -> tuple[Tensor, Tensor]:
-    keep = ~any_equal(exclude, rows, columns)
-    return rows[keep], columns[keep]
-
-
-def _of_pairs(
-    query: Tensor | Rows, gallery: Tensor | Rows, rows: Tensor, columns: Tensor
-) -> Similarities:
-    """The cosine similarity of each pair."""
-    pieces = [
-        (normalize(query[rows[part]], dim=1) * normalize(gallery[columns[part]], dim=1)).sum(dim=1)
-        for part in _parts(len(rows), gallery.shape[1])
-    ]
-    return torch.cat([torch.empty(0), *pieces])
-
-
-def _parts(rows: int, width: int) -> Iterator[slice]:
+def _parts(rows: int, width: int) -> list[slice]:
     """Rows of so many numbers, as many at a time as memory is meant for."""
     step = max(1, _AT_A_TIME // max(1, width))
-    for start in range(0, rows, step):
-        yield slice(start, start + step)
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+    return [slice(start, start + step) for start in range(0, rows, step)]

@@ -33,11 +33,7 @@ class QueryScores:
     @property
     def averaged(self) -> dict[str, Column]:
         """The columns of the metrics that are means over queries."""
-        return {
-            name: column
-            for name, column in self.columns.items()
-            if METRICS[name].over_queries == "mean"
-        }
+        return {k: v for k, v in self.columns.items() if METRICS[k].over_queries == "mean"}
 
     @property
     def answerable(self) -> np.ndarray:
@@ -83,19 +79,18 @@ class QueryScores:
 
     def per_class(self) -> dict[str, dict[str, float]]:
         """Returns for each class its number of queries, those without an answer, and its means."""
-        averaged = self.averaged
-        labels = np.array(self.labels)
+        labels, averaged = np.array(self.labels), self.averaged
         order = np.argsort(labels, kind="stable")
         names, starts = np.unique(labels[order], return_index=True)
         table = {}
         for name, rows in zip(names.tolist(), np.split(order, starts[1:]), strict=True):
             kept = rows[self.answerable[rows]]
-            row: dict[str, float] = {
-                "num_queries": len(rows), "num_without_answer": len(rows) - len(kept)
-            }  # fmt: skip
-            if len(kept):
-                row |= {key: float(column[kept].mean()) for key, column in averaged.items()}
-            table[name] = row
+            means = averaged if len(kept) else {}
+            table[name] = {
+                "num_queries": len(rows),
+                "num_without_answer": len(rows) - len(kept),
+                **{key: float(column[kept].mean()) for key, column in means.items()},
+            }
         return table
 
 

@@ -60,12 +60,8 @@ def bootstrap_intervals(
     """
     sums, sizes = _cluster_sums(np.stack(list(columns.values()), axis=1), clusters)
     generator = np.random.default_rng(seed)
-    means = np.concatenate(
-        [
-            (draws @ sums) / (draws @ sizes)[:, None]
-            for draws in _draws(len(sums), resamples, generator)
-        ]
-    )
+    draws = _draws(len(sums), resamples, generator)
+    means = np.concatenate([(drawn @ sums) / (drawn @ sizes)[:, None] for drawn in draws])
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return dict(zip(columns, zip(low.tolist(), high.tolist(), strict=True), strict=True))
 
@@ -90,16 +86,12 @@ def paired_tests(
     Smyth, "Permutation P-values Should Never Be Zero" (2010).
 
     Args:
-        a, b: for each metric of `a` one number a query, all finite, the same queries in the
-            same order.
+        a, b: for each metric of `a` one finite number a query, the same queries in one order.
         clusters: flips whole clusters instead of queries.
         resamples: random flips.
         seed: of flips and of the interval's draws.
     """
-    differences = {
-        name: np.asarray(b[name], dtype=np.float64) - np.asarray(column, dtype=np.float64)
-        for name, column in a.items()
-    }
+    differences = {name: np.subtract(b[name], a[name], dtype=np.float64) for name in a}
     sums, _ = _cluster_sums(np.stack(list(differences.values()), axis=1), clusters)
     moved = sums[(sums != 0).any(axis=1)]
     total = sums.sum(axis=0)
@@ -111,11 +103,10 @@ def paired_tests(
         heads = generator.integers(0, 2, (size, len(moved)), dtype=np.int8).astype(np.float64)
         extreme += (np.abs(2 * (heads @ moved) - total) >= enough).sum(axis=0)
     intervals = bootstrap_intervals(differences, clusters=clusters, seed=seed)
+    p_values = dict(zip(differences, (extreme + 1) / (resamples + 1), strict=True))
     return {
-        name: PairedTest(float(column.mean()), *intervals[name], float(p_value))
-        for (name, column), p_value in zip(
-            differences.items(), (extreme + 1) / (resamples + 1), strict=True
-        )
+        name: PairedTest(float(column.mean()), *intervals[name], float(p_values[name]))
+        for name, column in differences.items()
     }
 
 
