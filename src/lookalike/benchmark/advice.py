@@ -217,33 +217,32 @@ def _workers(speed: Speed) -> str:
 
 def _lighter_files(speed: Speed) -> list[str]:
     """Says what makes a file quicker to read, by the stage that most of its time goes to."""
-    images, heaviest = speed.images, max(READERS, key=speed.cost_ms)
-    if heaviest == "reading":
+    images, oversized = speed.images, speed.images.oversized
+    if max(READERS, key=speed.cost_ms) == "reading":
         return [
             f"A file takes {speed.stage('reading').mean_ms:.1f} ms to come from the disk: copy "
             "them to one in this machine, best an SSD, or make smaller copies of them."
         ]
     says: list[str] = []
-    oversized = images.oversized
     if images.exact:
         says.append(
             "exact_pixels is on, which decodes and resizes in full: --no-exact-pixels is quicker, "
             "of large photos several times, and embeddings have a cosine of 0.999 to these."
         )
         oversized = {name: number for name, number in oversized.items() if name not in _DRAFTED}
-    copies = f"{2 * images.enough_px} px on the shorter side"
     measured = counted(images.num_measured, "image")
+    copies = f"{2 * images.enough_px} px on the shorter side."
     if oversized:
         which = ", ".join(f"{number:,} {name}" for name, number in oversized.items())
         says.append(
             f"{sum(oversized.values()):,} of {measured} ({which}) are much larger than the model "
             "needs, and decoded in full, where JPEG files come out at a half or less. Make JPEG "
-            f"copies of them once, {copies}."
+            f"copies of them once, {copies}"
         )
     if images.large:
         says.append(
             f"{images.large:,} of {measured} are large JPEG files, decoded at a fraction of "
-            f"their size already. Smaller copies, made once, are quicker still: {copies}."
+            f"their size already. Smaller copies, made once, are quicker still: {copies}"
         )
     return says
 

@@ -6,8 +6,8 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import TypeVar
@@ -93,8 +93,11 @@ def read_one_by_one(
     with suppress(ImageError):
         probe_image(refs[0])  # loads Pillow's formats, which is no image's own time
     preprocess(Image.new("RGB", (2 * how.width, 2 * how.height)), how)
+    num_threads = torch.get_num_threads()
     end = time.perf_counter() + seconds
-    with _one_thread(), progress.task("reading one by one", len(refs)) as task:
+    with progress.task("reading one by one", len(refs)) as task, ExitStack() as stack:
+        stack.callback(torch.set_num_threads, num_threads)
+        torch.set_num_threads(1)  # as in a worker
         for ref in refs:
             try:
                 image, its_pixels = _read(ref, how, max_megapixels)
@@ -217,14 +220,3 @@ def time_whole(
         start_s = _took(lambda: list(loader.read([Request(())] * num_workers)))
     done = [time.perf_counter() for _ in embedder.stream(loader, title="all together")]
     return num_counted * batch_size / (done[-1] - done[uncounted - 1]), start_s
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Inside the block torch computes on one core, as it does in a worker."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

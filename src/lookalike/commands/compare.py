@@ -21,7 +21,6 @@ from lookalike.files import shown
 _FOLLOWS = ("fingerprint", "searched_fingerprint", "num_queries_scored", "holdout",
             "num_queries_without_answer")  # fmt: skip
 """Facts that differ because others do."""
-_OF_QUERIES = ("name", "label", "num_relevant")
 
 
 @dataclass(frozen=True)
@@ -155,8 +154,8 @@ def _whole_metrics(document: dict[str, Any]) -> tuple[str, ...]:
     if not isinstance(metrics, dict) or not isinstance(rows, dict):
         return ()
     lengths = {name: len(column) for name, column in rows.items() if isinstance(column, list)}
-    wanted = {lengths.get(name) for name in _OF_QUERIES}
-    whole = [name for name, length in lengths.items() if {length} == wanted]
+    wanted = {lengths.get(name) for name in ("name", "label", "num_relevant")}
+    whole = {name for name, length in lengths.items() if {length} == wanted}
     return tuple(name for name in headline() if name in metrics and name in whole)
 
 
@@ -202,12 +201,12 @@ def _tests(
     """Each of these metrics, on the queries that have an answer."""
     before, after = a.document["per_query"], b.document["per_query"]
     scored = np.array(before["num_relevant"]) > 0
-
-    def columns(of: dict[str, Any]) -> dict[str, np.ndarray]:
-        return {name: np.array(of[name], dtype=np.float64)[scored] for name in metrics}
-
-    labels = np.array(before["label"])[scored].tolist()
-    return paired_tests(columns(before), columns(after), clusters=labels if by_class else None)
+    columns = (
+        {name: np.array(rows[name], dtype=np.float64)[scored] for name in metrics}
+        for rows in (before, after)
+    )
+    labels = np.array(before["label"])[scored].tolist() if by_class else None
+    return paired_tests(*columns, clusters=labels)
 
 
 def _over_folds(
@@ -220,8 +219,7 @@ def _over_folds(
     everything = hash_of(sorted(label for holdout in holdouts for label in holdout["classes"]))
     if any(holdout["of_classes"] != everything for holdout in holdouts):
         return None
-    table = {
-        metric: np.array([one.document["metrics"][metric] for one in results], dtype=np.float64)
-        for metric in metrics
-    }
-    return {m: (float(np.mean(v)), float(np.std(v, ddof=1))) for m, v in table.items()}
+    rows = [[one.document["metrics"][metric] for one in results] for metric in metrics]
+    table = np.array(rows, dtype=np.float64)
+    both = zip(table.mean(axis=1).tolist(), table.std(axis=1, ddof=1).tolist(), strict=True)
+    return dict(zip(metrics, both, strict=True))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
+from functools import reduce
 from pathlib import Path
 
 from lookalike.errors import DataError
@@ -73,11 +74,7 @@ class TradeOff:
         if self.loses_text:
             from_the_end = reversed(self.mixtures)  # of equals `max` finds the first
             return max(from_the_end, key=lambda one: self.gain_kept(one) - self.loss_kept(one))
-        best = self.original
-        for one in self.mixtures[1:]:
-            if self._finds_more(one, best):
-                best = one
-        return best
+        return reduce(lambda a, b: b if self._finds_more(b, a) else a, self.mixtures)
 
     @property
     def loses_text(self) -> bool:

@@ -192,9 +192,12 @@ def _load_sides(
     test = config.test
     splits: tuple[str, ...] = ("test", "query", "gallery")
     if test is None and config.query is None and isinstance(config, TrainConfig):
-        test = _source_with_test_rows(config.train)
-        if test is None and holdout is not None:
-            test, splits = config.train, ("train",)
+        train = config.train  # a table may bring its own test rows; a folder has no splits
+        own = load_images(train).splits if train and kind_of(train) != "folder" else None
+        if "test" in (own or ()):
+            test = train
+        elif holdout is not None:
+            test, splits = train, ("train",)
     if test is None:
         if config.query is None or config.gallery is None:
             return None
@@ -220,14 +223,6 @@ def _side_of(images: ImageSet, side: str) -> ImageSet:
     if images.is_query is None:
         return images
     return images.subset(i for i, flag in enumerate(images.is_query) if flag == (side == "query"))
-
-
-def _source_with_test_rows(source: str | None) -> str | None:
-    """The training source, if it brings its own test rows; a folder of files has no splits."""
-    if source is None or kind_of(source) == "folder":
-        return None
-    splits = load_images(source).splits
-    return source if splits is not None and "test" in splits else None
 
 
 def _check_labels_meet(query: ImageSet, gallery: ImageSet) -> None:

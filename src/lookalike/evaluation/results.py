@@ -58,14 +58,13 @@ def write_results(
         "num_queries_scored": len(query) - num_without if retrieval.scores else None,
         "num_queries_without_answer": num_without,
     }
-    labelled = query.labels is not None and gallery.labels is not None
     document = {
         "epoch": epoch,
         **metrics_document(retrieval.scores, query.names, facts, about=about),
         "health": measure_health(
             retrieval.query_embeddings,
             retrieval.gallery_embeddings,
-            label_numbers(query, gallery) if labelled else None,
+            label_numbers(query, gallery) if protocol.labelled else None,
             exclude=retrieval.exclude,
         ),
         "unreadable": [asdict(one) for one in retrieval.unreadable],
@@ -118,7 +117,7 @@ def _per_query(scores: QueryScores, names: list[str]) -> dict[str, list[Any]]:
 
 def result_files(out: Path, epoch: int) -> tuple[Path, Path]:
     """Returns the files of an epoch's retrievals and of its metrics."""
-    return _files(out, f"epoch_{epoch:02}")
+    return _both(out, f"epoch_{epoch:02}")
 
 
 def report_file(out: Path) -> Path:
@@ -133,10 +132,10 @@ def originals_file(out: Path) -> Path:
 
 def mixture_files(out: Path) -> tuple[Path, Path]:
     """Returns the files of retrievals and metrics of the mixture that a run chose."""
-    return _files(out, "interpolated")
+    return _both(out, "interpolated")
 
 
-def _files(out: Path, of: str) -> tuple[Path, Path]:
+def _both(out: Path, of: str) -> tuple[Path, Path]:
     folder = out / "results"
     return folder / f"retrieval_results_{of}.json", folder / f"metrics_{of}.json"
 

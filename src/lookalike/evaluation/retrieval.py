@@ -82,18 +82,16 @@ def evaluate_encoder(
     embedded = embed(embedder, loader, title=title)
     row_of = np.full(loader.num_images, -1)
     row_of[embedded.positions] = np.arange(len(embedded.positions))
-    (query, query_ids), (gallery, gallery_ids) = (
-        _still_readable(protocol.query, protocol.query_ids, row_of, "query"),
-        _still_readable(protocol.gallery, protocol.gallery_ids, row_of, "gallery"),
-    )
+    query, query_ids = _still_readable(protocol.query, protocol.query_ids, row_of, "query")
+    gallery, ids = _still_readable(protocol.gallery, protocol.gallery_ids, row_of, "gallery")
     query_embeddings = embedded.embeddings[row_of[query_ids]]
-    both = query_ids == gallery_ids  # leave-one-out: one copy is enough
+    both = query_ids == ids  # leave-one-out: one copy is enough
     return retrieve(
         query_embeddings,
-        query_embeddings if both else embedded.embeddings[row_of[gallery_ids]],
+        query_embeddings if both else embedded.embeddings[row_of[ids]],
         query,
         gallery,
-        exclude=exclusions(query, gallery, query_ids, gallery_ids),
+        exclude=exclusions(query, gallery, query_ids, ids),
         top_k_wanted=top_k_wanted,
         progress=progress,
         unreadable=list(dict.fromkeys(protocol.unreadable + embedded.unreadable)),
@@ -164,13 +162,12 @@ def retrieve(
 
 def _check_embeddings(embeddings: Float32[Tensor, "n dim"] | Rows, images: ImageSet) -> None:
     """Finds embeddings that have no direction, and names their images."""
-    bad: dict[str, list[int]] = {"not finite": [], "zero": []}
-    for start in range(0, len(embeddings), _ROWS_AT_A_TIME):
-        # The largest entry of a row says both: NaN and infinity are never below it.
-        largest = embeddings[start : start + _ROWS_AT_A_TIME].abs().amax(dim=1)
-        bad["not finite"] += (start + (~largest.isfinite()).nonzero()[:, 0]).tolist()
-        bad["zero"] += (start + (largest == 0).nonzero()[:, 0]).tolist()
-    for what, rows in bad.items():
+    # The largest entry of a row says both: NaN and infinity are never below it.
+    starts = range(0, len(embeddings), _ROWS_AT_A_TIME)
+    parts = [embeddings[start : start + _ROWS_AT_A_TIME].abs().amax(dim=1) for start in starts]
+    largest = torch.cat([torch.empty(0), *parts])
+    for what, bad in (("not finite", ~largest.isfinite()), ("zero", largest == 0)):
+        rows = bad.nonzero()[:, 0].tolist()
         if rows:
             names = ", ".join(shown(images.names[i]) for i in rows[:3])
             raise DataError(
@@ -186,9 +183,7 @@ def _still_readable(
     keep = [i for i, identity in enumerate(ids) if row_of[identity] >= 0]
     if not keep:
         raise DataError(f"not one {side} image in {shown(images.root)} can be decoded")
-    if len(keep) == len(ids):
-        return images, ids
-    return images.subset(keep), [ids[i] for i in keep]
+    return (images, ids) if len(keep) == len(ids) else (images.subset(keep), [ids[i] for i in keep])
 
 
 def exclusions(

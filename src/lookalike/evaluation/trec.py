@@ -27,7 +27,7 @@ from lookalike.files import shown, write_whole
 from lookalike.search.exclusions import any_equal, equal_pairs
 
 
-def write_trec(run: Path, qrels: Path, retrieval: Retrieval, *, tag: str = "lookalike") -> None:
+def write_trec(run: Path, qrels: Path, retrieval: Retrieval) -> None:
     """Writes what was retrieved and, with labels, what would have been right.
 
     The qrels leave out what the protocol excludes (the query itself, its group), so that other
@@ -49,7 +49,7 @@ def write_trec(run: Path, qrels: Path, retrieval: Retrieval, *, tag: str = "look
                     break
                 below = np.nextafter(last, np.float32(-np.inf))  # trec_eval reads float32
                 last = min(np.float32(similarity), below)
-                yield f"{name} Q0 {gallery[position]} {rank} {last:.9g} {tag}\n"
+                yield f"{name} Q0 {gallery[position]} {rank} {last:.9g} lookalike\n"
 
     def right_ones() -> Iterator[str]:
         query_labels, gallery_labels = label_numbers(retrieval.query, retrieval.gallery)

@@ -166,37 +166,44 @@ def pair_similarities(
         exact_pairs: more pairs than this are sampled.
         drawn_pairs: how many are drawn of each kind; those that are excluded fall out again.
     """
+    positive: Similarities | None = None
+    drawn = len(query) * len(gallery) > exact_pairs
+    if drawn:
+        generator = torch.Generator().manual_seed(seed)
+        columns = torch.randint(len(gallery), (drawn_pairs,), generator=generator)
+        rows = torch.randint(len(query), (drawn_pairs,), generator=generator)
+        found, rows, columns = _of_pairs(query, gallery, rows, columns, exclude)
+        same = None if labels is None else labels[0][rows] == labels[1][columns]
+        if labels is not None:
+            pairs = _draw_equal(*labels, drawn_pairs, generator)
+            positive, *_ = _of_pairs(query, gallery, *pairs, exclude)
+    else:
+        found, same = _all_pairs(query, gallery, labels, exclude)
+        positive = None if same is None else found[same]
+    return Pairs(positive, None if same is None else found[~same], found, drawn)
 
-    def similarities(rows: Tensor, columns: Tensor) -> tuple[Similarities, Tensor, Tensor]:
-        """The cosine similarity of each pair that is not excluded, and these pairs."""
-        keep = ~any_equal(exclude, rows, columns)
-        rows, columns = rows[keep], columns[keep]
-        pieces = [
-            (normalize(query[rows[part]], dim=1) * normalize(gallery[columns[part]], dim=1)).sum(1)
-            for part in _parts(len(rows), gallery.shape[1])
-        ]
-        return torch.cat([torch.empty(0), *pieces]), rows, columns
 
-    if len(query) * len(gallery) <= exact_pairs:
-        return _all_pairs(query, gallery, labels, exclude)
-    generator = torch.Generator().manual_seed(seed)
-    columns = torch.randint(len(gallery), (drawn_pairs,), generator=generator)
-    rows = torch.randint(len(query), (drawn_pairs,), generator=generator)
-    drawn, rows, columns = similarities(rows, columns)
-    if labels is None:
-        return Pairs(None, None, drawn, drawn=True)
-    same = labels[0][rows] == labels[1][columns]
-    positive, *_ = similarities(*_draw_equal(*labels, drawn_pairs, generator))
-    return Pairs(positive, drawn[~same], drawn, drawn=True)
+def _of_pairs(
+    query: Tensor | Rows, gallery: Tensor | Rows, rows: Tensor, columns: Tensor, exclude: Exclude
+) -> tuple[Similarities, Tensor, Tensor]:
+    """The cosine similarity of each pair that is not excluded, and these pairs."""
+    keep = ~any_equal(exclude, rows, columns)
+    rows, columns = rows[keep], columns[keep]
+    pieces = [
+        (normalize(query[rows[part]], dim=1) * normalize(gallery[columns[part]], dim=1)).sum(dim=1)
+        for part in _parts(len(rows), gallery.shape[1])
+    ]
+    return torch.cat([torch.empty(0), *pieces]), rows, columns
 
 
 def _all_pairs(
-    query: Float32[Tensor, "queries dim"] | Rows,
-    gallery: Float32[Tensor, "gallery dim"] | Rows,
+    query: Tensor | Rows,
+    gallery: Tensor | Rows,
     labels: tuple[Tensor, Tensor] | None,
     exclude: Exclude,
-) -> Pairs:
-    everything, of_one_class = [], []
+) -> tuple[Similarities, Tensor | None]:
+    """The similarities of all pairs, and with labels which are of one class."""
+    everything, same = [], []
     columns = normalize(gallery[:], dim=1)
     for part in _parts(len(query), len(gallery)):
         similarities = normalize(query[part], dim=1) @ columns.T
@@ -205,12 +212,8 @@ def _all_pairs(
             keep[equal_pairs(query_ids[part], gallery_ids)] = False
         everything.append(similarities[keep])
         if labels is not None:
-            of_one_class.append((labels[0][part, None] == labels[1])[keep])
-    found = torch.cat(everything)
-    if labels is None:
-        return Pairs(None, None, found, drawn=False)
-    same = torch.cat(of_one_class)
-    return Pairs(found[same], found[~same], found, drawn=False)
+            same.append((labels[0][part, None] == labels[1])[keep])
+    return torch.cat(everything), torch.cat(same) if same else None
 
 
 def _draw_equal(
@@ -225,8 +228,7 @@ def _draw_equal(
         return torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
     drawn = torch.randint(int(ends[-1]), (count,), generator=generator)
     rows = torch.searchsorted(ends, drawn, right=True)
-    within = drawn - (ends[rows] - partners[rows])
-    return rows, order[first[rows] + within]
+    return rows, order[first[rows] + drawn - (ends[rows] - partners[rows])]
 
 
 def _parts(rows: int, width: int) -> list[slice]:

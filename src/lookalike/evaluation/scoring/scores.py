@@ -7,14 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Int64
 
 from lookalike.errors import ConfigError
-from lookalike.evaluation.metrics import MEDIAN_RANK, METRICS, Counts, Metric, Ranks, Scores
-from lookalike.evaluation.scoring.statistics import bootstrap_intervals
-
-Column = Float64[np.ndarray, " queries"]
+from lookalike.evaluation.metrics import MEDIAN_RANK, METRICS, Counts, Ranks
+from lookalike.evaluation.scoring.statistics import Column, bootstrap_intervals
 
 
 @dataclass(frozen=True)
@@ -104,25 +101,20 @@ def score_ranks(labels: Sequence[str], ranks: Ranks, num_relevant: Counts) -> Qu
     kept, counts = ranks[answerable], num_relevant[answerable]
     columns = {}
     for name, metric in METRICS.items():
-        column = torch.full((len(num_relevant),), float("nan"), dtype=torch.float64)
-        column[answerable] = _checked(metric, metric.score(kept, counts), len(kept)).cpu()
-        columns[name] = column.numpy()
+        scores = metric.score(kept, counts)  # a metric from outside may return anything
+        if scores.shape != (len(kept),):
+            raise ConfigError(
+                f"the metric {name!r} returned a tensor of shape {tuple(scores.shape)} for "
+                f"{len(kept)} queries; expected ({len(kept)},), one number a query"
+            )
+        if metric.over_queries == "mean" and not scores.isfinite().all():
+            raise ConfigError(
+                f"the metric {name!r} returned a number that is not finite, of which there is "
+                'no mean; score such a query 0, or summarise by over_queries="median"'
+            )
+        columns[name] = np.full(len(num_relevant), np.nan)
+        columns[name][answerable.cpu().numpy()] = scores.double().cpu().numpy()
     return QueryScores(list(labels), num_relevant.cpu().numpy(), columns)
-
-
-def _checked(metric: Metric, scores: Scores, num_queries: int) -> Scores:
-    """The scores, which a metric from outside may have in another form."""
-    if scores.shape != (num_queries,):
-        raise ConfigError(
-            f"the metric {metric.name!r} returned a tensor of shape {tuple(scores.shape)} for "
-            f"{num_queries} queries; expected ({num_queries},), one number a query"
-        )
-    if metric.over_queries == "mean" and not scores.isfinite().all():
-        raise ConfigError(
-            f"the metric {metric.name!r} returned a number that is not finite, of which there is "
-            'no mean; score such a query 0, or summarise by over_queries="median"'
-        )
-    return scores.double()
 
 
 def joined(parts: Sequence[QueryScores]) -> QueryScores:
