@@ -22,8 +22,6 @@ from lookalike.search.rows import Rows
 
 Similarities = Float32[Tensor, " pairs"]
 
-EXACT_PAIRS = 10**7
-DRAWN_PAIRS = 3 * 10**5
 RANK_ROWS = 8192
 BINS = 100
 _AT_A_TIME = 2**20  # similarities computed at once
@@ -153,8 +151,8 @@ def pair_similarities(
     *,
     exclude: Exclude = (),
     seed: int = 0,
-    exact_pairs: int = EXACT_PAIRS,
-    drawn_pairs: int = DRAWN_PAIRS,
+    exact_pairs: int = 10**7,
+    drawn_pairs: int = 3 * 10**5,
 ) -> Pairs:
     """Returns the similarities of the pairs a search compares; of many pairs, a sample.
 

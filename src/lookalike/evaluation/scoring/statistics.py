@@ -16,7 +16,6 @@ from jaxtyping import Float64
 
 Column = Float64[np.ndarray, " queries"]
 
-RESAMPLES = 2000
 _LEVEL = 0.95
 _CHUNK_ELEMENTS = 2**23  # random numbers held at a time: 64 MB
 
@@ -39,7 +38,7 @@ def bootstrap_intervals(
     columns: Mapping[str, Column],
     *,
     clusters: Sequence[str] | None = None,
-    resamples: int = RESAMPLES,
+    resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
     """Returns the 95% percentile bootstrap interval of the mean over queries, for each column.
