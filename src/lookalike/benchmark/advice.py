@@ -138,27 +138,24 @@ class Speed:
 
 def advice(speed: Speed) -> list[str]:
     """Returns what limits, and what to change, in sentences; the most useful first."""
-    by_readers = speed.limit in READERS
+    limit = {"transfer": "the transfer to the device", "model": "the model"}
     says = [
         f"The whole reaches {speed.reached:.0%} of what the model alone would; what limits is "
-        f"{_the(speed.limit)}."
+        f"{limit.get(speed.limit, speed.limit)}."
     ]
     if speed.reached > _WORTH_IT:
         says.append(
             "That cannot be: something else worked on this machine in the meantime. Measure again, "
             "for longer: --seconds 30."
         )
-    workers = better_workers(speed)
-    if workers is not None:
-        says.append(_more_workers(speed, workers))
-    elif by_readers:
-        says.append(_no_more_workers(speed))
+    if better_workers(speed) is not None or speed.limit in READERS:
+        says.append(_workers(speed))
     if speed.limit == "transfer":
         says.append(
             "No flag makes the way to the device quicker. See whether something else uses it, and "
             "whether it sits in a slow slot."
         )
-    elif not by_readers:
+    elif speed.limit == "model":
         says += _quicker_model(speed)
     if sum(speed.shares()[name] for name in READERS) >= _MUCH:
         says += _lighter_files(speed)
@@ -188,28 +185,23 @@ def better_workers(speed: Speed) -> int | None:
     return fewest if fewest > speed.machine.num_workers and helps else None
 
 
-def _more_workers(speed: Speed, workers: int) -> str:
-    machine, enough = speed.machine, enough_workers(speed)
-    why = "The readers are too slow for the model"
-    if machine.num_workers == 0:
-        why = "Nothing is read while the model works"
+def _workers(speed: Speed) -> str:
+    """Says how many readers to have; or, where there are as many as make sense, what is wrong."""
+    machine, workers, enough = speed.machine, better_workers(speed), enough_workers(speed)
+    promised = expected(speed, workers or machine.num_workers)
     shared = ", which the model needs as well" if machine.is_cpu else ""
-    lack = (
-        f" Keeping up with the model would take {enough}; there are {machine.num_cores} cores"
-        f"{shared}."
-        if enough > machine.num_cores
-        else ""
-    )
-    return (
-        f"{why}: --num-workers {workers} would make about {_rate(expected(speed, workers))} "
-        f"images/s instead of {_rate(speed.whole)}.{lack}"
-    )
-
-
-def _no_more_workers(speed: Speed) -> str:
-    """Says why the readers do not keep up, although there are as many as make sense."""
-    machine, enough = speed.machine, enough_workers(speed)
-    promised = expected(speed, machine.num_workers)
+    if workers is not None:
+        reads = machine.num_workers > 0
+        why = "The readers are too slow for" if reads else "Nothing is read while"
+        lack = (
+            f" Keeping up with the model would take {enough}; there are {machine.num_cores} cores"
+            f"{shared}."
+        )
+        return (
+            f"{why} the model{'' if reads else ' works'}: --num-workers {workers} would make about "
+            f"{_rate(promised)} images/s instead of {_rate(speed.whole)}."
+            f"{lack if enough > machine.num_cores else ''}"
+        )
     if promised >= _WORTH_IT * speed.whole:
         others = "the model or something else takes" if machine.is_cpu else "something else takes"
         return (
@@ -218,96 +210,79 @@ def _no_more_workers(speed: Speed) -> str:
         )
     return (
         f"More workers would not help: keeping up with the model would take {enough}, and there "
-        f"are {counted(machine.num_cores, 'core')}"
-        f"{', which the model needs as well' if machine.is_cpu else ''}. Lighter files would help, "
-        "or more cores."
+        f"are {counted(machine.num_cores, 'core')}{shared}. Lighter files would help, or more "
+        "cores."
     )
 
 
 def _lighter_files(speed: Speed) -> list[str]:
     """Says what makes a file quicker to read, by the stage that most of its time goes to."""
-    images, heaviest = speed.images, max(READERS, key=speed.cost_ms)
-    if heaviest == "reading":
+    images, oversized = speed.images, speed.images.oversized
+    if max(READERS, key=speed.cost_ms) == "reading":
         return [
             f"A file takes {speed.stage('reading').mean_ms:.1f} ms to come from the disk: copy "
             "them to one in this machine, best an SSD, or make smaller copies of them."
         ]
     says: list[str] = []
-    oversized = images.oversized
     if images.exact:
         says.append(
             "exact_pixels is on, which decodes and resizes in full: --no-exact-pixels is quicker, "
             "of large photos several times, and embeddings have a cosine of 0.999 to these."
         )
         oversized = {name: number for name, number in oversized.items() if name not in _DRAFTED}
-    copies = f"{2 * images.enough_px} px on the shorter side"
     measured = counted(images.num_measured, "image")
+    copies = f"{2 * images.enough_px} px on the shorter side."
     if oversized:
         which = ", ".join(f"{number:,} {name}" for name, number in oversized.items())
         says.append(
             f"{sum(oversized.values()):,} of {measured} ({which}) are much larger than the model "
             "needs, and decoded in full, where JPEG files come out at a half or less. Make JPEG "
-            f"copies of them once, {copies}."
+            f"copies of them once, {copies}"
         )
     if images.large:
         says.append(
             f"{images.large:,} of {measured} are large JPEG files, decoded at a fraction of "
-            f"their size already. Smaller copies, made once, are quicker still: {copies}."
+            f"their size already. Smaller copies, made once, are quicker still: {copies}"
         )
     return says
 
 
 def _quicker_model(speed: Speed) -> list[str]:
     """Says what makes the model quicker, or another one that is."""
-    machine = speed.machine
+    machine, stays = speed.machine, speed.machine.better_device is None
     this = "This processor" if machine.is_cpu else "This GPU"
-    says: list[str] = []
-    if machine.better_device is not None:
-        says.append(f"This machine has a {machine.better_device} device: --device auto takes it.")
-    if machine.precision == "fp32" and machine.fast_bf16:
-        says.append(f"{this} is much faster in bf16 than in fp32: --precision auto.")
-    if machine.precision == "bf16" and not machine.fast_bf16:
-        says.append(f"{this} has no units for bf16 and only imitates it: --precision auto.")
-    if machine.is_cpu and machine.num_threads == 1 and machine.num_cores > 1:
-        says.append(
-            f"The model computes with 1 thread of {machine.num_cores} cores: leave OMP_NUM_THREADS "
-            "unset."
-        )
-    if machine.fast_int8 and machine.better_device is None and machine.precision != "int8":
-        says.append(
-            "This processor multiplies integers faster: --precision int8 (pip install "
-            "'lookalike[int8]') is about 1.5 times as fast as bf16, 2.5 times or more as fast as "
-            "fp32, and coarser; lookalike evaluate tells what it does to the metrics."
-        )
     batch_ms = speed.stage("model").mean_ms * machine.batch_size
-    small = machine.batch_size < _LARGE_BATCH and batch_ms < _SHORT_BATCH_MS
-    if not machine.is_cpu and small:
-        says.append(
-            f"A batch of {machine.batch_size} takes {batch_ms:.0f} ms, too little for a GPU to "
-            f"work on at a time: --eval-batch-size {_LARGE_BATCH}."
-        )
-    if machine.is_cpu and machine.better_device is None:
-        says.append(_other_hardware(speed))
-    if not says:
-        says.append("The device is well used. A smaller model is faster, and so are more GPUs.")
-    return says
-
-
-def _other_hardware(speed: Speed) -> str:
-    """Says what is left to do on a CPU."""
-    units = "" if speed.machine.fast_bf16 else ", or a processor with units for bf16"
-    smaller = ""
+    units = "" if machine.fast_bf16 else ", or a processor with units for bf16"
     times = speed.gigaflops / _SMALL_GIGAFLOPS
-    if times >= 2:
-        smaller = (
-            f" A smaller model is faster, and finds less: {SMALL_MODEL} computes {times:.0f} times "
-            "less than this one."
-        )
-    return f"A GPU would be many times as fast{units}.{smaller}"
-
-
-def _the(stage: str) -> str:
-    return {"transfer": "the transfer to the device", "model": "the model"}.get(stage, stage)
+    smaller = (
+        f" A smaller model is faster, and finds less: {SMALL_MODEL} computes {times:.0f} times "
+        "less than this one."
+    )
+    says = {
+        f"This machine has a {machine.better_device} device: --device auto takes it.": not stays,
+        f"{this} is much faster in bf16 than in fp32: --precision auto.": (
+            machine.precision == "fp32" and machine.fast_bf16
+        ),
+        f"{this} has no units for bf16 and only imitates it: --precision auto.": (
+            machine.precision == "bf16" and not machine.fast_bf16
+        ),
+        f"The model computes with 1 thread of {machine.num_cores} cores: leave OMP_NUM_THREADS "
+        "unset.": machine.is_cpu and machine.num_threads == 1 and machine.num_cores > 1,
+        "This processor multiplies integers faster: --precision int8 (pip install "
+        "'lookalike[int8]') is about 1.5 times as fast as bf16, 2.5 times or more as fast as "
+        "fp32, and coarser; lookalike evaluate tells what it does to the metrics.": (
+            machine.fast_int8 and stays and machine.precision != "int8"
+        ),
+        f"A batch of {machine.batch_size} takes {batch_ms:.0f} ms, too little for a GPU to "
+        f"work on at a time: --eval-batch-size {_LARGE_BATCH}.": (
+            not machine.is_cpu and machine.batch_size < _LARGE_BATCH and batch_ms < _SHORT_BATCH_MS
+        ),
+        f"A GPU would be many times as fast{units}.{smaller if times >= 2 else ''}": (
+            machine.is_cpu and stays
+        ),
+    }
+    well_used = "The device is well used. A smaller model is faster, and so are more GPUs."
+    return [sentence for sentence, holds in says.items() if holds] or [well_used]
 
 
 def _rate(images_per_s: float) -> str:

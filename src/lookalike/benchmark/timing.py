@@ -6,8 +6,8 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import TypeVar
@@ -60,7 +60,7 @@ class Sample:
 
 
 def spread(refs: Sequence[Ref], most: int) -> list[Ref]:
-    """Some of them, evenly spread; in an order in which the first few are spread as well."""
+    """Returns some of them, evenly spread, in an order whose first few are spread as well."""
     count = min(len(refs), most)
     chosen = [refs[i * len(refs) // count] for i in range(count)]
     random.Random(0).shuffle(chosen)  # noqa: S311 - no secret
@@ -79,11 +79,9 @@ def read_one_by_one(
     """Reads images on one core until the time is over; at least one that can be read.
 
     Args:
-        refs: the images.
-        how: cut and size of the pixels.
+        refs, how, max_megapixels: the images, and how they are read.
         keep: of how many images the pixels are kept.
         seconds: after which no other image is begun.
-        max_megapixels: larger images are unreadable.
         progress: where it is shown.
 
     Raises:
@@ -95,8 +93,11 @@ def read_one_by_one(
     with suppress(ImageError):
         probe_image(refs[0])  # loads Pillow's formats, which is no image's own time
     preprocess(Image.new("RGB", (2 * how.width, 2 * how.height)), how)
+    num_threads = torch.get_num_threads()
     end = time.perf_counter() + seconds
-    with _one_thread(), progress.task("reading one by one", len(refs)) as task:
+    with progress.task("reading one by one", len(refs)) as task, ExitStack() as stack:
+        stack.callback(torch.set_num_threads, num_threads)
+        torch.set_num_threads(1)  # as in a worker
         for ref in refs:
             try:
                 image, its_pixels = _read(ref, how, max_megapixels)
@@ -117,29 +118,23 @@ def read_one_by_one(
 def _read(
     ref: ImageRef, how: Preprocessing, max_megapixels: float
 ) -> tuple[ReadImage, UInt8[Tensor, "3 height width"]]:
-    """Does one step after the other what the loader's workers do.
-
-    Decoding opens a file once more, when the system has it in memory.
-
-    Raises:
-        ImageError: as the loader does.
-    """
+    """Does step by step what the loader's workers do; decodes what the system has in memory."""
     given, num_bytes = ref, 0
-    start = time.perf_counter()
+    clock = [time.perf_counter()]
     if not isinstance(ref, str) or os.path.isfile(ref):  # opening a pipe would wait for ever
         ref = held(ref)
         num_bytes = len(read_content(ref))
-    was_read = time.perf_counter()
+    clock.append(time.perf_counter())
     image = read_image(ref, max_megapixels, draft_px=how.draft_px())
-    decoded = time.perf_counter()
+    clock.append(time.perf_counter())
     try:
         pixels = preprocess(image, how)
     except (MemoryError, ValueError) as error:
         reason = f"cannot be resized ({image.width}x{image.height} px)"
         raise ImageError(shown_path(ref), reason) from error
-    end = time.perf_counter()
+    clock.append(time.perf_counter())
+    seconds = {name: clock[i + 1] - clock[i] for i, name in enumerate(READERS)}
     header = probe_image(ref, max_megapixels)
-    seconds = dict(zip(READERS, (was_read - start, decoded - was_read, end - decoded), strict=True))
     return ReadImage(
         given, seconds, num_bytes, header.format or "unknown", header[2:], image.size
     ), pixels
@@ -147,48 +142,39 @@ def _read(
 
 def reader_stages(read: Sequence[ReadImage], at_a_time: int) -> list[Stage]:
     """Returns what reading them took, where so many processes do it."""
-    found = []
-    for name in READERS:
-        times = [1000 * one.seconds[name] for one in read]
-        found.append(Stage(name, statistics.median(times), statistics.mean(times), at_a_time))
-    return found
+    return [_stage(name, [one.seconds[name] for one in read], 1, at_a_time) for name in READERS]
 
 
 def time_device(
     embedder: Embedder, batch: UInt8[Tensor, "batch 3 height width"], *, seconds: float
 ) -> list[Stage]:
     """Times the way to the device (no time on a CPU), and the model on pixels that are there."""
-    device, size = embedder.runtime.device, len(batch)
+    device, size, progress = embedder.runtime.device, len(batch), embedder.progress
     there = batch.to(device)
     pinned = batch.pin_memory() if device.type == "cuda" else batch
 
     def transfer() -> None:
         pinned.to(device, non_blocking=True)[0, 0, 0, 0].item()  # waits for it
 
+    def forward() -> None:
+        embedder.pixels(there)
+
     on_the_way = [0.0]
     if device.type != "cpu":
         on_the_way = [_took(transfer) for _ in range(1 + _TRANSFERS)][1:]
     embedder.pixels(there[:1])  # makes the fast form
-    in_model = _model_times(lambda: embedder.pixels(there), size, seconds, embedder.progress)
-    return [_stage("transfer", on_the_way, size), _stage("model", in_model, size)]
-
-
-def _model_times(
-    forward: Callable[[], object], size: int, seconds: float, progress: Progress
-) -> list[float]:
-    """Returns the seconds of each batch; what warms up does not count."""
     with progress.task("warming up", size) as task:
         one = _took(forward)
         task.advance(size)
     if one < seconds / 4:
         one = _took(forward)  # as quick as the next ones, which tells how many there is time for
+    in_model = []
     runs = max(1, int(seconds / one))
-    taken = []
     with progress.task("the model alone", size * runs) as task:
         for _ in range(runs):
-            taken.append(_took(forward))
+            in_model.append(_took(forward))
             task.advance(size)
-    return taken
+    return [_stage("transfer", on_the_way, size), _stage("model", in_model, size)]
 
 
 def _took(work: Callable[[], object]) -> float:
@@ -197,22 +183,18 @@ def _took(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _stage(name: str, seconds: Sequence[float], size: int) -> Stage:
-    """A stage that takes batches."""
-    to_ms = 1000 / size
-    return Stage(name, to_ms * statistics.median(seconds), to_ms * statistics.mean(seconds))
+def _stage(name: str, seconds: Sequence[float], size: int, at_a_time: int = 1) -> Stage:
+    """A stage whose work took so many seconds each time, for `size` images."""
+    times = [1000 / size * one for one in seconds]
+    return Stage(name, statistics.median(times), statistics.mean(times), at_a_time)
 
 
 def gigaflops(encoder: CLIPEncoder) -> float:
     """Counts what the model computes for one image; a multiplication and an addition are two."""
-    black = encoder.preprocessing.black(1).to(encoder.device)
-    with (
-        evaluation_mode(encoder),
-        torch.no_grad(),
-        sdpa_kernel(SDPBackend.MATH),  # the one form of attention that is counted on any device
-        FlopCounterMode(display=False) as counter,
-    ):
-        encoder(black)
+    math_only = sdpa_kernel(SDPBackend.MATH)  # the form of attention that counts on any device
+    counter, black = FlopCounterMode(display=False), encoder.preprocessing.black(1)
+    with evaluation_mode(encoder), torch.no_grad(), math_only, counter:
+        encoder(black.to(encoder.device))
     return float(counter.get_total_flops()) / 1e9
 
 
@@ -229,24 +211,12 @@ def time_whole(
         num_images: about how many are counted; a batch at least.
     """
     num_workers, batch_size = embedder.runtime.num_workers, embedder.batch_size
-    uncounted = max(1, num_workers)
-    batches = uncounted + max(1, round(num_images / batch_size))
-    loader = embedder.loader(list(islice(cycle(refs), batches * batch_size)))
+    uncounted, num_counted = max(1, num_workers), max(1, round(num_images / batch_size))
+    taken = islice(cycle(refs), (uncounted + num_counted) * batch_size)
+    loader = embedder.loader(list(taken))
     start_s = 0.0
     if num_workers:
         embedder.progress.note(f"starting {counted(num_workers, 'worker')}")
         start_s = _took(lambda: list(loader.read([Request(())] * num_workers)))
     done = [time.perf_counter() for _ in embedder.stream(loader, title="all together")]
-    counted_batches = batches - uncounted
-    return counted_batches * batch_size / (done[-1] - done[uncounted - 1]), start_s
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Inside the block torch computes on one core, as it does in a worker."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return num_counted * batch_size / (done[-1] - done[uncounted - 1]), start_s

@@ -109,9 +109,11 @@ def bench(config: BenchConfig, *, progress: Progress | None = None) -> BenchResu
         progress=progress,
         runtime=runtime,
     )
-    dim, how = embedder.dim, embedder.preprocessing
-    progress.note(f"model    {config.model_name} · {embedder.kind} {dim}-d")
-    progress.note(f"device   {runtime.describe()}")
+    kind, dim, how, device = (
+        embedder.kind, embedder.dim, embedder.preprocessing, runtime.describe()
+    )  # fmt: skip
+    progress.note(f"model    {config.model_name} · {kind} {dim}-d")
+    progress.note(f"device   {device}")
     sample = read_one_by_one(
         spread(refs, config.num_images),
         how,
@@ -122,25 +124,17 @@ def bench(config: BenchConfig, *, progress: Progress | None = None) -> BenchResu
     )
     machine = _machine(runtime, config)
     at_a_time = max(1, min(machine.num_workers, machine.num_cores))
-    readers = reader_stages(sample.images, at_a_time)
-    batch = sample.batch(config.eval_batch_size)
-    device = time_device(embedder, batch, seconds=config.seconds)
-    images = _images(sample.images, len(refs), how)
-    parts = Speed((*readers, *device), math.nan, gigaflops(embedder.encoder), images, machine)
-    whole, start_s = time_whole(
-        embedder,
-        [one.ref for one in sample.images],
-        num_images=round(config.seconds * expected(parts, max(1, machine.num_workers))),
+    stages = (
+        *reader_stages(sample.images, at_a_time),
+        *time_device(embedder, sample.batch(config.eval_batch_size), seconds=config.seconds),
     )
+    images = _images(sample.images, len(refs), how)
+    parts = Speed(stages, math.nan, gigaflops(embedder.encoder), images, machine)
+    num_images = round(config.seconds * expected(parts, max(1, machine.num_workers)))
+    whole, start_s = time_whole(embedder, [one.ref for one in sample.images], num_images=num_images)
+    speed = replace(parts, whole=whole)
     return BenchResult(
-        model_name=config.model_name,
-        kind=embedder.kind,
-        dim=dim,
-        device=runtime.describe(),
-        speed=replace(parts, whole=whole),
-        workers_start_s=start_s,
-        unreadable=sample.unreadable,
-        config=config,
+        config.model_name, kind, dim, device, speed, start_s, sample.unreadable, config
     )
 
 
@@ -149,13 +143,12 @@ def _images(read: Sequence[ReadImage], num_found: int, how: Preprocessing) -> Im
     enough = replace(how, exact=False).draft_px() or 0
     in_full = [one for one in read if sum(one.decoded) == sum(one.stored)]  # they may be turned
     reduced = [one for one in read if sum(one.decoded) < sum(one.stored)]
-    formats = Counter(one.format for one in read)
     oversized = Counter(one.format for one in in_full if min(one.stored) >= 2 * enough)
     return Images(
-        num_found=num_found,
-        num_measured=len(read),
-        formats=dict(formats.most_common()),
-        median_megapixels=statistics.median(one.stored[0] * one.stored[1] / 1e6 for one in read),
+        num_found,
+        len(read),
+        formats=dict(Counter(one.format for one in read).most_common()),
+        median_megapixels=statistics.median(math.prod(one.stored) / 1e6 for one in read),
         median_kilobytes=statistics.median(one.num_bytes / 1e3 for one in read),
         oversized=dict(oversized.most_common()),
         large=sum(min(one.stored) >= 4 * enough for one in reduced),

@@ -21,7 +21,6 @@ from lookalike.files import shown
 _FOLLOWS = ("fingerprint", "searched_fingerprint", "num_queries_scored", "holdout",
             "num_queries_without_answer")  # fmt: skip
 """Facts that differ because others do."""
-_OF_QUERIES = ("name", "label", "num_relevant")
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,12 @@ class Measured:
         """The facts of what the numbers were measured on."""
         found: dict[str, Any] = self.document["protocol"]
         return found
+
+    @property
+    def searched(self) -> Any:
+        """The images searched and searched in, after all that could not be read."""
+        rows = self.document["per_query"]
+        return self.protocol.get("searched_fingerprint"), rows["name"], rows["num_relevant"]
 
 
 @dataclass(frozen=True)
@@ -76,51 +81,51 @@ def compare(
             epoch counts; a folder that stands alone is compared with itself, first to last epoch.
         different_protocols: put results of different protocols beside each other all the same,
             untested.
-        by_class: tests and intervals draw whole classes (see `evaluation.statistics`).
+        by_class: tests and intervals draw whole classes (see `evaluation.scoring.statistics`).
 
     Raises:
         DataError: a file that is none of ours, or has no metrics; or no metric that all have.
         ConfigError: the protocols differ, and nobody said that they may; names what differs.
     """
-    results = _named(_find(sources))
+    results = _named([_read(path) for path in _find(sources)])
     metrics, missing = _in_common(results)
     folds = _over_folds(results, metrics)
-    first = results[0]
-    odd = next((one for one in results[1:] if _protocol_of(one) != _protocol_of(first)), None)
+    first, *others = results
+    a = first.protocol
+    odd = next((b for b in others if b.protocol["fingerprint"] != a["fingerprint"]), None)
+    if odd is not None and not different_protocols and folds is None:
+        raise ConfigError(
+            f"{odd.name} and {first.name} were measured under different protocols "
+            f"({_difference(a, odd.protocol)}), so their numbers do not compare; "
+            "--different-protocols shows them beside each other all the same"
+        )
+    why, tests = None, []
     if odd is not None:
-        if not different_protocols and folds is None:
-            raise ConfigError(
-                f"{odd.name} and {first.name} were measured under different protocols "
-                f"({_difference(first.protocol, odd.protocol)}), so their numbers do not compare; "
-                "--different-protocols shows them beside each other all the same"
-            )
         why = "they were measured under different protocols"
-        return Comparison(results, metrics, missing, [], why, folds)
-    if any(_searched(one) != _searched(first) for one in results):
+    elif any(one.searched != first.searched for one in others):
         why = "they could not read the same images"
-        return Comparison(results, metrics, missing, [], why, folds)
-    tested = [name for name in metrics if METRICS[name].over_queries == "mean"]
-    tests = [_tests(first, one, tested, by_class=by_class) for one in results[1:] if tested]
-    return Comparison(results, metrics, missing, tests, None, folds, by_class)
+    elif tested := [name for name in metrics if METRICS[name].over_queries == "mean"]:
+        tests = [_tests(first, one, tested, by_class=by_class) for one in others]
+    return Comparison(results, metrics, missing, tests, why, folds, by_class and why is None)
 
 
-def _find(sources: Sequence[str | Path]) -> list[Measured]:
+def _find(sources: Sequence[str | Path]) -> list[Path]:
     paths: list[Path] = []
     for source in map(Path, sources):
-        if source.is_dir():
-            found = [path for path in find_results(source) if path.name.startswith("metrics_")]
-            found = found or sorted((source / "results").glob("metrics_*.json"))  # of TREC runs
-            if not found:
-                raise DataError(f"there are no metrics files in {shown(source / 'results')}; give "
-                                "the folder that was --out, or a metrics_*.json")  # fmt: skip
-            paths += found if len(sources) == 1 else found[-1:]
-        else:
+        if not source.is_dir():
             paths.append(source)
+            continue
+        found = [path for path in find_results(source) if path.name.startswith("metrics_")]
+        found = found or sorted((source / "results").glob("metrics_*.json"))  # of TREC runs
+        if not found:
+            raise DataError(f"there are no metrics files in {shown(source / 'results')}; give "
+                            "the folder that was --out, or a metrics_*.json")  # fmt: skip
+        paths += found if len(sources) == 1 else found[-1:]
     if len({path.resolve() for path in paths}) < len(paths):
         raise ConfigError("a result is given twice; compare different ones")
     if len(paths) < 2:
         raise ConfigError("one result compares with nothing; give two or more")
-    return [_read(path) for path in paths]
+    return paths
 
 
 def _read(path: Path) -> Measured:
@@ -130,7 +135,8 @@ def _read(path: Path) -> Measured:
         raise DataError(f"cannot read {shown(path)}: {error.strerror}") from error
     except ValueError as error:
         raise DataError(f"{shown(path)} is not JSON: {error}") from error
-    if not isinstance(document, dict) or not _is_fingerprinted(document.get("protocol")):
+    protocol = document.get("protocol") if isinstance(document, dict) else None
+    if not isinstance(protocol, dict) or not isinstance(protocol.get("fingerprint"), str):
         raise DataError(f"{shown(path)} is no metrics file; expected a results/metrics_*.json that "
                         "lookalike wrote")  # fmt: skip
     if document.get("metrics") is None:
@@ -142,18 +148,14 @@ def _read(path: Path) -> Measured:
     return Measured(os.fspath(path), path, document, metrics)
 
 
-def _is_fingerprinted(protocol: Any) -> bool:
-    return isinstance(protocol, dict) and isinstance(protocol.get("fingerprint"), str)
-
-
 def _whole_metrics(document: dict[str, Any]) -> tuple[str, ...]:
     """The headline metrics that a file has of all queries, and of each."""
     metrics, rows = document["metrics"], document.get("per_query")
     if not isinstance(metrics, dict) or not isinstance(rows, dict):
         return ()
     lengths = {name: len(column) for name, column in rows.items() if isinstance(column, list)}
-    wanted = {lengths.get(name) for name in _OF_QUERIES}
-    whole = [name for name, length in lengths.items() if {length} == wanted]
+    wanted = {lengths.get(name) for name in ("name", "label", "num_relevant")}
+    whole = {name for name, length in lengths.items() if {length} == wanted}
     return tuple(name for name in headline() if name in metrics and name in whole)
 
 
@@ -182,16 +184,6 @@ def _named(results: list[Measured]) -> list[Measured]:
     return [replace(one, name=name) for one, name in zip(results, names, strict=True)]
 
 
-def _protocol_of(one: Measured) -> Any:
-    return one.protocol.get("fingerprint")
-
-
-def _searched(one: Measured) -> Any:
-    """The images searched and searched in, after all that could not be read."""
-    rows = one.document["per_query"]
-    return one.protocol.get("searched_fingerprint"), rows["name"], rows["num_relevant"]
-
-
 def _difference(a: dict[str, Any], b: dict[str, Any]) -> str:
     """The first few facts in which two protocols differ."""
     told = [
@@ -209,26 +201,25 @@ def _tests(
     """Each of these metrics, on the queries that have an answer."""
     before, after = a.document["per_query"], b.document["per_query"]
     scored = np.array(before["num_relevant"]) > 0
-
-    def columns(of: dict[str, Any]) -> dict[str, np.ndarray]:
-        return {name: np.array(of[name], dtype=np.float64)[scored] for name in metrics}
-
-    labels = np.array(before["label"])[scored].tolist()
-    return paired_tests(columns(before), columns(after), clusters=labels if by_class else None)
+    columns = (
+        {name: np.array(rows[name], dtype=np.float64)[scored] for name in metrics}
+        for rows in (before, after)
+    )
+    labels = np.array(before["label"])[scored].tolist() if by_class else None
+    return paired_tests(*columns, clusters=labels)
 
 
 def _over_folds(
     results: list[Measured], metrics: list[str]
 ) -> dict[str, tuple[float, float]] | None:
     """Mean and standard deviation over results that are all the folds of one set of classes."""
-    holdouts = [one.protocol["holdout"] for one in results if one.protocol.get("holdout")]
-    if len(holdouts) < len(results) or not all("/" in holdout["rule"] for holdout in holdouts):
+    holdouts = [one.protocol.get("holdout") or {"rule": ""} for one in results]
+    if not all("/" in holdout["rule"] for holdout in holdouts):
         return None
-    everything = sorted(label for holdout in holdouts for label in holdout["classes"])
-    if any(holdout["of_classes"] != hash_of(everything) for holdout in holdouts):
+    everything = hash_of(sorted(label for holdout in holdouts for label in holdout["classes"]))
+    if any(holdout["of_classes"] != everything for holdout in holdouts):
         return None
-    table = {
-        metric: np.array([one.document["metrics"][metric] for one in results], dtype=np.float64)
-        for metric in metrics
-    }
-    return {m: (float(np.mean(v)), float(np.std(v, ddof=1))) for m, v in table.items()}
+    rows = [[one.document["metrics"][metric] for one in results] for metric in metrics]
+    table = np.array(rows, dtype=np.float64)
+    both = zip(table.mean(axis=1).tolist(), table.std(axis=1, ddof=1).tolist(), strict=True)
+    return dict(zip(metrics, both, strict=True))

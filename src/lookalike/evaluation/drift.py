@@ -45,10 +45,7 @@ class Originals:
 def originals_of(retrieval: Retrieval, run: str, test: str) -> Originals:
     """Returns the images that drift is measured on: all, or 10,000 of them, evenly spaced.
 
-    Args:
-        retrieval: what the baseline retrieves.
-        run: the run's own name.
-        test: the fingerprint of the protocol.
+    `retrieval` is the baseline's, `run` the run's own name, `test` the protocol's fingerprint.
     """
     names, embeddings = _images(retrieval)
     most = min(len(names), MOST_IMAGES)
@@ -76,7 +73,7 @@ def write_originals(path: Path, originals: Originals) -> None:
     """
     about = {"run": originals.run, "test": originals.test, "names": json.dumps(originals.names)}
     content = safetensors.torch.save({_ROWS: originals.embeddings.contiguous()}, about)
-    write_whole(path, lambda file: file.writelines([content]))
+    write_whole(path, lambda file: file.write(content))
 
 
 def read_originals(path: Path, run: str, test: str) -> Originals | None:
@@ -93,10 +90,9 @@ def read_originals(path: Path, run: str, test: str) -> Originals | None:
 
 def _images(retrieval: Retrieval) -> tuple[list[str], Float32[Tensor, "images dim"]]:
     """All test images, named apart by their side where there are two."""
-    gallery = [f"gallery/{name}" for name in retrieval.gallery.names]
-    if retrieval.query_embeddings is retrieval.gallery_embeddings:
-        return gallery, retrieval.gallery_embeddings[:]
-    query = [f"query/{name}" for name in retrieval.query.names]
-    return gallery + query, torch.cat(
-        [retrieval.gallery_embeddings[:], retrieval.query_embeddings[:]]
-    )
+    names = [f"gallery/{name}" for name in retrieval.gallery.names]
+    query, gallery = retrieval.query_embeddings, retrieval.gallery_embeddings
+    if query is gallery:
+        return names, gallery[:]
+    names += [f"query/{name}" for name in retrieval.query.names]
+    return names, torch.cat([gallery[:], query[:]])

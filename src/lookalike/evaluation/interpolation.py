@@ -7,9 +7,9 @@ lie between those of the baseline and those it was fine-tuned to.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from functools import reduce
 from pathlib import Path
-from typing import Any
 
 from lookalike.errors import DataError
 from lookalike.evaluation.metrics import is_better
@@ -74,20 +74,15 @@ class TradeOff:
         if self.loses_text:
             from_the_end = reversed(self.mixtures)  # of equals `max` finds the first
             return max(from_the_end, key=lambda one: self.gain_kept(one) - self.loss_kept(one))
-        best = self.original
-        for one in self.mixtures[1:]:
-            if self._finds_more(one, best):
-                best = one
-        return best
+        return reduce(lambda a, b: b if self._finds_more(b, a) else a, self.mixtures)
 
     @property
     def loses_text(self) -> bool:
         """True where fine-tuning gained on images and lost on text."""
-        if not self.original.text_metrics or not self.end.text_metrics:
+        first, last = self.original, self.end
+        if not first.text_metrics or not last.text_metrics:
             return False
-        return self._finds_more(self.end, self.original) and (
-            self._text(self.end) < self._text(self.original)
-        )
+        return self._finds_more(last, first) and self._text(last) < self._text(first)
 
     def gain_kept(self, one: Mixture) -> float:
         """Returns the share of fine-tuning's gain on images that a mixture has."""
@@ -124,7 +119,8 @@ def read_trade_off(path: Path, run: str) -> TradeOff | None:
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        found = _trade_off_of(document)
+        facts = {field.name: document[field.name] for field in fields(TradeOff)}
+        facts["mixtures"] = tuple(Mixture(**one) for one in document["mixtures"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -132,10 +128,4 @@ def read_trade_off(path: Path, run: str) -> TradeOff | None:
             f"cannot read {shown(path)} as what mixtures of weights came to: "
             f"{type(error).__name__}: {error}; remove it, or train anew"
         ) from error
-    return found if found.run == run else None
-
-
-def _trade_off_of(document: dict[str, Any]) -> TradeOff:
-    mixtures = tuple(Mixture(**one) for one in document["mixtures"])
-    facts = {key: document[key] for key in ("run", "epoch", "metric", "text_metric", "fingerprint")}
-    return TradeOff(**facts, mixtures=mixtures)
+    return TradeOff(**facts) if facts["run"] == run else None

@@ -93,9 +93,9 @@ def r_precision(ranks: Ranks, num_relevant: Counts) -> Scores:
 def average_precision(ranks: Ranks, num_relevant: Counts) -> Scores:
     """Returns the precision at the rank of each right image, summed, over R.
 
-    Formula: (1 / R) sum over right images i of i / rank_i. Needs the ranks of all right
-    images in the whole gallery; its mean over queries is mAP. Right images that were not
-    retrieved count as zero. Below: right at ranks 1 and 3 of two, (1/1 + 2/3) / 2.
+    Formula: (1 / R) sum over right images i of i / rank_i, whose mean over queries is mAP. Needs
+    the ranks of all right images in the whole gallery; those that were not retrieved count as
+    zero. Below: right at ranks 1 and 3 of two, (1/1 + 2/3) / 2.
 
     >>> average_precision(torch.tensor([[1, 3]]), torch.tensor([2]))
     tensor([0.8333], dtype=torch.float64)
@@ -162,7 +162,7 @@ def reciprocal_rank(ranks: Ranks) -> Scores:
     >>> reciprocal_rank(torch.tensor([[2, 3], [0, 0]]))
     tensor([0.5000, 0.0000], dtype=torch.float64)
     """
-    return torch.where(_found(ranks), 1 / first_rank(ranks), 0.0)
+    return 1 / first_rank(ranks)
 
 
 def first_rank(ranks: Ranks) -> Scores:
@@ -173,10 +173,9 @@ def first_rank(ranks: Ranks) -> Scores:
     >>> first_rank(torch.tensor([[2, 3], [0, 0]]))
     tensor([2., inf], dtype=torch.float64)
     """
-    infinite = ranks.new_full((len(ranks),), float("inf"), dtype=torch.float64)
-    return (
-        torch.where(_found(ranks), ranks[:, 0].double(), infinite) if ranks.shape[1] else infinite
-    )
+    never = ranks.new_zeros((len(ranks), 1))  # a column there is, if nothing was retrieved at all
+    first = torch.cat([ranks, never], dim=1)[:, 0].double()
+    return torch.where(first > 0, first, float("inf"))
 
 
 def ranks_of(relevant: Bool[Tensor, "queries places"]) -> Ranks:
@@ -193,10 +192,6 @@ def ranks_of(relevant: Bool[Tensor, "queries places"]) -> Ranks:
     return torch.where(ranks == never, 0, ranks)
 
 
-def _found(ranks: Ranks) -> Bool[Tensor, " queries"]:
-    return (ranks > 0).any(dim=1)
-
-
 def _within(ranks: Ranks, k: int | Tensor) -> Bool[Tensor, "queries hits"]:
     return (ranks > 0) & (ranks <= k)
 
@@ -207,10 +202,8 @@ def _precisions(ranks: Ranks) -> Float64[Tensor, "queries hits"]:
     return torch.where(ranks > 0, found / ranks, 0.0)
 
 
-def _recall(k: int, meaning: str, text_meaning: str) -> Metric:
-    return Metric(
-        f"recall@{k}", lambda ranks, _: recall_at_k(ranks, k), meaning, text_meaning, headline=True
-    )
+def _recall(k: int, of_query: str, of_text: str) -> Metric:
+    return Metric(f"recall@{k}", lambda ranks, _: recall_at_k(ranks, k), of_query, of_text, True)
 
 
 MEDIAN_RANK = "median rank"

@@ -56,14 +56,8 @@ class Protocol:
 
     def repeated_names(self) -> int:
         """Returns how many images have a file name that another of their side has as well."""
-        sides = [self.query, self.gallery]
-        return sum(
-            len(side) - len({os.path.basename(name) for name in side.names}) for side in sides
-        )
-
-    def _num_pairs_of_one_file(self) -> int:
-        of_gallery = Counter(self.gallery_ids)
-        return sum(of_gallery[identity] for identity in self.query_ids)
+        sides = (self.query.names, self.gallery.names)
+        return sum(len(names) - len(set(map(os.path.basename, names))) for names in sides)
 
     def describe(self) -> str:
         """Returns one line for the start of a run."""
@@ -74,15 +68,15 @@ class Protocol:
         sides = {"queries": self.query.labels, "gallery": self.gallery.labels}
         bare = " and ".join(side for side, labels in sides.items() if labels is None)
         queries = counted(len(self.query), "query", "queries")
-        return f"{queries} in a gallery of {len(self.gallery):,}{unseen}" + (
-            f"; no labels for {bare}, so no metrics" if bare else ""
-        )
+        without = f"; no labels for {bare}, so no metrics" if bare else ""
+        return f"{queries} in a gallery of {len(self.gallery):,}{unseen}{without}"
 
     def facts(self) -> dict[str, Any]:
         """Returns what the numbers were measured on, for the metrics file.
 
         `fingerprint` is a hash of all the rest: numbers compare only where it is the same.
         """
+        of_file = Counter(self.gallery_ids)
         facts = {
             "kind": self.kind,
             "num_queries": len(self.query),
@@ -90,12 +84,10 @@ class Protocol:
             "num_query_classes": len(set(self.query.labels)) if self.query.labels else None,
             "num_gallery_classes": len(set(self.gallery.labels)) if self.gallery.labels else None,
             "excluded": "the query's own file; images of its group, where groups are given",
-            "num_pairs_of_one_file": self._num_pairs_of_one_file(),
+            "num_pairs_of_one_file": sum(of_file[identity] for identity in self.query_ids),
         }
         for side, images in (("query", self.query), ("gallery", self.gallery)):
-            facts |= {
-                f"{side} {column}": digest for column, digest in images.fingerprints().items()
-            }
+            facts |= {f"{side} {name}": digest for name, digest in images.fingerprints().items()}
         fingerprint = hash_of(facts)  # by whatever rule classes were held out: they are in here
         holdout = asdict(self.holdout) if self.holdout else None
         return facts | {"holdout": holdout, "fingerprint": fingerprint}
@@ -116,12 +108,26 @@ def load_protocol(
     Raises:
         DataError: sources that are missing, empty, or unlabelled where labels are needed.
     """
-    protocol = _load(config, holdout or find_holdout(config), progress)
-    if protocol is not None:
-        _check_labels_meet(protocol)
-        _warn_of_useless_groups(config, protocol, progress)
-    repeated = protocol.repeated_names() if protocol else 0
-    if repeated:
+    holdout = holdout or find_holdout(config)
+    unreadable: list[Unreadable] = []
+    sides = _load_sides(config, holdout, unreadable, progress)
+    if sides is None:
+        return None
+    query, gallery = sides
+    _check_labels_meet(query, gallery)
+    _warn_of_useless_groups(config, [query.groups, gallery.groups], progress)
+    files: dict[str, tuple[int, ImageRef]] = {}  # each has one id, across both sides
+    query_ids, gallery_ids = (
+        [files.setdefault(identity(ref), (len(files), ref))[0] for ref in side.refs]
+        for side in sides
+    )
+    protocol = Protocol(
+        "leave-one-out" if query is gallery else "query-gallery", query, gallery,
+        query_ids, gallery_ids, [ref for _, ref in files.values()],
+        list(dict.fromkeys(unreadable)),  # a file may stand on both sides
+        holdout,
+    )  # fmt: skip
+    if repeated := protocol.repeated_names():
         progress.warn(
             f"{repeated:,} test images share their file name with another; results name images "
             "by their path below the folder instead"
@@ -135,7 +141,8 @@ def find_holdout(config: Config) -> Holdout | None:
     Raises:
         DataError: a source has no labels, or too few classes.
     """
-    if config.holdout_classes is None:
+    rule, seed = config.holdout_classes, config.holdout_seed
+    if rule is None:
         return None
     train = config.train if isinstance(config, TrainConfig) else None
     labels: set[str] = set()
@@ -146,135 +153,92 @@ def find_holdout(config: Config) -> Holdout | None:
         if images.labels is None:
             raise DataError(f"{shown(source)} has no labels, so no classes can be held out of it")
         labels.update(images.labels)
-    chosen = held_out_classes(labels, config.holdout_classes, config.holdout_seed)
-    return Holdout(
-        config.holdout_classes, config.holdout_seed, sorted(chosen), hash_of(sorted(labels))
-    )
+    chosen = held_out_classes(labels, rule, seed)
+    return Holdout(rule, seed, sorted(chosen), hash_of(sorted(labels)))
 
 
-def _load(config: Config, holdout: Holdout | None, progress: Progress) -> Protocol | None:
+def _load_sides(
+    config: Config, holdout: Holdout | None, unreadable: list[Unreadable], progress: Progress
+) -> tuple[ImageSet, ImageSet] | None:
+    """Queries and gallery, the same of a leave-one-out test; files that are no images go apart."""
+
+    def listed(source: str, *splits: str) -> ImageSet:
+        """The images of a source that take part, with their groups; none of them opened yet."""
+        images = load_images(source, progress).of_split(*splits)
+        if holdout is not None:
+            images = images.of_classes(set(holdout.classes))
+            if not len(images):
+                raise DataError(
+                    f"{shown(source)} has no image of the {len(holdout.classes):,} held-out "
+                    "classes; another holdout_seed holds out others"
+                )
+        return images.grouped_by(config.group_pattern) if config.group_pattern else images
+
+    def readable(images: ImageSet, side: str) -> ImageSet:
+        """Those that are images. Where embeddings are given, no image is needed."""
+        if isinstance(config, EvaluateConfig) and getattr(config, f"{side}_embeddings") is not None:
+            return images
+        images, bad = keep_readable(images, config.max_megapixels, progress)
+        unreadable.extend(bad)
+        return images
+
+    def one_side(source: str, side: str) -> ImageSet:
+        images = _side_of(listed(source, "test", side), side)
+        if not len(images):
+            raise DataError(f"{shown(source)} has no {side} rows; its column is_query or split, or "
+                            "the holdout, leaves none over")  # fmt: skip
+        return readable(images, side)
+
     test = config.test
     splits: tuple[str, ...] = ("test", "query", "gallery")
     if test is None and config.query is None and isinstance(config, TrainConfig):
-        test = _source_with_test_rows(config.train)
-        if test is None and holdout is not None:
-            test, splits = config.train, ("train",)
-    if test is not None:
-        images = _listed(test, splits, config, holdout, progress)
-        return _single_source(images, config, holdout, progress)
-    if config.query is None or config.gallery is None:
-        return None
-    query, bad_queries = _side(config.query, "query", config, holdout, progress)
-    gallery, bad_gallery = _side(config.gallery, "gallery", config, holdout, progress)
-    unreadable = list(dict.fromkeys(bad_queries + bad_gallery))  # a file may stand on both sides
-    return _protocol("query-gallery", query, gallery, unreadable, holdout)
-
-
-def _listed(
-    source: str,
-    splits: tuple[str, ...],
-    config: Config,
-    holdout: Holdout | None,
-    progress: Progress,
-) -> ImageSet:
-    """The images of a source that take part, with their groups; none of them opened yet."""
-    images = load_images(source, progress).of_split(*splits)
-    if holdout is not None:
-        images = images.of_classes(set(holdout.classes))
-        if not len(images):
-            raise DataError(f"{shown(source)} has no image of the {len(holdout.classes):,} "
-                            "held-out classes; another holdout_seed holds out others")  # fmt: skip
-    return images.grouped_by(config.group_pattern) if config.group_pattern else images
-
-
-def _single_source(
-    images: ImageSet, config: Config, holdout: Holdout | None, progress: Progress
-) -> Protocol:
+        train = config.train  # a table may bring its own test rows; a folder has no splits
+        own = load_images(train).splits if train and kind_of(train) != "folder" else None
+        if "test" in (own or ()):
+            test = train
+        elif holdout is not None:
+            test, splits = train, ("train",)
+    if test is None:
+        if config.query is None or config.gallery is None:
+            return None
+        return one_side(config.query, "query"), one_side(config.gallery, "gallery")
+    images = listed(test, *splits)
     if images.labels is None:
         raise DataError(
             f"{shown(images.root)} has no labels, and a test searches each image's class among "
             "the others; give a class-per-folder tree, a table with labels, or --query and "
             "--gallery"
         )
-    images, bad = _readable(images, config, "test", progress)
-    if images.is_query is None:
-        return _protocol("leave-one-out", images, images, bad, holdout)
-    flags = images.is_query
-    query = images.subset(i for i, flag in enumerate(flags) if flag)
-    gallery = images.subset(i for i, flag in enumerate(flags) if not flag)
+    images = readable(images, "test")
+    query, gallery = _side_of(images, "query"), _side_of(images, "gallery")
     if not len(query) or not len(gallery):
         raise DataError(
             f"{shown(images.root)} needs rows with is_query true and rows with it false"
         )
-    return _protocol("query-gallery", query, gallery, bad, holdout)
+    return query, gallery
 
 
-def _side(
-    source: str, side: str, config: Config, holdout: Holdout | None, progress: Progress
-) -> tuple[ImageSet, list[Unreadable]]:
-    """One side of a query/gallery protocol."""
-    images = _listed(source, ("test", side), config, holdout, progress)
-    if images.is_query is not None:
-        wanted = side == "query"
-        images = images.subset(i for i, flag in enumerate(images.is_query) if flag == wanted)
-    if not len(images):
-        raise DataError(f"{shown(source)} has no {side} rows; its column is_query or split, or "
-                        "the holdout, leaves none over")  # fmt: skip
-    return _readable(images, config, side, progress)
+def _side_of(images: ImageSet, side: str) -> ImageSet:
+    """The rows of one side, where a column tells them apart; else all."""
+    if images.is_query is None:
+        return images
+    return images.subset(i for i, flag in enumerate(images.is_query) if flag == (side == "query"))
 
 
-def _readable(
-    images: ImageSet, config: Config, side: str, progress: Progress
-) -> tuple[ImageSet, list[Unreadable]]:
-    """Without files that are no images. Where embeddings are given, no image is needed."""
-    if isinstance(config, EvaluateConfig) and getattr(config, f"{side}_embeddings") is not None:
-        return images, []
-    return keep_readable(images, config.max_megapixels, progress)
-
-
-def _source_with_test_rows(source: str | None) -> str | None:
-    """The training source, if it brings its own test rows; a folder of files has no splits."""
-    if source is None or kind_of(source) == "folder":
-        return None
-    splits = load_images(source).splits
-    return source if splits is not None and "test" in splits else None
-
-
-def _protocol(
-    kind: Literal["query-gallery", "leave-one-out"],
-    query: ImageSet,
-    gallery: ImageSet,
-    unreadable: list[Unreadable],
-    holdout: Holdout | None,
-) -> Protocol:
-    """Gives each file one id, across both sides."""
-    ids: dict[str, int] = {}
-    files: list[ImageRef] = []
-    columns: list[list[int]] = []
-    for side in (query, gallery):
-        columns.append([])
-        for ref in side.refs:
-            number = ids.setdefault(identity(ref), len(ids))
-            if number == len(files):
-                files.append(ref)
-            columns[-1].append(number)
-    return Protocol(kind, query, gallery, columns[0], columns[1], files, unreadable, holdout)
-
-
-def _check_labels_meet(protocol: Protocol) -> None:
+def _check_labels_meet(query: ImageSet, gallery: ImageSet) -> None:
     """Finds labels that can never match before anything is embedded."""
-    query, gallery = protocol.query.labels, protocol.gallery.labels
-    if query is None or gallery is None or set(query) & set(gallery):
-        return
-    raise DataError(
-        f"queries and gallery have no class in common (query classes such as {shown(query[0])!r}, "
-        f"gallery classes such as {shown(gallery[0])!r}); use the same class names on both sides"
-    )
+    a, b = query.labels, gallery.labels
+    if a is not None and b is not None and not set(a) & set(b):
+        raise DataError(
+            f"queries and gallery have no class in common (query classes such as {shown(a[0])!r}, "
+            f"gallery classes such as {shown(b[0])!r}); use the same class names on both sides"
+        )
 
 
-def _warn_of_useless_groups(config: Config, protocol: Protocol, progress: Progress) -> None:
+def _warn_of_useless_groups(
+    config: Config, groups: list[list[str] | None], progress: Progress
+) -> None:
     """Groups keep images apart only where both sides have them."""
-    groups = [protocol.query.groups, protocol.gallery.groups]
     if None not in groups:
         return
     if config.group_pattern:

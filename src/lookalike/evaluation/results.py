@@ -42,32 +42,37 @@ def write_results(
     Returns:
         The two paths.
     """
-    query_names, gallery_names = _written_names(retrieval, protocol)
-    rows = [[i for i in row if i >= 0] for row in retrieval.positions.tolist()]
-    retrieved = {
-        query: [gallery_names[i] for i in row] for query, row in zip(query_names, rows, strict=True)
-    }
-    scores = {
-        query: [round(score, 6) for score in row[: len(found)]]
-        for query, row, found in zip(
-            query_names, retrieval.similarities.tolist(), rows, strict=True
+    query, gallery = retrieval.query, retrieval.gallery
+    query_names, gallery_names = query.names, gallery.names
+    if not protocol.repeated_names():  # else paths below their folders tell them apart
+        query_names, gallery_names = (
+            list(map(os.path.basename, names)) for names in (query_names, gallery_names)
         )
-    }
+    rows = [[i for i in row if i >= 0] for row in retrieval.positions.tolist()]
+    found = list(zip(query_names, rows, retrieval.similarities.tolist(), strict=True))
     paths = mixture_files(out) if of_mixture else result_files(out, epoch)
-    write_json(paths[0], retrieved)
+    write_json(paths[0], {name: [gallery_names[i] for i in row] for name, row, _ in found})
+    num_without = retrieval.num_without_answer
     facts = protocol.facts() | {
         "searched_fingerprint": retrieval.fingerprint(),
-        "num_queries_scored": len(retrieval.query) - retrieval.num_without_answer
-        if retrieval.scores
-        else None,
-        "num_queries_without_answer": retrieval.num_without_answer,
+        "num_queries_scored": len(query) - num_without if retrieval.scores else None,
+        "num_queries_without_answer": num_without,
     }
-    document = {"epoch": epoch} | metrics_document(
-        retrieval.scores, retrieval.query.names, facts, about=about
-    )
-    document["health"] = _health(retrieval)
-    document["unreadable"] = [asdict(one) for one in retrieval.unreadable]
-    document["scores"] = scores
+    document = {
+        "epoch": epoch,
+        **metrics_document(retrieval.scores, query.names, facts, about=about),
+        "health": measure_health(
+            retrieval.query_embeddings,
+            retrieval.gallery_embeddings,
+            label_numbers(query, gallery) if protocol.labelled else None,
+            exclude=retrieval.exclude,
+        ),
+        "unreadable": [asdict(one) for one in retrieval.unreadable],
+        "scores": {
+            name: [round(similarity, 6) for similarity in similarities[: len(row)]]
+            for name, row, similarities in found
+        },
+    }
     write_json(paths[1], document)
     return paths
 
@@ -80,8 +85,18 @@ def metrics_document(
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Returns what a metrics file holds: numbers, how sure they are, what they were measured on."""
+    measured: dict[str, Any] = {"metrics": None}
+    if scores is not None:
+        measured = {
+            # a median rank can be infinite, where a run retrieves too little
+            "metrics": {k: v if math.isfinite(v) else None for k, v in scores.micro().items()},
+            "macro_metrics": scores.macro(),
+            "intervals": scores.intervals,
+            "intervals_by_class": scores.intervals_by_class,
+            "per_class": scores.per_class(),
+        }
     return {
-        **_measured(scores),
+        **measured,
         "protocol": dict(protocol),
         **about,
         "versions": library_versions(),
@@ -89,40 +104,12 @@ def metrics_document(
     }
 
 
-def _measured(scores: QueryScores | None) -> dict[str, Any]:
-    """Means over queries with their intervals, means over classes, means of each class."""
-    if scores is None:
-        return {"metrics": None}
-    metrics = {k: v if math.isfinite(v) else None for k, v in scores.micro().items()}
-    return {
-        "metrics": metrics,  # a median rank can be infinite, where a run retrieves too little
-        "macro_metrics": scores.macro(),
-        "intervals": scores.intervals,
-        "intervals_by_class": scores.intervals_by_class,
-        "per_class": scores.per_class(),
-    }
-
-
-def _health(retrieval: Retrieval) -> dict[str, Any]:
-    query, gallery = retrieval.query, retrieval.gallery
-    labelled = query.labels is not None and gallery.labels is not None
-    return measure_health(
-        retrieval.query_embeddings,
-        retrieval.gallery_embeddings,
-        label_numbers(query, gallery) if labelled else None,
-        exclude=retrieval.exclude,
-    )
-
-
 def _per_query(scores: QueryScores, names: list[str]) -> dict[str, list[Any]]:
     """Each query's own scores, as columns; null where it has no answer, or retrieved none."""
     columns = {"first rank": scores.first_rank, **scores.columns}
     del columns[MEDIAN_RANK]  # of one query it is no median
-    return {
-        "name": names,
-        "label": scores.labels,
-        "num_relevant": scores.num_relevant.tolist(),
-    } | {
+    counts = scores.num_relevant.tolist()
+    return {"name": names, "label": scores.labels, "num_relevant": counts} | {
         name: [round(value, 6) if math.isfinite(value) else None for value in column.tolist()]
         for name, column in columns.items()
     }
@@ -130,11 +117,7 @@ def _per_query(scores: QueryScores, names: list[str]) -> dict[str, list[Any]]:
 
 def result_files(out: Path, epoch: int) -> tuple[Path, Path]:
     """Returns the files of an epoch's retrievals and of its metrics."""
-    folder = out / "results"
-    return (
-        folder / f"retrieval_results_epoch_{epoch:02}.json",
-        folder / f"metrics_epoch_{epoch:02}.json",
-    )
+    return _both(out, f"epoch_{epoch:02}")
 
 
 def report_file(out: Path) -> Path:
@@ -149,8 +132,12 @@ def originals_file(out: Path) -> Path:
 
 def mixture_files(out: Path) -> tuple[Path, Path]:
     """Returns the files of retrievals and metrics of the mixture that a run chose."""
+    return _both(out, "interpolated")
+
+
+def _both(out: Path, of: str) -> tuple[Path, Path]:
     folder = out / "results"
-    return folder / "retrieval_results_interpolated.json", folder / "metrics_interpolated.json"
+    return folder / f"retrieval_results_{of}.json", folder / f"metrics_{of}.json"
 
 
 def remove_mixture_results(out: Path) -> None:
@@ -167,29 +154,18 @@ def interpolation_file(out: Path) -> Path:
 def find_results(out: Path) -> list[Path]:
     """Returns the result files of earlier epochs below a folder, by epoch; nobody else's files."""
     names = re.compile(
-        r"(?:retrieval_results|metrics)_(?:epoch_(\d+)|interpolated)\.json|report\.html"
-        r"|original_embeddings\.safetensors|interpolation\.json"
+        r"(?:retrieval_results|metrics)_(?:epoch_(?P<epoch>\d+)|(?P<last>interpolated))\.json"
+        r"|report\.html|original_embeddings\.safetensors|interpolation\.json"
     )
-    found = [(names.fullmatch(path.name), path) for path in (out / "results").glob("*.*")]
-    return [path for match, path in sorted(found, key=_by_epoch) if match]
-
-
-def _by_epoch(found: tuple[re.Match[str] | None, Path]) -> tuple[int, str]:
-    match, path = found
-    if match is None or path in mixture_files(path.parent.parent):
-        return (sys.maxsize, path.name)  # made of the last epoch
-    return (int(match[1] or -1), path.name)
+    found = []
+    for path in (out / "results").glob("*.*"):
+        if match := names.fullmatch(path.name):
+            epoch = sys.maxsize if match["last"] else int(match["epoch"] or -1)  # made of the last
+            found.append((epoch, path.name, path))
+    return [path for _, _, path in sorted(found)]
 
 
 def library_versions() -> dict[str, str]:
     """Returns the versions of what the numbers depend on."""
     own = {"python": platform.python_version(), "lookalike": __version__}
     return own | {name: version(name) for name in ("torch", "transformers", "pillow", "numpy")}
-
-
-def _written_names(retrieval: Retrieval, protocol: Protocol) -> tuple[list[str], list[str]]:
-    """File names of queries and gallery; paths below their folders where names repeat."""
-    query, gallery = retrieval.query.names, retrieval.gallery.names
-    if protocol.repeated_names():
-        return query, gallery
-    return [os.path.basename(name) for name in query], [os.path.basename(name) for name in gallery]

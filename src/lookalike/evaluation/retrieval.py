@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ from lookalike.model.encoder import CLIPEncoder
 from lookalike.progress import Progress, counted
 from lookalike.runtime.world import ALONE, World
 from lookalike.search.exclusions import Exclude
-from lookalike.search.ranks import QUERIES_AT_A_TIME, Ranked, ranks_of_relevant
+from lookalike.search.ranks import QUERIES_AT_A_TIME, ranks_of_relevant
 from lookalike.search.rows import Rows
 from lookalike.search.topk import MEMORY_BYTES, top_k
 
@@ -83,17 +83,15 @@ def evaluate_encoder(
     row_of = np.full(loader.num_images, -1)
     row_of[embedded.positions] = np.arange(len(embedded.positions))
     query, query_ids = _still_readable(protocol.query, protocol.query_ids, row_of, "query")
-    gallery, gallery_ids = _still_readable(
-        protocol.gallery, protocol.gallery_ids, row_of, "gallery"
-    )
+    gallery, ids = _still_readable(protocol.gallery, protocol.gallery_ids, row_of, "gallery")
     query_embeddings = embedded.embeddings[row_of[query_ids]]
-    both = query_ids == gallery_ids  # leave-one-out: one copy is enough
+    both = query_ids == ids  # leave-one-out: one copy is enough
     return retrieve(
         query_embeddings,
-        query_embeddings if both else embedded.embeddings[row_of[gallery_ids]],
+        query_embeddings if both else embedded.embeddings[row_of[ids]],
         query,
         gallery,
-        exclude=exclusions(query, gallery, query_ids, gallery_ids),
+        exclude=exclusions(query, gallery, query_ids, ids),
         top_k_wanted=top_k_wanted,
         progress=progress,
         unreadable=list(dict.fromkeys(protocol.unreadable + embedded.unreadable)),
@@ -124,22 +122,35 @@ def retrieve(
     """
     for side, embeddings in ((query, query_embeddings), (gallery, gallery_embeddings)):
         _check_embeddings(embeddings, side)
-    similarities, positions, scores = world.on_main(
-        lambda: _rank(
-            query_embeddings, gallery_embeddings, query, gallery, exclude, top_k_wanted,
-            progress, memory_bytes,
+    sides = query_embeddings, gallery_embeddings
+    labels = query.labels if gallery.labels is not None else None
+
+    def rank() -> tuple[Tensor, Tensor, QueryScores | None]:
+        """Similarities and positions of the first of each query, and scores, if of labels."""
+        some: Iterable[tuple[slice, Tensor | None, Tensor | None]] = (
+            (slice(start, start + QUERIES_AT_A_TIME), None, None)
+            for start in range(0, len(query), QUERIES_AT_A_TIME)
         )
-    )  # fmt: skip
+        if labels is not None:
+            numbers = label_numbers(query, gallery)
+            some = ranks_of_relevant(*sides, *numbers, exclude=exclude, memory_bytes=memory_bytes)
+        found, scores = [], []
+        with progress.task("ranking", len(query), "queries") as task:
+            for part, ranks, num_relevant in some:
+                banned = [(query_ids[part], gallery_ids) for query_ids, gallery_ids in exclude]
+                asked = query_embeddings[part]
+                found.append(
+                    top_k(asked, sides[1], top_k_wanted, exclude=banned, memory_bytes=memory_bytes)
+                )
+                if labels is not None and ranks is not None and num_relevant is not None:
+                    scores.append(score_ranks(labels[part], ranks, num_relevant))
+                task.advance(len(asked))
+        similarities, positions = map(torch.cat, zip(*found, strict=True))
+        return similarities, positions, joined(scores) if scores else None
+
+    similarities, positions, scores = world.on_main(rank)
     retrieval = Retrieval(
-        query,
-        gallery,
-        query_embeddings,
-        gallery_embeddings,
-        similarities,
-        positions,
-        scores,
-        list(unreadable),
-        exclude,
+        query, gallery, *sides, similarities, positions, scores, list(unreadable), exclude
     )
     if scores is not None and retrieval.num_without_answer == len(query):
         raise DataError(
@@ -149,77 +160,14 @@ def retrieve(
     return retrieval
 
 
-def _rank(
-    query_embeddings: Float32[Tensor, "queries dim"] | Rows,
-    gallery_embeddings: Float32[Tensor, "gallery dim"] | Rows,
-    query: ImageSet,
-    gallery: ImageSet,
-    exclude: Exclude,
-    top_k_wanted: int,
-    progress: Progress,
-    memory_bytes: int,
-) -> tuple[Float32[Tensor, "queries top_k"], Int64[Tensor, "queries top_k"], QueryScores | None]:
-    """Similarities and positions of the first of each query, and its scores if there are labels."""
-    similarities, positions = [], []
-    scores: list[QueryScores] = []
-    labels = query.labels if gallery.labels is not None else None
-    with progress.task("ranking", len(query), "queries") as task:
-        for part, ranked in _parts(
-            query_embeddings, gallery_embeddings, query, gallery, exclude, memory_bytes
-        ):
-            similarity, position = top_k(
-                query_embeddings[part],
-                gallery_embeddings,
-                top_k_wanted,
-                exclude=[(query_ids[part], gallery_ids) for query_ids, gallery_ids in exclude],
-                memory_bytes=memory_bytes,
-            )
-            similarities.append(similarity)
-            positions.append(position)
-            if ranked is not None and labels is not None:
-                scores.append(score_ranks(labels[part], ranked.ranks, ranked.num_relevant))
-            task.advance(len(position))
-    return (
-        torch.cat(similarities),
-        torch.cat(positions),
-        joined(scores) if labels is not None else None,
-    )
-
-
-def _parts(
-    query_embeddings: Float32[Tensor, "queries dim"] | Rows,
-    gallery_embeddings: Float32[Tensor, "gallery dim"] | Rows,
-    query: ImageSet,
-    gallery: ImageSet,
-    exclude: Exclude,
-    memory_bytes: int,
-) -> Iterator[tuple[slice, Ranked | None]]:
-    """Some queries at a time, with the ranks of their right images where there are labels."""
-    if query.labels is None or gallery.labels is None:
-        for start in range(0, len(query), QUERIES_AT_A_TIME):
-            yield slice(start, start + QUERIES_AT_A_TIME), None
-        return
-    query_labels, gallery_labels = label_numbers(query, gallery)
-    for ranked in ranks_of_relevant(
-        query_embeddings,
-        gallery_embeddings,
-        query_labels,
-        gallery_labels,
-        exclude=exclude,
-        memory_bytes=memory_bytes,
-    ):
-        yield ranked.queries, ranked
-
-
 def _check_embeddings(embeddings: Float32[Tensor, "n dim"] | Rows, images: ImageSet) -> None:
     """Finds embeddings that have no direction, and names their images."""
-    bad: dict[str, list[int]] = {"not finite": [], "zero": []}
-    for start in range(0, len(embeddings), _ROWS_AT_A_TIME):
-        # The largest entry of a row says both: NaN and infinity are never below it.
-        largest = embeddings[start : start + _ROWS_AT_A_TIME].abs().amax(dim=1)
-        bad["not finite"] += (start + (~largest.isfinite()).nonzero()[:, 0]).tolist()
-        bad["zero"] += (start + (largest == 0).nonzero()[:, 0]).tolist()
-    for what, rows in bad.items():
+    # The largest entry of a row says both: NaN and infinity are never below it.
+    starts = range(0, len(embeddings), _ROWS_AT_A_TIME)
+    parts = [embeddings[start : start + _ROWS_AT_A_TIME].abs().amax(dim=1) for start in starts]
+    largest = torch.cat([torch.empty(0), *parts])
+    for what, bad in (("not finite", ~largest.isfinite()), ("zero", largest == 0)):
+        rows = bad.nonzero()[:, 0].tolist()
         if rows:
             names = ", ".join(shown(images.names[i]) for i in rows[:3])
             raise DataError(
@@ -235,9 +183,7 @@ def _still_readable(
     keep = [i for i, identity in enumerate(ids) if row_of[identity] >= 0]
     if not keep:
         raise DataError(f"not one {side} image in {shown(images.root)} can be decoded")
-    if len(keep) == len(ids):
-        return images, ids
-    return images.subset(keep), [ids[i] for i in keep]
+    return (images, ids) if len(keep) == len(ids) else (images.subset(keep), [ids[i] for i in keep])
 
 
 def exclusions(
@@ -246,25 +192,28 @@ def exclusions(
     """Returns id columns for `top_k`: the same file, and the same group where groups are known."""
     columns = [(torch.tensor(query_ids), torch.tensor(gallery_ids))]
     if query.groups is not None and gallery.groups is not None:
-        numbers: dict[str, int] = {}
-        both = []
-        for side, groups in enumerate((query.groups, gallery.groups)):
-            alone = -1 - side  # an image without a group shares it with none on the other side
-            both.append(
-                torch.tensor([numbers.setdefault(g, len(numbers)) if g else alone for g in groups])
-            )
-        columns.append((both[0], both[1]))
+        # An image without a group shares it with none on the other side.
+        sides = (
+            [g or side for g in groups]
+            for side, groups in enumerate((query.groups, gallery.groups))
+        )
+        columns.append(_numbered(*sides))
     return columns
 
 
 def label_numbers(query: ImageSet, gallery: ImageSet) -> tuple[Tensor, Tensor]:
     """Returns the labels of both sides as numbers that are equal where the labels are."""
-    numbers: dict[str, int] = {}
-    query_numbers, gallery_numbers = (
-        torch.tensor([numbers.setdefault(label, len(numbers)) for label in side.labels or ()])
+    return _numbered(query.labels or (), gallery.labels or ())
+
+
+def _numbered(query: Sequence[Hashable], gallery: Sequence[Hashable]) -> tuple[Tensor, Tensor]:
+    """Both as numbers that are equal where the entries are."""
+    numbers: dict[Hashable, int] = {}
+    first, second = (
+        torch.tensor([numbers.setdefault(one, len(numbers)) for one in side])
         for side in (query, gallery)
     )
-    return query_numbers, gallery_numbers
+    return first, second
 
 
 def refuse_learned_classes(encoder: CLIPEncoder, protocol: Protocol) -> None:

@@ -1,6 +1,6 @@
 """Text search by class name: one caption a class is the query, the gallery's images are searched.
 
-The ranking and the metrics are those of image search (`ranking.ranks`, `metrics`): exact, and by
+The ranking and the metrics are those of image search (`search.ranks`, `metrics`): exact, and by
 the same definitions.
 """
 
@@ -61,12 +61,9 @@ def search_by_text(
         raise DataError("text search by class name needs labels in the gallery")
     number = {label: i for i, label in enumerate(queries.labels)}
     labels = torch.tensor([number.get(label, -1) for label in gallery.labels])
-    parts = ranks_of_relevant(
-        queries.embeddings, gallery_embeddings, torch.arange(len(queries.labels)), labels
-    )
-    return joined(
-        [score_ranks(queries.labels[part], ranks, counts) for part, ranks, counts in parts]
-    )
+    classes = torch.arange(len(number))
+    parts = ranks_of_relevant(queries.embeddings, gallery_embeddings, classes, labels)
+    return joined([score_ranks(queries.labels[part], *ranked) for part, *ranked in parts])
 
 
 def text_metrics(scores: QueryScores) -> dict[str, float]:
@@ -77,7 +74,7 @@ def text_metrics(scores: QueryScores) -> dict[str, float]:
 
 def text_metric_names() -> tuple[str, ...]:
     """Returns the names that the metrics of text search have beside those of image search."""
-    return tuple(named_apart(dict.fromkeys(text_headline(), 0.0)))
+    return tuple(TEXT_PREFIX + name for name in text_headline())
 
 
 def named_apart(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -86,15 +83,12 @@ def named_apart(metrics: Mapping[str, float]) -> dict[str, float]:
     >>> named_apart({"mAP": 0.25})
     {'text-mAP': 0.25}
     """
-    return {f"{TEXT_PREFIX}{name}": value for name, value in metrics.items()}
+    return {TEXT_PREFIX + name: value for name, value in metrics.items()}
 
 
 def text_document(scores: QueryScores | None) -> dict[str, Any]:
     """Returns what a metrics file says of text search: metrics, and how sure they are."""
     if scores is None:
         return {"text_metrics": None}
-    intervals = scores.intervals
-    return {
-        "text_metrics": text_metrics(scores),
-        "text_intervals": {name: intervals[name] for name in text_headline()},
-    }
+    intervals = {name: scores.intervals[name] for name in text_headline()}
+    return {"text_metrics": text_metrics(scores), "text_intervals": intervals}

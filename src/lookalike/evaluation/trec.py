@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 from urllib.parse import quote
 
 import numpy as np
@@ -26,36 +26,33 @@ from lookalike.evaluation.scoring.scores import QueryScores, score_ranks
 from lookalike.files import shown, write_whole
 from lookalike.search.exclusions import any_equal, equal_pairs
 
-Value = TypeVar("Value")
 
-
-def write_trec(run: Path, qrels: Path, retrieval: Retrieval, *, tag: str = "lookalike") -> None:
+def write_trec(run: Path, qrels: Path, retrieval: Retrieval) -> None:
     """Writes what was retrieved and, with labels, what would have been right.
 
     The qrels leave out what the protocol excludes (the query itself, its group), so that other
     tools count the same R. Scores fall strictly along each ranking: trec_eval sorts by them and
     breaks ties by name, so those that are equal here are made to differ in their last digit.
     """
-    query, gallery = _ids(retrieval.query.names), _ids(retrieval.gallery.names)
-    rows = zip(query, retrieval.positions.tolist(), retrieval.similarities.tolist(), strict=True)
+    query, gallery = (
+        [re.sub(r"[\s%]", lambda blank: quote(blank[0]), name) for name in side.names]
+        for side in (retrieval.query, retrieval.gallery)
+    )
 
-    def lines() -> Iterator[str]:
-        for name, positions, similarities in rows:
+    def ranked() -> Iterator[str]:
+        for q, name in enumerate(query):
             last = np.float32(np.inf)
-            answers = zip(positions, similarities, strict=True)
-            for rank, (position, similarity) in enumerate(answers, start=1):
+            found = zip(retrieval.positions[q].tolist(), retrieval.similarities[q].tolist(),
+                        strict=True)  # fmt: skip
+            for rank, (position, similarity) in enumerate(found, start=1):
                 if position < 0:
                     break
                 below = np.nextafter(last, np.float32(-np.inf))  # trec_eval reads float32
                 last = min(np.float32(similarity), below)
-                yield f"{name} Q0 {gallery[position]} {rank} {last:.9g} {tag}\n"
-
-    _write_lines(run, lines())
-    if retrieval.scores is None:
-        return
-    query_labels, gallery_labels = label_numbers(retrieval.query, retrieval.gallery)
+                yield f"{name} Q0 {gallery[position]} {rank} {last:.9g} lookalike\n"
 
     def right_ones() -> Iterator[str]:
+        query_labels, gallery_labels = label_numbers(retrieval.query, retrieval.gallery)
         for start in range(0, len(query), 256):
             part = slice(start, start + 256)
             asked, found = equal_pairs(query_labels[part], gallery_labels)
@@ -64,7 +61,9 @@ def write_trec(run: Path, qrels: Path, retrieval: Retrieval, *, tag: str = "look
             for q, g in zip(asked[kept].tolist(), found[kept].tolist(), strict=True):
                 yield f"{query[start + q]} 0 {gallery[g]} 1\n"
 
-    _write_lines(qrels, right_ones())
+    _write_lines(run, ranked())
+    if retrieval.scores is not None:
+        _write_lines(qrels, right_ones())
 
 
 @dataclass(frozen=True)
@@ -93,28 +92,31 @@ def score_trec(run: Path, qrels: Path) -> TrecScores:
     Raises:
         DataError: a line that is none, an image twice for one query, or no query in common.
     """
-    judged = _read_qrels(qrels)
-    ranked = _read_run(run)
+    judged = {
+        query: {image: relevance for image, (relevance,) in answers.items()}
+        for query, answers in _read(qrels, "query 0 image relevance", "relevance").items()
+    }
+    ranked = {
+        query: sorted(images, key=lambda image: (-images[image][0], images[image][1]))
+        for query, images in _read(run, "query Q0 image rank score tag", "score", "rank").items()
+    }
     if not judged.keys() & ranked.keys():
         raise DataError(
             f"{shown(run)} and {shown(qrels)} have no query in common (such as "
             f"{shown(next(iter(ranked)))!r} and {shown(next(iter(judged)))!r}); "
             "give the qrels that belong to the run"
         )
-    names = list(judged)
-    rankings = [
-        [answers.get(one, 0) > 0 for one in ranked.get(name, []) if answers.get(one, 0) >= 0]
-        for name, answers in judged.items()
-    ]
-    rows = [torch.tensor(ranking, dtype=torch.bool) for ranking in rankings]
-    relevant = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    counts = [sum(value > 0 for value in answers.values()) for answers in judged.values()]
+    rows, counts = [], []
+    for query, answers in judged.items():
+        found = [answers.get(image, 0) for image in ranked.get(query, [])]
+        rows.append(torch.tensor([one > 0 for one in found if one >= 0], dtype=torch.bool))
+        counts.append(sum(one > 0 for one in answers.values()))
     if not any(counts):
         raise DataError(f"{shown(qrels)} names no right image for any query")
-    scores = score_ranks(names, ranks_of(relevant), torch.tensor(counts))
+    relevant = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     return TrecScores(
-        names,
-        scores,
+        list(judged),
+        score_ranks(list(judged), ranks_of(relevant), torch.tensor(counts)),
         not_in_run=[name for name in judged if name not in ranked],
         not_in_qrels=[name for name in ranked if name not in judged],
         num_retrieved=sum(map(len, ranked.values())),
@@ -122,66 +124,36 @@ def score_trec(run: Path, qrels: Path) -> TrecScores:
     )
 
 
-def _read_run(path: Path) -> dict[str, list[str]]:
-    """The ranking of each query."""
-    found: dict[str, dict[str, tuple[float, float]]] = {}
-    for number, fields in _lines(path, 6, "query Q0 image rank score tag"):
-        query, _, image, rank, score, _ = fields
-        order = (-_number(score, path, number, "score"), _number(rank, path, number, "rank"))
-        _add(found.setdefault(query, {}), image, order, path, number)
-    return {query: sorted(images, key=images.__getitem__) for query, images in found.items()}
-
-
-def _read_qrels(path: Path) -> dict[str, dict[str, float]]:
-    """The relevance of each judged image, for each query."""
-    found: dict[str, dict[str, float]] = {}
-    for number, (query, _, image, relevance) in _lines(path, 4, "query 0 image relevance"):
-        value = _number(relevance, path, number, "relevance")
-        _add(found.setdefault(query, {}), image, value, path, number)
+def _read(path: Path, form: str, *numbers: str) -> dict[str, dict[str, list[float]]]:
+    """The fields of these names of each line, by the query and the image in it."""
+    columns, found = form.split(), dict[str, dict[str, list[float]]]()
+    try:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+            for number, line in enumerate(file, start=1):
+                fields, where = line.split(), f"line {number} of {shown(path)}"
+                if not fields:
+                    continue
+                if len(fields) != len(columns):
+                    raise DataError(f"{where} has {len(fields)} fields; expected {len(columns)}: "
+                                    f"{form}")  # fmt: skip
+                row = dict(zip(columns, fields, strict=True))
+                values = [_number(row[name], f"{where} has {name}") for name in numbers]
+                images, image = found.setdefault(row["query"], {}), row["image"]
+                if image in images:
+                    raise DataError(f"{where} names {shown(image)} a second time for its query")
+                images[image] = values
+    except OSError as error:
+        raise DataError(f"cannot read {shown(path)}: {error.strerror}") from error
+    if not found:
+        raise DataError(f"{shown(path)} is empty; expected lines of the form: {form}")
     return found
 
 
-def _lines(path: Path, width: int, form: str) -> Iterator[tuple[int, list[str]]]:
-    try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
-            empty = True
-            for number, line in enumerate(file, start=1):
-                fields = line.split()
-                if not fields:
-                    continue
-                if len(fields) != width:
-                    raise DataError(
-                        f"line {number} of {shown(path)} has {len(fields)} fields; expected "
-                        f"{width}: {form}"
-                    )
-                empty = False
-                yield number, fields
-    except OSError as error:
-        raise DataError(f"cannot read {shown(path)}: {error.strerror}") from error
-    if empty:
-        raise DataError(f"{shown(path)} is empty; expected lines of the form: {form}")
-
-
-def _number(text: str, path: Path, line: int, what: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if math.isnan(value):
-        raise DataError(f"line {line} of {shown(path)} has {what} {text!r}; expected a number")
-    return value
-
-
-def _add(known: dict[str, Value], image: str, value: Value, path: Path, line: int) -> None:
-    if image in known:
-        raise DataError(
-            f"line {line} of {shown(path)} names {shown(image)} a second time for its query"
-        )
-    known[image] = value
-
-
-def _ids(names: list[str]) -> list[str]:
-    return [re.sub(r"[\s%]", lambda blank: quote(blank[0]), name) for name in names]
+def _number(text: str, what: str) -> float:
+    with suppress(ValueError):
+        if not math.isnan(value := float(text)):
+            return value
+    raise DataError(f"{what} {text!r}; expected a number")
 
 
 def _write_lines(path: Path, lines: Iterator[str]) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lookalike.evaluation.metrics import METRICS, is_better
 from lookalike.evaluation.scoring.statistics import PairedTest
-from lookalike.report.history import Document, History
+from lookalike.report.history import History
 from lookalike.report.page import NO_NUMBER, points
 
 
@@ -23,11 +22,7 @@ class Card:
     before: float | None
     interval_before: tuple[float, float] | None
     test: PairedTest | None
-
-    @property
-    def is_share(self) -> bool:
-        """It has its place on a scale from 0 to 100%."""
-        return METRICS[self.metric].is_share
+    is_share: bool
 
     @property
     def change(self) -> str:
@@ -51,17 +46,18 @@ def cards_of(
     """Returns the metrics of the current epoch beside the first one's; as `kind` "text_" those of
     text search. A metric that the epoch was not measured by has no card.
     """
-
-    def found(document: Document | None, what: str, name: str) -> Any:
-        return ((document or {}).get(f"{kind}{what}") or {}).get(name)
-
-    now, before = history.current, history.before
-    return [
-        Card(
-            name, (METRICS[name].text_meaning if kind else "") or METRICS[name].meaning,
-            found(now, "metrics", name), found(now, "intervals", name),
-            found(before, "metrics", name), found(before, "intervals", name), tests.get(name),
-        )
-        for name in names
-        if name in (now.get(f"{kind}metrics") or {})
-    ]  # fmt: skip
+    now, then, ends, ends_then = (
+        (document or {}).get(kind + what) or {}
+        for what in ("metrics", "intervals")
+        for document in (history.current, history.before)
+    )
+    cards = []
+    for name in names:
+        metric = METRICS[name]
+        meaning = (metric.text_meaning if kind else "") or metric.meaning
+        if name in now:
+            cards.append(Card(
+                name, meaning, now[name], ends.get(name), then.get(name), ends_then.get(name),
+                tests.get(name), metric.is_share,
+            ))  # fmt: skip
+    return cards

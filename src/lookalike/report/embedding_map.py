@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -28,6 +29,7 @@ class EmbeddingMap:
     points: list[Point]
     places: Float64[np.ndarray, "n 2"]
     method: str
+    num_images: int  # of which the points are a sample
 
 
 def has_tsne() -> bool:
@@ -35,29 +37,22 @@ def has_tsne() -> bool:
     return find_spec("sklearn") is not None
 
 
-def choose_points(
-    retrieval: Retrieval, *, seed: int = 0, max_points: int = MAX_POINTS
-) -> list[Point]:
+def choose_points(retrieval: Retrieval) -> list[Point]:
     """Returns images of queries and gallery; of many a sample, even over sides and classes."""
     sides = _sides(retrieval)
     return [
         (is_query, i)
         for is_query, images in sides.items()
-        for i in sample_evenly(images, max_points // len(sides), seed=seed)
+        for i in sample_evenly(images, MAX_POINTS // len(sides), seed=0)
     ]
 
 
-def num_mappable(retrieval: Retrieval) -> int:
-    """Returns how many images a map without a bound would show."""
-    return sum(map(len, _sides(retrieval).values()))
-
-
-def draw_map(retrieval: Retrieval, points: list[Point], *, seed: int = 0) -> EmbeddingMap:
+def draw_map(retrieval: Retrieval, points: list[Point]) -> EmbeddingMap:
     """Returns these images, queries and gallery together, with their places on one map."""
     embeddings = {True: retrieval.query_embeddings, False: retrieval.gallery_embeddings}
     rows = torch.stack([embeddings[is_query][i] for is_query, i in points])
-    places, method = project(rows.float(), seed=seed)
-    return EmbeddingMap(points, places, method)
+    num_images = sum(map(len, _sides(retrieval).values()))
+    return EmbeddingMap(points, *project(rows.float(), seed=0), num_images)
 
 
 def _sides(retrieval: Retrieval) -> dict[bool, ImageSet]:
@@ -70,16 +65,12 @@ def _sides(retrieval: Retrieval) -> dict[bool, ImageSet]:
 def sample_evenly(images: ImageSet, room: int, *, seed: int) -> list[int]:
     """Returns up to `room` images: a first one of each class, then a second one, and so on."""
     shuffled = np.random.default_rng(seed).permutation(len(images)).tolist()
-    if len(images) <= room:
-        return sorted(shuffled)
-    if images.labels is None:
-        return sorted(shuffled[:room])
-    seen: dict[str, int] = {}
+    seen: Counter[str] = Counter()
     turns = []
     for place, i in enumerate(shuffled):
-        turn = seen.get(images.labels[i], 0)
-        seen[images.labels[i]] = turn + 1
-        turns.append((turn, place, i))
+        label = images.labels[i] if images.labels is not None else ""
+        turns.append((seen[label], place, i))
+        seen[label] += 1
     return sorted(i for _, _, i in sorted(turns)[:room])
 
 
@@ -92,19 +83,21 @@ def project(
     distances, starting from the two principal components.
     """
     rows = normalize(embeddings, dim=1)
+    places = principal_components(rows)
     if len(rows) <= _FEW or not has_tsne():
-        return principal_components(rows), "PCA"
+        return places, "PCA"
     from sklearn.manifold import TSNE
 
+    # As small as t-SNE likes it; scikit-learn does the same to its own PCA.
+    start = places / max(float(places[:, 0].std()), 1e-12) * 1e-4
     tsne = TSNE(
         metric="cosine",
-        init=_spread(principal_components(rows)),
+        init=start.astype(np.float32),
         perplexity=min(30.0, (len(rows) - 1) / 3),
         max_iter=_STEPS,
         random_state=seed,
     )
-    places: Float64[np.ndarray, "n 2"] = tsne.fit_transform(rows.numpy()).astype(np.float64)
-    return places, "t-SNE"
+    return tsne.fit_transform(rows.numpy()).astype(np.float64), "t-SNE"
 
 
 def principal_components(rows: Float32[Tensor, "n dim"]) -> Float64[np.ndarray, "n 2"]:
@@ -116,9 +109,3 @@ def principal_components(rows: Float32[Tensor, "n dim"]) -> Float64[np.ndarray, 
     places = torch.zeros(len(rows), 2, dtype=torch.float64)
     places[:, : len(directions)] = centred @ (directions * largest.sign()).T
     return places.numpy()
-
-
-def _spread(places: Float64[np.ndarray, "n 2"]) -> Float32[np.ndarray, "n 2"]:
-    """A start for t-SNE, as small as it likes it (scikit-learn does the same to its own PCA)."""
-    scaled = places / max(float(places[:, 0].std()), 1e-12) * 1e-4
-    return scaled.astype(np.float32)

@@ -7,32 +7,34 @@ light and dark; fonts, grids and backgrounds are the script's business altogethe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lookalike.evaluation.metrics import METRICS
 from lookalike.report.history import Document
 
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure as PlotlyFigure
-
 Figure = dict[str, Any]
+Trace = dict[str, Any]
 
 _SERIES = 5  # colours of lines in report.css
+_MARGIN = {"l": 48, "r": 12, "t": 8, "b": 44}
 
 
-def blank(**layout: Any) -> PlotlyFigure:
-    """Returns a figure with nothing in it."""
+def plotted(traces: Sequence[Trace], x: dict[str, Any], y: dict[str, Any], **layout: Any) -> Figure:
+    """Returns a figure of traces and its two axes as plain JSON, without Plotly's template."""
     import plotly.graph_objects as go
 
-    margin = {"l": 48, "r": 12, "t": 8, "b": 44}
-    return go.Figure(layout={"template": "none", "margin": margin, **layout})
+    layout = {"template": "none", "margin": _MARGIN, "xaxis": x, "yaxis": y, **layout}
+    figure: Figure = go.Figure(list(traces), layout).to_plotly_json()
+    figure["layout"].pop("template", None)
+    return figure
 
 
-def plain(figure: PlotlyFigure) -> Figure:
-    """Returns a figure as plain JSON, without Plotly's own template."""
-    made: Figure = figure.to_plotly_json()
-    made["layout"].pop("template", None)
-    return made
+def over_epochs(lines: Sequence[Trace], y: dict[str, Any]) -> Figure:
+    """Returns a figure of lines, each with its colour and dash as `line`, that counts epochs."""
+    num_epochs = max((len(line["x"]) for line in lines), default=0)
+    for line in lines:
+        line |= {"type": "scatter", "mode": "lines+markers", "line": line["line"] | {"width": 2}}
+    return plotted(lines, {"title": "epoch", "dtick": 1 if num_epochs <= 12 else None}, y)
 
 
 def metric_curves(
@@ -48,38 +50,27 @@ def metric_curves(
     measured = [one for one in epochs if one.get(means) is not None]
     if len(measured) < 2:
         return None
-    figure = blank()
     shares = [name for name in names if METRICS[name].is_share]
+    lines: list[Trace] = []
     for series, metric in enumerate(shares):
         known = [one for one in measured if metric in one[means]]  # an earlier file may lack it
         values = [one[means][metric] for one in known]
         ends = [one[intervals].get(metric, (value, value))
                 for one, value in zip(known, values, strict=True)]  # fmt: skip
         same_kind = metric.partition("@")[0] == shares[0].partition("@")[0]
-        figure.add_scatter(
-            x=[one["epoch"] for one in known],
-            y=values,
-            name=metric,
-            mode="lines+markers",
-            line={
-                "color": f"var(--series{series % _SERIES + 1})",
-                "width": 2,
-                "dash": None if same_kind else "dot",
-            },
-            error_y={
+        lines.append({
+            "x": [one["epoch"] for one in known],
+            "y": values,
+            "name": metric,
+            "line": {"color": f"var(--series{series % _SERIES + 1})",
+                     "dash": None if same_kind else "dot"},
+            "error_y": {
                 "array": [high - value for value, (_, high) in zip(values, ends, strict=True)],
                 "arrayminus": [value - low for value, (low, _) in zip(values, ends, strict=True)],
                 "thickness": 1,
                 "width": 3,
             },
-            hovertemplate=f"epoch %{{x}}<br>{metric} %{{y:.1%}}<extra></extra>",
-        )
-    over_epochs(figure, len(measured))
+            "hovertemplate": f"epoch %{{x}}<br>{metric} %{{y:.1%}}<extra></extra>",
+        })  # fmt: skip
     # Where all is right, or all is wrong, a range of its own would end above 100%.
-    figure.update_yaxes(tickformat=".0%", maxallowed=1.02, minallowed=-0.02)
-    return plain(figure)
-
-
-def over_epochs(figure: PlotlyFigure, num_epochs: int) -> None:
-    """Lets the x axis of a figure count epochs."""
-    figure.update_xaxes(title="epoch", dtick=1 if num_epochs <= 12 else None)
+    return over_epochs(lines, {"tickformat": ".0%", "maxallowed": 1.02, "minallowed": -0.02})

@@ -49,7 +49,16 @@ class History:
     def began(self) -> str:
         """The first measured epoch, in words."""
         first = self.epochs[0]["epoch"]
-        return "before training" if first == 0 else f"epoch {first}"
+        return f"epoch {first}" if first else "before training"
+
+    @property
+    def text_title(self) -> str:
+        """Text search and drift, as far as they were measured, as a title."""
+        has_text = self.current.get("text_metrics") is not None
+        has_drift = sum(one.get("drift") is not None for one in self.epochs) > 1
+        if has_text:
+            return "Text search and drift" if has_drift else "Text search"
+        return "Drift" if has_drift else ""
 
 
 def read_history(out: Path, epoch: int, *, of_mixture: bool = False) -> History:
@@ -65,19 +74,20 @@ def read_history(out: Path, epoch: int, *, of_mixture: bool = False) -> History:
     current = _read(path)
     if "health" not in current or "fingerprint" not in current["protocol"]:
         raise DataError(f"{shown(path)} is of an earlier version of Lookalike; evaluate anew")
+    run, fingerprint = current.get("run"), current["protocol"]["fingerprint"]
+    numbers = range(epoch + 1 if of_mixture else epoch) if run is not None else ()
     earlier: list[Path] = []
     epochs: list[Document] = []
-    for number in range(epoch + 1 if of_mixture else epoch):
-        path = result_files(out, number)[1]
-        if current.get("run") is None or not path.is_file():
-            continue
-        document = _light(path, path.stat().st_mtime_ns)
-        if _belongs_to(document, current):
+    for path in (result_files(out, number)[1] for number in numbers):
+        one = _light(path, path.stat().st_mtime_ns) if path.is_file() else {}
+        same_test = (one.get("protocol") or {}).get("fingerprint") == fingerprint
+        if one.get("run") == run and same_test and "health" in one:
             earlier.append(path)
-            epochs.append(document)
+            epochs.append(one)
+    epochs.append(_without_queries(current))
     before = _read(earlier[0]) if earlier else None
     previous = before if len(earlier) < 2 else _read(earlier[-1])
-    return History([*epochs, _without_queries(current)], current, before, previous)
+    return History(epochs, current, before, previous)
 
 
 def query_column(document: Document | None, like: Document, metric: str) -> np.ndarray | None:
@@ -86,21 +96,12 @@ def query_column(document: Document | None, like: Document, metric: str) -> np.n
     None where the file has other queries than `like` (an image became unreadable on the way), or
     lacks the metric.
     """
-    if document is None or document["per_query"] is None or like["per_query"] is None:
+    mine, theirs = like["per_query"], document and document["per_query"]
+    if mine is None or theirs is None or metric not in theirs:
         return None
-    mine, theirs = like["per_query"], document["per_query"]
     if any(mine[key] != theirs[key] for key in ("name", "label", "num_relevant")):
         return None
-    if metric not in theirs:
-        return None
     return np.array(theirs[metric], dtype=np.float64)  # None becomes NaN
-
-
-def _belongs_to(document: Document, current: Document) -> bool:
-    same_run: bool = document.get("run") == current["run"]
-    mine, theirs = current["protocol"], document.get("protocol") or {}
-    same_protocol: bool = theirs.get("fingerprint") == mine["fingerprint"]
-    return same_run and same_protocol and "health" in document
 
 
 @lru_cache(maxsize=256)

@@ -40,8 +40,8 @@ def _environment() -> Environment:
     # Not escaped to ASCII: a name of emoji would take three times the room.
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "sort_keys": True}
     environment.filters |= {
-        "shown": shown, "brief": brief, "count": count, "bytes": human_bytes, "percent": percent,
-        "points": points, "decimals": decimals, "in_units": in_units,
+        "shown": shown, "brief": brief, "count": "{:,}".format, "bytes": human_bytes,
+        "percent": percent, "points": points, "decimals": decimals, "in_units": in_units,
     }  # fmt: skip
     return environment
 
@@ -56,11 +56,6 @@ def brief(name: str) -> str:
     """
     text = shown(name)
     return text if len(text) <= MAX_NAME else f"{text[: MAX_NAME - 61]}…{text[-60:]}"
-
-
-def count(number: int) -> str:
-    """Returns a number with its thousands set apart: 1,234."""
-    return f"{number:,}"
 
 
 def percent(share: float | None) -> str:
@@ -105,8 +100,9 @@ def human_bytes(number: float) -> str:
     >>> human_bytes(3_200_000)
     '3.2 MB'
     """
-    unit = 0
-    while number >= 1000 and unit < len(HUMAN_UNITS) - 1:
+    unit, *larger = HUMAN_UNITS
+    digits = 0 if number < 1000 else 1
+    while number >= 1000 and larger:
         number /= 1000
-        unit += 1
-    return f"{number:.0f} {HUMAN_UNITS[unit]}" if unit == 0 else f"{number:.1f} {HUMAN_UNITS[unit]}"
+        unit = larger.pop(0)
+    return f"{number:.{digits}f} {unit}"

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Int64
 
 from lookalike.data.images import ImageRef
 from lookalike.evaluation.retrieval import Retrieval
+from lookalike.evaluation.scoring.statistics import Column
 from lookalike.report.page import brief
-
-Column = Float64[np.ndarray, " queries"]
 
 SHOWN_RESULTS = 10
 MAX_IMAGES = 4000
 """All queries are shown where they and their results are no more images than this."""
 CONFUSIONS = 100
-_QUOTAS = {"worst": 150, "fixed": 100, "broken": 100, "random": 150}
 _CONFUSED_PAIRS, _EXAMPLES = 50, 3
 
 
@@ -46,15 +43,14 @@ class Outcome:
     @property
     def totals(self) -> dict[str, int]:
         """The number of queries of each kind that the page can list, even if it does not."""
-        answerable = int(self.answerable.sum())
-        return {
-            "all": len(self.first),
-            "worst": answerable,
-            "wrong": int((self.answerable & ~self.right).sum()),
-            "fixed": int((self.change == 1).sum()),
-            "broken": int((self.change == -1).sum()),
-            "unanswerable": len(self.first) - answerable,
+        kinds = {
+            "worst": self.answerable,
+            "wrong": self.answerable & ~self.right,
+            "fixed": self.change == 1,
+            "broken": self.change == -1,
+            "unanswerable": ~self.answerable,
         }
+        return {"all": len(self.first)} | {kind: int(of.sum()) for kind, of in kinds.items()}
 
 
 @dataclass(frozen=True)
@@ -73,8 +69,8 @@ class Images:
     """
 
     def __init__(self, retrieval: Retrieval) -> None:
-        self._sides = (retrieval.gallery, retrieval.query)
-        self._side_refs = (retrieval.gallery.refs, retrieval.query.refs)
+        sides = (retrieval.gallery, retrieval.query)
+        self._sides = [(side, side.refs) for side in sides]
         self._numbers: dict[tuple[ImageRef, str | None], int] = {}
         self._classes: dict[str, int] = {}
         self.names: list[str] = []
@@ -92,9 +88,9 @@ class Images:
 
     def number(self, position: int, *, is_query: bool) -> int:
         """Returns the number of an image of the queries or the gallery."""
-        side, ref = self._sides[is_query], self._side_refs[is_query][position]
+        side, refs = self._sides[is_query]
         label = None if side.labels is None else side.labels[position]
-        number = self._numbers.setdefault((ref, label), len(self._numbers))
+        number = self._numbers.setdefault((refs[position], label), len(self._numbers))
         if number == len(self.names):
             self.names.append(brief(side.names[position]))
             self.labels.append(-1 if label is None else self.class_number(label))
@@ -106,24 +102,19 @@ class Images:
 
     def columns(self, number_of: dict[ImageRef, int]) -> dict[str, list[Any]]:
         """Returns names, classes and thumbnails (-1 for none) of all images numbered so far."""
-        return {
-            "classes": self.classes,
-            "names": self.names,
-            "labels": self.labels,
-            "thumbs": [number_of.get(ref, -1) for ref in self.refs],
-        }
+        thumbs = [number_of.get(ref, -1) for ref in self.refs]
+        names, labels = self.names, self.labels
+        return {"classes": self.classes, "names": names, "labels": labels, "thumbs": thumbs}
 
 
 def outcome_of(retrieval: Retrieval, previous_recall: Column | None) -> Outcome:
     """Returns how each query ended, and how its first result changed since an epoch ago."""
-    first = retrieval.positions[:, 0].numpy()
-    none = np.full(len(first), np.nan)
-    scores = retrieval.scores
-    if scores is None:
-        no, zero = np.zeros(len(first), dtype=bool), np.zeros(len(first), dtype=np.int64)
-        return Outcome(no, no, none, none, zero, zero, first, compared=False)
-    right = scores.columns["recall@1"] == 1
+    first, scores = retrieval.positions[:, 0].numpy(), retrieval.scores
     change = np.zeros(len(first), dtype=np.int64)
+    if scores is None:
+        no, none = np.zeros(len(first), dtype=bool), np.full(len(first), np.nan)
+        return Outcome(no, no, none, none, change, change, first, compared=False)
+    right = scores.columns["recall@1"] == 1
     if previous_recall is not None:
         change = right.astype(np.int64) - (previous_recall == 1)
     return Outcome(
@@ -159,46 +150,28 @@ def choose_queries(
     few of each of the most frequent confusions, and a seeded random sample.
     """
     num_queries = len(retrieval.query)
-    if _num_images(retrieval) <= MAX_IMAGES:
+    results = np.unique(retrieval.positions[:, :SHOWN_RESULTS].numpy())
+    num_found, both = int((results >= 0).sum()), retrieval.query is retrieval.gallery
+    if (max(num_found, num_queries) if both else num_found + num_queries) <= MAX_IMAGES:
         return list(range(num_queries))
     shuffled = np.random.default_rng(seed).permutation(num_queries)
     change = outcome.change[shuffled]
-    groups: dict[str, Iterable[int]] = {
-        "worst": worst_first(outcome).tolist(),
-        "fixed": shuffled[change == 1].tolist(),
-        "broken": shuffled[change == -1].tolist(),
-        "random": shuffled.tolist(),
-    }
-    chosen = set(_examples(retrieval, outcome, confusions[:_CONFUSED_PAIRS], shuffled))
-    for name, group in groups.items():
-        chosen.update(list(group)[: _QUOTAS[name]])
-    return sorted(chosen)
-
-
-def _num_images(retrieval: Retrieval) -> int:
-    """Different images among all queries and the results that would stand beside them."""
-    results = np.unique(retrieval.positions[:, :SHOWN_RESULTS].numpy())
-    both = retrieval.query is retrieval.gallery
-    found = int((results >= 0).sum())
-    return max(found, len(retrieval.query)) if both else found + len(retrieval.query)
-
-
-def _examples(
-    retrieval: Retrieval,
-    outcome: Outcome,
-    confusions: list[Confusion],
-    order: Int64[np.ndarray, " queries"],
-) -> list[int]:
-    """A few queries of each confusion."""
+    groups = (  # and how many of each there is room for
+        (worst_first(outcome), 150),
+        (shuffled[change == 1], 100),
+        (shuffled[change == -1], 100),
+        (shuffled, 150),
+    )
+    chosen = {i for group, room in groups for i in group[:room].tolist()}
     labels, gallery_labels = retrieval.query.labels or [], retrieval.gallery.labels or []
-    wanted = {(one.label, one.taken_for): _EXAMPLES for one in confusions}
-    chosen = []
-    for i in order[(outcome.answerable & ~outcome.right)[order]].tolist():
+    wanted = {(one.label, one.taken_for): _EXAMPLES for one in confusions[:_CONFUSED_PAIRS]}
+    wrong = outcome.answerable & ~outcome.right & (outcome.first >= 0)
+    for i in shuffled[wrong[shuffled]].tolist():
         pair = (labels[i], gallery_labels[outcome.first[i]])
-        if outcome.first[i] >= 0 and wanted.get(pair, 0):
+        if wanted.get(pair, 0):
             wanted[pair] -= 1
-            chosen.append(i)
-    return chosen
+            chosen.add(i)
+    return sorted(chosen)
 
 
 def strips(
@@ -210,23 +183,21 @@ def strips(
     """
     rows = []
     for i in chosen:
+        columns = (retrieval.positions, retrieval.similarities)
+        found = zip(*(column[i, :SHOWN_RESULTS].tolist() for column in columns), strict=True)
         results: list[float] = []
-        found = zip(retrieval.positions[i].tolist(), retrieval.similarities[i].tolist(),
-                    strict=True)  # fmt: skip
-        for position, similarity in list(found)[:SHOWN_RESULTS]:
+        for position, similarity in found:
             if position >= 0:
                 results += [images.number(position, is_query=False), round(similarity, 3)]
         rank, precision = float(outcome.first_rank[i]), float(outcome.precision[i])
-        rows.append(
-            [
-                images.number(i, is_query=True),
-                int(rank) if np.isfinite(rank) else None,
-                None if np.isnan(precision) else round(precision, 3),
-                int(outcome.num_relevant[i]),
-                int(outcome.change[i]),
-                results,
-            ]
-        )
+        rows.append([
+            images.number(i, is_query=True),
+            int(rank) if np.isfinite(rank) else None,
+            None if np.isnan(precision) else round(precision, 3),
+            int(outcome.num_relevant[i]),
+            int(outcome.change[i]),
+            results,
+        ])  # fmt: skip
     return rows
 
 

@@ -44,7 +44,6 @@ class Section:
         facts: what the fragment needs beside the context's fields and `figures`, which it sees too.
         figures: plots, by the names that the fragment has for their places; None for no plot.
         data: what the page's script needs, under keys that no other section uses.
-        left_out: what a page of bounded size does not hold of it, a sentence each.
     """
 
     name: str
@@ -53,4 +52,3 @@ class Section:
     facts: dict[str, Any] = field(default_factory=dict)
     figures: Mapping[str, Figure | None] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
-    left_out: list[str] = field(default_factory=list)

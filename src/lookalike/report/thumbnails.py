@@ -38,7 +38,7 @@ class Thumbnails:
         self.num_left_out = 0
 
     def add(
-        self, refs: Iterable[ImageRef], *, on_progress: Callable[[int], None] | None = None
+        self, refs: Iterable[ImageRef], *, on_progress: Callable[[int], None] = lambda _: None
     ) -> None:
         """Makes the thumbnails of these images, until the bound is reached.
 
@@ -52,16 +52,13 @@ class Thumbnails:
                     return
                 some = wanted[start : start + _AT_A_TIME]
                 for ref, uri in zip(some, pool.map(self._uri, some), strict=True):
-                    if uri is None:
-                        continue
-                    if self.num_bytes + len(uri) > self.max_bytes:
+                    if uri is not None and self.num_bytes + len(uri) > self.max_bytes:
                         self.num_left_out += 1
-                        continue
-                    self.number_of[ref] = len(self.uris)
-                    self.uris.append(uri)
-                    self.num_bytes += len(uri)
-                if on_progress is not None:
-                    on_progress(len(some))
+                    elif uri is not None:
+                        self.number_of[ref] = len(self.uris)
+                        self.uris.append(uri)
+                        self.num_bytes += len(uri)
+                on_progress(len(some))
 
     def _uri(self, ref: ImageRef) -> str | None:
         try:

@@ -11,19 +11,13 @@ from lookalike.evaluation.results import interpolation_file, report_file
 from lookalike.evaluation.retrieval import Retrieval
 from lookalike.files import write_text
 from lookalike.progress import Progress
+from lookalike.report import queries
 from lookalike.report.embedding_map import choose_points, draw_map
 from lookalike.report.history import Document, History, query_column, read_history
 from lookalike.report.page import human_bytes, render_page
-from lookalike.report.queries import (
-    Images,
-    choose_queries,
-    find_confusions,
-    outcome_of,
-    strips,
-    thumbnails_in_order,
-)
 from lookalike.report.section import Context
 from lookalike.report.sections import SECTIONS
+from lookalike.report.sections.classes import MAX_CLASSES
 from lookalike.report.thumbnails import Thumbnails
 
 MAX_PAGE_BYTES = 25 * 10**6
@@ -65,11 +59,13 @@ def _context(
     history: History, retrieval: Retrieval, trade_off: TradeOff | None, progress: Progress
 ) -> Context:
     """Chooses queries and images, maps and draws: all that takes its time."""
-    outcome = outcome_of(retrieval, query_column(history.previous, history.current, "recall@1"))
-    confusions = find_confusions(retrieval, outcome)
-    images = Images(retrieval)
-    rows = strips(retrieval, outcome, choose_queries(retrieval, outcome, confusions), images)
-    first, later = thumbnails_in_order(rows)
+    earlier = query_column(history.previous, history.current, "recall@1")
+    outcome = queries.outcome_of(retrieval, earlier)
+    confusions = queries.find_confusions(retrieval, outcome)
+    images = queries.Images(retrieval)
+    chosen = queries.choose_queries(retrieval, outcome, confusions)
+    strips = queries.strips(retrieval, outcome, chosen, images)
+    first, later = queries.thumbnails_in_order(strips)
     points = choose_points(retrieval)
     mapped = [images.number(i, is_query=is_query) for is_query, i in points]
     refs, thumbnails = images.refs, Thumbnails()
@@ -78,7 +74,7 @@ def _context(
         task.advance(len(points))
         thumbnails.add((refs[n] for n in [*first, *mapped, *later]), on_progress=task.advance)
     return Context(
-        history, retrieval, outcome, confusions, images, rows, flat, thumbnails, trade_off
+        history, retrieval, outcome, confusions, images, strips, flat, thumbnails, trade_off
     )
 
 
@@ -90,44 +86,31 @@ def _facts(context: Context, protocol: Protocol) -> dict[str, Any]:
     sections = [made for make in SECTIONS if (made := make(context)) is not None]
     data = {key: value for section in sections for key, value in section.data.items()}
     data["images"] = context.images.columns(context.thumbnails.number_of)  # numbered by all above
+    model = now.get("embeddings_of") or now["config"]["model_name"]
     return {
-        "which": _which(now),
-        "model": _short(now.get("embeddings_of") or now["config"]["model_name"]),
+        "context": context,
+        # Of a file or folder somewhere on this machine the last part; the foot has all of it.
+        "model": Path(model).name if Path(model).is_absolute() else model,
         "test": protocol.describe(),
         "sections": sections,
         "bodies": [
             render_page(f"sections/{one.name}.html.j2", vars(context) | vars(one) | one.facts)
             for one in sections
         ],
-        "left_out": [sentence for section in sections for sentence in section.left_out],
         "plotly": get_plotlyjs(),
         "figures": {k: v for one in sections for k, v in one.figures.items() if v is not None},
         "data": data,
         "thumbnails": context.thumbnails.uris,
         "version": now["versions"]["lookalike"],
         "max_bytes": MAX_PAGE_BYTES,
+        "max_classes": MAX_CLASSES,
     }
 
 
 def _trade_off_by(out: Path, now: Document) -> TradeOff | None:
-    """The run's mixtures of weights, unless they are of a later epoch than the report."""
-    if now.get("run") is None:
+    """The run's mixtures of weights on this test, unless they are of a later epoch."""
+    run, fingerprint = now.get("run"), now["protocol"]["fingerprint"]
+    found = None if run is None else read_trade_off(interpolation_file(out), run)
+    if found is None or found.fingerprint != fingerprint or found.epoch > now["epoch"]:
         return None
-    found = read_trade_off(interpolation_file(out), now["run"])
-    same_test = found is not None and found.fingerprint == now["protocol"]["fingerprint"]
-    return found if found and same_test and found.epoch <= now["epoch"] else None
-
-
-def _which(now: Document) -> str:
-    """The epoch that a report is of, for its title; nothing where nothing was trained."""
-    if now["epoch"]:
-        return f" · epoch {now['epoch']}"
-    return "" if now.get("run") is None else " · before training"
-
-
-def _short(model_name: str) -> str:
-    """A model's name for the headline: of a file or folder somewhere on this machine the last part.
-
-    The configuration at the foot has all of it.
-    """
-    return Path(model_name).name if Path(model_name).is_absolute() else model_name
+    return found

@@ -8,7 +8,7 @@ are no pair. Where there are too many pairs to look at, a seeded sample of them 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,6 @@ from lookalike.search.rows import Rows
 
 Similarities = Float32[Tensor, " pairs"]
 
-EXACT_PAIRS = 10**7
-DRAWN_PAIRS = 3 * 10**5
 RANK_ROWS = 8192
 BINS = 100
 _AT_A_TIME = 2**20  # similarities computed at once
@@ -124,33 +122,26 @@ def measure_health(
 ) -> dict[str, Any]:
     """Returns all of the above, as in a metrics file; None where there are no such pairs."""
     pairs = pair_similarities(query, gallery, labels, exclude=exclude, seed=seed)
+    rows = gallery[:RANK_ROWS]
     if len(gallery) > RANK_ROWS:
-        rows = gallery[torch.randperm(len(gallery), generator=_generator(seed))[:RANK_ROWS]]
-    else:
-        rows = gallery[:]
-    histograms = _histograms(pairs)
+        generator = torch.Generator().manual_seed(seed)
+        rows = gallery[torch.randperm(len(gallery), generator=generator)[:RANK_ROWS]]
+    positive, found, apart = pairs.positive, None, None
+    if positive is not None and pairs.negative is not None:
+        positives, negatives = histogram(positive), histogram(pairs.negative)
+        apart = separation(positives, negatives)
+        found = {"low": -1.0, "high": 1.0, "positives": positives, "negatives": negatives}
     return {
-        "separation": histograms and separation(histograms["positives"], histograms["negatives"]),
-        "alignment": None if pairs.positive is None else _or_none(alignment, pairs.positive),
-        "uniformity": _or_none(uniformity, pairs.any),
+        "separation": apart,
+        "alignment": None if positive is None or not len(positive) else alignment(positive),
+        "uniformity": uniformity(pairs.any) if len(pairs.any) else None,
         "effective_rank": effective_rank(normalize(rows, dim=1)),
         "effective_rank_rows": len(rows),
         "dim": gallery.shape[1],
         "pairs": "drawn" if pairs.drawn else "all",
         "num_pairs": len(pairs.any),
-        "histogram": histograms,
+        "histogram": found,
     }
-
-
-def _or_none(measure: Callable[[Similarities], float], pairs: Similarities) -> float | None:
-    return measure(pairs) if len(pairs) else None
-
-
-def _histograms(pairs: Pairs) -> dict[str, Any] | None:
-    if pairs.positive is None or pairs.negative is None:
-        return None
-    positives, negatives = histogram(pairs.positive), histogram(pairs.negative)
-    return {"low": -1.0, "high": 1.0, "positives": positives, "negatives": negatives}
 
 
 def pair_similarities(
@@ -160,8 +151,8 @@ def pair_similarities(
     *,
     exclude: Exclude = (),
     seed: int = 0,
-    exact_pairs: int = EXACT_PAIRS,
-    drawn_pairs: int = DRAWN_PAIRS,
+    exact_pairs: int = 10**7,
+    drawn_pairs: int = 3 * 10**5,
 ) -> Pairs:
     """Returns the similarities of the pairs a search compares; of many pairs, a sample.
 
@@ -173,29 +164,44 @@ def pair_similarities(
         exact_pairs: more pairs than this are sampled.
         drawn_pairs: how many are drawn of each kind; those that are excluded fall out again.
     """
-    if len(query) * len(gallery) <= exact_pairs:
-        return _all_pairs(query, gallery, labels, exclude)
-    generator = _generator(seed)
-    columns = torch.randint(len(gallery), (drawn_pairs,), generator=generator)
-    rows = torch.randint(len(query), (drawn_pairs,), generator=generator)
-    rows, columns = _allowed(rows, columns, exclude)
-    similarities = _of_pairs(query, gallery, rows, columns)
-    if labels is None:
-        return Pairs(None, None, similarities, drawn=True)
-    same = labels[0][rows] == labels[1][columns]
-    positive = _allowed(*_draw_equal(*labels, drawn_pairs, generator), exclude)
-    return Pairs(
-        _of_pairs(query, gallery, *positive), similarities[~same], similarities, drawn=True
-    )
+    positive: Similarities | None = None
+    drawn = len(query) * len(gallery) > exact_pairs
+    if drawn:
+        generator = torch.Generator().manual_seed(seed)
+        columns = torch.randint(len(gallery), (drawn_pairs,), generator=generator)
+        rows = torch.randint(len(query), (drawn_pairs,), generator=generator)
+        found, rows, columns = _of_pairs(query, gallery, rows, columns, exclude)
+        same = None if labels is None else labels[0][rows] == labels[1][columns]
+        if labels is not None:
+            pairs = _draw_equal(*labels, drawn_pairs, generator)
+            positive, *_ = _of_pairs(query, gallery, *pairs, exclude)
+    else:
+        found, same = _all_pairs(query, gallery, labels, exclude)
+        positive = None if same is None else found[same]
+    return Pairs(positive, None if same is None else found[~same], found, drawn)
+
+
+def _of_pairs(
+    query: Tensor | Rows, gallery: Tensor | Rows, rows: Tensor, columns: Tensor, exclude: Exclude
+) -> tuple[Similarities, Tensor, Tensor]:
+    """The cosine similarity of each pair that is not excluded, and these pairs."""
+    keep = ~any_equal(exclude, rows, columns)
+    rows, columns = rows[keep], columns[keep]
+    pieces = [
+        (normalize(query[rows[part]], dim=1) * normalize(gallery[columns[part]], dim=1)).sum(dim=1)
+        for part in _parts(len(rows), gallery.shape[1])
+    ]
+    return torch.cat([torch.empty(0), *pieces]), rows, columns
 
 
 def _all_pairs(
-    query: Float32[Tensor, "queries dim"] | Rows,
-    gallery: Float32[Tensor, "gallery dim"] | Rows,
+    query: Tensor | Rows,
+    gallery: Tensor | Rows,
     labels: tuple[Tensor, Tensor] | None,
     exclude: Exclude,
-) -> Pairs:
-    everything, of_one_class = [], []
+) -> tuple[Similarities, Tensor | None]:
+    """The similarities of all pairs, and with labels which are of one class."""
+    everything, same = [], []
     columns = normalize(gallery[:], dim=1)
     for part in _parts(len(query), len(gallery)):
         similarities = normalize(query[part], dim=1) @ columns.T
@@ -204,12 +210,8 @@ def _all_pairs(
             keep[equal_pairs(query_ids[part], gallery_ids)] = False
         everything.append(similarities[keep])
         if labels is not None:
-            of_one_class.append((labels[0][part, None] == labels[1])[keep])
-    similarities = torch.cat(everything)
-    if labels is None:
-        return Pairs(None, None, similarities, drawn=False)
-    same = torch.cat(of_one_class)
-    return Pairs(similarities[same], similarities[~same], similarities, drawn=False)
+            same.append((labels[0][part, None] == labels[1])[keep])
+    return torch.cat(everything), torch.cat(same) if same else None
 
 
 def _draw_equal(
@@ -224,32 +226,10 @@ def _draw_equal(
         return torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
     drawn = torch.randint(int(ends[-1]), (count,), generator=generator)
     rows = torch.searchsorted(ends, drawn, right=True)
-    within = drawn - (ends[rows] - partners[rows])
-    return rows, order[first[rows] + within]
+    return rows, order[first[rows] + drawn - (ends[rows] - partners[rows])]
 
 
-def _allowed(rows: Tensor, columns: Tensor, exclude: Exclude) -> tuple[Tensor, Tensor]:
-    keep = ~any_equal(exclude, rows, columns)
-    return rows[keep], columns[keep]
-
-
-def _of_pairs(
-    query: Tensor | Rows, gallery: Tensor | Rows, rows: Tensor, columns: Tensor
-) -> Similarities:
-    """The cosine similarity of each pair."""
-    pieces = [
-        (normalize(query[rows[part]], dim=1) * normalize(gallery[columns[part]], dim=1)).sum(dim=1)
-        for part in _parts(len(rows), gallery.shape[1])
-    ]
-    return torch.cat([torch.empty(0), *pieces])
-
-
-def _parts(rows: int, width: int) -> Iterator[slice]:
+def _parts(rows: int, width: int) -> list[slice]:
     """Rows of so many numbers, as many at a time as memory is meant for."""
     step = max(1, _AT_A_TIME // max(1, width))
-    for start in range(0, rows, step):
-        yield slice(start, start + step)
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+    return [slice(start, start + step) for start in range(0, rows, step)]

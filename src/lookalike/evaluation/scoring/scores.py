@@ -7,14 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Int64
 
 from lookalike.errors import ConfigError
-from lookalike.evaluation.metrics import MEDIAN_RANK, METRICS, Counts, Metric, Ranks, Scores
-from lookalike.evaluation.scoring.statistics import bootstrap_intervals
-
-Column = Float64[np.ndarray, " queries"]
+from lookalike.evaluation.metrics import MEDIAN_RANK, METRICS, Counts, Ranks
+from lookalike.evaluation.scoring.statistics import Column, bootstrap_intervals
 
 
 @dataclass(frozen=True)
@@ -33,11 +30,7 @@ class QueryScores:
     @property
     def averaged(self) -> dict[str, Column]:
         """The columns of the metrics that are means over queries."""
-        return {
-            name: column
-            for name, column in self.columns.items()
-            if METRICS[name].over_queries == "mean"
-        }
+        return {k: v for k, v in self.columns.items() if METRICS[k].over_queries == "mean"}
 
     @property
     def answerable(self) -> np.ndarray:
@@ -83,19 +76,18 @@ class QueryScores:
 
     def per_class(self) -> dict[str, dict[str, float]]:
         """Returns for each class its number of queries, those without an answer, and its means."""
-        averaged = self.averaged
-        labels = np.array(self.labels)
+        labels, averaged = np.array(self.labels), self.averaged
         order = np.argsort(labels, kind="stable")
         names, starts = np.unique(labels[order], return_index=True)
         table = {}
         for name, rows in zip(names.tolist(), np.split(order, starts[1:]), strict=True):
             kept = rows[self.answerable[rows]]
-            row: dict[str, float] = {
-                "num_queries": len(rows), "num_without_answer": len(rows) - len(kept)
-            }  # fmt: skip
-            if len(kept):
-                row |= {key: float(column[kept].mean()) for key, column in averaged.items()}
-            table[name] = row
+            means = averaged if len(kept) else {}
+            table[name] = {
+                "num_queries": len(rows),
+                "num_without_answer": len(rows) - len(kept),
+                **{key: float(column[kept].mean()) for key, column in means.items()},
+            }
         return table
 
 
@@ -109,25 +101,20 @@ def score_ranks(labels: Sequence[str], ranks: Ranks, num_relevant: Counts) -> Qu
     kept, counts = ranks[answerable], num_relevant[answerable]
     columns = {}
     for name, metric in METRICS.items():
-        column = torch.full((len(num_relevant),), float("nan"), dtype=torch.float64)
-        column[answerable] = _checked(metric, metric.score(kept, counts), len(kept)).cpu()
-        columns[name] = column.numpy()
+        scores = metric.score(kept, counts)  # a metric from outside may return anything
+        if scores.shape != (len(kept),):
+            raise ConfigError(
+                f"the metric {name!r} returned a tensor of shape {tuple(scores.shape)} for "
+                f"{len(kept)} queries; expected ({len(kept)},), one number a query"
+            )
+        if metric.over_queries == "mean" and not scores.isfinite().all():
+            raise ConfigError(
+                f"the metric {name!r} returned a number that is not finite, of which there is "
+                'no mean; score such a query 0, or summarise by over_queries="median"'
+            )
+        columns[name] = np.full(len(num_relevant), np.nan)
+        columns[name][answerable.cpu().numpy()] = scores.double().cpu().numpy()
     return QueryScores(list(labels), num_relevant.cpu().numpy(), columns)
-
-
-def _checked(metric: Metric, scores: Scores, num_queries: int) -> Scores:
-    """The scores, which a metric from outside may have in another form."""
-    if scores.shape != (num_queries,):
-        raise ConfigError(
-            f"the metric {metric.name!r} returned a tensor of shape {tuple(scores.shape)} for "
-            f"{num_queries} queries; expected ({num_queries},), one number a query"
-        )
-    if metric.over_queries == "mean" and not scores.isfinite().all():
-        raise ConfigError(
-            f"the metric {metric.name!r} returned a number that is not finite, of which there is "
-            'no mean; score such a query 0, or summarise by over_queries="median"'
-        )
-    return scores.double()
 
 
 def joined(parts: Sequence[QueryScores]) -> QueryScores:

@@ -8,7 +8,7 @@ counting them as independent makes intervals too narrow.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from jaxtyping import Float64
 
 Column = Float64[np.ndarray, " queries"]
 
-RESAMPLES = 2000
+_LEVEL = 0.95
 _CHUNK_ELEMENTS = 2**23  # random numbers held at a time: 64 MB
 
 
@@ -38,11 +38,10 @@ def bootstrap_intervals(
     columns: Mapping[str, Column],
     *,
     clusters: Sequence[str] | None = None,
-    level: float = 0.95,
-    resamples: int = RESAMPLES,
+    resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """Returns the percentile bootstrap interval of the mean over queries, for each column.
+    """Returns the 95% percentile bootstrap interval of the mean over queries, for each column.
 
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13; of
     whole clusters: Davison and Hinkley, "Bootstrap Methods and their Application", section 3.8.
@@ -51,7 +50,6 @@ def bootstrap_intervals(
         columns: one number a query, all finite; the queries are the same in all columns, and
             the same draws serve them all.
         clusters: one label a query; draws whole clusters instead of queries.
-        level: how often such an interval is to hold the true mean.
         resamples: how many times the queries are drawn anew.
         seed: of the draws; the same seed gives the same intervals.
 
@@ -60,13 +58,12 @@ def bootstrap_intervals(
     """
     sums, sizes = _cluster_sums(np.stack(list(columns.values()), axis=1), clusters)
     generator = np.random.default_rng(seed)
-    means = np.concatenate(
-        [
-            (draws @ sums) / (draws @ sizes)[:, None]
-            for draws in _draws(len(sums), resamples, generator)
-        ]
-    )
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    n, means = len(sums), []
+    for size in _chunk_sizes(n, resamples):
+        drawn = generator.integers(0, n, (size, n)) + np.arange(size)[:, None] * n
+        counts = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
+        means.append((counts @ sums) / (counts @ sizes)[:, None])
+    low, high = np.quantile(np.concatenate(means), [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2], axis=0)
     return dict(zip(columns, zip(low.tolist(), high.tolist(), strict=True), strict=True))
 
 
@@ -90,16 +87,12 @@ def paired_tests(
     Smyth, "Permutation P-values Should Never Be Zero" (2010).
 
     Args:
-        a, b: for each metric of `a` one number a query, all finite, the same queries in the
-            same order.
+        a, b: for each metric of `a` one finite number a query, the same queries in one order.
         clusters: flips whole clusters instead of queries.
         resamples: random flips.
         seed: of flips and of the interval's draws.
     """
-    differences = {
-        name: np.asarray(b[name], dtype=np.float64) - np.asarray(column, dtype=np.float64)
-        for name, column in a.items()
-    }
+    differences = {name: np.subtract(b[name], a[name], dtype=np.float64) for name in a}
     sums, _ = _cluster_sums(np.stack(list(differences.values()), axis=1), clusters)
     moved = sums[(sums != 0).any(axis=1)]
     total = sums.sum(axis=0)
@@ -111,11 +104,10 @@ def paired_tests(
         heads = generator.integers(0, 2, (size, len(moved)), dtype=np.int8).astype(np.float64)
         extreme += (np.abs(2 * (heads @ moved) - total) >= enough).sum(axis=0)
     intervals = bootstrap_intervals(differences, clusters=clusters, seed=seed)
+    p_values = dict(zip(differences, (extreme + 1) / (resamples + 1), strict=True))
     return {
-        name: PairedTest(float(column.mean()), *intervals[name], float(p_value))
-        for (name, column), p_value in zip(
-            differences.items(), (extreme + 1) / (resamples + 1), strict=True
-        )
+        name: PairedTest(float(column.mean()), *intervals[name], float(p_values[name]))
+        for name, column in differences.items()
     }
 
 
@@ -133,16 +125,6 @@ def _cluster_sums(
     sums = np.zeros((len(sizes), *scores.shape[1:]))
     np.add.at(sums, of_cluster, scores)
     return sums, sizes
-
-
-def _draws(
-    n: int, resamples: int, generator: np.random.Generator
-) -> Iterator[Float64[np.ndarray, "some n"]]:
-    """The number of times that each of n is drawn in n draws, some resamples at a time."""
-    for size in _chunk_sizes(n, resamples):
-        drawn = generator.integers(0, n, (size, n))
-        drawn += np.arange(size)[:, None] * n
-        yield np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
 
 
 def _chunk_sizes(width: int, total: int) -> list[int]:

@@ -1,7 +1,7 @@
 """The sections of the report, in the order of the page.
 
 A section is a module here with `make(context) -> Section | None` (None: not shown), a fragment
-`templates/sections/NAME.html.j2`, and a line in this list.
+`templates/sections/NAME.html.j2`, and a name in this list.
 """
 
 from __future__ import annotations
@@ -19,18 +19,9 @@ from lookalike.report.sections import (
     text_search,
     verdict,
 )
-from lookalike.report.sections import (
-    map as flat_map,
-)
+from lookalike.report.sections import map as flat_map
 
 SECTIONS: list[Callable[[Context], Section | None]] = [
-    verdict.make,
-    curves.make,
-    text_search.make,
-    mixtures.make,
-    strips.make,
-    classes.make,
-    flat_map.make,
-    health.make,
-    details.make,
+    one.make
+    for one in (verdict, curves, text_search, mixtures, strips, classes, flat_map, health, details)
 ]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 
 from lookalike.evaluation.scoring.health import BINS
-from lookalike.report.figures import Figure, blank, metric_curves, plain
+from lookalike.report.figures import Figure, Trace, metric_curves, plotted
 from lookalike.report.history import Document
 from lookalike.report.section import Context, Section
+
+_KINDS = {"negatives": ("different classes", "var(--wrong)"),
+          "positives": ("same class", "var(--right)")}  # fmt: skip
 
 
 def make(context: Context) -> Section | None:
@@ -27,55 +27,37 @@ def make(context: Context) -> Section | None:
 
 def similarity_histogram(now: Document, before: Document | None) -> Figure | None:
     """Returns positives against negatives, each as shares of its kind; None where no pairs are."""
-    found = _histogram_of(now)
-    if found is None or not sum(found["positives"]) or not sum(found["negatives"]):
+    found = now["health"]["histogram"]
+    earlier = before["health"]["histogram"] if before else None
+    if found is None or not all(sum(found[kind]) for kind in _KINDS):
         return None
-    figure = blank(barmode="overlay", bargap=0)
     edges = np.linspace(found["low"], found["high"], BINS + 1)
     middles = np.round((edges[:-1] + edges[1:]) / 2, 4).tolist()
-    kinds = (
-        ("negatives", "different classes", "var(--wrong)"),
-        ("positives", "same class", "var(--right)"),
-    )
-    for kind, name, colour in kinds:
-        figure.add_bar(
-            x=middles,
-            y=_shares(found[kind]),
-            name=name,
-            marker={"color": colour, "line": {"width": 0}},
-            opacity=0.55,
-            hovertemplate=f"{name}<br>similarity %{{x:.2f}}: %{{y:.1%}} of pairs<extra></extra>",
-        )
-    earlier = _histogram_of(before) if before else None
-    for kind, name, colour in kinds:
-        if earlier and sum(earlier[kind]):
-            figure.add_scatter(
-                x=middles,
-                y=_shares(earlier[kind]),
-                name=f"{name}, before",
-                mode="lines",
-                line={"color": colour, "width": 1.5, "dash": "dot", "shape": "hvh"},
-                hoverinfo="skip",
-            )
-    shown = [found, earlier] if earlier else [found]
-    low, high = _filled(shown)
-    figure.update_xaxes(title="cosine similarity of a pair", range=[edges[low], edges[high]])
-    figure.update_yaxes(tickformat=".0%")
-    return plain(figure)
 
+    def trace(kind: str, counts: list[int], also: str = "") -> Trace:
+        shares = [round(count / sum(counts), 6) for count in counts]
+        return {"x": middles, "y": shares, "name": _KINDS[kind][0] + also}
 
-def _histogram_of(document: Document) -> dict[str, Any] | None:
-    found: dict[str, Any] | None = document["health"]["histogram"]
-    return found
-
-
-def _shares(counts: list[int]) -> list[float]:
-    total = sum(counts)
-    return [round(count / total, 6) for count in counts]
-
-
-def _filled(histograms: Sequence[dict[str, Any]]) -> tuple[int, int]:
-    """The first and the last edge between which there is something."""
-    counts = sum(np.array(one[kind]) for one in histograms for kind in ("positives", "negatives"))
-    filled = np.flatnonzero(counts)
-    return max(int(filled[0]) - 1, 0), min(int(filled[-1]) + 2, BINS)
+    traces = [
+        trace(kind, found[kind]) | {
+            "type": "bar",
+            "marker": {"color": colour, "line": {"width": 0}},
+            "opacity": 0.55,
+            "hovertemplate": f"{name}<br>similarity %{{x:.2f}}: %{{y:.1%}} of pairs<extra></extra>",
+        }
+        for kind, (name, colour) in _KINDS.items()
+    ] + [
+        trace(kind, earlier[kind], ", before") | {
+            "type": "scatter",
+            "mode": "lines",
+            "line": {"color": colour, "width": 1.5, "dash": "dot", "shape": "hvh"},
+            "hoverinfo": "skip",
+        }
+        for kind, (_, colour) in _KINDS.items()
+        if earlier and sum(earlier[kind])
+    ]  # fmt: skip
+    counts = np.array([one[kind] for one in (found, earlier) if one for kind in _KINDS])
+    filled = np.flatnonzero(counts.sum(axis=0))
+    low, high = max(filled[0] - 1, 0), min(filled[-1] + 2, BINS)
+    x = {"title": "cosine similarity of a pair", "range": [edges[low], edges[high]]}
+    return plotted(traces, x, {"tickformat": ".0%"}, barmode="overlay", bargap=0)

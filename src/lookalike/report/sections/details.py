@@ -7,7 +7,6 @@ from typing import Any
 
 from lookalike.evaluation.metrics import text_headline
 from lookalike.report.section import Context, Section
-from lookalike.report.sections.text_search import title_of
 
 _CELL = 400
 
@@ -15,17 +14,13 @@ _CELL = 400
 def make(context: Context) -> Section:
     """Returns what a reader opens who wants to know exactly."""
     texts = context.history.current.get("text_metrics") or {}
-    facts = {
-        "text_title": title_of(context.history),
-        "text_headline": [name for name in text_headline() if name in texts],
-        "in_a_cell": _in_a_cell,
-    }
+    names = [name for name in text_headline() if name in texts]
+    facts = {"text_headline": names, "in_a_cell": _in_a_cell}
     return Section("details", "details", "Details", facts)
 
 
 def _in_a_cell(value: Any) -> str:
     """A setting or fact as text; of a long one, such as all held-out classes, the start."""
     text = value if isinstance(value, str) else json.dumps(value)
-    if len(text) <= _CELL:
-        return text
-    return f"{text[:_CELL]}… (the metrics file has all of it)"
+    more = f"{text[:_CELL]}… (the metrics file has all of it)"
+    return text if len(text) <= _CELL else more

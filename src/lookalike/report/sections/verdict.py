@@ -33,48 +33,43 @@ def make(context: Context) -> Section | None:
     if not history.measured:
         return None
     cards = cards_of(history, history.headline, tests_of(history))
-    sentence = verdict_on(cards[0], history.current["epoch"], history.epochs[0]["epoch"])
-    texts = cards_of(history, ["mAP"], {}, "text_")
-    facts = {"verdict": sentence, "cards": cards, "text": texts[0] if texts else None}
+    facts = {
+        "verdict": verdict_on(cards[0], history.current["epoch"], history.epochs[0]["epoch"]),
+        "cards": cards,
+        "text": next(iter(cards_of(history, ["mAP"], {}, "text_")), None),
+    }
     return Section("verdict", "overview", "Overview", facts)
 
 
 def tests_of(history: History) -> dict[str, PairedTest]:
     """Tests headline metrics now against the first epoch's, where both read the same images."""
-    now, before = history.current, history.before
+    now = history.current
     scored = np.array((now["per_query"] or {}).get("num_relevant", ())) > 0
-    known_a, known_b = {}, {}
+    a, b = {}, {}
     for name in history.headline:
-        a, b = query_column(before, now, name), query_column(now, now, name)
-        if a is not None and b is not None and METRICS[name].over_queries == "mean":
-            known_a[name], known_b[name] = a[scored], b[scored]
-    if not known_a:
-        return {}
+        column, mine = query_column(history.before, now, name), query_column(now, now, name)
+        if column is not None and mine is not None and METRICS[name].over_queries == "mean":
+            a[name], b[name] = column[scored], mine[scored]
     resamples = min(10_000, max(500, _FLIPS // max(1, int(scored.sum()))))
-    return paired_tests(known_a, known_b, resamples=resamples)
+    return paired_tests(a, b, resamples=resamples) if a else {}
 
 
 def verdict_on(card: Card, epoch: int, first_epoch: int = 0) -> Verdict:
     """Returns the verdict, by recall@1: what people see first is the first result."""
-    then = "before" if first_epoch == 0 else f"after epoch {first_epoch}"
     now = f"the first result is right for {percent(card.now)} of the queries"
     if card.before is None:
         return Verdict("alone", f"{now[0].upper()}{now[1:]}.", None)
+    then = "before" if first_epoch == 0 else f"after epoch {first_epoch}"
+    told = f"{now}; it was {percent(card.before)} {then}."
     if card.test is None:
-        sentence = f"Now {now}; it was {percent(card.before)} {then}."
-        return Verdict("unclear", sentence, "The difference is not tested: the epochs could not "
-                       "read the same images.")  # fmt: skip
-    word = "epoch" if epoch == 1 else "epochs"
-    since = f"after {epoch} {word} of training"
+        why = "The difference is not tested: the epochs could not read the same images."
+        return Verdict("unclear", f"Now {told}", why)
+    kind: Literal["better", "worse", "unclear"] = "better" if card.test.difference > 0 else "worse"
     if card.test.p_value >= _SURE:
-        return Verdict(
-            "unclear",
-            f"No clear change {since}: {now}; it was {percent(card.before)} {then}.",
-            in_words(card.test),
-        )
-    kind: Literal["better", "worse"] = "better" if card.test.difference > 0 else "worse"
-    sentence = f"{kind.capitalize()} {since}: {now}; it was {percent(card.before)} {then}."
-    return Verdict(kind, sentence, in_words(card.test))
+        kind = "unclear"
+    change = "No clear change" if kind == "unclear" else kind.capitalize()
+    since = f"after {epoch} {'epoch' if epoch == 1 else 'epochs'} of training"
+    return Verdict(kind, f"{change} {since}: {told}", in_words(card.test))
 
 
 def in_words(test: PairedTest) -> str:
