@@ -19,8 +19,8 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from lookalike.data.images import ImageSet
-from lookalike.data.reading.content import require_pyarrow
-from lookalike.data.sources.table import read_names
+from lookalike.data.reading.content import read_parquet, require_pyarrow
+from lookalike.data.sources.columns import read_names
 from lookalike.errors import DataError
 from lookalike.files import shown, write_json, write_whole
 from lookalike.progress import counted
@@ -242,11 +242,7 @@ def _read(path: Path) -> tuple[list[str], np.ndarray]:
 
 
 def _read_parquet(path: Path) -> tuple[list[str], np.ndarray]:
-    pyarrow, parquet = require_pyarrow()
-    try:
-        table = parquet.read_table(path)
-    except (OSError, pyarrow.ArrowInvalid) as error:
-        raise DataError(f"cannot read {shown(path)}: {error}") from error
+    pyarrow, table = require_pyarrow()[0], read_parquet(path)
     if not {"path", "embedding"} <= set(table.column_names):
         raise DataError(f"{shown(path)} has columns {', '.join(table.column_names)}; expected path "
                         "and embedding")  # fmt: skip

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 from lookalike.data.images import Cell, ImageRef, InMemory, file_key, shown_path
-from lookalike.errors import ImageError, MissingExtraError
+from lookalike.errors import DataError, ImageError, MissingExtraError
+from lookalike.files import shown
 
 KEPT_BYTES = 2**28
 """What decoded row groups of Parquet files may take in each process; one is kept at any rate."""
@@ -103,3 +105,17 @@ def require_pyarrow() -> tuple[Any, Any]:
             "Parquet files need pyarrow: pip install 'lookalike[parquet]'"
         ) from error
     return pyarrow, parquet
+
+
+def read_parquet(path: Path) -> Any:
+    """Returns a Parquet file as an Arrow table.
+
+    Raises:
+        DataError: it cannot be read.
+        MissingExtraError: `pyarrow` is not installed.
+    """
+    pyarrow, parquet = require_pyarrow()
+    try:
+        return parquet.read_table(path)
+    except (OSError, pyarrow.ArrowInvalid) as error:
+        raise DataError(f"cannot read the table {shown(path)}: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from lookalike.config import DEFAULT_MAX_MEGAPIXELS
 from lookalike.data.images import ImageRef, ImageSet, Unreadable, list_unreadable, shown_path
@@ -12,6 +13,15 @@ from lookalike.files import shown
 from lookalike.progress import Progress, SilentProgress
 
 _PROBED_AT_A_TIME = 4096
+
+
+def why_no_image(ref: ImageRef, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS) -> str | None:
+    """Returns why a file's header is not that of an image that can be read; None where it is."""
+    try:
+        probe_image(ref, max_megapixels)
+    except ImageError as error:
+        return error.reason
+    return None
 
 
 def keep_readable(
@@ -25,14 +35,7 @@ def keep_readable(
         DataError: not one of the files is an image.
     """
     progress = progress or SilentProgress()
-
-    def reason(ref: ImageRef) -> str | None:
-        try:
-            probe_image(ref, max_megapixels)
-        except ImageError as error:
-            return error.reason
-        return None
-
+    reason = partial(why_no_image, max_megapixels=max_megapixels)
     refs = images.refs
     reasons: list[str | None] = []
     with (
