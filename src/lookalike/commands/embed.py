@@ -8,9 +8,14 @@ from pathlib import Path
 from lookalike.config import EmbedConfig
 from lookalike.data.images import Unreadable, list_unreadable
 from lookalike.data.sources import load_unlabelled
-from lookalike.embedding.embedder import Embedder
-from lookalike.embedding.jobs import Plan, embed_parts
-from lookalike.embedding.shards import start_shards, unreadable_in, write_part
+from lookalike.embedding.embedder import make_embedder
+from lookalike.embedding.shards import (
+    Plan,
+    embed_parts,
+    start_shards,
+    unreadable_in,
+    write_part,
+)
 from lookalike.errors import ConfigError, DataError, Interrupted
 from lookalike.files import shown, writable_folder
 from lookalike.progress import Progress, SilentProgress, counted, default_progress
@@ -78,15 +83,7 @@ def _embed(config: EmbedConfig, progress: Progress, world: World) -> EmbedResult
     images = load_unlabelled(config.data, progress)
     writable_folder(out)
     runtime = make_runtime(config.device, config.precision, config.num_workers, world)
-    embedder = Embedder(
-        config.model_name,
-        embedding=config.embedding,
-        exact_pixels=config.exact_pixels,
-        max_megapixels=config.max_megapixels,
-        batch_size=config.eval_batch_size,
-        progress=progress,
-        runtime=runtime,
-    )
+    embedder = make_embedder(config, runtime, progress)
     batch_size = config.eval_batch_size
     batches = -(-config.images_per_part // batch_size)
     plan = Plan(len(images), batches * batch_size, batch_size)

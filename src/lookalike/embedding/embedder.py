@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from lookalike.config import DEFAULT_MAX_MEGAPIXELS, DEFAULT_MODEL
+from lookalike.config.groups import Basics
 from lookalike.data.images import ImageRef, ImageSet, InMemory, Unreadable, shown_path
 from lookalike.data.reading.cache import DecodeCache
 from lookalike.data.reading.decode import as_seen, read_image
@@ -120,28 +121,28 @@ class Embedder:
 
     @property
     def model_name(self) -> str:
-        """The name that the model was loaded by."""
+        """Returns the name that the model was loaded by."""
         return self.encoder.model_name
 
     @property
     def kind(self) -> str:
-        """The embedding: "projected", the space shared with text, or "pooled"."""
+        """Returns the embedding: "projected", the space shared with text, or "pooled"."""
         return self.encoder.kind
 
     @property
     def has_text(self) -> bool:
-        """True where `texts` embeds texts beside images."""
+        """Returns whether `texts` embeds texts beside images."""
         return self.encoder.has_text
 
     @property
     def dim(self) -> int:
-        """Length of an embedding."""
+        """Returns the length of an embedding."""
         with self.runtime.autocast():
             return self.encoder.dim
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of all that decides on an image's embedding, the same on every machine.
+        """Returns a hash of all that decides on an image's embedding, the same on every machine.
 
         It covers the weights that images pass through (in float32, LoRA merged), the kind of
         embedding and its pooling, how images are cut, and `EMBEDDING_VERSION`; not what changes
@@ -286,7 +287,7 @@ class Embedder:
     def _pixels_of(
         self, items: list[Item], start: int, pool: ThreadPoolExecutor
     ) -> UInt8[Tensor, "n 3 height width"]:
-        """The pixels of items, the first of which is number `start`."""
+        """Returns the pixels of items, the first of which is number `start`."""
         contents = [_content(item) for item in items]  # here: a file object may come twice
         pixels: list[Tensor] = []
         bad: list[str] = []
@@ -304,7 +305,7 @@ class Embedder:
         return torch.stack(pixels)
 
     def _pixels(self, item: Any) -> UInt8[Tensor, "3 height width"] | str:
-        """The pixels of one item, or why it has none."""
+        """Returns the pixels of one item, or why it has none."""
         try:
             image = _decoded(item, self.max_megapixels, self.preprocessing.draft_px())
         except ImageError as error:
@@ -315,12 +316,27 @@ class Embedder:
             return f"cannot be resized ({image.width}x{image.height} px)"
 
 
-def check_finite(embeddings: Float32[Tensor, "n dim"], names: Sequence[str]) -> None:
-    """Raises where an embedding is not finite.
+def make_embedder(
+    config: Basics, runtime: Runtime, progress: Progress, model: CLIPEncoder | None = None
+) -> Embedder:
+    """Returns the embedder that a command's options ask for; of `model` if it is loaded already.
 
     Raises:
-        ModelError: names the first such image.
+        ModelError, CheckpointError: the model cannot be loaded.
     """
+    return Embedder(
+        model or config.model_name or DEFAULT_MODEL,
+        embedding=config.embedding,
+        exact_pixels=config.exact_pixels,
+        max_megapixels=config.max_megapixels,
+        batch_size=config.eval_batch_size,
+        progress=progress,
+        runtime=runtime,
+    )
+
+
+def check_finite(embeddings: Float32[Tensor, "n dim"], names: Sequence[str]) -> None:
+    """Raises a `ModelError` that names the first image whose embedding is not finite."""
     if embeddings.isfinite().all():
         return
     row = int((~embeddings.isfinite()).any(dim=1).nonzero()[0])
@@ -331,13 +347,13 @@ def check_finite(embeddings: Float32[Tensor, "n dim"], names: Sequence[str]) -> 
 
 
 def _content(item: Item) -> Any:
-    """The bytes of a binary file object; anything else as it is."""
+    """Returns the bytes of a binary file object; anything else as it is."""
     content = item.read() if hasattr(item, "read") else None
     return content if isinstance(content, bytes) else item
 
 
 def _decoded(item: Any, max_megapixels: float, draft_px: int | None) -> Image.Image:
-    """What `read_image` would make of an item in a file."""
+    """Returns what `read_image` would make of an item in a file."""
     if isinstance(item, (str, os.PathLike)):
         return read_image(os.fspath(item), max_megapixels, draft_px=draft_px)
     if isinstance(item, bytes):
@@ -358,7 +374,7 @@ def _decoded(item: Any, max_megapixels: float, draft_px: int | None) -> Image.Im
 
 
 def _fingerprint(encoder: CLIPEncoder) -> str:
-    """A hash of all that decides on an image's embedding but rounding."""
+    """Returns the hash that `Embedder.fingerprint` describes."""
     description, kind = encoder.description(), encoder.kind
     # What projects by itself in its forward pass is not pooled by us.
     projects = kind == "projected" and not hasattr(encoder.backbone, "get_image_features")

@@ -20,13 +20,13 @@ from torch import Tensor
 
 from lookalike.data.images import ImageSet
 from lookalike.data.reading.content import read_parquet, require_pyarrow
-from lookalike.data.sources.columns import read_names
+from lookalike.data.sources.columns import read_names, some
 from lookalike.errors import DataError
 from lookalike.files import shown, write_json, write_whole
 from lookalike.progress import counted
 
 MANIFEST = "manifest.json"
-"""Of a folder of shards: what it holds."""
+"""The file of a folder of shards that tells what it holds."""
 
 _METADATA = b"lookalike"  # key in the metadata of a Parquet file's schema
 _TOLD = {"fingerprint", "model_name", "embedding", "dim"}  # of an embedder, by all files of ours
@@ -122,7 +122,7 @@ def described(embedder: Mapping[str, Any]) -> str:
 
 
 def _embedder_of(path: Path) -> dict[str, Any] | None:
-    """The embedder that rows were made by; None where nothing tells, as with other tools'."""
+    """Returns the embedder that rows were made by; None where nothing tells."""
     if path.suffix.lower() == ".parquet":
         _, parquet = require_pyarrow()
         text = (parquet.read_schema(path).metadata or {}).get(_METADATA, b"null")
@@ -134,8 +134,7 @@ def _embedder_of(path: Path) -> dict[str, Any] | None:
     except ValueError:  # a file of somebody else's, by chance of that name
         return None
     known = document.get("embedder") if isinstance(document, dict) else None
-    is_ours = isinstance(known, dict) and known.keys() >= _TOLD
-    return known if is_ours else None
+    return known if isinstance(known, dict) and known.keys() >= _TOLD else None
 
 
 def rows_of_images(
@@ -167,15 +166,14 @@ def rows_of_images(
     for name, full in zip(images.names, images.paths, strict=True):
         whole = _plain(os.path.abspath(full))
         below = [whole.removeprefix(above)] if above and whole.startswith(above) else []
-        known = [
-            row_of[one] for one in (*below, _plain(name), _plain(full), whole) if one in row_of
-        ]
+        known = [row_of[one] for one in (*below, _plain(name), _plain(full), whole)
+                 if one in row_of]  # fmt: skip
         missing += [] if known else [name]
         rows += known[:1]
     if missing:
         raise DataError(
             f"{len(missing):,} of {len(images):,} images have no embedding in {shown(path)}, "
-            f"such as {_some(missing)}; it names images such as {_some(names)}"
+            f"such as {some(missing)}; it names images such as {some(names)}"
         )
     return rows
 
@@ -198,16 +196,13 @@ def load_embeddings(path: Path, images: ImageSet) -> Float32[Tensor, "n dim"]:
         result[start : start + len(part)] = _unit(matrix[part])
     bad = (~result.isfinite().all(dim=1)).nonzero()[:, 0].tolist()
     if bad:
-        named = _some([images.names[i] for i in bad])
-        raise DataError(
-            f"embeddings of {counted(len(bad), 'image')} in {shown(path)} are zero or not "
-            f"finite: {named}"
-        )
+        raise DataError(f"embeddings of {counted(len(bad), 'image')} in {shown(path)} are zero or "
+                        f"not finite: {some([images.names[i] for i in bad])}")  # fmt: skip
     return result
 
 
 def _unit(rows: np.ndarray) -> Float32[Tensor, "n dim"]:
-    """Brings rows to length 1, whatever their scale; not finite where that cannot be done."""
+    """Returns rows brought to length 1, whatever their scale; not finite where there is none."""
     wide = torch.from_numpy(rows.astype(np.float64))
     wide /= wide.abs().amax(dim=1, keepdim=True)
     unit: Tensor = wide / torch.linalg.vector_norm(wide, dim=1, keepdim=True)
@@ -215,7 +210,7 @@ def _unit(rows: np.ndarray) -> Float32[Tensor, "n dim"]:
 
 
 def _read(path: Path) -> tuple[list[str], np.ndarray]:
-    """Reads names and matrix, whichever the format."""
+    """Returns names and matrix, whichever the format."""
     if path.suffix.lower() == ".parquet":
         names, matrix = _read_parquet(path)
     elif path.suffix.lower() == ".npy":
@@ -260,14 +255,10 @@ def _read_parquet(path: Path) -> tuple[list[str], np.ndarray]:
 
 
 def _plain(name: str) -> str:
-    """A path as it is compared: `./a//b.png` is `a/b.png`."""
+    """Returns a path as it is compared: `./a//b.png` is `a/b.png`."""
     return _text(os.path.normpath(name))
 
 
 def _text(name: str) -> str:
-    """A name that is no Unicode with its bytes escaped: Parquet holds nothing else."""
+    """Returns a name with bytes that are no Unicode escaped: Parquet holds nothing else."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(shown(os.fspath(name)) for name in names[:3])

@@ -22,7 +22,7 @@ import struct
 import time
 import zlib
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
 from importlib.metadata import version
@@ -74,9 +74,13 @@ class Reads:
     failure: str | None = None
 
     def __add__(self, other: Reads) -> Reads:
-        *mine, failure = astuple(self)
-        *others, other_failure = astuple(other)
-        return Reads(*map(sum, zip(mine, others, strict=True)), failure or other_failure)
+        return Reads(
+            self.from_cache + other.from_cache,
+            self.decoded + other.decoded,
+            self.added + other.added,
+            self.without_room + other.without_room,
+            self.failure or other.failure,
+        )
 
     def __str__(self) -> str:
         text = f"{counted(self.from_cache, 'image')} read from it, {self.decoded:,} decoded"
@@ -326,7 +330,7 @@ def _is_outdated(file: Path, draft_sizes: set[int | None]) -> bool:
             origin = json.loads(opened.read(min(length, _LONGEST_HEAD)))["origin"]
         if mark != _MARK or origin["draft_px"] not in draft_sizes:
             return True
-        return _origin(origin["path"], origin["draft_px"], origin["place"]) != origin
+        return bool(_origin(origin["path"], origin["draft_px"], origin["place"]) != origin)
     except OSError:
         return False
     except (ValueError, TypeError, KeyError, struct.error):

@@ -12,7 +12,7 @@ from lookalike.errors import DataError, ImageError, MissingExtraError
 from lookalike.files import shown
 
 KEPT_BYTES = 2**28
-"""What decoded row groups of Parquet files may take in each process; one is kept at any rate."""
+"""Most that decoded row groups of Parquet files take in each process; one is kept at any rate."""
 
 
 def read_content(ref: ImageRef, most: int | None = None) -> bytes:
@@ -36,9 +36,8 @@ def read_content(ref: ImageRef, most: int | None = None) -> bytes:
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
         raise ImageError(shown_path(ref), reason) from error
     if len(content) < wanted:
-        raise ImageError(
-            shown_path(ref), f"cut short: {len(content):,} of {wanted:,} bytes are in its file"
-        )
+        reason = f"cut short: {len(content):,} of {wanted:,} bytes are in its file"
+        raise ImageError(shown_path(ref), reason)
     return content
 
 
@@ -60,7 +59,7 @@ class _RowGroups:
         self._lock = threading.Lock()  # else threads would decode the same row group at once
 
     def column(self, ref: Cell) -> Any:
-        """A row group's column."""
+        """Returns a row group's column."""
         key = (*file_key(ref)._replace(place=ref.column), ref.row_group)
         with self._lock:
             if key not in self._kept:

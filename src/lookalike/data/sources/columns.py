@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from lookalike.data.images import ImageRef, ImageSet
 from lookalike.data.reading.content import read_parquet
-from lookalike.data.reading.probing import why_no_image
+from lookalike.data.reading.decode import why_no_image
 from lookalike.errors import DataError
 from lookalike.files import shown
 from lookalike.progress import Progress, counted
@@ -146,7 +146,7 @@ def load_table(source: str, progress: Progress) -> ImageSet:  # noqa: ARG001 - a
         found = read_parquet(path)
         columns = {name: found[name].to_pylist() for name in found.column_names}
     else:
-        columns = _read_csv(path)
+        columns = dict(_read_csv(path))
     if not columns:
         raise DataError(f"{shown(path)} is empty; its first line must name its columns, "
                         f"such as path,label")  # fmt: skip
@@ -173,31 +173,26 @@ def read_names(path: Path) -> list[str]:
     columns = _read_csv(path)
     if "path" not in columns:
         raise DataError(f"{shown(path)} has no column 'path' but {', '.join(columns) or 'nothing'}")
-    return [str(name) for name in columns["path"]]
+    return columns["path"]
 
 
-def _read_csv(path: Path) -> dict[str, list[Any]]:
+def _read_csv(path: Path) -> dict[str, list[str]]:
     try:
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            delimiter = _delimiter(file.readline(), path)
+            first = file.readline()
+            # Spreadsheets of many countries write semicolons into a CSV.
+            delimiter = ";" if ";" in first and "," not in first else ","
+            delimiter = "\t" if path.suffix.lower() == ".tsv" else delimiter
             file.seek(0)
-            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
-            rows = list(reader)
-            header = list(reader.fieldnames or [])
+            header, *rows = list(csv.reader(file, delimiter=delimiter, strict=True)) or [[]]
     except (OSError, csv.Error) as error:
         raise DataError(f"cannot read the table {shown(path)}: {error}") from error
+    rows = [row for row in rows if row]
     for number, row in enumerate(rows, start=1):
-        if None in row or None in row.values():
+        if len(row) != len(header):
             raise DataError(f"row {number} of {shown(path)} has another number of cells than its "
                             f"header ({len(header)}); quote cells that hold a comma")  # fmt: skip
-    return {name: [row[name] for row in rows] for name in header}
-
-
-def _delimiter(header: str, path: Path) -> str:
-    """What separates the cells; spreadsheets of many countries write semicolons into a CSV."""
-    if path.suffix.lower() == ".tsv":
-        return "\t"
-    return ";" if ";" in header and "," not in header else ","
+    return {name: [row[place] for row in rows] for place, name in enumerate(header)}
 
 
 def some(names: Sequence[str], most: int = 3) -> str:
