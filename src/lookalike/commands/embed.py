@@ -9,13 +9,7 @@ from lookalike.config import EmbedConfig
 from lookalike.data.images import Unreadable, list_unreadable
 from lookalike.data.sources import load_unlabelled
 from lookalike.embedding.embedder import make_embedder
-from lookalike.embedding.shards import (
-    Plan,
-    embed_parts,
-    start_shards,
-    unreadable_in,
-    write_part,
-)
+from lookalike.embedding.shards import Plan, embed_parts, start_shards, unreadable_in, write_part
 from lookalike.errors import ConfigError, DataError, Interrupted
 from lookalike.files import shown, writable_folder
 from lookalike.progress import Progress, SilentProgress, counted, default_progress

@@ -60,10 +60,7 @@ class Header(NamedTuple):
 
 
 def read_image(
-    ref: ImageRef,
-    max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
-    *,
-    draft_px: int | None = None,
+    ref: ImageRef, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS, *, draft_px: int | None = None
 ) -> Image.Image:
     """Decodes a file as people see it: upright, in RGB, over white, 8 bits a channel.
 
