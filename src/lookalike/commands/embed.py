@@ -9,7 +9,7 @@ from lookalike.config import EmbedConfig
 from lookalike.data.images import Unreadable, list_unreadable
 from lookalike.data.sources import load_unlabelled
 from lookalike.embedding.embedder import make_embedder
-from lookalike.embedding.shards import Plan, embed_parts, start_shards, unreadable_in, write_part
+from lookalike.embedding.shards import Plan, embed_parts, start_shards, unreadable_in
 from lookalike.errors import ConfigError, DataError, Interrupted
 from lookalike.files import shown, writable_folder
 from lookalike.progress import Progress, SilentProgress, counted, default_progress
@@ -92,8 +92,7 @@ def _embed(config: EmbedConfig, progress: Progress, world: World) -> EmbedResult
     before = plan.num_parts - len(missing)
     if before:
         progress.note(f"done     {before:,} of {counted(plan.num_parts, 'part')} before now")
-    for part in embed_parts(embedder, images, plan, missing[world.share_of(len(missing))]):
-        write_part(out, part)
+    embed_parts(out, embedder, images, plan, missing[world.share_of(len(missing))])
     world.all_gather_objects(None)  # all parts are there from here on
     unreadable = unreadable_in(out)
     if len(unreadable) == len(images):

@@ -103,9 +103,8 @@ class BalancedBatchSampler(Sampler[list[int]]):
         self._sizes = sizes[taking_part]
         self._starts = np.cumsum(self._sizes) - self._sizes
         self._places = -(-self._sizes // n_samples_per_class)
-        self._num_batches = int(
-            max(-(-self._places.sum() // n_classes_per_batch), self._places.max())
-        )
+        needed = -(-self._places.sum() // n_classes_per_batch)
+        self._num_batches = int(max(needed, self._places.max()))
         small = self._sizes < n_samples_per_class
         self.report = SamplerReport(
             num_classes=num_usable,
@@ -115,7 +114,6 @@ class BalancedBatchSampler(Sampler[list[int]]):
             small_classes=int(small.sum()),
             repeated_images=int((n_samples_per_class - self._sizes[small]).sum()),
         )
-        # Which image is of which class.
         digest = hashlib.sha256(self._by_class.astype(np.int64))
         digest.update(self._sizes.tobytes())
         # Two samplers that agree in all of these draw the same batches.

@@ -46,8 +46,8 @@ class Preprocessing:
     exact: bool = True
 
     def draft_px(self, min_crop_area: float = 1.0) -> int | None:
-        """Returns the px that both sides of a decoded image must have at least, where a share
-        `min_crop_area` of it may be enlarged to the whole; None for all that there is.
+        """Returns the px that a decoded image's sides need, if `min_crop_area` of it may become
+        all of it; None for all that there is.
         """
         if self.exact:
             return None
@@ -91,7 +91,7 @@ class Augmentation:
 
     @property
     def least_area(self) -> float:
-        """The smallest share of an image that may become all of it."""
+        """Returns the smallest share of an image that may become all of it."""
         return self.min_crop_area if self.kind == "crop-flip" else 1.0
 
 
@@ -131,9 +131,8 @@ def augment(
         part = preprocess(image, how)
     else:
         box = _random_box(image.size, how, changes.min_crop_area, rng)
-        mirrored = bool(rng.random() < 0.5)
         part = _resized(image, (how.width, how.height), how, box)
-        if mirrored:
+        if rng.random() < 0.5:
             part = part.flip(2)
     if not changes.color_jitter:
         return part

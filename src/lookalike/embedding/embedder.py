@@ -107,10 +107,9 @@ class Embedder:
         progress: Progress | None = None,
         runtime: Runtime | None = None,
     ) -> None:
-        known = model if isinstance(model, CLIPEncoder) else None
         if runtime is None:
-            if known is not None and device == "auto":
-                device = str(known.device)
+            if isinstance(model, CLIPEncoder) and device == "auto":
+                device = str(model.device)
             runtime = make_runtime(device, precision, num_workers)
         if not isinstance(model, CLIPEncoder):
             model = on_device(CLIPEncoder(os.fspath(model), embedding=embedding), runtime)
@@ -245,10 +244,8 @@ class Embedder:
         *,
         title: str = "embedding",
     ) -> Iterator[Embedded]:
-        """Embeds what is asked of a loader, and yields the rows of each request.
-
-        Of several processes each has its own requests, and shows about how far all of them are.
-        Rows are not yet checked to be finite, so that no process need fail alone.
+        """Embeds what is asked of a loader, and yields the rows of each request, which nobody has
+        checked to be finite: no process need fail alone. Each shows about how far all of them are.
         """
         world, black = self.runtime.world, self.encoder.preprocessing.black(1)
         left = min(loader.num_images, world.size * sum(len(one.indices) for one in requests))
@@ -259,9 +256,8 @@ class Embedder:
                 done = min(left, world.size * (len(batch.indices) + len(batch.unreadable)))
                 left -= done
                 task.advance(done)
-                positions = np.array(batch.indices, dtype=np.int64)
                 named = [names[position] for position in batch.indices]
-                yield Embedded(rows, positions, named, batch.unreadable)
+                yield Embedded(rows, np.array(batch.indices, np.int64), named, batch.unreadable)
             task.advance(left)
 
     def pixels(self, pixels: UInt8[Tensor, "batch 3 height width"]) -> Float32[Tensor, "batch dim"]:
@@ -375,14 +371,13 @@ def _decoded(item: Any, max_megapixels: float, draft_px: int | None) -> Image.Im
 
 def _fingerprint(encoder: CLIPEncoder) -> str:
     """Returns the hash that `Embedder.fingerprint` describes."""
-    description, kind = encoder.description(), encoder.kind
     # What projects by itself in its forward pass is not pooled by us.
-    projects = kind == "projected" and not hasattr(encoder.backbone, "get_image_features")
-    pool = "pooler" if projects else description["pool"]
+    projects = encoder.kind == "projected" and not hasattr(encoder.backbone, "get_image_features")
+    pool = "pooler" if projects else encoder.description()["pool"]
     vision = getattr(encoder.backbone.config, "vision_config", encoder.backbone.config)
     facts = {
         "version": EMBEDDING_VERSION,
-        "kind": kind,
+        "kind": encoder.kind,
         "pool": pool,
         "preprocessing": encoder.preprocessing.facts(),
         "settings": {name: getattr(vision, name, None) for name in _SETTINGS},

@@ -55,8 +55,7 @@ def save_embeddings(
 
     Args:
         path: the file, ending in `.npy` or `.parquet`.
-        embeddings: a row an image.
-        images: the images.
+        embeddings, images: a row an image, and the images.
         embedder: `Embedder.facts()`; None where it is not known.
 
     Raises:
@@ -99,8 +98,7 @@ def write_names(path: Path, columns: Mapping[str, Sequence[str]]) -> None:
 
 
 def embedder_of_both(first: Path, second: Path) -> dict[str, Any] | None:
-    """Returns the embedder that two files or folders of embeddings are of; None where one of them
-    does not tell, as with other tools'.
+    """Returns the embedder that two files or folders are of; None where one does not tell.
 
     Raises:
         DataError: they are of two models; names both.

@@ -15,7 +15,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,28 +61,17 @@ class Plan:
         return [Request(images[start : start + size]) for start in range(0, len(images), size)]
 
 
-@dataclass(frozen=True)
-class Part:
-    """One part, embedded: a row for each image that could be read, in order.
-
-    `unreadable` are the others, by their positions in the source.
-    """
-
-    number: int
-    embeddings: Float32[Tensor, "n dim"]
-    unreadable: dict[int, Unreadable]
-
-
 def embed_parts(
-    embedder: Embedder, images: ImageSet, plan: Plan, numbers: Sequence[int]
-) -> Iterator[Part]:
-    """Embeds some parts of a source, and yields each when it is done, in the order of `numbers`.
+    folder: Path, embedder: Embedder, images: ImageSet, plan: Plan, numbers: Sequence[int]
+) -> None:
+    """Embeds some parts of a source, and writes each when it is done, in the order of `numbers`.
 
     Images are read ahead across parts. Of several processes each is given numbers of its own.
 
     Raises:
         DataError: a reading process died.
         ModelError: an embedding is not finite, or the device has too little memory.
+        OutputError: a part cannot be written.
     """
     if not numbers:
         return  # and no reading process is started
@@ -90,14 +79,15 @@ def embed_parts(
     batches = embedder.read(embedder.loader(images.refs), requests, images.names)
     for number in numbers:
         rows: list[Tensor] = []
-        unreadable: dict[int, Unreadable] = {}
+        unreadable: list[dict[str, Any]] = []
         for request in plan.requests_of(number):
             batch = next(batches)
             check_finite(batch.embeddings, batch.names)
             rows.append(batch.embeddings)
             missing = sorted({*request.indices} - {*batch.positions.tolist()})
-            unreadable |= zip(missing, batch.unreadable, strict=True)
-        yield Part(number, torch.cat(rows), unreadable)
+            for position, one in zip(missing, batch.unreadable, strict=True):
+                unreadable.append({"position": position, "path": one.path, "reason": one.reason})
+        _write_part(_mark_of(folder, number), torch.cat(rows), unreadable)
     next(batches, None)  # its display ends
 
 
@@ -144,9 +134,11 @@ def start_shards(
                      "eval_batch_size": plan.batch_size, "images_per_part": plan.images_per_part},
         "dtype": "float32",
     }  # fmt: skip
-    if overwrite:
-        _clear(folder)
     path = folder / MANIFEST
+    if overwrite and path.exists():  # the manifest last, as it tells what the rest is
+        left = sorted(folder.glob("part-*.json")) + sorted(folder.glob("part-*.npy"))
+        for one in (*left, folder / IMAGES, path):
+            one.unlink(missing_ok=True)
     if path.exists():
         _refuse_other(folder, _read_json(path), manifest)
     else:
@@ -156,8 +148,8 @@ def start_shards(
                               "choose another folder with --out")  # fmt: skip
         write_names(folder / IMAGES, columns_of(images))
         write_json(path, manifest)
-    for left in folder.glob(".*.tmp"):  # by a process that was killed
-        left.unlink()
+    for abandoned in folder.glob(".*.tmp"):  # by a process that was killed
+        abandoned.unlink()
     done = [number for number in range(plan.num_parts) if _mark_of(folder, number).exists()]
     broken = [number for number in done if not _is_whole(_mark_of(folder, number))]
     if broken:
@@ -166,30 +158,19 @@ def start_shards(
     return sorted({*range(plan.num_parts)} - {*done} | {*broken})
 
 
-def write_part(folder: Path, part: Part) -> None:
-    """Writes a part whole, and then its mark, from when on it is done.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
+def _write_part(mark: Path, rows: Tensor, unreadable: list[dict[str, Any]]) -> None:
+    """Writes a part whole, and then its mark, from when on it is done."""
     buffer = io.BytesIO()
-    np.save(buffer, part.embeddings.numpy())
+    np.save(buffer, rows.numpy())
     content = buffer.getbuffer()
-    mark = _mark_of(folder, part.number)
     mark.unlink(missing_ok=True)  # of a part that is done again
     write_whole(mark.with_suffix(".npy"), lambda file: file.write(content))
-    unreadable = [{"position": position, "path": one.path, "reason": one.reason}
-                  for position, one in part.unreadable.items()]  # fmt: skip
     digest = hashlib.sha256(content).hexdigest()
-    write_json(mark, {"rows": len(part.embeddings), "unreadable": unreadable, "sha256": digest})
+    write_json(mark, {"rows": len(rows), "unreadable": unreadable, "sha256": digest})
 
 
 def unreadable_in(folder: Path) -> list[Unreadable]:
-    """Lists what could not be read of the parts that are done, in order.
-
-    Raises:
-        DataError: the folder cannot be read.
-    """
+    """Lists what could not be read of the parts that are done, in order."""
     return [
         Unreadable(one["path"], one["reason"])
         for mark in sorted(folder.glob("part-*.json"), key=lambda path: int(path.stem[5:]))
@@ -207,20 +188,18 @@ def open_shards(folder: Path) -> Shards:
     if manifest.get("format") != FORMAT:
         raise DataError(f"{shown(folder)} is in format {manifest.get('format')!r}; this version "
                         f"reads {FORMAT!r}: install a newer one, or embed again")  # fmt: skip
-    plan = Plan(
-        manifest["images"]["num_images"], manifest["settings"]["images_per_part"], batch_size=1
-    )
-    missing = [n for n in range(plan.num_parts) if not _mark_of(folder, n).exists()]
-    if missing:
+    per_part = manifest["settings"]["images_per_part"]
+    plan = Plan(manifest["images"]["num_images"], per_part, batch_size=1)
+    marks = [_mark_of(folder, number) for number in range(plan.num_parts)]
+    num_done = sum(mark.exists() for mark in marks)
+    if num_done < plan.num_parts:
         raise DataError(
-            f"{shown(folder)} is not finished: {plan.num_parts - len(missing):,} of "
-            f"{plan.num_parts:,} parts are done. Go on with the lookalike embed command that began "
-            "it"
+            f"{shown(folder)} is not finished: {num_done:,} of {plan.num_parts:,} parts are done. "
+            "Go on with the lookalike embed command that began it"
         )
     names = read_names(folder / IMAGES)
     embeddings, unreadable = [], dict[int, str]()
-    for number in range(plan.num_parts):
-        path = _mark_of(folder, number)
+    for path in marks:
         mark, file_name = _read_json(path), path.with_suffix(".npy")
         unreadable |= {one["position"]: one["reason"] for one in mark["unreadable"]}
         if not mark["rows"]:
@@ -269,15 +248,6 @@ def _list_of(manifest: Mapping[str, Any]) -> str:
     images = manifest["images"]
     return (f"{images['num_images']:,} images of {shown(images['root'])} (list "
             f"{images['fingerprint']})")  # fmt: skip
-
-
-def _clear(folder: Path) -> None:
-    """Removes what an earlier command wrote; the manifest last, as it tells what the rest is."""
-    if (folder / MANIFEST).exists():
-        for path in sorted(folder.glob("part-*.json")) + sorted(folder.glob("part-*.npy")):
-            path.unlink()
-        for name in (IMAGES, MANIFEST):
-            (folder / name).unlink(missing_ok=True)
 
 
 def _mark_of(folder: Path, number: int) -> Path:

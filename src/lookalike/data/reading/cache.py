@@ -95,13 +95,8 @@ class Reads:
 class DecodeCache:
     """The cache as a command's main process sees it: made ready, and counted.
 
-    It is handed to each `ImageLoader`, whose workers read through copies of `reader`.
-
-    Args:
-        folder: where images are kept; made if it is missing.
-        max_bytes: how much may lie there.
-        progress: told of what cannot be kept, once.
-        kept_free: bytes of the disk that stay free.
+    It is handed to each `ImageLoader`, whose workers read through copies of `reader`. At most
+    `max_bytes` lie in the folder, and `kept_free` bytes of the disk stay free.
     """
 
     def __init__(
@@ -169,9 +164,8 @@ def make_cache(config: TrainConfig | EvaluateConfig, progress: Progress) -> Deco
 class CachedReader:
     """Reads images as `read_image` does; one lives in each process that reads.
 
-    When the folder is full, what is in it stays, and other images are decoded each time. An
-    epoch visits every image once, so whatever was thrown out for a new one would be needed
-    before the new one is: the folder would be rewritten in each epoch and never be of use.
+    When the folder is full, what is in it stays: an epoch visits every image once, so whatever was
+    thrown out for a new one would be needed before the new one is.
 
     How full it is stands in the length of the file `used`: a byte for each 4096. Adding to its end
     is one step for the system, so processes that know nothing of each other keep one account. They
@@ -190,14 +184,10 @@ class CachedReader:
         *,
         draft_px: int | None = None,
     ) -> Image.Image:
-        """Returns the same image, from the cache where it is there.
+        """Returns the same image as `read_image`, from the cache where it is there.
 
-        It is known by its `file_key`, `draft_px`, and the versions of the decoders. What was kept
-        under a higher limit of megapixels than now is decoded again, and so refused if it is too
-        large.
-
-        Raises:
-            ImageError: as `read_image` does; nothing is kept of such a file.
+        What was kept under a higher limit of megapixels than now is decoded again, and so refused
+        if it is too large. Nothing is kept of a file that cannot be read.
         """
         origin = _origin(ref, draft_px)
         if origin is None:

@@ -42,11 +42,7 @@ def read_content(ref: ImageRef, most: int | None = None) -> bytes:
 
 
 def held(ref: ImageRef) -> ImageRef:
-    """Returns a reference whose bytes are read at most once more: a file itself, others as bytes.
-
-    Raises:
-        ImageError: as `read_content` does.
-    """
+    """Returns a reference whose bytes are read at most once more: a file itself, others as bytes."""
     return ref if isinstance(ref, str) else InMemory(shown_path(ref), read_content(ref))
 
 
@@ -91,28 +87,18 @@ def _cell(ref: Cell) -> bytes:
 
 
 def require_pyarrow() -> tuple[Any, Any]:
-    """Returns the modules that read and write Arrow and Parquet.
-
-    Raises:
-        MissingExtraError: they are not installed.
-    """
+    """Returns the modules that read and write Arrow and Parquet, or says what to install."""
     try:
         import pyarrow.compute
         from pyarrow import parquet
     except ImportError as error:
-        raise MissingExtraError(
-            "Parquet files need pyarrow: pip install 'lookalike[parquet]'"
-        ) from error
+        needs = "Parquet files need pyarrow: pip install 'lookalike[parquet]'"
+        raise MissingExtraError(needs) from error
     return pyarrow, parquet
 
 
 def read_parquet(path: Path) -> Any:
-    """Returns a Parquet file as an Arrow table.
-
-    Raises:
-        DataError: it cannot be read.
-        MissingExtraError: `pyarrow` is not installed.
-    """
+    """Returns a Parquet file as an Arrow table; raises a `DataError` where it cannot be read."""
     pyarrow, parquet = require_pyarrow()
     try:
         return parquet.read_table(path)

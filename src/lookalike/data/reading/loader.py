@@ -28,10 +28,9 @@ _PARTS_AHEAD = 32  # of all workers
 class ImageLoader:
     """Reads images in worker processes that stay alive between calls.
 
-    With `augmentation` and `labels` it reads for training: an image that turns out unreadable
-    is replaced by another of its class, so a batch keeps its shape as long as its classes have
-    readable images. Without, it reads for evaluation: an unreadable image is left out.
-    Either way each batch names what failed.
+    With `augmentation` and `labels` (a class for each image) it reads for training: an unreadable
+    image is replaced by another of its class, so a batch keeps its shape as long as its classes
+    have readable images. Without, an unreadable image is left out. Each batch names what failed.
 
     A large batch is read in parts of some megabytes, by several workers, and put together again:
     what is read ahead has a bound, whatever the size of a batch.
@@ -44,8 +43,7 @@ class ImageLoader:
         how: cut and size of the pixels, and whether they are exact.
         runtime: tells how many workers, and whether a GPU wants pinned memory.
         max_megapixels: larger images are unreadable.
-        augmentation: changes for training.
-        labels: class of each image, for replacements.
+        augmentation, labels: for training, as above.
         cache: keeps decoded images; None: files are decoded each time.
     """
 

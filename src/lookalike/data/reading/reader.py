@@ -111,8 +111,8 @@ class Batch(NamedTuple):
     """A batch that was read. `indices` says which images it really holds.
 
     `lost` are positions that were asked for and have no readable image to stand in for them.
-    Where several processes have read it together, `pixels` are of `indices[own]` only. `reads` are
-    what a cache of decoded images had to do with it.
+    Where several processes have read it together, `pixels` are of `indices[own]` only. `reads` is
+    the part that a cache of decoded images had in it.
     """
 
     pixels: UInt8[Tensor, "batch 3 height width"]
@@ -124,15 +124,8 @@ class Batch(NamedTuple):
 
 
 class Reader(Dataset[Batch]):
-    """Reads what is asked for. Sent to a process, it shares what grows with the images.
-
-    Args:
-        refs: the images.
-        how: cut and size of the pixels.
-        max_megapixels: larger images are unreadable.
-        augmentation: changes for training; None: as evaluation sees them.
-        labels: class of each image, for those that stand in for unreadable ones.
-        cache: of decoded images.
+    """Reads what is asked for; takes what `ImageLoader` does. Sent to a process, it shares what
+    grows with the images.
     """
 
     def __init__(
@@ -157,9 +150,7 @@ class Reader(Dataset[Batch]):
             self._ends = SharedArray(np.cumsum(sizes))
 
     def __getitem__(self, request: Request) -> Batch:
-        pixels: list[Tensor] = []
-        indices: list[int] = []
-        lost: list[int] = []
+        pixels, indices, lost = list[Tensor](), list[int](), list[int]()
         unreadable: dict[int, Unreadable] = {}
         asked = {*request.indices, *request.whole}
         for place, wanted in enumerate(request.indices, start=request.first):
@@ -190,8 +181,7 @@ class Reader(Dataset[Batch]):
         mates = self._by_class.values[start:end]
         place = int(np.searchsorted(mates, wanted))
         others = [*mates[place + 1 :].tolist(), *mates[:place].tolist()]
-        yield from (mate for mate in others if mate not in taken)
-        yield from (mate for mate in others if mate in taken)
+        yield from sorted(others, key=taken.__contains__)
 
     def _pixels(self, index: int, seed: tuple[int, ...]) -> UInt8[Tensor, "3 height width"]:
         ref = self._refs[index]

@@ -99,12 +99,7 @@ def has_embedded_images(source: str) -> bool:
 
 
 def load_parquet(source: str, progress: Progress) -> ImageSet:
-    """Lists the images in Parquet files by all columns but that of the images.
-
-    Raises:
-        DataError: a file is missing, damaged, or has no images.
-        MissingExtraError: `pyarrow` is not installed.
-    """
+    """Lists the images in Parquet files by all columns but that of the images."""
     root, shards = find_shards(source, ".parquet")
     parts: list[_Part] = []
     large: list[str] = []
@@ -155,10 +150,6 @@ def load_saved_dataset(source: str, progress: Progress) -> ImageSet:
     """Lists the images of a dataset, or of all splits of a `DatasetDict`.
 
     Each is a range of bytes of an Arrow file, which is not compressed: reading it takes no library.
-
-    Raises:
-        DataError: the folder is damaged, or has no images.
-        MissingExtraError: `datasets` is not installed.
     """
     try:
         import datasets

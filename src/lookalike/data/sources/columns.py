@@ -41,10 +41,7 @@ def image_set(
 ) -> ImageSet:
     """Returns images with those of `COLUMNS` that there are, as text and flags.
 
-    Args:
-        root, names, places: of the `ImageSet`.
-        columns: one value an image in each; others are passed over.
-        source, unit: where the images are from, and the word for one's place there; for messages.
+    `source` and `unit`, where images are from and the word for one's place there, are for messages.
 
     Raises:
         DataError: there are no images, a name stands twice, or a value is missing or wrong.
@@ -135,12 +132,7 @@ def is_table(source: str) -> bool:
 
 
 def load_table(source: str, progress: Progress) -> ImageSet:  # noqa: ARG001 - as all sources
-    """Lists the images that a table names in its column `path`, with its other columns.
-
-    Raises:
-        DataError: it cannot be read, lacks `path`, or has a wrong value.
-        MissingExtraError: a Parquet table without `pyarrow` installed.
-    """
+    """Lists the images that a table names in its column `path`, with its other columns."""
     path = Path(source)
     if path.suffix.lower() == ".parquet":
         found = read_parquet(path)
@@ -165,11 +157,7 @@ def load_table(source: str, progress: Progress) -> ImageSet:  # noqa: ARG001 - a
 
 
 def read_names(path: Path) -> list[str]:
-    """Returns column `path` of a CSV file, whatever its other columns hold.
-
-    Raises:
-        DataError: the file cannot be read, or has no such column.
-    """
+    """Returns column `path` of a CSV file; raises a `DataError` where it cannot be read."""
     columns = _read_csv(path)
     if "path" not in columns:
         raise DataError(f"{shown(path)} has no column 'path' but {', '.join(columns) or 'nothing'}")

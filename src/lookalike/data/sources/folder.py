@@ -19,11 +19,7 @@ _BESIDE = (".tar", ".parquet", ".json", ".jsonl", ".txt", ".md", ".idx", ".yaml"
 
 
 def load_folder(source: str, progress: Progress) -> ImageSet:
-    """Lists the files of a folder; where it has sub-folders, the first on the path is the label.
-
-    Raises:
-        DataError: there are no files, or images beside the class folders.
-    """
+    """Lists the files of a folder; where it has sub-folders, the first on the path is the label."""
     root = Path(source)
     names, hidden, empty = _walk(root)
     if hidden:
@@ -46,9 +42,7 @@ def load_flat(source: str) -> ImageSet:
 
 def _walk(root: Path) -> tuple[list[str], list[str], list[str]]:
     """Returns all files below `root` in a fixed order; hidden folders; empty class folders."""
-    names: list[str] = []
-    hidden: list[str] = []
-    empty: list[str] = []
+    names, hidden, empty = list[str](), list[str](), list[str]()
     pending: list[tuple[str, frozenset[str]]] = [("", frozenset())]
     while pending:
         folder, above = pending.pop()
@@ -110,11 +104,7 @@ def are_shards(source: str, endings: tuple[str, ...]) -> bool:
 
 
 def find_shards(source: str, ending: str) -> tuple[Path, list[Shard]]:
-    """Returns a source's root and its files, in order of their names.
-
-    Raises:
-        DataError: files of a range are missing.
-    """
+    """Returns a source's root and its files, in order of their names; none may be missing."""
     if os.path.isdir(source):
         names = sorted(name for name in os.listdir(source)
                        if name.lower().endswith(ending) and not name.startswith("."))  # fmt: skip

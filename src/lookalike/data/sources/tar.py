@@ -37,10 +37,6 @@ def load_tar(source: str, progress: Progress) -> ImageSet:
     Members whose names agree up to the first dot of the base name are a sample. Its label comes
     from its `.cls`, or from its `.json` (`label`, `class` or `cls`; `split`, `group` and `is_query`
     as well). Where no sample has one, the first folder on a member's name is its label.
-
-    Raises:
-        DataError: a tar is missing, compressed, damaged or cut short, or holds no images; or some
-            samples have a label and some have none.
     """
     root, shards = find_shards(source, ".tar")
     names: list[str] = []
