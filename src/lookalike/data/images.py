@@ -155,11 +155,8 @@ class ImageSet:
     def subset(self, keep: Iterable[int]) -> ImageSet:
         """Returns the images at these positions, in this order."""
         positions = list(keep)
-        columns: dict[str, Any] = {
-            name: [values[i] for i in positions]
-            for name, values in vars(self).items()
-            if name != "root" and values is not None
-        }
+        told = {name: values for name, values in vars(self).items() if isinstance(values, Sequence)}
+        columns: dict[str, Any] = {name: [told[name][i] for i in positions] for name in told}
         return replace(self, **columns)
 
     def of_split(self, *wanted: str) -> ImageSet:
@@ -172,10 +169,9 @@ class ImageSet:
             return self
         positions = [i for i, split in enumerate(self.splits) if split in wanted]
         if not positions:
-            raise DataError(
-                f"no row in {shown(self.root)} has split {' or '.join(map(repr, wanted))}; there "
-                f"are {', '.join(map(repr, sorted(set(self.splits))))}"
-            )
+            there = ", ".join(map(repr, sorted(set(self.splits))))
+            raise DataError(f"no row in {shown(self.root)} has split "
+                            f"{' or '.join(map(repr, wanted))}; there are {there}")  # fmt: skip
         return self.subset(positions)
 
     def of_classes(self, classes: set[str]) -> ImageSet:

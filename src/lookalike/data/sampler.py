@@ -53,16 +53,12 @@ class BalancedBatchSampler(Sampler[list[int]]):
     is left out (`singletons="exclude"`), or its image is repeated (`singletons="repeat"`).
 
     The order depends on `seed` and the epoch alone; `state_dict` and `load_state_dict` go on in
-    the middle of one.
-
-    Use it as `DataLoader(dataset, batch_sampler=BalancedBatchSampler(labels))`.
+    the middle of one. Use it as `DataLoader(dataset, batch_sampler=BalancedBatchSampler(labels))`.
 
     Args:
         labels: the class of each image: integers of any size, or strings.
-        n_classes_per_batch: P.
-        n_samples_per_class: K.
-        singletons: what to do with classes of one image.
-        class_balance: "size", in proportion to it, or "equal".
+        n_classes_per_batch, n_samples_per_class: P and K.
+        singletons, class_balance: as above; balance by "size" is in proportion to it.
         seed: of the order.
 
     Raises:

@@ -99,8 +99,7 @@ def preprocess(image: Image.Image, how: Preprocessing) -> UInt8[Tensor, "3 heigh
     """Returns the pixels of an RGB image as the model's own processor would cut them.
 
     Where `how.exact`, to the last bit (before normalisation), except for an image so long and thin
-    that all of it, resized, would have more than 50 million pixels: it is cut to its middle first,
-    because a file of a few bytes could take any memory else.
+    that it would be resized to more than 50 million pixels: it is cut to its middle first.
     """
     if how.shortest_edge is None:
         return _resized(image, (how.width, how.height), how)

@@ -148,7 +148,35 @@ class Embedder:
         no more than rounding: device, precision, exact pixels. The first use reads all the
         weights: 0.8 s for ViT-L/14 (304 million) on one core.
         """
-        return _fingerprint(self.encoder)
+        encoder = self.encoder
+        # What projects by itself in its forward pass is not pooled by us.
+        projects = encoder.kind == "projected" and not hasattr(
+            encoder.backbone, "get_image_features"
+        )
+        pool = "pooler" if projects else encoder.description()["pool"]
+        vision = getattr(encoder.backbone.config, "vision_config", encoder.backbone.config)
+        facts = {
+            "version": EMBEDDING_VERSION,
+            "kind": encoder.kind,
+            "pool": pool,
+            "preprocessing": encoder.preprocessing.facts(),
+            "settings": {name: getattr(vision, name, None) for name in _SETTINGS},
+        }
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+        seen = {name for name, _ in encoder.vision_parameters()}
+        unseen = {name for name, _ in encoder.named_parameters() if name not in seen}
+        with torch.no_grad(), merged(encoder):
+            for name, tensor in sorted(plain_state_dict(encoder).items()):
+                # Running statistics count. A pooler that is passed by is random in each process.
+                if name in unseen or not tensor.is_floating_point():
+                    continue
+                if pool != "pooler" and "pooler" in name:
+                    continue
+                whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+                values = whole.detach().float().cpu().numpy().astype("<f4", copy=False)
+                digest.update(f"{name} {values.shape}".encode())
+                digest.update(np.ascontiguousarray(values).reshape(-1).data)
+        return digest.hexdigest()[:16]
 
     def facts(self) -> dict[str, Any]:
         """Returns what is written beside embeddings, for programs and people."""
@@ -213,7 +241,7 @@ class Embedder:
         Args:
             source: whatever `load_unlabelled` takes, images that were listed, or a loader of them.
             batch_size: images embedded at a time; None: the embedder's own.
-            title: what is shown while it runs.
+            title: for the progress display.
 
         Raises:
             DataError: there is no such source, or no file in it; or a reading process died.
@@ -261,11 +289,7 @@ class Embedder:
             task.advance(left)
 
     def pixels(self, pixels: UInt8[Tensor, "batch 3 height width"]) -> Float32[Tensor, "batch dim"]:
-        """Embeds one batch of pixels as `preprocess` cuts them; the rows come to the CPU.
-
-        Raises:
-            ModelError: the device has too little memory.
-        """
+        """Embeds one batch of pixels as `preprocess` cuts them; the rows come to the CPU."""
         size = len(pixels)
         smaller = f"--eval-batch-size {size // 2}, or " if size > 1 else ""
         with enough_memory(
@@ -315,11 +339,7 @@ class Embedder:
 def make_embedder(
     config: Basics, runtime: Runtime, progress: Progress, model: CLIPEncoder | None = None
 ) -> Embedder:
-    """Returns the embedder that a command's options ask for; of `model` if it is loaded already.
-
-    Raises:
-        ModelError, CheckpointError: the model cannot be loaded.
-    """
+    """Returns the embedder that a command's options ask for; of `model` if it is loaded already."""
     return Embedder(
         model or config.model_name or DEFAULT_MODEL,
         embedding=config.embedding,
@@ -350,10 +370,9 @@ def _content(item: Item) -> Any:
 
 def _decoded(item: Any, max_megapixels: float, draft_px: int | None) -> Image.Image:
     """Returns what `read_image` would make of an item in a file."""
-    if isinstance(item, (str, os.PathLike)):
-        return read_image(os.fspath(item), max_megapixels, draft_px=draft_px)
-    if isinstance(item, bytes):
-        return read_image(InMemory("", item), max_megapixels, draft_px=draft_px)
+    if isinstance(item, (str, bytes, os.PathLike)):
+        ref = InMemory("", item) if isinstance(item, bytes) else os.fspath(item)
+        return read_image(ref, max_megapixels, draft_px=draft_px)
     if isinstance(item, np.ndarray):
         is_image = item.ndim == 2 or (item.ndim == 3 and item.shape[2] == 3)
         if item.dtype != np.uint8 or not is_image or not item.size:
@@ -367,33 +386,3 @@ def _decoded(item: Any, max_megapixels: float, draft_px: int | None) -> Image.Im
         raise ImageError("", f"{item.width}x{item.height} px, above the limit of "
                          f"{max_megapixels:g} megapixels; raise max_megapixels")  # fmt: skip
     return as_seen(item)
-
-
-def _fingerprint(encoder: CLIPEncoder) -> str:
-    """Returns the hash that `Embedder.fingerprint` describes."""
-    # What projects by itself in its forward pass is not pooled by us.
-    projects = encoder.kind == "projected" and not hasattr(encoder.backbone, "get_image_features")
-    pool = "pooler" if projects else encoder.description()["pool"]
-    vision = getattr(encoder.backbone.config, "vision_config", encoder.backbone.config)
-    facts = {
-        "version": EMBEDDING_VERSION,
-        "kind": encoder.kind,
-        "pool": pool,
-        "preprocessing": encoder.preprocessing.facts(),
-        "settings": {name: getattr(vision, name, None) for name in _SETTINGS},
-    }
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    seen = {name for name, _ in encoder.vision_parameters()}
-    unseen = {name for name, _ in encoder.named_parameters() if name not in seen}
-    with torch.no_grad(), merged(encoder):
-        for name, tensor in sorted(plain_state_dict(encoder).items()):
-            # Running statistics count. A pooler that is passed by is random in each process.
-            if name in unseen or not tensor.is_floating_point():
-                continue
-            if pool != "pooler" and "pooler" in name:
-                continue
-            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-            values = whole.detach().float().cpu().numpy().astype("<f4", copy=False)
-            digest.update(f"{name} {values.shape}".encode())
-            digest.update(np.ascontiguousarray(values).reshape(-1).data)
-    return digest.hexdigest()[:16]

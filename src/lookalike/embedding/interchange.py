@@ -143,14 +143,10 @@ def rows_of_images(
     without: Collection[str] = (),
     root: str | None = None,
 ) -> list[int]:
-    """Finds the row of each image by where it lies, or by its name below its folder.
+    """Finds the row of each image in `names` by where it lies, or by its name below its folder.
 
-    Args:
-        path: of the embeddings, for messages.
-        names: what the rows are called.
-        images: the images.
-        without: names that are known to have no row; -1 stands for these.
-        root: the folder that the names are of, where it is known.
+    Names in `without` are known to have no row; -1 stands for these. `root` is the folder that the
+    names are of, where it is known; `path` of the embeddings is for messages.
 
     Raises:
         DataError: an image is missing or named twice.
@@ -178,9 +174,7 @@ def rows_of_images(
 
 def load_embeddings(path: Path, images: ImageSet) -> Float32[Tensor, "n dim"]:
     """Reads the embeddings of these images, in their order, and brings them to length 1.
-
-    Rows are found by the image's name below its folder, or by where it lies. Rows of other
-    images are passed over.
+    Rows of other images are passed over.
 
     Raises:
         DataError: the file is no matrix of embeddings, an image is missing or named twice, or

@@ -21,11 +21,7 @@ class Rows:
 
     Shards may be memory-mapped (`numpy.load(path, mmap_mode="r")`): only what is asked for is
     read. Whatever their type, rows come out as float32. `rows[3]`, `rows[2:5]` and
-    `rows[positions]` give what they give of a tensor.
-
-    Args:
-        source: the rows; other `Rows` are taken as they are.
-        order: which of them these are, in this order; None: all.
+    `rows[positions]` give what they give of a tensor. `order` chooses rows of `source`; None: all.
 
     Raises:
         DataError: a shard is no matrix of numbers, or they differ in width.

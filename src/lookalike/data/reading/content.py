@@ -42,7 +42,7 @@ def read_content(ref: ImageRef, most: int | None = None) -> bytes:
 
 
 def held(ref: ImageRef) -> ImageRef:
-    """Returns a reference whose bytes are read at most once more: a file itself, others as bytes."""
+    """Returns a reference whose bytes are read at most once more: a file itself, else bytes."""
     return ref if isinstance(ref, str) else InMemory(shown_path(ref), read_content(ref))
 
 
@@ -51,7 +51,6 @@ class _RowGroups:
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[object, ...], Any] = OrderedDict()
-        self._num_bytes = 0
         self._lock = threading.Lock()  # else threads would decode the same row group at once
 
     def column(self, ref: Cell) -> Any:
@@ -66,9 +65,9 @@ class _RowGroups:
                 if pyarrow.types.is_struct(column.type):  # which holds the field alone
                     column = pyarrow.compute.struct_field(column, column.type.field(0).name)
                 self._kept[key] = column
-                self._num_bytes += column.nbytes
-                while self._num_bytes > KEPT_BYTES and len(self._kept) > 1:
-                    self._num_bytes -= self._kept.popitem(last=False)[1].nbytes
+                kept = self._kept
+                while len(kept) > 1 and sum(one.nbytes for one in kept.values()) > KEPT_BYTES:
+                    kept.popitem(last=False)
             self._kept.move_to_end(key)
             return self._kept[key]
 

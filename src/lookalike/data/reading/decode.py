@@ -85,11 +85,7 @@ def read_image(
 
 
 def as_seen(image: Image.Image, path: str = "", draft_px: int | None = None) -> Image.Image:
-    """Returns an image that Pillow has opened or made as `read_image` returns one of a file.
-
-    Raises:
-        ImageError: its pixels cannot be decoded; names `path`.
-    """
+    """Returns an image that Pillow has opened or made as `read_image` returns one of a file."""
     _load_plugins()
     try:
         if draft_px is not None:
@@ -166,17 +162,20 @@ def _opened(ref: ImageRef, max_megapixels: float) -> Image.Image:
     path = shown_path(ref)
     content = None if isinstance(ref, str) else read_content(ref)
     try:
-        if content is None and not stat.S_ISREG(os.stat(path).st_mode):
+        status = os.stat(path) if content is None else None
+        if status and not stat.S_ISREG(status.st_mode):
             raise ImageError(path, "no file but a pipe, socket, device or folder")
-        if (os.path.getsize(path) if content is None else len(content)) == 0:
+        if not (status.st_size if status else content):
             raise ImageError(path, "empty file (0 bytes)")
         image = Image.open(path if content is None else io.BytesIO(content))
     except Image.DecompressionBombError as error:
-        raise ImageError(
-            path, f"above {MAX_PILLOW_MEGAPIXELS:.0f} megapixels, which Pillow never decodes"
-        ) from error
+        reason = f"above {MAX_PILLOW_MEGAPIXELS:.0f} megapixels, which Pillow never decodes"
+        raise ImageError(path, reason) from error
     except UnidentifiedImageError as error:
-        raise ImageError(path, _what_instead(content or _start_of(path))) from error
+        if content is None:
+            with open(path, "rb") as file:
+                content = file.read(512)
+        raise ImageError(path, _what_instead(content)) from error
     except ImageError:
         raise
     except Exception as error:  # see as_seen: format plug-ins raise nearly everything
@@ -184,11 +183,9 @@ def _opened(ref: ImageRef, max_megapixels: float) -> Image.Image:
     megapixels = image.width * image.height / 1e6
     if megapixels > max_megapixels:
         image.close()
-        raise ImageError(
-            path,
-            f"{megapixels:.1f} megapixels ({image.width}x{image.height}), above the limit of "
-            f"{max_megapixels:g}; raise it with --max-megapixels",
-        )
+        size = f"{megapixels:.1f} megapixels ({image.width}x{image.height})"
+        raise ImageError(path, f"{size}, above the limit of {max_megapixels:g}; raise it with "
+                         "--max-megapixels")  # fmt: skip
     return image
 
 
@@ -197,10 +194,7 @@ _loading_plugins = threading.Lock()
 
 @cache
 def _load_plugins() -> None:
-    """Loads all of Pillow's formats and HEIC, once a process.
-
-    Pillow loads formats when it first needs them, which threads do not survive together.
-    """
+    """Loads all of Pillow's formats and HEIC, once a process: threads do not survive doing so."""
     import pillow_heif
 
     with _loading_plugins:
@@ -242,8 +236,7 @@ def _grey_to_eight_bits(image: Image.Image) -> Image.Image:
     else:
         eight_bits = _stretched(grey.astype(np.float32), is_float=image.mode == "F")
     result = Image.fromarray(eight_bits)
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
+    if isinstance(transparent := image.info.get("transparency"), int):
         alpha = np.where(grey == transparent, 0, 255).astype(np.uint8)
         result.putalpha(Image.fromarray(alpha))
     return result
@@ -275,11 +268,6 @@ def _cmyk_to_rgb(image: Image.Image) -> Image.Image:
     except (ImageCms.PyCMSError, OSError):
         return image.convert("RGB")  # a broken profile, or one for another kind of colour
     return cast(Image.Image, converted)
-
-
-def _start_of(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(512)
 
 
 def _what_instead(content: bytes) -> str:

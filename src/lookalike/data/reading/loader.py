@@ -33,10 +33,8 @@ class ImageLoader:
     have readable images. Without, an unreadable image is left out. Each batch names what failed.
 
     A large batch is read in parts of some megabytes, by several workers, and put together again:
-    what is read ahead has a bound, whatever the size of a batch.
-
-    The random numbers of an augmentation depend on the request's seed and the place in the
-    whole batch alone, never on the worker or the process that happens to read it.
+    what is read ahead has a bound. The random numbers of an augmentation depend on the request's
+    seed and the place in the whole batch alone, never on the worker or process that reads it.
 
     Args:
         refs: the images, such as `images.refs`.
@@ -166,18 +164,14 @@ class _DoneEvent:
 
 def chunks(num_images: int, batch_size: int) -> list[Request]:
     """Returns requests for all images in order."""
-    return [
-        Request(range(start, min(start + batch_size, num_images)))
-        for start in range(0, num_images, batch_size)
-    ]
+    images = range(num_images)
+    return [Request(images[first : first + batch_size]) for first in images[::batch_size]]
 
 
 def chunks_of(world: World, num_images: int, batch_size: int) -> list[Request]:
-    """Returns one process's share of `chunks`: some in a row, and whole ones, because the rounding
-    of a matrix product can depend on how many rows it has.
+    """Returns one process's share of `chunks`, whole ones: rounding can depend on a batch's size.
 
-    Each process gets as many, an empty one if need be: a model that is spread over processes
-    computes in all of them at a time.
+    Each gets as many, empty ones if need be: a model may be spread over all of the processes.
     """
     requests = chunks(num_images, batch_size)
     mine = requests[world.share_of(len(requests))]

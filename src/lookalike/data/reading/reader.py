@@ -97,8 +97,7 @@ class SharedList(Sequence[Item]):
 class Request(NamedTuple):
     """A batch to be read: positions of images, and the seed of their augmentation.
 
-    Of several processes each reads a part of a batch: images `first` to `first + len(indices)`
-    of `whole`.
+    Of several processes each reads a part: images `first` to `first + len(indices)` of `whole`.
     """
 
     indices: Sequence[int]

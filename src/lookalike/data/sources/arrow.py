@@ -176,9 +176,7 @@ def load_saved_dataset(source: str, progress: Progress) -> ImageSet:
 def _read_arrow(paths: list[str]) -> _Part:
     """Returns the rows in Arrow files of one split."""
     pyarrow, _ = require_pyarrow()
-    tables: list[Any] = []
-    ranges: list[tuple[str, int, int]] = []
-    column = ""
+    tables, ranges, column = list[Any](), list[tuple[str, int, int]](), ""
     for path in paths:
         content = pyarrow.memory_map(path).read_buffer()
         table = pyarrow.ipc.open_stream(pyarrow.BufferReader(content)).read_all()

@@ -90,11 +90,7 @@ def _flag(value: Any, where: str) -> bool:
 
 
 def label_by_folder(images: ImageSet, paths: Sequence[str], progress: Progress) -> ImageSet:
-    """Returns images labelled by the first folder on their path; as they are where none has one.
-
-    Raises:
-        DataError: some lie in folders and some beside them.
-    """
+    """Returns images labelled by the first folder on their path; as they are where none has one."""
     in_folders = [i for i, path in enumerate(paths) if "/" in path]
     if not in_folders:
         return images
@@ -119,8 +115,7 @@ def label_by_folder(images: ImageSet, paths: Sequence[str], progress: Progress) 
     if _SPLITS.issuperset(splits) and all(paths[i].count("/") > 1 for i in in_folders):
         progress.warn(
             f"the classes of {shown(root)} are called {some(splits)}, as parts of a data set are, "
-            f"and have folders of their own; for these as classes give "
-            f"{shown(root / splits[-1])}"
+            f"and have folders of their own; for these as classes give {shown(root / splits[-1])}"
         )
     return replace(images, labels=labels)
 
