@@ -150,10 +150,8 @@ class Embedder:
         """
         encoder = self.encoder
         # What projects by itself in its forward pass is not pooled by us.
-        projects = encoder.kind == "projected" and not hasattr(
-            encoder.backbone, "get_image_features"
-        )
-        pool = "pooler" if projects else encoder.description()["pool"]
+        pools = encoder.kind != "projected" or hasattr(encoder.backbone, "get_image_features")
+        pool = encoder.description()["pool"] if pools else "pooler"
         vision = getattr(encoder.backbone.config, "vision_config", encoder.backbone.config)
         facts = {
             "version": EMBEDDING_VERSION,
@@ -168,9 +166,8 @@ class Embedder:
         with torch.no_grad(), merged(encoder):
             for name, tensor in sorted(plain_state_dict(encoder).items()):
                 # Running statistics count. A pooler that is passed by is random in each process.
-                if name in unseen or not tensor.is_floating_point():
-                    continue
-                if pool != "pooler" and "pooler" in name:
+                passed_by = name in unseen or (pool != "pooler" and "pooler" in name)
+                if passed_by or not tensor.is_floating_point():
                     continue
                 whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
                 values = whole.detach().float().cpu().numpy().astype("<f4", copy=False)
@@ -199,8 +196,8 @@ class Embedder:
             DataError: one of them cannot be read; says which and why.
             ModelError: an embedding is not finite, or the device has too little memory.
         """
-        single = (str, bytes, os.PathLike, Image.Image)
-        if isinstance(items, single) or (isinstance(items, np.ndarray) and items.ndim < 4):
+        is_array = isinstance(items, np.ndarray) and items.ndim < 4
+        if is_array or isinstance(items, (str, bytes, os.PathLike, Image.Image)):
             raise DataError(f"images() takes a list of images and was given a single "
                             f"{type(items).__name__}; write images([...])")  # fmt: skip
         rows: list[Tensor] = []
@@ -210,9 +207,7 @@ class Embedder:
             while batch := list(islice(left, self.batch_size)):
                 rows.append(self.pixels(self._pixels_of(batch, start, pool)))
                 start += len(batch)
-        if not rows:
-            return torch.empty(0, self.dim)
-        embeddings = torch.cat(rows)
+        embeddings = torch.cat(rows) if rows else torch.empty(0, self.dim)
         check_finite(embeddings, [f"item {number}" for number in range(start)])
         return embeddings
 
