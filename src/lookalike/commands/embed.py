@@ -37,7 +37,7 @@ class EmbedResult:
 
     @property
     def num_rows(self) -> int:
-        """The number of images that could be read."""
+        """Returns the number of images that could be read."""
         return self.num_images - len(self.unreadable)
 
 
@@ -66,7 +66,7 @@ def embed(config: EmbedConfig, *, progress: Progress | None = None) -> EmbedResu
 
 
 def _embed(config: EmbedConfig, progress: Progress, world: World) -> EmbedResult:
-    """The same, by processes that have joined."""
+    """Embeds in processes that have joined."""
     if config.data is None:
         raise ConfigError("there is nothing to embed; name a folder of images or a table: "
                           "lookalike embed IMAGES")  # fmt: skip

@@ -58,7 +58,7 @@ def shown_path(ref: ImageRef) -> str:
 
 
 class FileKey(NamedTuple):
-    """What must be the same for an image to be the one that was read before.
+    """All that must be the same for an image to be the one that was read before.
 
     `path` is the real path of the file it is or lies in ("" for bytes in memory), `place` where in
     there ("" for a whole file); `num_bytes` and `mtime_ns` are the file's, -1 where there is none.

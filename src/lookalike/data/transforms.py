@@ -24,7 +24,7 @@ _DRAFT_MARGIN = 1.25
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a model wants done to an image, as its own preprocessor configuration says.
+    """The way that a model wants images cut, as its own preprocessor configuration says.
 
     An image is resized so that its shorter side is `shortest_edge` px and then centre-cropped,
     or, where `shortest_edge` is None, resized to `height` x `width` whatever its shape. The

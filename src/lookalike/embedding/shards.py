@@ -40,10 +40,7 @@ IMAGES = "images.csv"
 
 @dataclass(frozen=True)
 class Plan:
-    """How a source is cut: into parts of `images_per_part`, of which the last may have fewer.
-
-    Each part is embedded in batches of `batch_size` of its own.
-    """
+    """The cut of a source into parts, each of which is embedded in batches of its own."""
 
     num_images: int
     images_per_part: int

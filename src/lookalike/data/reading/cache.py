@@ -62,7 +62,7 @@ _Origin: TypeAlias = dict[str, Any]  # what tells a kept image from all others, 
 
 @dataclass(frozen=True)
 class Reads:
-    """How many images were taken from a cache and how many decoded, and what became of these.
+    """Counts of images that were taken from a cache, or decoded, and what became of these.
 
     `failure` is why one of them could not be kept, where that was not for want of room.
     """
@@ -297,9 +297,7 @@ def _write(file: Path, head: bytes, pixels: bytes) -> None:
 
 
 def _kept_files(folder: Path) -> dict[Path, int]:
-    """Returns the kept images with the bytes that each takes on disk; removes what was abandoned
-    by processes that were killed.
-    """
+    """Returns kept images with the bytes each takes on disk; removes what killed processes left."""
     kept: dict[Path, int] = {}
     for path in folder.glob("??/*"):
         with suppress(OSError):  # another command is removing outdated ones, or it is not ours
