@@ -85,9 +85,7 @@ def _embed(config: EmbedConfig, progress: Progress, world: World) -> EmbedResult
     progress.note(f"images   {counted(len(images), 'image')} of {shown(source)}")
     progress.note(f"device   {runtime.describe()}")
     missing = world.on_main(
-        lambda: start_shards(
-            out, images, embedder, plan, overwrite=config.overwrite, progress=progress
-        )
+        lambda: start_shards(out, images, embedder, plan, overwrite=config.overwrite)
     )
     before = plan.num_parts - len(missing)
     if before:
@@ -98,14 +96,5 @@ def _embed(config: EmbedConfig, progress: Progress, world: World) -> EmbedResult
     if len(unreadable) == len(images):
         raise DataError(f"none of the {len(images):,} images can be read: "
                         f"{list_unreadable(unreadable)}")  # fmt: skip
-    return EmbedResult(
-        out,
-        config.model_name,
-        embedder.kind,
-        embedder.dim,
-        embedder.fingerprint,
-        len(images),
-        plan.num_parts,
-        before,
-        unreadable,
-    )
+    model = (config.model_name, embedder.kind, embedder.dim, embedder.fingerprint)
+    return EmbedResult(out, *model, len(images), plan.num_parts, before, unreadable)

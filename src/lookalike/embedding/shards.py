@@ -32,7 +32,6 @@ from lookalike.embedding.embedder import Embedder, check_finite
 from lookalike.embedding.interchange import MANIFEST, columns_of, described, write_names
 from lookalike.errors import DataError, OutputError
 from lookalike.files import shown, write_json, write_whole
-from lookalike.progress import Progress
 
 FORMAT = "lookalike-embeddings-1"
 IMAGES = "images.csv"
@@ -104,13 +103,7 @@ class Shards:
 
 
 def start_shards(
-    folder: Path,
-    images: ImageSet,
-    embedder: Embedder,
-    plan: Plan,
-    *,
-    overwrite: bool,
-    progress: Progress,
+    folder: Path, images: ImageSet, embedder: Embedder, plan: Plan, *, overwrite: bool
 ) -> list[int]:
     """Prepares a folder, or goes on with one, and returns the numbers of the parts to do.
 
@@ -151,7 +144,8 @@ def start_shards(
     broken = [number for number in done if not _is_whole(_mark_of(folder, number))]
     if broken:
         files = some([f"part-{number:05}.npy" for number in broken])
-        progress.warn(f"not as they were written, and done again: {files} of {shown(folder)}")
+        told = f"not as they were written, and done again: {files} of {shown(folder)}"
+        embedder.progress.warn(told)
     return sorted({*range(plan.num_parts)} - {*done} | {*broken})
 
 
