@@ -51,12 +51,7 @@ def save_embeddings(
     `x.npy` holds a float32 matrix of shape (n, dim), `x.csv` beside it one row an image, in the
     same order, with columns path and label, and `x.json` the embedder. `x.parquet` holds columns
     path, label and embedding, a list of dim float32, and the embedder in its schema's metadata,
-    as JSON under the key `lookalike`.
-
-    Args:
-        path: the file, ending in `.npy` or `.parquet`.
-        embeddings, images: a row an image, and the images.
-        embedder: `Embedder.facts()`; None where it is not known.
+    as JSON under the key `lookalike`. Of the embedder it takes `Embedder.facts()`, if it is known.
 
     Raises:
         MissingExtraError: Parquet without `pyarrow` installed.
