@@ -120,8 +120,8 @@ def _run(given: argparse.Namespace) -> dict[str, Any]:
 
 def _write_tables(folder: Path, protocol: str, seed: int) -> list[Path]:
     """The images to learn from and those to test on, as tables."""
+    from lookalike.data.images import held_out_classes
     from lookalike.data.sources import load_images
-    from lookalike.data.splits import held_out_classes
 
     written = []
     for split in ("train", "test"):

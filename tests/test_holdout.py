@@ -13,7 +13,7 @@ from helpers.runs import evaluate as run
 import lookalike
 from lookalike.config import EvaluateConfig, TrainConfig
 from lookalike.config.settings import config_from
-from lookalike.data.splits import held_out_classes
+from lookalike.data.images import held_out_classes
 from lookalike.errors import ConfigError, DataError
 from lookalike.model.pretrained import read_checkpoint
 from lookalike.progress import SilentProgress

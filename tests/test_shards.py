@@ -20,8 +20,7 @@ import lookalike
 from lookalike import EmbedConfig, EmbedResult
 from lookalike.config import EvaluateConfig
 from lookalike.data.sources import load_unlabelled
-from lookalike.embedding.jobs import Plan
-from lookalike.embedding.shards import open_shards
+from lookalike.embedding.shards import Plan, open_shards
 from lookalike.errors import ConfigError, DataError, OutputError
 from lookalike.progress import SilentProgress
 from lookalike.search.rows import Rows

@@ -13,7 +13,7 @@ from helpers.sources import CLASSES, KINDS, write_images, write_kind
 
 import lookalike
 from lookalike.data.reading.cache import DecodeCache
-from lookalike.data.reading.probing import keep_readable
+from lookalike.data.reading.decode import keep_readable
 from lookalike.data.sources import load_images, load_unlabelled
 from lookalike.embedding.embed import embed
 from lookalike.embedding.embedder import Embedded, Embedder

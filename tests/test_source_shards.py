@@ -22,8 +22,7 @@ from lookalike.config import TrainConfig
 from lookalike.data.images import Cell, ImageRef, Span, shown_path
 from lookalike.data.reading import content as reading
 from lookalike.data.reading.content import read_content
-from lookalike.data.reading.decode import read_image
-from lookalike.data.reading.probing import keep_readable
+from lookalike.data.reading.decode import keep_readable, read_image
 from lookalike.data.sources import load_images
 from lookalike.errors import DataError, ImageError, MissingExtraError
 from lookalike.evaluation.protocol import load_protocol

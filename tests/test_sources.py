@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lookalike.data.images import ImageSet, Unreadable, list_unreadable
-from lookalike.data.reading.probing import keep_readable
+from lookalike.data.reading.decode import keep_readable
 from lookalike.data.sources import load_images
 from lookalike.errors import DataError, MissingExtraError
 from lookalike.progress import SilentProgress, Task
@@ -626,7 +626,7 @@ def test_an_image_above_the_size_limit_is_named(tmp_path: Path) -> None:
 def test_reasons_stay_with_their_files_however_the_threads_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lookalike.data.reading import probing
+    from lookalike.data.reading import decode
     from lookalike.errors import ImageError
 
     def slow_for_the_first(path: str, _max_megapixels: float) -> None:
@@ -635,7 +635,7 @@ def test_reasons_stay_with_their_files_however_the_threads_run(
         if number % 3:
             raise ImageError(path, f"reason {number}")
 
-    monkeypatch.setattr(probing, "probe_image", slow_for_the_first)
+    monkeypatch.setattr(decode, "probe_image", slow_for_the_first)
     images = ImageSet(tmp_path, [f"{number}.png" for number in range(40)])
     kept, bad = keep_readable(images)
     assert kept.names == [f"{number}.png" for number in range(0, 40, 3)]

@@ -26,7 +26,7 @@ from lookalike.config import BenchConfig
 from lookalike.data.images import Unreadable
 from lookalike.data.sources import load_unlabelled
 from lookalike.data.transforms import Preprocessing
-from lookalike.embedding.embedder import Embedder
+from lookalike.embedding.embedder import make_embedder
 from lookalike.errors import ConfigError
 from lookalike.progress import Progress, default_progress
 from lookalike.runtime.device import Runtime, cpu_gains_by_int8, has_fast_bf16, make_runtime
@@ -100,15 +100,7 @@ def bench(config: BenchConfig, *, progress: Progress | None = None) -> BenchResu
                           "lookalike bench IMAGES")  # fmt: skip
     refs = load_unlabelled(config.data, progress).refs
     runtime = make_runtime(config.device, config.precision, config.num_workers)
-    embedder = Embedder(
-        config.model_name,
-        embedding=config.embedding,
-        exact_pixels=config.exact_pixels,
-        max_megapixels=config.max_megapixels,
-        batch_size=config.eval_batch_size,
-        progress=progress,
-        runtime=runtime,
-    )
+    embedder = make_embedder(config, runtime, progress)
     kind, dim, how, device = (
         embedder.kind, embedder.dim, embedder.preprocessing, runtime.describe()
     )  # fmt: skip

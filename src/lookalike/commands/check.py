@@ -33,7 +33,7 @@ from lookalike.config import CheckConfig
 from lookalike.data.images import ImageRef, ImageSet, shown_path
 from lookalike.data.sources import load_images
 from lookalike.embedding.embed import embed
-from lookalike.embedding.embedder import Embedder
+from lookalike.embedding.embedder import Embedder, make_embedder
 from lookalike.errors import ConfigError, DataError, Interrupted
 from lookalike.files import shown, writable_folder, write_json, write_text
 from lookalike.progress import Progress, default_progress
@@ -73,15 +73,7 @@ def _check(config: CheckConfig, progress: Progress) -> CheckResult:
     runtime = make_runtime(config.device, config.precision, config.num_workers)
     embedder = None
     if config.model_name is not None:  # before anything is read: it may not be there
-        embedder = Embedder(
-            config.model_name,
-            embedding=config.embedding,
-            exact_pixels=config.exact_pixels,
-            max_megapixels=config.max_megapixels,
-            batch_size=config.eval_batch_size,
-            progress=progress,
-            runtime=runtime,
-        )
+        embedder = make_embedder(config, runtime, progress)
     files = _read(sources, config, out, progress)
     embeddings = None
     if embedder is not None:

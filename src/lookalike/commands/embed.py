@@ -8,9 +8,8 @@ from pathlib import Path
 from lookalike.config import EmbedConfig
 from lookalike.data.images import Unreadable, list_unreadable
 from lookalike.data.sources import load_unlabelled
-from lookalike.embedding.embedder import Embedder
-from lookalike.embedding.jobs import Plan, embed_parts
-from lookalike.embedding.shards import start_shards, unreadable_in, write_part
+from lookalike.embedding.embedder import make_embedder
+from lookalike.embedding.shards import Plan, embed_parts, start_shards, unreadable_in
 from lookalike.errors import ConfigError, DataError, Interrupted
 from lookalike.files import shown, writable_folder
 from lookalike.progress import Progress, SilentProgress, counted, default_progress
@@ -38,7 +37,7 @@ class EmbedResult:
 
     @property
     def num_rows(self) -> int:
-        """The number of images that could be read."""
+        """Returns the number of images that could be read."""
         return self.num_images - len(self.unreadable)
 
 
@@ -67,7 +66,7 @@ def embed(config: EmbedConfig, *, progress: Progress | None = None) -> EmbedResu
 
 
 def _embed(config: EmbedConfig, progress: Progress, world: World) -> EmbedResult:
-    """The same, by processes that have joined."""
+    """Embeds in processes that have joined."""
     if config.data is None:
         raise ConfigError("there is nothing to embed; name a folder of images or a table: "
                           "lookalike embed IMAGES")  # fmt: skip
@@ -78,15 +77,7 @@ def _embed(config: EmbedConfig, progress: Progress, world: World) -> EmbedResult
     images = load_unlabelled(config.data, progress)
     writable_folder(out)
     runtime = make_runtime(config.device, config.precision, config.num_workers, world)
-    embedder = Embedder(
-        config.model_name,
-        embedding=config.embedding,
-        exact_pixels=config.exact_pixels,
-        max_megapixels=config.max_megapixels,
-        batch_size=config.eval_batch_size,
-        progress=progress,
-        runtime=runtime,
-    )
+    embedder = make_embedder(config, runtime, progress)
     batch_size = config.eval_batch_size
     batches = -(-config.images_per_part // batch_size)
     plan = Plan(len(images), batches * batch_size, batch_size)
@@ -94,28 +85,16 @@ def _embed(config: EmbedConfig, progress: Progress, world: World) -> EmbedResult
     progress.note(f"images   {counted(len(images), 'image')} of {shown(source)}")
     progress.note(f"device   {runtime.describe()}")
     missing = world.on_main(
-        lambda: start_shards(
-            out, images, embedder, plan, overwrite=config.overwrite, progress=progress
-        )
+        lambda: start_shards(out, images, embedder, plan, overwrite=config.overwrite)
     )
     before = plan.num_parts - len(missing)
     if before:
         progress.note(f"done     {before:,} of {counted(plan.num_parts, 'part')} before now")
-    for part in embed_parts(embedder, images, plan, missing[world.share_of(len(missing))]):
-        write_part(out, part)
+    embed_parts(out, embedder, images, plan, missing[world.share_of(len(missing))])
     world.all_gather_objects(None)  # all parts are there from here on
     unreadable = unreadable_in(out)
     if len(unreadable) == len(images):
         raise DataError(f"none of the {len(images):,} images can be read: "
                         f"{list_unreadable(unreadable)}")  # fmt: skip
-    return EmbedResult(
-        out,
-        config.model_name,
-        embedder.kind,
-        embedder.dim,
-        embedder.fingerprint,
-        len(images),
-        plan.num_parts,
-        before,
-        unreadable,
-    )
+    model = (config.model_name, embedder.kind, embedder.dim, embedder.fingerprint)
+    return EmbedResult(out, *model, len(images), plan.num_parts, before, unreadable)

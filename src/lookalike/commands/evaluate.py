@@ -14,7 +14,7 @@ from lookalike.config import EvaluateConfig
 from lookalike.data.images import ImageSet, Unreadable, list_unreadable
 from lookalike.data.reading.cache import make_cache
 from lookalike.data.reading.content import require_pyarrow
-from lookalike.embedding.embedder import Embedder
+from lookalike.embedding.embedder import make_embedder
 from lookalike.embedding.interchange import (
     embedder_of_both,
     embedding_files,
@@ -182,14 +182,7 @@ def _retrieve_with_model(
     encoder = on_device(
         CLIPEncoder(config.model_name, embedding=config.embedding, checkpoint=checkpoint), runtime
     )
-    embedder = Embedder(
-        encoder,
-        exact_pixels=config.exact_pixels,
-        max_megapixels=config.max_megapixels,
-        batch_size=config.eval_batch_size,
-        progress=progress,
-        runtime=runtime,
-    )
+    embedder = make_embedder(config, runtime, progress, encoder)
     files = _files_of(
         out, encoder.epoch, config, protocol, of_mixture=_alpha_of(checkpoint) is not None
     )

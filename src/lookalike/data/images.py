@@ -1,9 +1,10 @@
-"""Images of a source: their names, labels and references. Opens no file."""
+"""Images of a source: their names, labels, references, and held-out classes. Opens no file."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+from lookalike.config import holdout_bounds
 from lookalike.errors import DataError
 from lookalike.files import shown
 
@@ -56,7 +58,7 @@ def shown_path(ref: ImageRef) -> str:
 
 
 class FileKey(NamedTuple):
-    """What must be the same for an image to be the one that was read before.
+    """All that must be the same for an image to be the one that was read before.
 
     `path` is the real path of the file it is or lies in ("" for bytes in memory), `place` where in
     there ("" for a whole file); `num_bytes` and `mtime_ns` are the file's, -1 where there is none.
@@ -69,7 +71,7 @@ class FileKey(NamedTuple):
 
     @property
     def identity(self) -> str:
-        """The image, however its content changes: one string for each."""
+        """Returns one string for each image, however its content changes."""
         return f"{self.path}\0{self.place}" if self.place else self.path
 
 
@@ -95,7 +97,7 @@ def identity(ref: ImageRef) -> str:
 
 
 def _place(ref: ImageRef) -> tuple[str, str]:
-    """The file, and the place of the image in it."""
+    """Returns the file, and the place of the image in it."""
     if isinstance(ref, str):
         return ref, ""
     if isinstance(ref, Span):
@@ -142,30 +144,20 @@ class ImageSet:
 
     @property
     def refs(self) -> Sequence[ImageRef]:
-        """Where each image's bytes are."""
+        """Returns where each image's bytes are."""
         return self.paths if self.places is None else self.places
 
     @property
     def paths(self) -> list[str]:
-        """`root/name` of each image, for people and for names in other files; not to be opened."""
+        """Returns `root/name` of each image, for people and other files; not to be opened."""
         return [os.path.join(self.root, name) for name in self.names]
 
     def subset(self, keep: Iterable[int]) -> ImageSet:
         """Returns the images at these positions, in this order."""
         positions = list(keep)
-
-        def column(values: Sequence[Any] | None) -> list[Any] | None:
-            return None if values is None else [values[i] for i in positions]
-
-        return ImageSet(
-            self.root,
-            [self.names[i] for i in positions],
-            column(self.labels),
-            column(self.groups),
-            column(self.splits),
-            column(self.is_query),
-            column(self.places),
-        )
+        told = {name: values for name, values in vars(self).items() if isinstance(values, Sequence)}
+        columns: dict[str, Any] = {name: [told[name][i] for i in positions] for name in told}
+        return replace(self, **columns)
 
     def of_split(self, *wanted: str) -> ImageSet:
         """Returns the images of these splits; all of them where the source knows no splits.
@@ -177,10 +169,9 @@ class ImageSet:
             return self
         positions = [i for i, split in enumerate(self.splits) if split in wanted]
         if not positions:
-            raise DataError(
-                f"no row in {shown(self.root)} has split {' or '.join(map(repr, wanted))}; there "
-                f"are {', '.join(map(repr, sorted(set(self.splits))))}"
-            )
+            there = ", ".join(map(repr, sorted(set(self.splits))))
+            raise DataError(f"no row in {shown(self.root)} has split "
+                            f"{' or '.join(map(repr, wanted))}; there are {there}")  # fmt: skip
         return self.subset(positions)
 
     def of_classes(self, classes: set[str]) -> ImageSet:
@@ -191,7 +182,6 @@ class ImageSet:
         """Returns the same with groups read off the names: what a regular expression finds there.
 
         Its first parenthesis counts, or all of the match; names without a match have no group.
-        Where no name has one, there are no groups.
         """
         found = [re.search(pattern, name) for name in self.names]
         if not any(found):
@@ -214,3 +204,39 @@ def _hash_of(column: Sequence[str | None]) -> str:
     for value in column:
         digest.update(json.dumps(value).encode())  # quoted, so that no two lists read alike
     return digest.hexdigest()[:16]
+
+
+def held_out_classes(labels: Iterable[str], holdout: str, seed: int) -> set[str]:
+    """Returns the classes of `labels` that a holdout keeps from training.
+
+    Classes are put into an order that depends on seed and names alone. A share takes the first of
+    them; of n folds each takes a part, and every class is in exactly one.
+
+    >>> sorted(held_out_classes("abcdef", "0.5", seed=0))
+    ['a', 'd', 'f']
+    >>> [sorted(held_out_classes("abcdef", f"{fold}/3", seed=0)) for fold in (1, 2, 3)]
+    [['d', 'f'], ['a', 'c'], ['b', 'e']]
+
+    Args:
+        labels: of all images, of training and test.
+        holdout: a share between 0 and 1, such as "0.5", or a fold, such as "2/5".
+        seed: another seed, another order.
+
+    Raises:
+        ConfigError: `holdout` is neither.
+        DataError: fewer than two classes would be left on either side.
+    """
+
+    def digest(label: str) -> str:
+        return hashlib.sha256(f"{seed}:{label}".encode("utf-8", "surrogateescape")).hexdigest()
+
+    order = sorted(set(labels), key=lambda label: (digest(label), label))
+    low, high = holdout_bounds(holdout)
+    first, last = (math.floor(edge * len(order) + 0.5) for edge in (low, high))
+    chosen = order[first:last]
+    if len(chosen) < 2 or len(order) - len(chosen) < 2:
+        raise DataError(
+            f"holdout_classes {holdout} of {len(order)} classes keeps {len(chosen)} for the test "
+            f"and leaves {len(order) - len(chosen)} to learn from; both need two at least"
+        )
+    return set(chosen)

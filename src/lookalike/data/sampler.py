@@ -53,16 +53,12 @@ class BalancedBatchSampler(Sampler[list[int]]):
     is left out (`singletons="exclude"`), or its image is repeated (`singletons="repeat"`).
 
     The order depends on `seed` and the epoch alone; `state_dict` and `load_state_dict` go on in
-    the middle of one.
-
-    Use it as `DataLoader(dataset, batch_sampler=BalancedBatchSampler(labels))`.
+    the middle of one. Use it as `DataLoader(dataset, batch_sampler=BalancedBatchSampler(labels))`.
 
     Args:
         labels: the class of each image: integers of any size, or strings.
-        n_classes_per_batch: P.
-        n_samples_per_class: K.
-        singletons: what to do with classes of one image.
-        class_balance: "size", in proportion to it, or "equal".
+        n_classes_per_batch, n_samples_per_class: P and K.
+        singletons, class_balance: as above; balance by "size" is in proportion to it.
         seed: of the order.
 
     Raises:
@@ -103,9 +99,8 @@ class BalancedBatchSampler(Sampler[list[int]]):
         self._sizes = sizes[taking_part]
         self._starts = np.cumsum(self._sizes) - self._sizes
         self._places = -(-self._sizes // n_samples_per_class)
-        self._num_batches = int(
-            max(-(-self._places.sum() // n_classes_per_batch), self._places.max())
-        )
+        needed = -(-self._places.sum() // n_classes_per_batch)
+        self._num_batches = int(max(needed, self._places.max()))
         small = self._sizes < n_samples_per_class
         self.report = SamplerReport(
             num_classes=num_usable,
@@ -115,7 +110,6 @@ class BalancedBatchSampler(Sampler[list[int]]):
             small_classes=int(small.sum()),
             repeated_images=int((n_samples_per_class - self._sizes[small]).sum()),
         )
-        # Which image is of which class.
         digest = hashlib.sha256(self._by_class.astype(np.int64))
         digest.update(self._sizes.tobytes())
         # Two samplers that agree in all of these draw the same batches.

@@ -24,7 +24,7 @@ _DRAFT_MARGIN = 1.25
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a model wants done to an image, as its own preprocessor configuration says.
+    """The way that a model wants images cut, as its own preprocessor configuration says.
 
     An image is resized so that its shorter side is `shortest_edge` px and then centre-cropped,
     or, where `shortest_edge` is None, resized to `height` x `width` whatever its shape. The
@@ -46,8 +46,8 @@ class Preprocessing:
     exact: bool = True
 
     def draft_px(self, min_crop_area: float = 1.0) -> int | None:
-        """Returns the px that both sides of a decoded image must have at least, where a share
-        `min_crop_area` of it may be enlarged to the whole; None for all that there is.
+        """Returns the px that a decoded image's sides need, if `min_crop_area` of it may become
+        all of it; None for all that there is.
         """
         if self.exact:
             return None
@@ -91,7 +91,7 @@ class Augmentation:
 
     @property
     def least_area(self) -> float:
-        """The smallest share of an image that may become all of it."""
+        """Returns the smallest share of an image that may become all of it."""
         return self.min_crop_area if self.kind == "crop-flip" else 1.0
 
 
@@ -99,8 +99,7 @@ def preprocess(image: Image.Image, how: Preprocessing) -> UInt8[Tensor, "3 heigh
     """Returns the pixels of an RGB image as the model's own processor would cut them.
 
     Where `how.exact`, to the last bit (before normalisation), except for an image so long and thin
-    that all of it, resized, would have more than 50 million pixels: it is cut to its middle first,
-    because a file of a few bytes could take any memory else.
+    that it would be resized to more than 50 million pixels: it is cut to its middle first.
     """
     if how.shortest_edge is None:
         return _resized(image, (how.width, how.height), how)
@@ -131,9 +130,8 @@ def augment(
         part = preprocess(image, how)
     else:
         box = _random_box(image.size, how, changes.min_crop_area, rng)
-        mirrored = bool(rng.random() < 0.5)
         part = _resized(image, (how.width, how.height), how, box)
-        if mirrored:
+        if rng.random() < 0.5:
             part = part.flip(2)
     if not changes.color_jitter:
         return part

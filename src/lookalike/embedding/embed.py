@@ -14,8 +14,8 @@ from lookalike.errors import DataError
 def embed(embedder: Embedder, loader: ImageLoader, *, title: str = "embedding") -> Embedded:
     """Embeds all images of a loader, and returns their rows together, on the CPU.
 
-    Unreadable images are left out and listed. Several processes embed a share of them each,
-    and all get the rows of all, the same to the last bit as one process's with as many threads.
+    Several processes embed a share of them each, and all get the rows of all, the same to the last
+    bit as one process's with as many threads.
 
     Raises:
         DataError: not one image can be read.

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from lookalike.config import DEFAULT_MAX_MEGAPIXELS, DEFAULT_MODEL
+from lookalike.config.groups import Basics
 from lookalike.data.images import ImageRef, ImageSet, InMemory, Unreadable, shown_path
 from lookalike.data.reading.cache import DecodeCache
 from lookalike.data.reading.decode import as_seen, read_image
@@ -106,10 +107,9 @@ class Embedder:
         progress: Progress | None = None,
         runtime: Runtime | None = None,
     ) -> None:
-        known = model if isinstance(model, CLIPEncoder) else None
         if runtime is None:
-            if known is not None and device == "auto":
-                device = str(known.device)
+            if isinstance(model, CLIPEncoder) and device == "auto":
+                device = str(model.device)
             runtime = make_runtime(device, precision, num_workers)
         if not isinstance(model, CLIPEncoder):
             model = on_device(CLIPEncoder(os.fspath(model), embedding=embedding), runtime)
@@ -120,35 +120,60 @@ class Embedder:
 
     @property
     def model_name(self) -> str:
-        """The name that the model was loaded by."""
+        """Returns the name that the model was loaded by."""
         return self.encoder.model_name
 
     @property
     def kind(self) -> str:
-        """The embedding: "projected", the space shared with text, or "pooled"."""
+        """Returns the embedding: "projected", the space shared with text, or "pooled"."""
         return self.encoder.kind
 
     @property
     def has_text(self) -> bool:
-        """True where `texts` embeds texts beside images."""
+        """Returns whether `texts` embeds texts beside images."""
         return self.encoder.has_text
 
     @property
     def dim(self) -> int:
-        """Length of an embedding."""
+        """Returns the length of an embedding."""
         with self.runtime.autocast():
             return self.encoder.dim
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of all that decides on an image's embedding, the same on every machine.
+        """Returns a hash of all that decides on an image's embedding, the same on every machine.
 
         It covers the weights that images pass through (in float32, LoRA merged), the kind of
         embedding and its pooling, how images are cut, and `EMBEDDING_VERSION`; not what changes
         no more than rounding: device, precision, exact pixels. The first use reads all the
         weights: 0.8 s for ViT-L/14 (304 million) on one core.
         """
-        return _fingerprint(self.encoder)
+        encoder = self.encoder
+        # What projects by itself in its forward pass is not pooled by us.
+        pools = encoder.kind != "projected" or hasattr(encoder.backbone, "get_image_features")
+        pool = encoder.description()["pool"] if pools else "pooler"
+        vision = getattr(encoder.backbone.config, "vision_config", encoder.backbone.config)
+        facts = {
+            "version": EMBEDDING_VERSION,
+            "kind": encoder.kind,
+            "pool": pool,
+            "preprocessing": encoder.preprocessing.facts(),
+            "settings": {name: getattr(vision, name, None) for name in _SETTINGS},
+        }
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+        seen = {name for name, _ in encoder.vision_parameters()}
+        unseen = {name for name, _ in encoder.named_parameters() if name not in seen}
+        with torch.no_grad(), merged(encoder):
+            for name, tensor in sorted(plain_state_dict(encoder).items()):
+                # Running statistics count. A pooler that is passed by is random in each process.
+                passed_by = name in unseen or (pool != "pooler" and "pooler" in name)
+                if passed_by or not tensor.is_floating_point():
+                    continue
+                whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+                values = whole.detach().float().cpu().numpy().astype("<f4", copy=False)
+                digest.update(f"{name} {values.shape}".encode())
+                digest.update(np.ascontiguousarray(values).reshape(-1).data)
+        return digest.hexdigest()[:16]
 
     def facts(self) -> dict[str, Any]:
         """Returns what is written beside embeddings, for programs and people."""
@@ -171,8 +196,8 @@ class Embedder:
             DataError: one of them cannot be read; says which and why.
             ModelError: an embedding is not finite, or the device has too little memory.
         """
-        single = (str, bytes, os.PathLike, Image.Image)
-        if isinstance(items, single) or (isinstance(items, np.ndarray) and items.ndim < 4):
+        is_array = isinstance(items, np.ndarray) and items.ndim < 4
+        if is_array or isinstance(items, (str, bytes, os.PathLike, Image.Image)):
             raise DataError(f"images() takes a list of images and was given a single "
                             f"{type(items).__name__}; write images([...])")  # fmt: skip
         rows: list[Tensor] = []
@@ -182,9 +207,7 @@ class Embedder:
             while batch := list(islice(left, self.batch_size)):
                 rows.append(self.pixels(self._pixels_of(batch, start, pool)))
                 start += len(batch)
-        if not rows:
-            return torch.empty(0, self.dim)
-        embeddings = torch.cat(rows)
+        embeddings = torch.cat(rows) if rows else torch.empty(0, self.dim)
         check_finite(embeddings, [f"item {number}" for number in range(start)])
         return embeddings
 
@@ -213,7 +236,7 @@ class Embedder:
         Args:
             source: whatever `load_unlabelled` takes, images that were listed, or a loader of them.
             batch_size: images embedded at a time; None: the embedder's own.
-            title: what is shown while it runs.
+            title: for the progress display.
 
         Raises:
             DataError: there is no such source, or no file in it; or a reading process died.
@@ -244,10 +267,8 @@ class Embedder:
         *,
         title: str = "embedding",
     ) -> Iterator[Embedded]:
-        """Embeds what is asked of a loader, and yields the rows of each request.
-
-        Of several processes each has its own requests, and shows about how far all of them are.
-        Rows are not yet checked to be finite, so that no process need fail alone.
+        """Embeds what is asked of a loader, and yields the rows of each request, which nobody has
+        checked to be finite: no process need fail alone. Each shows about how far all of them are.
         """
         world, black = self.runtime.world, self.encoder.preprocessing.black(1)
         left = min(loader.num_images, world.size * sum(len(one.indices) for one in requests))
@@ -258,17 +279,12 @@ class Embedder:
                 done = min(left, world.size * (len(batch.indices) + len(batch.unreadable)))
                 left -= done
                 task.advance(done)
-                positions = np.array(batch.indices, dtype=np.int64)
                 named = [names[position] for position in batch.indices]
-                yield Embedded(rows, positions, named, batch.unreadable)
+                yield Embedded(rows, np.array(batch.indices, np.int64), named, batch.unreadable)
             task.advance(left)
 
     def pixels(self, pixels: UInt8[Tensor, "batch 3 height width"]) -> Float32[Tensor, "batch dim"]:
-        """Embeds one batch of pixels as `preprocess` cuts them; the rows come to the CPU.
-
-        Raises:
-            ModelError: the device has too little memory.
-        """
+        """Embeds one batch of pixels as `preprocess` cuts them; the rows come to the CPU."""
         size = len(pixels)
         smaller = f"--eval-batch-size {size // 2}, or " if size > 1 else ""
         with enough_memory(
@@ -286,7 +302,7 @@ class Embedder:
     def _pixels_of(
         self, items: list[Item], start: int, pool: ThreadPoolExecutor
     ) -> UInt8[Tensor, "n 3 height width"]:
-        """The pixels of items, the first of which is number `start`."""
+        """Returns the pixels of items, the first of which is number `start`."""
         contents = [_content(item) for item in items]  # here: a file object may come twice
         pixels: list[Tensor] = []
         bad: list[str] = []
@@ -304,7 +320,7 @@ class Embedder:
         return torch.stack(pixels)
 
     def _pixels(self, item: Any) -> UInt8[Tensor, "3 height width"] | str:
-        """The pixels of one item, or why it has none."""
+        """Returns the pixels of one item, or why it has none."""
         try:
             image = _decoded(item, self.max_megapixels, self.preprocessing.draft_px())
         except ImageError as error:
@@ -315,12 +331,23 @@ class Embedder:
             return f"cannot be resized ({image.width}x{image.height} px)"
 
 
-def check_finite(embeddings: Float32[Tensor, "n dim"], names: Sequence[str]) -> None:
-    """Raises where an embedding is not finite.
+def make_embedder(
+    config: Basics, runtime: Runtime, progress: Progress, model: CLIPEncoder | None = None
+) -> Embedder:
+    """Returns the embedder that a command's options ask for; of `model` if it is loaded already."""
+    return Embedder(
+        model or config.model_name or DEFAULT_MODEL,
+        embedding=config.embedding,
+        exact_pixels=config.exact_pixels,
+        max_megapixels=config.max_megapixels,
+        batch_size=config.eval_batch_size,
+        progress=progress,
+        runtime=runtime,
+    )
 
-    Raises:
-        ModelError: names the first such image.
-    """
+
+def check_finite(embeddings: Float32[Tensor, "n dim"], names: Sequence[str]) -> None:
+    """Raises a `ModelError` that names the first image whose embedding is not finite."""
     if embeddings.isfinite().all():
         return
     row = int((~embeddings.isfinite()).any(dim=1).nonzero()[0])
@@ -331,17 +358,16 @@ def check_finite(embeddings: Float32[Tensor, "n dim"], names: Sequence[str]) -> 
 
 
 def _content(item: Item) -> Any:
-    """The bytes of a binary file object; anything else as it is."""
+    """Returns the bytes of a binary file object; anything else as it is."""
     content = item.read() if hasattr(item, "read") else None
     return content if isinstance(content, bytes) else item
 
 
 def _decoded(item: Any, max_megapixels: float, draft_px: int | None) -> Image.Image:
-    """What `read_image` would make of an item in a file."""
-    if isinstance(item, (str, os.PathLike)):
-        return read_image(os.fspath(item), max_megapixels, draft_px=draft_px)
-    if isinstance(item, bytes):
-        return read_image(InMemory("", item), max_megapixels, draft_px=draft_px)
+    """Returns what `read_image` would make of an item in a file."""
+    if isinstance(item, (str, bytes, os.PathLike)):
+        ref = InMemory("", item) if isinstance(item, bytes) else os.fspath(item)
+        return read_image(ref, max_megapixels, draft_px=draft_px)
     if isinstance(item, np.ndarray):
         is_image = item.ndim == 2 or (item.ndim == 3 and item.shape[2] == 3)
         if item.dtype != np.uint8 or not is_image or not item.size:
@@ -355,34 +381,3 @@ def _decoded(item: Any, max_megapixels: float, draft_px: int | None) -> Image.Im
         raise ImageError("", f"{item.width}x{item.height} px, above the limit of "
                          f"{max_megapixels:g} megapixels; raise max_megapixels")  # fmt: skip
     return as_seen(item)
-
-
-def _fingerprint(encoder: CLIPEncoder) -> str:
-    """A hash of all that decides on an image's embedding but rounding."""
-    description, kind = encoder.description(), encoder.kind
-    # What projects by itself in its forward pass is not pooled by us.
-    projects = kind == "projected" and not hasattr(encoder.backbone, "get_image_features")
-    pool = "pooler" if projects else description["pool"]
-    vision = getattr(encoder.backbone.config, "vision_config", encoder.backbone.config)
-    facts = {
-        "version": EMBEDDING_VERSION,
-        "kind": kind,
-        "pool": pool,
-        "preprocessing": encoder.preprocessing.facts(),
-        "settings": {name: getattr(vision, name, None) for name in _SETTINGS},
-    }
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    seen = {name for name, _ in encoder.vision_parameters()}
-    unseen = {name for name, _ in encoder.named_parameters() if name not in seen}
-    with torch.no_grad(), merged(encoder):
-        for name, tensor in sorted(plain_state_dict(encoder).items()):
-            # Running statistics count. A pooler that is passed by is random in each process.
-            if name in unseen or not tensor.is_floating_point():
-                continue
-            if pool != "pooler" and "pooler" in name:
-                continue
-            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-            values = whole.detach().float().cpu().numpy().astype("<f4", copy=False)
-            digest.update(f"{name} {values.shape}".encode())
-            digest.update(np.ascontiguousarray(values).reshape(-1).data)
-    return digest.hexdigest()[:16]

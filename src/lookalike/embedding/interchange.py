@@ -19,14 +19,14 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from lookalike.data.images import ImageSet
-from lookalike.data.reading.content import require_pyarrow
-from lookalike.data.sources.table import read_names
+from lookalike.data.reading.content import read_parquet, require_pyarrow
+from lookalike.data.sources.columns import read_names, some
 from lookalike.errors import DataError
 from lookalike.files import shown, write_json, write_whole
 from lookalike.progress import counted
 
 MANIFEST = "manifest.json"
-"""Of a folder of shards: what it holds."""
+"""The file of a folder of shards that tells what it holds."""
 
 _METADATA = b"lookalike"  # key in the metadata of a Parquet file's schema
 _TOLD = {"fingerprint", "model_name", "embedding", "dim"}  # of an embedder, by all files of ours
@@ -51,13 +51,7 @@ def save_embeddings(
     `x.npy` holds a float32 matrix of shape (n, dim), `x.csv` beside it one row an image, in the
     same order, with columns path and label, and `x.json` the embedder. `x.parquet` holds columns
     path, label and embedding, a list of dim float32, and the embedder in its schema's metadata,
-    as JSON under the key `lookalike`.
-
-    Args:
-        path: the file, ending in `.npy` or `.parquet`.
-        embeddings: a row an image.
-        images: the images.
-        embedder: `Embedder.facts()`; None where it is not known.
+    as JSON under the key `lookalike`. Of the embedder it takes `Embedder.facts()`, if it is known.
 
     Raises:
         MissingExtraError: Parquet without `pyarrow` installed.
@@ -99,8 +93,7 @@ def write_names(path: Path, columns: Mapping[str, Sequence[str]]) -> None:
 
 
 def embedder_of_both(first: Path, second: Path) -> dict[str, Any] | None:
-    """Returns the embedder that two files or folders of embeddings are of; None where one of them
-    does not tell, as with other tools'.
+    """Returns the embedder that two files or folders are of; None where one does not tell.
 
     Raises:
         DataError: they are of two models; names both.
@@ -122,7 +115,7 @@ def described(embedder: Mapping[str, Any]) -> str:
 
 
 def _embedder_of(path: Path) -> dict[str, Any] | None:
-    """The embedder that rows were made by; None where nothing tells, as with other tools'."""
+    """Returns the embedder that rows were made by; None where nothing tells."""
     if path.suffix.lower() == ".parquet":
         _, parquet = require_pyarrow()
         text = (parquet.read_schema(path).metadata or {}).get(_METADATA, b"null")
@@ -134,8 +127,7 @@ def _embedder_of(path: Path) -> dict[str, Any] | None:
     except ValueError:  # a file of somebody else's, by chance of that name
         return None
     known = document.get("embedder") if isinstance(document, dict) else None
-    is_ours = isinstance(known, dict) and known.keys() >= _TOLD
-    return known if is_ours else None
+    return known if isinstance(known, dict) and known.keys() >= _TOLD else None
 
 
 def rows_of_images(
@@ -146,14 +138,10 @@ def rows_of_images(
     without: Collection[str] = (),
     root: str | None = None,
 ) -> list[int]:
-    """Finds the row of each image by where it lies, or by its name below its folder.
+    """Finds the row of each image in `names` by where it lies, or by its name below its folder.
 
-    Args:
-        path: of the embeddings, for messages.
-        names: what the rows are called.
-        images: the images.
-        without: names that are known to have no row; -1 stands for these.
-        root: the folder that the names are of, where it is known.
+    Names in `without` are known to have no row; -1 stands for these. `root` is the folder that the
+    names are of, where it is known; `path` of the embeddings is for messages.
 
     Raises:
         DataError: an image is missing or named twice.
@@ -167,24 +155,21 @@ def rows_of_images(
     for name, full in zip(images.names, images.paths, strict=True):
         whole = _plain(os.path.abspath(full))
         below = [whole.removeprefix(above)] if above and whole.startswith(above) else []
-        known = [
-            row_of[one] for one in (*below, _plain(name), _plain(full), whole) if one in row_of
-        ]
+        known = [row_of[one] for one in (*below, _plain(name), _plain(full), whole)
+                 if one in row_of]  # fmt: skip
         missing += [] if known else [name]
         rows += known[:1]
     if missing:
         raise DataError(
             f"{len(missing):,} of {len(images):,} images have no embedding in {shown(path)}, "
-            f"such as {_some(missing)}; it names images such as {_some(names)}"
+            f"such as {some(missing)}; it names images such as {some(names)}"
         )
     return rows
 
 
 def load_embeddings(path: Path, images: ImageSet) -> Float32[Tensor, "n dim"]:
     """Reads the embeddings of these images, in their order, and brings them to length 1.
-
-    Rows are found by the image's name below its folder, or by where it lies. Rows of other
-    images are passed over.
+    Rows of other images are passed over.
 
     Raises:
         DataError: the file is no matrix of embeddings, an image is missing or named twice, or
@@ -198,16 +183,13 @@ def load_embeddings(path: Path, images: ImageSet) -> Float32[Tensor, "n dim"]:
         result[start : start + len(part)] = _unit(matrix[part])
     bad = (~result.isfinite().all(dim=1)).nonzero()[:, 0].tolist()
     if bad:
-        named = _some([images.names[i] for i in bad])
-        raise DataError(
-            f"embeddings of {counted(len(bad), 'image')} in {shown(path)} are zero or not "
-            f"finite: {named}"
-        )
+        raise DataError(f"embeddings of {counted(len(bad), 'image')} in {shown(path)} are zero or "
+                        f"not finite: {some([images.names[i] for i in bad])}")  # fmt: skip
     return result
 
 
 def _unit(rows: np.ndarray) -> Float32[Tensor, "n dim"]:
-    """Brings rows to length 1, whatever their scale; not finite where that cannot be done."""
+    """Returns rows brought to length 1, whatever their scale; not finite where there is none."""
     wide = torch.from_numpy(rows.astype(np.float64))
     wide /= wide.abs().amax(dim=1, keepdim=True)
     unit: Tensor = wide / torch.linalg.vector_norm(wide, dim=1, keepdim=True)
@@ -215,7 +197,7 @@ def _unit(rows: np.ndarray) -> Float32[Tensor, "n dim"]:
 
 
 def _read(path: Path) -> tuple[list[str], np.ndarray]:
-    """Reads names and matrix, whichever the format."""
+    """Returns names and matrix, whichever the format."""
     if path.suffix.lower() == ".parquet":
         names, matrix = _read_parquet(path)
     elif path.suffix.lower() == ".npy":
@@ -242,11 +224,7 @@ def _read(path: Path) -> tuple[list[str], np.ndarray]:
 
 
 def _read_parquet(path: Path) -> tuple[list[str], np.ndarray]:
-    pyarrow, parquet = require_pyarrow()
-    try:
-        table = parquet.read_table(path)
-    except (OSError, pyarrow.ArrowInvalid) as error:
-        raise DataError(f"cannot read {shown(path)}: {error}") from error
+    pyarrow, table = require_pyarrow()[0], read_parquet(path)
     if not {"path", "embedding"} <= set(table.column_names):
         raise DataError(f"{shown(path)} has columns {', '.join(table.column_names)}; expected path "
                         "and embedding")  # fmt: skip
@@ -264,14 +242,10 @@ def _read_parquet(path: Path) -> tuple[list[str], np.ndarray]:
 
 
 def _plain(name: str) -> str:
-    """A path as it is compared: `./a//b.png` is `a/b.png`."""
+    """Returns a path as it is compared: `./a//b.png` is `a/b.png`."""
     return _text(os.path.normpath(name))
 
 
 def _text(name: str) -> str:
-    """A name that is no Unicode with its bytes escaped: Parquet holds nothing else."""
+    """Returns a name with bytes that are no Unicode escaped: Parquet holds nothing else."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(shown(os.fspath(name)) for name in names[:3])

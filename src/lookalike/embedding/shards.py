@@ -1,5 +1,8 @@
 """Embeddings as a folder of parts, each whole and durable, so that work that was killed goes on.
 
+A source is cut into numbered parts, which are embedded apart, in any order. The rows of one depend
+on its images alone: not on how many processes there are, or which of them embeds it.
+
 manifest.json      format, list of images, embedder, settings
 images.csv         path (and label) of every image, in order
 part-00000.npy     float32, a row for each image of the part that could be read
@@ -8,29 +11,80 @@ part-00000.json    written after it: rows, unreadable images, SHA-256 of the .np
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float32
+from torch import Tensor
 
 from lookalike.data.images import ImageSet, Unreadable
-from lookalike.embedding.embedder import Embedder
+from lookalike.data.reading.reader import Request
+from lookalike.data.sources.columns import read_names, some
+from lookalike.embedding.embedder import Embedder, check_finite
 from lookalike.embedding.interchange import MANIFEST, columns_of, described, write_names
-from lookalike.embedding.jobs import Part, Plan
 from lookalike.errors import DataError, OutputError
 from lookalike.files import shown, write_json, write_whole
-from lookalike.progress import Progress
 
 FORMAT = "lookalike-embeddings-1"
 IMAGES = "images.csv"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cut of a source into parts, each of which is embedded in batches of its own."""
+
+    num_images: int
+    images_per_part: int
+    batch_size: int
+
+    @property
+    def num_parts(self) -> int:
+        """Returns how many parts there are."""
+        return -(-self.num_images // self.images_per_part)
+
+    def requests_of(self, number: int) -> list[Request]:
+        """Returns a part's batches."""
+        size, first = self.batch_size, number * self.images_per_part
+        images = range(self.num_images)[first : first + self.images_per_part]
+        return [Request(images[start : start + size]) for start in range(0, len(images), size)]
+
+
+def embed_parts(
+    folder: Path, embedder: Embedder, images: ImageSet, plan: Plan, numbers: Sequence[int]
+) -> None:
+    """Embeds some parts of a source, and writes each when it is done, in the order of `numbers`.
+
+    Images are read ahead across parts. Of several processes each is given numbers of its own.
+
+    Raises:
+        DataError: a reading process died.
+        ModelError: an embedding is not finite, or the device has too little memory.
+        OutputError: a part cannot be written.
+    """
+    if not numbers:
+        return  # and no reading process is started
+    requests = [request for number in numbers for request in plan.requests_of(number)]
+    batches = embedder.read(embedder.loader(images.refs), requests, images.names)
+    for number in numbers:
+        rows: list[Tensor] = []
+        unreadable: list[dict[str, Any]] = []
+        for request in plan.requests_of(number):
+            batch = next(batches)
+            check_finite(batch.embeddings, batch.names)
+            rows.append(batch.embeddings)
+            missing = sorted({*request.indices} - {*batch.positions.tolist()})
+            for position, one in zip(missing, batch.unreadable, strict=True):
+                unreadable.append({"position": position, "path": one.path, "reason": one.reason})
+        _write_part(_mark_of(folder, number), torch.cat(rows), unreadable)
+    next(batches, None)  # its display ends
 
 
 @dataclass(frozen=True)
@@ -49,13 +103,7 @@ class Shards:
 
 
 def start_shards(
-    folder: Path,
-    images: ImageSet,
-    embedder: Embedder,
-    plan: Plan,
-    *,
-    overwrite: bool,
-    progress: Progress,
+    folder: Path, images: ImageSet, embedder: Embedder, plan: Plan, *, overwrite: bool
 ) -> list[int]:
     """Prepares a folder, or goes on with one, and returns the numbers of the parts to do.
 
@@ -76,9 +124,11 @@ def start_shards(
                      "eval_batch_size": plan.batch_size, "images_per_part": plan.images_per_part},
         "dtype": "float32",
     }  # fmt: skip
-    if overwrite:
-        _clear(folder)
     path = folder / MANIFEST
+    if overwrite and path.exists():  # the manifest last, as it tells what the rest is
+        left = sorted(folder.glob("part-*.json")) + sorted(folder.glob("part-*.npy"))
+        for one in (*left, folder / IMAGES, path):
+            one.unlink(missing_ok=True)
     if path.exists():
         _refuse_other(folder, _read_json(path), manifest)
     else:
@@ -88,55 +138,33 @@ def start_shards(
                               "choose another folder with --out")  # fmt: skip
         write_names(folder / IMAGES, columns_of(images))
         write_json(path, manifest)
-    for left in folder.glob(".*.tmp"):  # by a process that was killed
-        left.unlink()
+    for abandoned in folder.glob(".*.tmp"):  # by a process that was killed
+        abandoned.unlink()
     done = [number for number in range(plan.num_parts) if _mark_of(folder, number).exists()]
-    broken = [number for number in done if not _is_whole(folder, number)]
+    broken = [number for number in done if not _is_whole(_mark_of(folder, number))]
     if broken:
-        some = ", ".join(_file_of(folder, number).name for number in broken[:3])
-        more = f" and {len(broken) - 3:,} more" if len(broken) > 3 else ""
-        progress.warn(f"not as they were written, and done again: {some}{more} of {shown(folder)}")
+        files = some([f"part-{number:05}.npy" for number in broken])
+        told = f"not as they were written, and done again: {files} of {shown(folder)}"
+        embedder.progress.warn(told)
     return sorted({*range(plan.num_parts)} - {*done} | {*broken})
 
 
-def write_part(folder: Path, part: Part) -> None:
-    """Writes a part whole, and then its mark, from when on it is done.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
+def _write_part(mark: Path, rows: Tensor, unreadable: list[dict[str, Any]]) -> None:
+    """Writes a part whole, and then its mark, from when on it is done."""
     buffer = io.BytesIO()
-    np.save(buffer, part.embeddings.numpy())
+    np.save(buffer, rows.numpy())
     content = buffer.getbuffer()
-
-    def write(file: IO[bytes]) -> None:
-        file.write(content)
-
-    mark = _mark_of(folder, part.number)
     mark.unlink(missing_ok=True)  # of a part that is done again
-    write_whole(_file_of(folder, part.number), write)
-    write_json(
-        mark,
-        {
-            "rows": len(part.embeddings),
-            "unreadable": [
-                {"position": position, "path": one.path, "reason": one.reason}
-                for position, one in part.unreadable.items()
-            ],
-            "sha256": hashlib.sha256(content).hexdigest(),
-        },
-    )
+    write_whole(mark.with_suffix(".npy"), lambda file: file.write(content))
+    digest = hashlib.sha256(content).hexdigest()
+    write_json(mark, {"rows": len(rows), "unreadable": unreadable, "sha256": digest})
 
 
 def unreadable_in(folder: Path) -> list[Unreadable]:
-    """Lists what could not be read of the parts that are done, in order.
-
-    Raises:
-        DataError: the folder cannot be read.
-    """
+    """Lists what could not be read of the parts that are done, in order."""
     return [
         Unreadable(one["path"], one["reason"])
-        for mark in sorted(folder.glob("part-*.json"), key=_number_of)
+        for mark in sorted(folder.glob("part-*.json"), key=lambda path: int(path.stem[5:]))
         for one in _read_json(mark)["unreadable"]
     ]
 
@@ -151,26 +179,19 @@ def open_shards(folder: Path) -> Shards:
     if manifest.get("format") != FORMAT:
         raise DataError(f"{shown(folder)} is in format {manifest.get('format')!r}; this version "
                         f"reads {FORMAT!r}: install a newer one, or embed again")  # fmt: skip
-    plan = Plan(
-        manifest["images"]["num_images"], manifest["settings"]["images_per_part"], batch_size=1
-    )
-    missing = [n for n in range(plan.num_parts) if not _mark_of(folder, n).exists()]
-    if missing:
+    per_part = manifest["settings"]["images_per_part"]
+    plan = Plan(manifest["images"]["num_images"], per_part, batch_size=1)
+    marks = [_mark_of(folder, number) for number in range(plan.num_parts)]
+    num_done = sum(mark.exists() for mark in marks)
+    if num_done < plan.num_parts:
         raise DataError(
-            f"{shown(folder)} is not finished: {plan.num_parts - len(missing):,} of "
-            f"{plan.num_parts:,} parts are done. Go on with the lookalike embed command that began "
-            "it"
+            f"{shown(folder)} is not finished: {num_done:,} of {plan.num_parts:,} parts are done. "
+            "Go on with the lookalike embed command that began it"
         )
-    try:
-        with open(folder / IMAGES, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            table = csv.reader(file)
-            next(table)
-            names = [row[0] for row in table]
-    except OSError as error:
-        raise DataError(f"cannot read {shown(folder / IMAGES)}: {error.strerror}") from error
+    names = read_names(folder / IMAGES)
     embeddings, unreadable = [], dict[int, str]()
-    for number in range(plan.num_parts):
-        mark, file_name = _read_json(_mark_of(folder, number)), _file_of(folder, number)
+    for path in marks:
+        mark, file_name = _read_json(path), path.with_suffix(".npy")
         unreadable |= {one["position"]: one["reason"] for one in mark["unreadable"]}
         if not mark["rows"]:
             continue  # nothing that could be mapped
@@ -196,7 +217,9 @@ def open_shards(folder: Path) -> Shards:
 
 def _refuse_other(folder: Path, there: dict[str, Any], now: Mapping[str, Any]) -> None:
     """Raises where a folder holds something else than what is to be written."""
-    differs = ""
+    before = there.get("settings", {})
+    changed = [f"{name} {before.get(name)} there, {value} now"
+               for name, value in now["settings"].items() if before.get(name) != value]  # fmt: skip
     if there.get("format") != FORMAT:
         differs = f"format {there.get('format')!r}, and this version writes {FORMAT!r}"
     elif there["embedder"]["fingerprint"] != now["embedder"]["fingerprint"]:
@@ -204,15 +227,12 @@ def _refuse_other(folder: Path, there: dict[str, Any], now: Mapping[str, Any]) -
                    f"{described(now['embedder'])}")  # fmt: skip
     elif there["images"]["fingerprint"] != now["images"]["fingerprint"]:
         differs = f"embeddings of {_list_of(there)}, and these are {_list_of(now)}"
+    elif changed:
+        differs = f"embeddings made with other settings ({'; '.join(changed)})"
     else:
-        changed = [f"{name} {there['settings'].get(name)} there, {value} now"
-                   for name, value in now["settings"].items()
-                   if there["settings"].get(name) != value]  # fmt: skip
-        if changed:
-            differs = f"embeddings made with other settings ({'; '.join(changed)})"
-    if differs:
-        raise OutputError(f"{shown(folder)} holds {differs}. Replace it with --overwrite, or "
-                          "choose another folder with --out")  # fmt: skip
+        return
+    raise OutputError(f"{shown(folder)} holds {differs}. Replace it with --overwrite, or "
+                      "choose another folder with --out")  # fmt: skip
 
 
 def _list_of(manifest: Mapping[str, Any]) -> str:
@@ -221,34 +241,15 @@ def _list_of(manifest: Mapping[str, Any]) -> str:
             f"{images['fingerprint']})")  # fmt: skip
 
 
-def _clear(folder: Path) -> None:
-    """Removes what an earlier command wrote; the manifest last, as it tells what the rest is."""
-    if (folder / MANIFEST).exists():
-        for path in sorted(folder.glob("part-*.json")) + sorted(folder.glob("part-*.npy")):
-            path.unlink()
-        for name in (IMAGES, MANIFEST):
-            (folder / name).unlink(missing_ok=True)
-
-
-def _file_of(folder: Path, number: int) -> Path:
-    return folder / f"part-{number:05}.npy"
-
-
 def _mark_of(folder: Path, number: int) -> Path:
     return folder / f"part-{number:05}.json"
 
 
-def _number_of(path: Path) -> int:
-    return int(path.stem.partition("-")[2])
-
-
-def _is_whole(folder: Path, number: int) -> bool:
-    """True where a part's file is the one that its mark tells of."""
-    path = _file_of(folder, number)
-    if not path.is_file():
-        return False
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    return bool(_read_json(_mark_of(folder, number)).get("sha256") == found)
+def _is_whole(mark: Path) -> bool:
+    """Returns whether a part's file is the one that its mark tells of."""
+    rows = mark.with_suffix(".npy")
+    told = _read_json(mark).get("sha256")
+    return rows.is_file() and bool(hashlib.sha256(rows.read_bytes()).hexdigest() == told)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

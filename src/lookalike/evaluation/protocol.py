@@ -11,10 +11,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from lookalike.config import EvaluateConfig, TrainConfig
-from lookalike.data.images import ImageRef, ImageSet, Unreadable, identity
-from lookalike.data.reading.probing import keep_readable
+from lookalike.data.images import ImageRef, ImageSet, Unreadable, held_out_classes, identity
+from lookalike.data.reading.decode import keep_readable
 from lookalike.data.sources import kind_of, load_images
-from lookalike.data.splits import held_out_classes
 from lookalike.errors import DataError
 from lookalike.files import shown
 from lookalike.progress import Progress, counted

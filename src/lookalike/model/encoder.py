@@ -26,6 +26,7 @@ from lookalike.model.pretrained import (
     has_tokenizer,
     is_checkpoint,
     load_pretrained,
+    load_tokenizer,
     read_checkpoint,
 )
 
@@ -206,6 +207,11 @@ class CLIPEncoder(nn.Module):
     def side_files(self) -> dict[str, str | bytes]:
         """The model's small files by name: its configuration, its tokenizer."""
         return self._source.side_files
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Returns the tokenizer of the text tower; raises a `ModelError` if it cannot be built."""
+        return load_tokenizer(self.side_files, self.model_name)
 
     @cached_property
     def dim(self) -> int:

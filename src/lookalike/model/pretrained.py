@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,9 +19,11 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
+    AutoTokenizer,
     CLIPVisionModelWithProjection,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -286,6 +289,20 @@ def write_side_files(side_files: Mapping[str, str | bytes], folder: Path) -> Non
     for name, content in side_files.items():
         data = content.encode("utf-8") if isinstance(content, str) else content
         (folder / name).write_bytes(data)
+
+
+def load_tokenizer(side_files: Mapping[str, str | bytes], model_name: str) -> Any:
+    """Loads a model's tokenizer from its small files alone, which a checkpoint has as well."""
+    with tempfile.TemporaryDirectory() as folder, quiet_transformers():
+        write_side_files(side_files, Path(folder))
+        try:
+            return AutoTokenizer.from_pretrained(folder)
+        except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+            # Its own class may ask for a package (sentencepiece) that tokenizer.json does without.
+            if "tokenizer.json" not in side_files:
+                what = f"the tokenizer of {model_name} cannot be built: {error}"
+                raise ModelError(what) from error
+            return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
 @contextmanager

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import re
-import tempfile
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float32
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from lookalike.errors import ModelError
 from lookalike.model.encoder import CLIPEncoder, evaluation_mode
-from lookalike.model.pretrained import quiet_transformers, write_side_files
 from lookalike.progress import Progress
 
 TEXTS_AT_A_TIME = 256
@@ -62,7 +58,6 @@ def embed_texts(
     """
     if encoder.why_no_text is not None:
         raise ModelError(f"texts cannot be embedded: {encoder.why_no_text}")
-    tokenizer = _load_tokenizer(encoder.side_files, encoder.model_name)
     rows = []
     with (
         evaluation_mode(encoder),
@@ -71,7 +66,7 @@ def embed_texts(
     ):
         for start in range(0, len(texts), TEXTS_AT_A_TIME):
             some = list(texts[start : start + TEXTS_AT_A_TIME])
-            inputs = _tokens(tokenizer, some, encoder.backbone.config)
+            inputs = _tokens(encoder.tokenizer, some, encoder.backbone.config)
             moved = {name: tensor.to(encoder.device) for name, tensor in inputs.items()}
             output: Any = encoder.backbone.get_text_features(**moved)
             pooled = output if isinstance(output, Tensor) else output.pooler_output
@@ -91,17 +86,3 @@ def _tokens(tokenizer: Any, texts: list[str], config: Any) -> dict[str, Tensor]:
         return_tensors="pt",
     )
     return {"input_ids": inputs["input_ids"]} if is_siglip else dict(inputs)
-
-
-def _load_tokenizer(side_files: Mapping[str, str | bytes], model_name: str) -> Any:
-    """Loads a model's tokenizer from its small files alone, which a checkpoint has as well."""
-    with tempfile.TemporaryDirectory() as folder, quiet_transformers():
-        write_side_files(side_files, Path(folder))
-        try:
-            return AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
-            # Its own class may ask for a package (sentencepiece) that tokenizer.json does without.
-            if "tokenizer.json" not in side_files:
-                what = f"the tokenizer of {model_name} cannot be built: {error}"
-                raise ModelError(what) from error
-            return PreTrainedTokenizerFast.from_pretrained(folder)

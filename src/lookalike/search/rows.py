@@ -21,11 +21,7 @@ class Rows:
 
     Shards may be memory-mapped (`numpy.load(path, mmap_mode="r")`): only what is asked for is
     read. Whatever their type, rows come out as float32. `rows[3]`, `rows[2:5]` and
-    `rows[positions]` give what they give of a tensor.
-
-    Args:
-        source: the rows; other `Rows` are taken as they are.
-        order: which of them these are, in this order; None: all.
+    `rows[positions]` give what they give of a tensor. `order` chooses rows of `source`; None: all.
 
     Raises:
         DataError: a shard is no matrix of numbers, or they differ in width.
@@ -57,7 +53,7 @@ class Rows:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Number of rows, and their length."""
+        """Returns the number of rows, and their length."""
         return len(self), self.dim
 
     def __getitem__(self, which: int | slice | Tensor) -> Float32[Tensor, "*rows dim"]:
@@ -94,7 +90,7 @@ class Rows:
         return rows
 
     def _original(self, positions: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """Where the rows at these positions are in the shards."""
+        """Returns where the rows at these positions are in the shards."""
         return positions if self._order is None else self._order[positions]
 
     def parts(self, rows: int) -> Iterator[tuple[int, int]]:
@@ -104,20 +100,15 @@ class Rows:
         search that meets a bit of everything early on can pass over the rest quickly.
         """
         count = -(-len(self) // rows)
-        stride = next(
-            s for s in range(max(1, int(count * 0.618)), count + 2) if np.gcd(s, count) == 1
-        )
+        strides = range(max(1, int(count * 0.618)), count + 2)
+        stride = next(s for s in strides if np.gcd(s, count) == 1)
         for number in range(count):
             start = (number * stride % count) * rows
             yield start, min(start + rows, len(self))
 
 
 def check_widths(query: Rows, gallery: Rows) -> None:
-    """Refuses to compare embeddings of two models.
-
-    Raises:
-        DataError: the widths differ.
-    """
+    """Raises a `DataError` where embeddings of two models, of other widths, are to be compared."""
     if len(query) and len(gallery) and query.dim != gallery.dim:
         raise DataError(f"queries are {query.dim}-d and the gallery is {gallery.dim}-d; "
                         "expected embeddings of one model")  # fmt: skip
@@ -133,6 +124,5 @@ def _as_float(rows: Matrix) -> Float32[Tensor, "n dim"]:
     if isinstance(rows, Tensor):
         return rows.float()
     # A copy where the array is read-only (memory-mapped), which torch will not share.
-    return torch.from_numpy(
-        np.array(rows, dtype=np.float32, copy=None if rows.flags.writeable else True)
-    )
+    copy = None if rows.flags.writeable else True
+    return torch.from_numpy(np.array(rows, dtype=np.float32, copy=copy))

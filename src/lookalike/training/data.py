@@ -13,8 +13,8 @@ from torch import Tensor
 from lookalike.config import TrainConfig
 from lookalike.data.images import ImageSet, Unreadable, list_unreadable
 from lookalike.data.reading.cache import DecodeCache
+from lookalike.data.reading.decode import keep_readable
 from lookalike.data.reading.loader import ImageLoader
-from lookalike.data.reading.probing import keep_readable
 from lookalike.data.reading.reader import Batch, Request
 from lookalike.data.sampler import BalancedBatchSampler
 from lookalike.data.sources import load_images

@@ -21,13 +21,13 @@ import shutil
 import struct
 import time
 import zlib
-from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import PIL
@@ -57,10 +57,12 @@ _TAG_TEXT = (
     "# Decoded images, kept by lookalike --decode-cache. May be deleted at any time.\n"
 )
 
+_Origin: TypeAlias = dict[str, Any]  # what tells a kept image from all others, see `_origin`
+
 
 @dataclass(frozen=True)
 class Reads:
-    """How many images were taken from a cache and how many decoded, and what became of these.
+    """Counts of images that were taken from a cache, or decoded, and what became of these.
 
     `failure` is why one of them could not be kept, where that was not for want of room.
     """
@@ -85,23 +87,16 @@ class Reads:
         if self.added:
             text += f", {self.added:,} of these kept"
         if self.without_room:
-            text += (
-                f"; no room for {self.without_room:,}: raise --decode-cache-gb, or free some of "
-                "the disk"
-            )
+            text += (f"; no room for {self.without_room:,}: raise --decode-cache-gb, or free some "
+                     "of the disk")  # fmt: skip
         return text
 
 
 class DecodeCache:
     """The cache as a command's main process sees it: made ready, and counted.
 
-    It is handed to each `ImageLoader`, whose workers read through copies of `reader`.
-
-    Args:
-        folder: where images are kept; made if it is missing.
-        max_bytes: how much may lie there.
-        progress: told of what cannot be kept, once.
-        kept_free: bytes of the disk that stay free.
+    It is handed to each `ImageLoader`, whose workers read through copies of `reader`. At most
+    `max_bytes` lie in the folder, and `kept_free` bytes of the disk stay free.
     """
 
     def __init__(
@@ -112,7 +107,6 @@ class DecodeCache:
         self.draft_sizes: set[int | None] = set()
         self.reads = Reads()
         self._shown, self._max_bytes, self._progress = shown(folder), max_bytes, progress
-        self._has_warned = False
         self._state = "not looked at yet"
 
     def prepare(self) -> None:
@@ -122,13 +116,11 @@ class DecodeCache:
 
         A folder that cannot be written to is a warning: what is in it is read.
         """
-        removed = 0
+        sizes, removed = _kept_files(self.folder), 0
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not (self.folder / _TAG_NAME).exists():
                 (self.folder / _TAG_NAME).write_text(_TAG_TEXT)
-            _remove_abandoned(self.folder)
-            sizes = dict(_kept_files(self.folder))
             if self.reader.room(sum(sizes.values())) < _LITTLE_ROOM * self._max_bytes:
                 for path in [path for path in sizes if _is_outdated(path, self.draft_sizes)]:
                     with suppress(OSError):  # another command has removed it, or is reading it
@@ -138,8 +130,7 @@ class DecodeCache:
                         del sizes[path]
             self.reader.set_used(sum(sizes.values()))
         except OSError as error:
-            self._warn(error.strerror or str(error))
-            sizes = dict(_kept_files(self.folder))
+            self.count(Reads(failure=error.strerror or str(error)))
         self._state = (
             f"{counted(len(sizes), 'decoded image')}, {sum(sizes.values()) / 1e9:.1f} of "
             f"{self._max_bytes / 1e9:g} GB" + (f"; {removed:,} outdated removed" if removed else "")
@@ -151,21 +142,16 @@ class DecodeCache:
 
     def count(self, reads: Reads) -> None:
         """Adds what a batch came to; the first failure is told."""
+        if reads.failure and not self.reads.failure:
+            self._progress.warn(
+                f"cannot keep decoded images in {self._shown}: {reads.failure}. What is not in "
+                "there is decoded each time"
+            )
         self.reads += reads
-        if reads.failure is not None:
-            self._warn(reads.failure)
 
     def reads_of_all(self, world: World) -> Reads:
         """Returns what all processes of a command have read so far; each of them has to ask."""
         return sum(world.all_gather_objects(self.reads), start=Reads())
-
-    def _warn(self, reason: str) -> None:
-        if not self._has_warned:
-            self._has_warned = True
-            self._progress.warn(
-                f"cannot keep decoded images in {self._shown}: {reason}. What is not in there "
-                "is decoded each time"
-            )
 
 
 def make_cache(config: TrainConfig | EvaluateConfig, progress: Progress) -> DecodeCache | None:
@@ -178,9 +164,8 @@ def make_cache(config: TrainConfig | EvaluateConfig, progress: Progress) -> Deco
 class CachedReader:
     """Reads images as `read_image` does; one lives in each process that reads.
 
-    When the folder is full, what is in it stays, and other images are decoded each time. An
-    epoch visits every image once, so whatever was thrown out for a new one would be needed
-    before the new one is: the folder would be rewritten in each epoch and never be of use.
+    When the folder is full, what is in it stays: an epoch visits every image once, so whatever was
+    thrown out for a new one would be needed before the new one is.
 
     How full it is stands in the length of the file `used`: a byte for each 4096. Adding to its end
     is one step for the system, so processes that know nothing of each other keep one account. They
@@ -199,19 +184,15 @@ class CachedReader:
         *,
         draft_px: int | None = None,
     ) -> Image.Image:
-        """Returns the same image, from the cache where it is there.
+        """Returns the same image as `read_image`, from the cache where it is there.
 
-        It is known by its `file_key`, `draft_px`, and the versions of the decoders. What was kept
-        under a higher limit of megapixels than now is decoded again, and so refused if it is too
-        large.
-
-        Raises:
-            ImageError: as `read_image` does; nothing is kept of such a file.
+        What was kept under a higher limit of megapixels than now is decoded again, and so refused
+        if it is too large. Nothing is kept of a file that cannot be read.
         """
         origin = _origin(ref, draft_px)
         if origin is None:
             return read_image(ref, max_megapixels, draft_px=draft_px)
-        file = self._folder / origin.file_name()
+        file = self._folder / _file_name(origin)
         image = _load(file, origin, max_megapixels)
         if image is not None:
             self._reads += Reads(from_cache=1)
@@ -239,13 +220,15 @@ class CachedReader:
     def _keep(
         self, file: Path, origin: _Origin, max_megapixels: float, image: Image.Image
     ) -> Reads:
-        head = json.dumps(asdict(_Head(origin, max_megapixels, *image.size))).encode()
+        facts = {"origin": origin, "max_megapixels": max_megapixels,
+                 "width": image.width, "height": image.height}  # fmt: skip
+        head = json.dumps(facts).encode()
         size = _on_disk(_START.size + len(head) + 3 * image.width * image.height)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            if size > self.room(self._used()):
-                return Reads(without_room=1)
             with open(self._folder / "used", "ab") as used:
+                if size > self.room(used.tell() * _BLOCK):
+                    return Reads(without_room=1)
                 used.write(b"." * (size // _BLOCK))
             _write(file, head, image.tobytes())
         except OSError as error:
@@ -254,85 +237,48 @@ class CachedReader:
             return Reads(failure=f"no memory for a copy of {image.width}x{image.height} px")
         return Reads(added=1)
 
-    def _used(self) -> int:
-        try:
-            return (self._folder / "used").stat().st_size * _BLOCK
-        except FileNotFoundError:
-            return 0
-
-
-@dataclass(frozen=True)
-class _Origin:
-    """What must be the same for a kept image to be the one that is asked for."""
-
-    path: str
-    bytes: int
-    mtime_ns: int
-    draft_px: int | None
-    decoders: str
-    place: str = ""  # in the file at `path`
-
-    def file_name(self) -> str:
-        """One for each image and `draft_px`: that of a changed file replaces the old one."""
-        name = os.fsencode(FileKey(self.path, self.place, 0, 0).identity)
-        name += f"\0{self.draft_px}".encode()
-        digest = blake2b(name, digest_size=16).hexdigest()
-        return f"{digest[:2]}/{digest}.rgb"
-
-
-@dataclass(frozen=True)
-class _Head:
-    """What stands before the pixels of a kept image; it was decoded under `max_megapixels`."""
-
-    origin: _Origin
-    max_megapixels: float
-    width: int
-    height: int
-
 
 def _origin(ref: ImageRef, draft_px: int | None, place: str | None = None) -> _Origin | None:
-    """What an image is known by (at another place in its file); None where there is no file."""
+    """Returns what an image (at another place in its file) is known by; None without a file."""
     key = file_key(ref)
     if key.num_bytes < 0:
         return None
     place = key.place if place is None else place
-    return _Origin(key.path, key.num_bytes, key.mtime_ns, draft_px, _decoders(), place)
+    return {"path": key.path, "bytes": key.num_bytes, "mtime_ns": key.mtime_ns,
+            "draft_px": draft_px, "decoders": _decoders(), "place": place}  # fmt: skip
+
+
+def _file_name(origin: _Origin) -> str:
+    """Returns one for each image and `draft_px`: that of a changed file replaces the old one."""
+    name = os.fsencode(FileKey(origin["path"], origin["place"], 0, 0).identity)
+    digest = blake2b(name + f"\0{origin['draft_px']}".encode(), digest_size=16).hexdigest()
+    return f"{digest[:2]}/{digest}.rgb"
 
 
 @cache
 def _decoders() -> str:
-    """The versions that pixels depend on."""
+    """Returns the versions that pixels depend on."""
     jpeg = features.version("libjpeg_turbo") or features.version("jpg")
     return f"{_FORMAT}, Pillow {PIL.__version__}, JPEG {jpeg}, pillow-heif {version('pillow-heif')}"
 
 
 def _load(file: Path, origin: _Origin, max_megapixels: float) -> Image.Image | None:
-    """The image kept in a file; None where it is another one, damaged, or not there.
-
-    The file is mapped into memory, and copied from there by Pillow, whose pixels take four bytes.
-    """
+    """Returns the image kept in a file; None where it is another one, damaged, or not there."""
     try:
         with open(file, "rb") as opened:
+            # Mapped, and copied from there by Pillow, whose pixels take four bytes.
             content = memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
         mark, checksum, length = _START.unpack_from(content)
         if mark != _MARK or checksum != zlib.crc32(content[_START.size :]):
             return None
         end = _START.size + length
-        head = _parsed(content[_START.size : end].tobytes())
-        if head is None or head.origin != origin or head.max_megapixels > max_megapixels:
+        head = json.loads(content[_START.size : end].tobytes())
+        if head["origin"] != origin or head["max_megapixels"] > max_megapixels:
             return None
         pixels = np.frombuffer(content[end:], np.uint8)
-        return Image.fromarray(pixels.reshape(head.height, head.width, 3))
+        return Image.fromarray(pixels.reshape(head["height"], head["width"], 3))
     # ValueError: an empty file, or one of another length; MemoryError is read_image's to explain.
-    except (OSError, ValueError, struct.error, MemoryError):
-        return None
-
-
-def _parsed(head: bytes) -> _Head | None:
-    try:
-        found = json.loads(head)
-        return _Head(**(found | {"origin": _Origin(**found["origin"])}))
-    except (ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, struct.error, MemoryError):
         return None
 
 
@@ -350,48 +296,35 @@ def _write(file: Path, head: bytes, pixels: bytes) -> None:
             temporary.unlink()
 
 
-def _kept_files(folder: Path) -> Iterator[tuple[Path, int]]:
-    """The kept images, and the bytes that each takes on disk."""
-    for entry in _entries(folder):
-        if _FILE_NAME.fullmatch(entry.name):
-            with suppress(OSError):  # another command is removing outdated ones
-                yield Path(entry.path), _on_disk(entry.stat().st_size)
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Removes temporary files of processes that were killed."""
-    for entry in _entries(folder):
-        if _TEMPORARY_NAME.fullmatch(entry.name):
-            with suppress(OSError):
-                if time.time() - entry.stat().st_mtime > _ABANDONED_S:
-                    os.unlink(entry.path)
-
-
-def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """All that lies in the subfolders where images are kept."""
-    for number in range(256):
-        try:
-            with os.scandir(folder / f"{number:02x}") as entries:
-                yield from entries
-        except OSError:  # not there yet, or not ours
-            continue
+def _kept_files(folder: Path) -> dict[Path, int]:
+    """Returns kept images with the bytes each takes on disk; removes what killed processes left."""
+    kept: dict[Path, int] = {}
+    for path in folder.glob("??/*"):
+        with suppress(OSError):  # another command is removing outdated ones, or it is not ours
+            if _FILE_NAME.fullmatch(path.name):
+                kept[path] = _on_disk(path.stat().st_size)
+                continue
+            age_s = time.time() - path.stat().st_mtime
+            if _TEMPORARY_NAME.fullmatch(path.name) and age_s > _ABANDONED_S:
+                path.unlink()
+    return kept
 
 
 def _is_outdated(file: Path, draft_sizes: set[int | None]) -> bool:
-    """Whether a kept image is of no use to readings with these `draft_px`."""
+    """Returns whether a kept image is of no use to readings with these `draft_px`."""
     try:
         with open(file, "rb") as opened:
             mark, _, length = _START.unpack(opened.read(_START.size))
-            head = _parsed(opened.read(min(length, _LONGEST_HEAD))) if mark == _MARK else None
+            origin = json.loads(opened.read(min(length, _LONGEST_HEAD)))["origin"]
+        if mark != _MARK or origin["draft_px"] not in draft_sizes:
+            return True
+        return bool(_origin(origin["path"], origin["draft_px"], origin["place"]) != origin)
     except OSError:
         return False
-    except struct.error:
+    except (ValueError, TypeError, KeyError, struct.error):
         return True
-    if head is None or head.origin.draft_px not in draft_sizes:
-        return True
-    return _origin(head.origin.path, head.origin.draft_px, head.origin.place) != head.origin
 
 
 def _on_disk(size: int) -> int:
-    """Bytes that a file of so many takes."""
+    """Returns the bytes that a file of so many takes."""
     return -(-size // _BLOCK) * _BLOCK

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 from lookalike.data.images import Cell, ImageRef, InMemory, file_key, shown_path
-from lookalike.errors import ImageError, MissingExtraError
+from lookalike.errors import DataError, ImageError, MissingExtraError
+from lookalike.files import shown
 
 KEPT_BYTES = 2**28
-"""What decoded row groups of Parquet files may take in each process; one is kept at any rate."""
+"""Most that decoded row groups of Parquet files take in each process; one is kept at any rate."""
 
 
 def read_content(ref: ImageRef, most: int | None = None) -> bytes:
@@ -34,18 +36,13 @@ def read_content(ref: ImageRef, most: int | None = None) -> bytes:
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
         raise ImageError(shown_path(ref), reason) from error
     if len(content) < wanted:
-        raise ImageError(
-            shown_path(ref), f"cut short: {len(content):,} of {wanted:,} bytes are in its file"
-        )
+        reason = f"cut short: {len(content):,} of {wanted:,} bytes are in its file"
+        raise ImageError(shown_path(ref), reason)
     return content
 
 
 def held(ref: ImageRef) -> ImageRef:
-    """Returns a reference whose bytes are read at most once more: a file itself, others as bytes.
-
-    Raises:
-        ImageError: as `read_content` does.
-    """
+    """Returns a reference whose bytes are read at most once more: a file itself, else bytes."""
     return ref if isinstance(ref, str) else InMemory(shown_path(ref), read_content(ref))
 
 
@@ -54,11 +51,10 @@ class _RowGroups:
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[object, ...], Any] = OrderedDict()
-        self._num_bytes = 0
         self._lock = threading.Lock()  # else threads would decode the same row group at once
 
     def column(self, ref: Cell) -> Any:
-        """A row group's column."""
+        """Returns a row group's column."""
         key = (*file_key(ref)._replace(place=ref.column), ref.row_group)
         with self._lock:
             if key not in self._kept:
@@ -69,9 +65,9 @@ class _RowGroups:
                 if pyarrow.types.is_struct(column.type):  # which holds the field alone
                     column = pyarrow.compute.struct_field(column, column.type.field(0).name)
                 self._kept[key] = column
-                self._num_bytes += column.nbytes
-                while self._num_bytes > KEPT_BYTES and len(self._kept) > 1:
-                    self._num_bytes -= self._kept.popitem(last=False)[1].nbytes
+                kept = self._kept
+                while len(kept) > 1 and sum(one.nbytes for one in kept.values()) > KEPT_BYTES:
+                    kept.popitem(last=False)
             self._kept.move_to_end(key)
             return self._kept[key]
 
@@ -90,16 +86,20 @@ def _cell(ref: Cell) -> bytes:
 
 
 def require_pyarrow() -> tuple[Any, Any]:
-    """Returns the modules that read and write Arrow and Parquet.
-
-    Raises:
-        MissingExtraError: they are not installed.
-    """
+    """Returns the modules that read and write Arrow and Parquet, or says what to install."""
     try:
         import pyarrow.compute
         from pyarrow import parquet
     except ImportError as error:
-        raise MissingExtraError(
-            "Parquet files need pyarrow: pip install 'lookalike[parquet]'"
-        ) from error
+        needs = "Parquet files need pyarrow: pip install 'lookalike[parquet]'"
+        raise MissingExtraError(needs) from error
     return pyarrow, parquet
+
+
+def read_parquet(path: Path) -> Any:
+    """Returns a Parquet file as an Arrow table; raises a `DataError` where it cannot be read."""
+    pyarrow, parquet = require_pyarrow()
+    try:
+        return parquet.read_table(path)
+    except (OSError, pyarrow.ArrowInvalid) as error:
+        raise DataError(f"cannot read the table {shown(path)}: {error}") from error

@@ -12,17 +12,28 @@ import os
 import stat
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple, cast
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from lookalike.config import DEFAULT_MAX_MEGAPIXELS, MAX_PILLOW_MEGAPIXELS
-from lookalike.data.images import ImageRef, InMemory, Span, shown_path
+from lookalike.data.images import (
+    ImageRef,
+    ImageSet,
+    InMemory,
+    Span,
+    Unreadable,
+    list_unreadable,
+    shown_path,
+)
 from lookalike.data.reading.content import read_content
-from lookalike.errors import ImageError
+from lookalike.errors import DataError, ImageError
+from lookalike.files import shown
+from lookalike.progress import Progress, SilentProgress
 
 # What makes an image upright, by the orientation that EXIF says it was stored in.
 _TURNS = {
@@ -36,10 +47,11 @@ _TURNS = {
 }
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 _HEADER_BYTES = 2**16  # more than the headers of most files take
+_PROBED_AT_A_TIME = 4096
 
 
 class Header(NamedTuple):
-    """What a file's header says; sides in px as stored."""
+    """The facts in a file's header; sides in px as stored."""
 
     format: str
     mode: str
@@ -48,10 +60,7 @@ class Header(NamedTuple):
 
 
 def read_image(
-    ref: ImageRef,
-    max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
-    *,
-    draft_px: int | None = None,
+    ref: ImageRef, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS, *, draft_px: int | None = None
 ) -> Image.Image:
     """Decodes a file as people see it: upright, in RGB, over white, 8 bits a channel.
 
@@ -72,15 +81,21 @@ def read_image(
         ImageError: the file is missing, no image, too large, truncated or corrupt.
     """
     with _opened(ref, max_megapixels) as image:
-        try:
-            if draft_px is not None:
-                image.draft(None, (draft_px, draft_px))  # does nothing but for JPEG
-            image.load()
-            return _flattened(_upright(image))
-        # Decoders meet hostile bytes and raise nearly everything: OSError, SyntaxError,
-        # ValueError, struct.error, IndexError, MemoryError. All of it means: unreadable.
-        except Exception as error:
-            raise ImageError(shown_path(ref), _reason(error)) from error
+        return as_seen(image, shown_path(ref), draft_px)
+
+
+def as_seen(image: Image.Image, path: str = "", draft_px: int | None = None) -> Image.Image:
+    """Returns an image that Pillow has opened or made as `read_image` returns one of a file."""
+    _load_plugins()
+    try:
+        if draft_px is not None:
+            image.draft(None, (draft_px, draft_px))  # does nothing but for JPEG
+        image.load()
+        return _flattened(_upright(image))
+    # Decoders meet hostile bytes and raise nearly everything: OSError, SyntaxError,
+    # ValueError, struct.error, IndexError, MemoryError. All of it means: unreadable.
+    except Exception as error:
+        raise ImageError(path, _reason(error)) from error
 
 
 def probe_image(ref: ImageRef, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS) -> Header:
@@ -99,44 +114,79 @@ def probe_image(ref: ImageRef, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS) -
         return Header(image.format or "", image.mode, image.width, image.height)
 
 
+def why_no_image(ref: ImageRef, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS) -> str | None:
+    """Returns why a file's header is not that of an image that can be read; None where it is."""
+    try:
+        probe_image(ref, max_megapixels)
+    except ImageError as error:
+        return error.reason
+    return None
+
+
+def keep_readable(
+    images: ImageSet,
+    max_megapixels: float = DEFAULT_MAX_MEGAPIXELS,
+    progress: Progress | None = None,
+) -> tuple[ImageSet, list[Unreadable]]:
+    """Reads every file's header and returns the images, and the files that are none.
+
+    Raises:
+        DataError: not one of the files is an image.
+    """
+    progress = progress or SilentProgress()
+    reason = partial(why_no_image, max_megapixels=max_megapixels)
+    refs = images.refs
+    reasons: list[str | None] = []
+    with (
+        ThreadPoolExecutor(max_workers=8) as pool,
+        progress.task("looking at files", len(refs), "files") as task,
+    ):
+        for start in range(0, len(refs), _PROBED_AT_A_TIME):  # map would queue all at once
+            for one in pool.map(reason, refs[start : start + _PROBED_AT_A_TIME]):
+                reasons.append(one)
+                task.advance()
+    bad = [Unreadable(shown_path(ref), why) for ref, why in zip(refs, reasons, strict=True) if why]
+    if len(bad) == len(images):
+        raise DataError(f"none of the {len(images):,} files in {shown(images.root)} is an image "
+                        f"that can be read: {list_unreadable(bad)}")  # fmt: skip
+    if bad:
+        images = images.subset(i for i, why in enumerate(reasons) if why is None)
+    return images, bad
+
+
 def _opened(ref: ImageRef, max_megapixels: float) -> Image.Image:
-    """The file with its header read and its pixels not yet decoded."""
+    """Returns the file with its header read and its pixels not yet decoded."""
     _load_plugins()
     # Limits and reasons are ours to tell. (Adding a filter is safe in threads; catching is not.)
     warnings.filterwarnings("ignore", module=r"PIL\.")
     path = shown_path(ref)
     content = None if isinstance(ref, str) else read_content(ref)
     try:
-        num_bytes = _file_size(path) if content is None else len(content)
-        if num_bytes == 0:
+        status = os.stat(path) if content is None else None
+        if status and not stat.S_ISREG(status.st_mode):
+            raise ImageError(path, "no file but a pipe, socket, device or folder")
+        if not (status.st_size if status else content):
             raise ImageError(path, "empty file (0 bytes)")
         image = Image.open(path if content is None else io.BytesIO(content))
     except Image.DecompressionBombError as error:
-        raise ImageError(
-            path, f"above {MAX_PILLOW_MEGAPIXELS:.0f} megapixels, which Pillow never decodes"
-        ) from error
+        reason = f"above {MAX_PILLOW_MEGAPIXELS:.0f} megapixels, which Pillow never decodes"
+        raise ImageError(path, reason) from error
     except UnidentifiedImageError as error:
-        raise ImageError(path, _what_instead(content or _start_of(path))) from error
+        if content is None:
+            with open(path, "rb") as file:
+                content = file.read(512)
+        raise ImageError(path, _what_instead(content)) from error
     except ImageError:
         raise
-    except Exception as error:  # see read_image: format plug-ins raise nearly everything
+    except Exception as error:  # see as_seen: format plug-ins raise nearly everything
         raise ImageError(path, _reason(error)) from error
     megapixels = image.width * image.height / 1e6
     if megapixels > max_megapixels:
         image.close()
-        raise ImageError(
-            path,
-            f"{megapixels:.1f} megapixels ({image.width}x{image.height}), above the limit of "
-            f"{max_megapixels:g}; raise it with --max-megapixels",
-        )
+        size = f"{megapixels:.1f} megapixels ({image.width}x{image.height})"
+        raise ImageError(path, f"{size}, above the limit of {max_megapixels:g}; raise it with "
+                         "--max-megapixels")  # fmt: skip
     return image
-
-
-def _file_size(path: str) -> int:
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
-        raise ImageError(path, "no file but a pipe, socket, device or folder")
-    return status.st_size
 
 
 _loading_plugins = threading.Lock()
@@ -144,10 +194,7 @@ _loading_plugins = threading.Lock()
 
 @cache
 def _load_plugins() -> None:
-    """Loads all of Pillow's formats and HEIC, once a process.
-
-    Pillow loads formats when it first needs them, which threads do not survive together.
-    """
+    """Loads all of Pillow's formats and HEIC, once a process: threads do not survive doing so."""
     import pillow_heif
 
     with _loading_plugins:
@@ -168,7 +215,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _flattened(image: Image.Image) -> Image.Image:
-    """Any mode to RGB."""
+    """Returns an image of any mode in RGB."""
     if image.mode in _SIXTEEN_BIT or image.mode in ("I", "F"):
         image = _grey_to_eight_bits(image)
     elif image.mode == "CMYK":
@@ -181,7 +228,7 @@ def _flattened(image: Image.Image) -> Image.Image:
 
 
 def _grey_to_eight_bits(image: Image.Image) -> Image.Image:
-    """Deep grey to L, or LA where one grey value stands for transparent."""
+    """Returns deep grey as L, or LA where one grey value stands for transparent."""
     grey = np.asarray(image)
     if image.mode in _SIXTEEN_BIT:
         # Rounded division by 257 that stays within 16 bits: a large scan must fit in memory.
@@ -189,29 +236,25 @@ def _grey_to_eight_bits(image: Image.Image) -> Image.Image:
     else:
         eight_bits = _stretched(grey.astype(np.float32), is_float=image.mode == "F")
     result = Image.fromarray(eight_bits)
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
+    if isinstance(transparent := image.info.get("transparency"), int):
         alpha = np.where(grey == transparent, 0, 255).astype(np.uint8)
         result.putalpha(Image.fromarray(alpha))
     return result
 
 
 def _stretched(grey: np.ndarray, *, is_float: bool) -> np.ndarray:
-    """32-bit grey to 0..255, by what the range of its values looks like."""
+    """Returns 32-bit grey as 0..255, by what the range of its values looks like."""
     finite = grey[np.isfinite(grey)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     if is_float and low >= 0 and high <= 1:
         grey *= 255
-    elif low >= 0 and high <= 255:
-        pass
-    elif low >= 0 and high <= 65535:
+    elif low >= 0 and 255 < high <= 65535:
         grey /= 257
-    else:
+    elif low < 0 or high > 255:
         grey -= low
         grey *= 255 / (high - low) if high > low else 0
-    rounded = np.nan_to_num(grey, posinf=255, neginf=0).round().clip(0, 255)
-    eight_bits: np.ndarray = rounded.astype(np.uint8)
-    return eight_bits
+    rounded: np.ndarray = np.nan_to_num(grey, posinf=255, neginf=0).round().clip(0, 255)
+    return rounded.astype(np.uint8)
 
 
 def _cmyk_to_rgb(image: Image.Image) -> Image.Image:
@@ -227,13 +270,8 @@ def _cmyk_to_rgb(image: Image.Image) -> Image.Image:
     return cast(Image.Image, converted)
 
 
-def _start_of(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(512)
-
-
 def _what_instead(content: bytes) -> str:
-    """What a file that is no image seems to be."""
+    """Returns what a file that is no image seems to be."""
     start = content[:512].lstrip().lower()
     if start.startswith((b"<!doctype html", b"<html")):
         return "not an image: an HTML page (a failed download?)"
@@ -243,22 +281,8 @@ def _what_instead(content: bytes) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """One short line of an exception, without its path."""
+    """Returns one short line of an exception, without its path."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = " ".join(str(error).split())
     return text[:200] if text else type(error).__name__
-
-
-def as_seen(image: Image.Image) -> Image.Image:
-    """Returns an image that Pillow has opened or made as `read_image` returns one of a file.
-
-    Raises:
-        ImageError: its pixels cannot be decoded; names no path.
-    """
-    _load_plugins()
-    try:
-        image.load()
-        return _flattened(_upright(image))
-    except Exception as error:  # see read_image
-        raise ImageError("", _reason(error)) from error

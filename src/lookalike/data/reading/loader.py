@@ -28,24 +28,20 @@ _PARTS_AHEAD = 32  # of all workers
 class ImageLoader:
     """Reads images in worker processes that stay alive between calls.
 
-    With `augmentation` and `labels` it reads for training: an image that turns out unreadable
-    is replaced by another of its class, so a batch keeps its shape as long as its classes have
-    readable images. Without, it reads for evaluation: an unreadable image is left out.
-    Either way each batch names what failed.
+    With `augmentation` and `labels` (a class for each image) it reads for training: an unreadable
+    image is replaced by another of its class, so a batch keeps its shape as long as its classes
+    have readable images. Without, an unreadable image is left out. Each batch names what failed.
 
     A large batch is read in parts of some megabytes, by several workers, and put together again:
-    what is read ahead has a bound, whatever the size of a batch.
-
-    The random numbers of an augmentation depend on the request's seed and the place in the
-    whole batch alone, never on the worker or the process that happens to read it.
+    what is read ahead has a bound. The random numbers of an augmentation depend on the request's
+    seed and the place in the whole batch alone, never on the worker or process that reads it.
 
     Args:
         refs: the images, such as `images.refs`.
         how: cut and size of the pixels, and whether they are exact.
         runtime: tells how many workers, and whether a GPU wants pinned memory.
         max_megapixels: larger images are unreadable.
-        augmentation: changes for training.
-        labels: class of each image, for replacements.
+        augmentation, labels: for training, as above.
         cache: keeps decoded images; None: files are decoded each time.
     """
 
@@ -60,8 +56,9 @@ class ImageLoader:
         labels: Sequence[str] | None = None,
         cache: DecodeCache | None = None,
     ) -> None:
-        cached = cache.reader if cache else None
-        reader = Reader(refs, how, max_megapixels, augmentation, labels, cached)
+        reader = Reader(
+            refs, how, max_megapixels, augmentation, labels, cache.reader if cache else None
+        )
         if cache is not None:
             cache.draft_sizes.add(reader.draft_px)
         self._cache = cache
@@ -114,34 +111,28 @@ class ImageLoader:
             ) from error
 
     def _in_parts(self, requests: Iterable[Request], counts: deque[int]) -> Iterator[Request]:
-        """The parts of all requests in order; `counts` is told how many each one has.
-
-        Images of a class that follow each other are in one part, since those that stand in for
-        unreadable ones are to be different: parts give the batch that would be read at once.
-        """
+        """Yields the parts of all requests in order; `counts` is told how many each one has."""
+        labels = self._labels
         for indices, seed, first, whole in requests:
             starts = [0]
             for place in range(1, len(indices)):
-                if place - starts[-1] >= self._part_size and not self._same_class(
-                    indices[place - 1], indices[place]
-                ):
+                # Images of a class that follow each other are in one part, since those that stand
+                # in for unreadable ones are to be different, as if all were read at once.
+                last, this = indices[place - 1], indices[place]
+                same_class = labels is not None and labels[last] == labels[this]
+                if place - starts[-1] >= self._part_size and not same_class:
                     starts.append(place)
             counts.append(len(starts))
             for start, end in zip(starts, [*starts[1:], len(indices)], strict=True):
                 yield Request(indices[start:end], seed, first + start, whole or indices)
 
-    def _same_class(self, one: int, other: int) -> bool:
-        return self._labels is not None and self._labels[one] == self._labels[other]
-
 
 def _joined(parts: list[Batch], pinned: bool) -> Batch:
-    """The parts of a batch as one, in pinned memory as they are, if so."""
+    """Returns the parts of a batch as one, in pinned memory as they are, if so."""
     if len(parts) == 1:
         return parts[0]
-    count = sum(len(part.pixels) for part in parts)
-    pixels = torch.empty(
-        count, *parts[0].pixels.shape[1:], dtype=parts[0].pixels.dtype, pin_memory=pinned
-    )
+    shape = (sum(len(part.pixels) for part in parts), *parts[0].pixels.shape[1:])
+    pixels = torch.empty(shape, dtype=parts[0].pixels.dtype, pin_memory=pinned)
     return Batch(
         torch.cat([part.pixels for part in parts], out=pixels),
         [index for part in parts for index in part.indices],
@@ -152,13 +143,11 @@ def _joined(parts: list[Batch], pinned: bool) -> Batch:
 
 
 class _DoneEvent:
-    """Torch's word to its workers that they are done, which never waits for the dead.
+    """Torch's word to its workers that they are done, which never waits for the dead."""
 
-    A worker that is killed while it looks at the event takes the event's lock with it, and torch
-    would ask for that lock without end: when it sees the death, and when it is done with the loader
-    (pytorch/pytorch#39570). This process set the event or did not, and so knows; and where the lock
-    is not to be had, torch ends the workers that live by a signal, some seconds later.
-    """
+    # A worker that is killed while it looks at the event takes the event's lock with it, and torch
+    # would ask for it without end (pytorch/pytorch#39570). This process set the event or did not,
+    # and so knows; without the lock, torch ends living workers by a signal some seconds later.
 
     def __init__(self, event: Any) -> None:
         self._event, self._is_set = event, False
@@ -175,18 +164,14 @@ class _DoneEvent:
 
 def chunks(num_images: int, batch_size: int) -> list[Request]:
     """Returns requests for all images in order."""
-    return [
-        Request(range(start, min(start + batch_size, num_images)))
-        for start in range(0, num_images, batch_size)
-    ]
+    images = range(num_images)
+    return [Request(images[first : first + batch_size]) for first in images[::batch_size]]
 
 
 def chunks_of(world: World, num_images: int, batch_size: int) -> list[Request]:
-    """Returns one process's share of `chunks`: some in a row, and whole ones, because the rounding
-    of a matrix product can depend on how many rows it has.
+    """Returns one process's share of `chunks`, whole ones: rounding can depend on a batch's size.
 
-    Each process gets as many, an empty one if need be: a model that is spread over processes
-    computes in all of them at a time.
+    Each gets as many, empty ones if need be: a model may be spread over all of the processes.
     """
     requests = chunks(num_images, batch_size)
     mine = requests[world.share_of(len(requests))]
@@ -194,7 +179,7 @@ def chunks_of(world: World, num_images: int, batch_size: int) -> list[Request]:
 
 
 class _Requests:
-    """What the loader's workers are to read next; iterated in the main process."""
+    """The requests that workers are to read next; iterated in the main process."""
 
     pending: Iterable[Request] = ()
 
@@ -203,9 +188,8 @@ class _Requests:
 
 
 def _worker_context() -> multiprocessing.context.BaseContext:
-    """How workers start: never by fork, which copies threads and CUDA in a broken state."""
-    methods = multiprocessing.get_all_start_methods()
-    if "forkserver" not in methods:
+    """Returns how workers start: never by fork, which breaks threads and CUDA in its copy."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])  # torch is imported once, not in each worker

@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lookalike.data.images import ImageSet
-from lookalike.data.sources.folder import is_folder, load_flat, load_folder
-from lookalike.data.sources.hugging_face import is_saved_dataset, load_saved_dataset
-from lookalike.data.sources.parquet import has_embedded_images, load_parquet
-from lookalike.data.sources.table import TABLE_ENDINGS, is_table, load_table
+from lookalike.data.sources.arrow import (
+    has_embedded_images,
+    is_saved_dataset,
+    load_parquet,
+    load_saved_dataset,
+)
+from lookalike.data.sources.columns import TABLE_ENDINGS, is_table, load_table
+from lookalike.data.sources.folder import load_flat, load_folder
 from lookalike.data.sources.tar import is_tar, load_tar
 from lookalike.errors import DataError
 from lookalike.files import shown
@@ -28,7 +32,7 @@ class Source(NamedTuple):
 
 
 SOURCES: dict[str, Source] = {
-    "folder": Source(is_folder, load_folder),
+    "folder": Source(os.path.isdir, load_folder),
     "table": Source(is_table, load_table),
     "tar": Source(is_tar, load_tar),
     "parquet": Source(has_embedded_images, load_parquet),
@@ -48,7 +52,11 @@ def kind_of(source: str | Path) -> str:
         if kind.matches(path):
             return name
     if not os.path.exists(path):
-        raise DataError(f"{shown(path)} does not exist{_nearest_sibling(Path(path))}")
+        missing = Path(path)
+        there = os.listdir(missing.parent) if missing.parent.is_dir() else []
+        near = difflib.get_close_matches(missing.name, there, n=1)
+        hint = f"; did you mean {shown(missing.with_name(near[0]))}?" if near else ""
+        raise DataError(f"{shown(path)} does not exist{hint}")
     raise DataError(
         f"{shown(path)} is neither a folder nor a table; give a folder of images, a table whose "
         f"name ends in {', '.join(TABLE_ENDINGS)}, or one of the other kinds in docs/data.md"
@@ -81,21 +89,9 @@ def load_images(source: str | Path, progress: Progress | None = None) -> ImageSe
 
 
 def load_unlabelled(source: str | Path, progress: Progress | None = None) -> ImageSet:
-    """Lists the images of a source whose labels do not matter: in a folder, however deep, or
-    whatever else `load_images` takes.
-
-    Raises:
-        DataError: the source is missing, empty, or one that `load_images` would not take.
-        MissingExtraError: as `load_images` does.
+    """Lists the images of a source without labels: as `load_images` does, but of a folder all
+    that are in it, however deep.
     """
     if kind_of(source) == "folder":
         return load_flat(os.fspath(source))
     return replace(load_images(source, progress), labels=None)
-
-
-def _nearest_sibling(path: Path) -> str:
-    """A hint at a misspelt last part, where the folder above exists."""
-    if not path.parent.is_dir():
-        return ""
-    near = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)
-    return f"; did you mean {shown(path.with_name(near[0]))}?" if near else ""

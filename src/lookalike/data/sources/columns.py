@@ -1,22 +1,33 @@
-"""Columns of a source, whatever it is: checked and brought into an `ImageSet`."""
+"""Columns of a source, brought into an `ImageSet`; and tables of image files, which are columns."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import csv
+import difflib
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lookalike.data.images import ImageRef, ImageSet
-from lookalike.data.reading.decode import probe_image
-from lookalike.errors import DataError, ImageError
+from lookalike.data.reading.content import read_parquet
+from lookalike.data.reading.decode import why_no_image
+from lookalike.errors import DataError
 from lookalike.files import shown
 from lookalike.progress import Progress, counted
 
 COLUMNS = ("label", "split", "is_query", "group")
 """What a source may say of an image."""
+TABLE_ENDINGS = (".csv", ".tsv", ".parquet")
 
+_NAMES_OF_PATH = ("image", "images", "file", "filename", "file_name", "image_path", "picture")
 _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
+_FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False,
+          "1.0": True, "0.0": False, "nan": False}  # fmt: skip # the last three: pandas, with gaps
+
+T = TypeVar("T")
 
 
 def image_set(
@@ -30,50 +41,56 @@ def image_set(
 ) -> ImageSet:
     """Returns images with those of `COLUMNS` that there are, as text and flags.
 
-    Args:
-        root, names, places: of the `ImageSet`.
-        columns: one value an image in each; others are passed over.
-        source: for messages.
-        unit: the word for an image's place in the source, for messages.
+    `source` and `unit`, where images are from and the word for one's place there, are for messages.
 
     Raises:
         DataError: there are no images, a name stands twice, or a value is missing or wrong.
     """
+    told = shown(source)
     if not names:
-        raise DataError(f"{shown(source)} has no {unit}s")
+        raise DataError(f"{told} has no {unit}s")
     seen: set[str] = set()
     for row, name in enumerate(names, start=1):
         if name in seen:
-            raise DataError(f"{shown(source)} names {shown(name)} twice, again in {unit} {row}; "
+            raise DataError(f"{told} names {shown(name)} twice, again in {unit} {row}; "
                             "list each image once")  # fmt: skip
         seen.add(name)
 
-    def texts(column: str) -> list[str] | None:
+    def read(column: str, parse: Callable[[Any, str], T]) -> list[T] | None:
         if column not in columns:
             return None
-        return [
-            cell(value, f"{unit} {row} of {shown(source)}", column)
-            for row, value in enumerate(columns[column], 1)
-        ]
+        return [parse(value, f"{unit} {row} of {told}")
+                for row, value in enumerate(columns[column], start=1)]  # fmt: skip
 
-    groups = columns.get("group")
     return ImageSet(
         root,
         names,
-        labels=texts("label"),
-        groups=None if groups is None else ["" if g is None else str(g).strip() for g in groups],
-        splits=texts("split"),
-        is_query=_read_flags(columns.get("is_query"), source, unit),
+        labels=read("label", partial(_cell, column="label")),
+        groups=read("group", lambda group, _: "" if group is None else str(group).strip()),
+        splits=read("split", partial(_cell, column="split")),
+        is_query=read("is_query", _flag),
         places=places,
     )
 
 
-def label_by_folder(images: ImageSet, paths: Sequence[str], progress: Progress) -> ImageSet:
-    """Returns images labelled by the first folder on their path; as they are where none has one.
+def _cell(value: Any, where: str, column: str) -> str:
+    """Returns a cell that must not be empty, as text."""
+    text = "" if value is None else str(value)
+    if not text.strip():
+        raise DataError(f"{where} has nothing in column {column!r}; fill it, "
+                        "or leave the row or the column out")  # fmt: skip
+    return text if column == "path" else text.strip()  # a file's name may begin with a space
 
-    Raises:
-        DataError: some lie in folders and some beside them.
-    """
+
+def _flag(value: Any, where: str) -> bool:
+    word = "" if value is None else str(value).strip().lower()
+    if word not in _FLAGS:
+        raise DataError(f"{where} has is_query {value!r}; expected true or false")
+    return _FLAGS[word]
+
+
+def label_by_folder(images: ImageSet, paths: Sequence[str], progress: Progress) -> ImageSet:
+    """Returns images labelled by the first folder on their path; as they are where none has one."""
     in_folders = [i for i, path in enumerate(paths) if "/" in path]
     if not in_folders:
         return images
@@ -82,7 +99,7 @@ def label_by_folder(images: ImageSet, paths: Sequence[str], progress: Progress) 
         refs = images.refs
         loose = [i for i, path in enumerate(paths) if "/" not in path]
         # A note, a licence or a .DS_Store beside the class folders is common and harmless.
-        found = [paths[i] for i in loose if _is_image(refs[i])]
+        found = [paths[i] for i in loose if why_no_image(refs[i]) is None]
         if found:
             raise DataError(
                 f"{shown(root)} holds class folders and also {counted(len(found), 'image')} "
@@ -98,42 +115,67 @@ def label_by_folder(images: ImageSet, paths: Sequence[str], progress: Progress) 
     if _SPLITS.issuperset(splits) and all(paths[i].count("/") > 1 for i in in_folders):
         progress.warn(
             f"the classes of {shown(root)} are called {some(splits)}, as parts of a data set are, "
-            f"and have folders of their own; for these as classes give "
-            f"{shown(root / splits[-1])}"
+            f"and have folders of their own; for these as classes give {shown(root / splits[-1])}"
         )
     return replace(images, labels=labels)
 
 
-def cell(value: Any, where: str, column: str) -> str:
-    """A cell that must not be empty, as text."""
-    text = "" if value is None else str(value)
-    if not text.strip():
-        raise DataError(f"{where} has nothing in column {column!r}; fill it, "
-                        "or leave the row or the column out")  # fmt: skip
-    return text if column == "path" else text.strip()  # a file's name may begin with a space
+def is_table(source: str) -> bool:
+    """Returns whether a source's name is that of a table that is there."""
+    is_named_so = source.lower().endswith(TABLE_ENDINGS)
+    return is_named_so and os.path.exists(source) and not os.path.isdir(source)
 
 
-def _read_flags(values: Sequence[Any] | None, source: str | Path, unit: str) -> list[bool] | None:
-    if values is None:
-        return None
-    words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-    words |= {"1.0": True, "0.0": False, "nan": False}  # what pandas makes of a column with gaps
-    flags: list[bool] = []
-    for row, value in enumerate(values, start=1):
-        word = "false" if value is None else str(value).strip().lower() or "false"
-        if word not in words:
-            raise DataError(f"{unit} {row} of {shown(source)} has is_query {value!r}; "
-                            "expected true or false")  # fmt: skip
-        flags.append(words[word])
-    return flags
+def load_table(source: str, progress: Progress) -> ImageSet:  # noqa: ARG001 - as all sources
+    """Lists the images that a table names in its column `path`, with its other columns."""
+    path = Path(source)
+    if path.suffix.lower() == ".parquet":
+        found = read_parquet(path)
+        columns = {name: found[name].to_pylist() for name in found.column_names}
+    else:
+        columns = dict(_read_csv(path))
+    if not columns:
+        raise DataError(f"{shown(path)} is empty; its first line must name its columns, "
+                        f"such as path,label")  # fmt: skip
+    if "path" not in columns:
+        others = [name for name in columns if name not in COLUMNS]
+        near = difflib.get_close_matches("path", others, n=1, cutoff=0.4)
+        near = near or [name for name in others if name.lower() in _NAMES_OF_PATH]
+        hint = f"; is {near[0]!r} meant? Rename it" if near else ""
+        raise DataError(f"{shown(path)} has no column 'path' but {', '.join(columns)}{hint}. "
+                        f"Columns that are used: path, {', '.join(COLUMNS)}")  # fmt: skip
+    names = [
+        _cell(value, f"row {row} of {shown(path)}", "path").replace(os.sep, "/")
+        for row, value in enumerate(columns["path"], start=1)
+    ]
+    return image_set(path.parent, names, columns, source=path)
 
 
-def _is_image(ref: ImageRef) -> bool:
+def read_names(path: Path) -> list[str]:
+    """Returns column `path` of a CSV file; raises a `DataError` where it cannot be read."""
+    columns = _read_csv(path)
+    if "path" not in columns:
+        raise DataError(f"{shown(path)} has no column 'path' but {', '.join(columns) or 'nothing'}")
+    return columns["path"]
+
+
+def _read_csv(path: Path) -> dict[str, list[str]]:
     try:
-        probe_image(ref)
-    except ImageError:
-        return False
-    return True
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            first = file.readline()
+            # Spreadsheets of many countries write semicolons into a CSV.
+            delimiter = ";" if ";" in first and "," not in first else ","
+            delimiter = "\t" if path.suffix.lower() == ".tsv" else delimiter
+            file.seek(0)
+            header, *rows = list(csv.reader(file, delimiter=delimiter, strict=True)) or [[]]
+    except (OSError, csv.Error) as error:
+        raise DataError(f"cannot read the table {shown(path)}: {error}") from error
+    rows = [row for row in rows if row]
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(header):
+            raise DataError(f"row {number} of {shown(path)} has another number of cells than its "
+                            f"header ({len(header)}); quote cells that hold a comma")  # fmt: skip
+    return {name: [row[place] for row in rows] for place, name in enumerate(header)}
 
 
 def some(names: Sequence[str], most: int = 3) -> str:

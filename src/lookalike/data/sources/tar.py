@@ -6,12 +6,13 @@ import json
 import posixpath
 import tarfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from sys import intern
 from typing import Any
 
 from lookalike.data.images import ImageSet, Span, shown_path
 from lookalike.data.sources.columns import COLUMNS, image_set, label_by_folder, some
-from lookalike.data.sources.shards import are_shards, find_shards
+from lookalike.data.sources.folder import are_shards, find_shards
 from lookalike.errors import DataError
 from lookalike.files import shown
 from lookalike.progress import Progress
@@ -24,11 +25,9 @@ _NOTES = {"cls", "json", "txt"}
 _LARGEST_NOTE = 2**20  # bytes of a `.cls` or `.json` that is a sample's
 _LABELS = ("label", "class", "cls")
 
-Note = Mapping[str, Any]
-
 
 def is_tar(source: str) -> bool:
-    """Says whether a source is a tar by its name, or a folder of them."""
+    """Returns whether a source is a tar by its name, or a folder of them."""
     return are_shards(source, (".tar", *_COMPRESSED))
 
 
@@ -38,17 +37,12 @@ def load_tar(source: str, progress: Progress) -> ImageSet:
     Members whose names agree up to the first dot of the base name are a sample. Its label comes
     from its `.cls`, or from its `.json` (`label`, `class` or `cls`; `split`, `group` and `is_query`
     as well). Where no sample has one, the first folder on a member's name is its label.
-
-    Raises:
-        DataError: a tar is missing, compressed, damaged or cut short, or holds no images; or some
-            samples have a label and some have none.
     """
     root, shards = find_shards(source, ".tar")
     names: list[str] = []
     places: list[Span] = []
     columns: dict[str, list[Any]] = {column: [] for column in COLUMNS}
     passed: list[str] = []
-    known: dict[str, str] = {}  # one copy of each label
     with progress.task("listing shards", len(shards), "shards") as task:
         for shard in shards:
             for place, note in _images(shard.path, passed):
@@ -56,7 +50,7 @@ def load_tar(source: str, progress: Progress) -> ImageSet:
                 places.append(place)
                 for column, values in columns.items():
                     value = note.get(column)
-                    values.append(known.setdefault(value, value) if type(value) is str else value)
+                    values.append(intern(value) if type(value) is str else value)
             task.advance()
     if passed:
         progress.warn(
@@ -65,15 +59,15 @@ def load_tar(source: str, progress: Progress) -> ImageSet:
         )
     told = {name: values for name, values in columns.items() if any(v is not None for v in values)}
     images = image_set(root, names, told, source=source, places=places, unit="image")
-    return images if "label" in told else label_by_folder(
-        images, [place.name for place in places], progress
-    )  # fmt: skip
+    if "label" in told:
+        return images
+    return label_by_folder(images, [place.name for place in places], progress)
 
 
-def _images(path: str, passed: list[str]) -> list[tuple[Span, Note]]:
-    """The images of one tar in its order, each with what its sample says of it."""
+def _images(path: str, passed: list[str]) -> list[tuple[Span, dict[str, Any]]]:
+    """Returns the images of one tar in its order, each with what its sample says of it."""
     samples: defaultdict[str, list[tuple[str, Span]]] = defaultdict(list)
-    notes: dict[str, Note] = {}
+    notes: dict[str, dict[str, Any]] = {}
     for place, content in _members(path, passed):
         folder, base = posixpath.split(place.name)
         stem, _, ending = base.partition(".")
@@ -82,7 +76,7 @@ def _images(path: str, passed: list[str]) -> list[tuple[Span, Note]]:
         if content is not None and ending in ("cls", "json"):
             note, known = _note(content, ending, place), notes.get(key, {})
             notes[key] = {**note, **known} if ending == "json" else {**known, **note}
-    found: list[tuple[Span, Note]] = []
+    found: list[tuple[Span, dict[str, Any]]] = []
     for key, members in samples.items():
         images = [one for one in members if one[0] not in _NOTES] or members
         if key in notes and any(ending in _IMAGES for ending, _ in images):
@@ -94,7 +88,7 @@ def _images(path: str, passed: list[str]) -> list[tuple[Span, Note]]:
 
 
 def _members(path: str, passed: list[str]) -> Iterator[tuple[Span, bytes | None]]:
-    """The files in a tar that are not hidden; of notes on samples also the content."""
+    """Yields the files in a tar that are not hidden; of notes on samples also the content."""
     try:
         with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
@@ -117,20 +111,18 @@ def _members(path: str, passed: list[str]) -> Iterator[tuple[Span, bytes | None]
     except tarfile.TarError as error:
         with open(path, "rb") as file:
             is_compressed = file.read(6).startswith(_MAGIC)
-        if is_compressed:
-            raise DataError(
-                f"{shown(path)} is compressed, so its images cannot be reached one by one; "
-                "uncompress it, or write it as plain .tar (images are compressed already)"
-            ) from error
         raise DataError(
+            f"{shown(path)} is compressed, so its images cannot be reached one by one; "
+            "uncompress it, or write it as plain .tar (images are compressed already)"
+            if is_compressed else
             f"the tar {shown(path)} is damaged or cut short: {error}. Write or copy it again"
-        ) from error
+        ) from error  # fmt: skip
     except OSError as error:
         raise DataError(f"cannot read {shown(path)}: {error.strerror or error}") from error
 
 
-def _note(content: bytes, ending: str, place: Span) -> Note:
-    """What a `.cls` or `.json` says of its sample."""
+def _note(content: bytes, ending: str, place: Span) -> dict[str, Any]:
+    """Returns what a `.cls` or `.json` says of its sample."""
     try:
         if ending == "cls":
             return {"label": content.decode().strip()}
