@@ -21,6 +21,9 @@ The command line turns these into one line and exit code 2; anything else keeps 
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class LookalikeError(Exception):
     """Base of all errors below: catch this one to catch them all."""
@@ -87,3 +90,15 @@ class MissingExtraError(LookalikeError, ImportError):
 
 class Interrupted(Exception):  # noqa: N818 - it is a request that was honoured, not an error
     """Ctrl-C (or SIGTERM) was honoured: the run is saved, and the message says how to go on."""
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error without its full stop; its kind where it says nothing."""
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+
+
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Returns the known word that was perhaps meant: one that begins so, or is spelt alike."""
+    words = list(known)
+    begun = [one for one in words if len(word) > 2 and one.startswith(word)]
+    return next(iter(begun or difflib.get_close_matches(word, words, n=1, cutoff=cutoff)), None)

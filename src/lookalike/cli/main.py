@@ -11,7 +11,7 @@ from functools import partial
 from inspect import cleandoc
 
 from lookalike import __version__
-from lookalike.cli.flags import Parser, nearest
+from lookalike.cli.flags import Parser
 from lookalike.cli.verbs import VERBS
 from lookalike.errors import ConfigError, Interrupted, LookalikeError
 
@@ -112,10 +112,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     names = [verb.name for verb in VERBS]
     first = arguments[0] if arguments else "--help"
     if first.startswith("-") and first not in ("-h", "--help", "--version"):
-        parser.refuse_unknown([first])
+        parser.refuse("argument", first)
     if not first.startswith("-") and first not in names:
-        parser.error(f"unknown command {first}{nearest(first, names)}")
+        parser.refuse("command", first, names)
     given, unknown = parser.parse_known_args(arguments or ["--help"])
     if unknown:
-        given.parser.refuse_unknown(unknown)
+        given.parser.refuse("argument", unknown[0])
     return given

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lookalike.config import TrainConfig
-from lookalike.errors import ConfigError
+from lookalike.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -49,7 +48,9 @@ def merge_options(cls: type[ConfigT], *mappings: Mapping[str, Any]) -> dict[str,
         for key, value in mapping.items():
             name = str(key).replace("-", "_")
             if name not in known:
-                raise ConfigError(f"unknown key {key!r}{_nearest(name, known)}")
+                near = nearest(name, known, cutoff=0.5)
+                hint = f"did you mean {near!r}?" if near else f"known keys: {', '.join(known)}"
+                raise ConfigError(f"unknown key {key!r}; {hint}")
             values[name] = value
         # Which test images is one choice: a later mapping that makes it undoes an earlier one.
         if mapping.get("test") is not None:
@@ -71,7 +72,7 @@ def format_recipe(config: DataclassInstance) -> str:
 
 
 def _as_yaml(value: Any) -> str:
-    """One value on one line."""
+    """Returns one value on one line."""
     import yaml
 
     if isinstance(value, float):
@@ -113,9 +114,3 @@ def free_on_resume(config: TrainConfig) -> frozenset[str]:
     """
     follows = config.schedule != "constant" or 0 < config.warmup_steps < 1
     return FREE_ON_RESUME - {"num_epochs"} if follows else FREE_ON_RESUME
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    begun = [one for one in known if len(name) > 2 and one.startswith(name)]
-    near = begun or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}"

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from lookalike.config import DEFAULT_MODEL
 from lookalike.data.transforms import Preprocessing
-from lookalike.errors import CheckpointError, ModelError
+from lookalike.errors import CheckpointError, ModelError, first_line
 from lookalike.files import shown
 from lookalike.model.preprocessing import check_whole_patches, num_patches, patch_px, share_of_side
 from lookalike.model.pretrained import (
@@ -172,10 +172,9 @@ class CLIPEncoder(nn.Module):
         try:
             self._dim_at(side, side)
         except (ValueError, RuntimeError) as error:
-            first_line = str(error).partition("\n")[0].rstrip(".")
             raise ModelError(
-                f"{self.model_name} cannot take images of {side}x{side} px ({first_line}); leave "
-                f"train_size out, and it learns from images of {how.width}x{how.height} px"
+                f"{self.model_name} cannot take images of {side}x{side} px ({first_line(error)}); "
+                f"leave train_size out, and it learns from images of {how.width}x{how.height} px"
             ) from error
         return how.at(side)
 

@@ -25,7 +25,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from lookalike.data.transforms import Preprocessing
-from lookalike.errors import CheckpointError, ModelError
+from lookalike.errors import CheckpointError, ModelError, first_line
 from lookalike.files import shown
 from lookalike.model.preprocessing import preprocessing_from
 
@@ -205,14 +205,13 @@ def _load_part(load: Callable[..., _Loaded], name: str, **options: Any) -> _Load
 
 
 def _why_not_loaded(name: str, error: Exception) -> str:
-    first_line = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
     if os.path.isdir(name):
         return (
-            f"cannot load a model from the folder {shown(name)}: {first_line}. It needs what "
-            "save_pretrained writes: config.json, preprocessor_config.json, model.safetensors"
+            f"cannot load a model from the folder {shown(name)}: {first_line(error)}. It needs "
+            "what save_pretrained writes: config.json, preprocessor_config.json, model.safetensors"
         )
     return (
-        f"{name} is not on this disk and cannot be fetched ({first_line}). "
+        f"{name} is not on this disk and cannot be fetched ({first_line(error)}). "
         "Check the name and the connection, or point --model-name at a folder that holds the model"
     )
 

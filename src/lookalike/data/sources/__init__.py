@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +14,7 @@ from lookalike.data.sources.hugging_face import is_saved_dataset, load_saved_dat
 from lookalike.data.sources.parquet import has_embedded_images, load_parquet
 from lookalike.data.sources.table import TABLE_ENDINGS, is_table, load_table
 from lookalike.data.sources.tar import is_tar, load_tar
-from lookalike.errors import DataError
+from lookalike.errors import DataError, nearest
 from lookalike.files import shown
 from lookalike.progress import Progress, SilentProgress
 
@@ -97,5 +96,5 @@ def _nearest_sibling(path: Path) -> str:
     """A hint at a misspelt last part, where the folder above exists."""
     if not path.parent.is_dir():
         return ""
-    near = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)
-    return f"; did you mean {shown(path.with_name(near[0]))}?" if near else ""
+    near = nearest(path.name, os.listdir(path.parent))
+    return f"; did you mean {shown(path.with_name(near))}?" if near else ""

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from transformers import CLIPVisionModelWithProjection
 
-from lookalike.errors import ModelError
+from lookalike.errors import ModelError, first_line
 from lookalike.exports.agreement import Embeddings, Form
 from lookalike.exports.formats.transformers_folder import save_transformers
 from lookalike.files import write_json
@@ -107,7 +107,7 @@ def _embed(folder: Path, encoder: CLIPEncoder, images: Sequence[Image.Image]) ->
     except (OSError, ValueError, TypeError, ImportError, KeyError) as error:
         raise ModelError(
             f"sentence-transformers cannot load {encoder.model_name} once exported: "
-            f"{str(error).strip().partition(chr(10))[0]}"
+            f"{first_line(error)}"
         ) from error
     rows = model.encode(list(images), convert_to_numpy=True, show_progress_bar=False)
     return np.asarray(rows, dtype=np.float32)
