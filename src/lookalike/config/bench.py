@@ -18,9 +18,8 @@ class BenchConfig(Basics):
 
     data: str | None = option(
         None,
-        "the images to measure with: a folder, however deep, or a table",
+        "images to measure with: a folder, however deep, or a table; labels do not matter",
         group="Images",
-        metavar="IMAGES",
     )
     model_name: str = same_option(Basics, "model_name")
     num_images: int = option(

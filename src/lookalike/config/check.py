@@ -18,10 +18,9 @@ class CheckConfig(BatchShape, Shared):
 
     data: str | None = option(
         None,
-        "the images to check: a class-per-folder tree, a flat folder, or a table, each of whose "
+        "images to check: a class-per-folder tree, a flat folder, or a table, each of whose "
         "splits counts as one",
         group="Training images",
-        metavar="IMAGES",
     )
     test: str | None = same_option(Shared, "test", help="test images, likewise")
     query: str | None = same_option(

@@ -17,10 +17,7 @@ class EmbedConfig(Basics):
     """
 
     data: str | None = option(
-        None,
-        "the images to embed: a folder, however deep, or a table",
-        group="Images",
-        metavar="IMAGES",
+        None, "images to embed: a folder, however deep, a table, or shards", group="Images"
     )
     model_name: str = same_option(Basics, "model_name")
     images_per_part: int = option(
