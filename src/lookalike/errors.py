@@ -1,22 +1,7 @@
-"""Every error Lookalike raises on purpose.
+"""Every error Lookalike raises on purpose: all of them a `LookalikeError`.
 
-    LookalikeError
-    ├── ConfigError             an option has a value it cannot have, or a key is unknown
-    ├── DataError               the images cannot be used as asked
-    │   └── ImageError          one file cannot be read as an image
-    ├── ModelError              the model cannot be loaded or does not give embeddings
-    ├── CheckpointError         a checkpoint is not ours, not whole, or does not fit
-    ├── TrainingError           training cannot go on
-    │   ├── NoPositivesError    no image of the batch has another of its class
-    │   ├── NonFiniteError      loss or gradient is infinite or not a number
-    │   └── LostProcessError    another process that did the same work ended
-    ├── TrackerError            a tracker cannot be reached, or asks for a login
-    ├── OutputError             a result cannot be written
-    └── MissingExtraError       an optional dependency is not installed
-
-`Interrupted` stands apart: it is Ctrl-C after everything was saved, no error of anybody's.
-
-The command line turns these into one line and exit code 2; anything else keeps its traceback.
+`Interrupted` stands apart: it is Ctrl-C after everything was saved, no error of anybody's. The
+command line turns these into one line and exit code 2; anything else keeps its traceback.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,9 +88,9 @@ class Files:
 
     def image(self, position: int, detail: str = "", role: str = "") -> FoundImage:
         """Returns one file as findings name it."""
-        return FoundImage(self.splits[position], self.names[position], self.labels[position],
-                       shown_path(self.refs[position]), detail, role,
-                          self.refs[position])  # fmt: skip
+        ref = self.refs[position]
+        where = self.splits[position], self.names[position], self.labels[position]
+        return FoundImage(*where, shown_path(ref), detail, role, ref)
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class FoundImage:
 
 @dataclass(frozen=True)
 class Finding:
-    """One trouble. `images` are those it is about, or some of them where it is about many."""
+    """One trouble. `images` are those it is about, or some of them where they are many."""
 
     kind: str
     says: str
@@ -228,9 +228,8 @@ class CheckResult:
 
 
 def _as_json(finding: Finding) -> dict[str, Any]:
-    images = [asdict(replace(image, ref="")) for image in finding.images]
-    for image in images:
-        del image["ref"]  # `path` says it
+    # Without the reference: `path` says it.
+    images = [{k: v for k, v in vars(one).items() if k != "ref"} for one in finding.images]
     return {"says": finding.says, "images": images}
 
 

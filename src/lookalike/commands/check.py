@@ -30,7 +30,7 @@ from lookalike.checks.structure import (
     unreadable,
 )
 from lookalike.config import CheckConfig
-from lookalike.data.images import ImageRef, ImageSet, shown_path
+from lookalike.data.images import ImageSet, shown_path
 from lookalike.data.sources import load_images
 from lookalike.embedding.embed import embed
 from lookalike.embedding.embedder import Embedder
@@ -83,18 +83,16 @@ def _check(config: CheckConfig, progress: Progress) -> CheckResult:
             runtime=runtime,
         )
     files = _read(sources, config, out, progress)
-    embeddings = None
-    if embedder is not None:
-        embeddings, files = _embed(files, embedder, progress)
-    findings, copies = _find_copies(files, embeddings, config, runtime, progress)
-    training = _training_split(files)
-    sizes = None
+    embeddings, files = _embed(files, embedder, progress) if embedder else (None, files)
+    copied, copies = _find_copies(files, embeddings, config, runtime, progress)
+    training, sizes = _training_split(files), None
     if training is not None:
         sizes = class_sizes(files, training, config.n_classes_per_batch, config.n_samples_per_class)
-    findings += small_classes(files, sizes) if sizes else ()
     names, why_no_names = repeated_names(files, copies)
     wrong, left_out = _wrong_labels(files, embeddings, copies, config)
-    findings += [
+    findings = [
+        *copied,
+        *(small_classes(files, sizes) if sizes else ()),
         *unreadable(files),
         *classes_across_splits(files),
         *similar_class_names(files),
@@ -116,7 +114,7 @@ def _check(config: CheckConfig, progress: Progress) -> CheckResult:
 
 
 def _sources(config: CheckConfig, progress: Progress) -> list[_Source]:
-    """Name, source and images of each split."""
+    """Returns name, source and images of each split."""
     if config.data is None:
         raise ConfigError("there is nothing to check; name a folder of images or a table: "
                           "lookalike check IMAGES")  # fmt: skip
@@ -153,7 +151,7 @@ def _sources(config: CheckConfig, progress: Progress) -> list[_Source]:
 
 
 def _sides(name: str, source: str, images: ImageSet) -> list[_Source]:
-    """A split, or its queries and its gallery, which are searched in each other."""
+    """Returns a split, or its queries and its gallery, which are searched in each other."""
     flags = images.is_query
     if flags is None or len(set(flags)) < 2:
         return [(name, source, images)]
@@ -164,7 +162,7 @@ def _sides(name: str, source: str, images: ImageSet) -> list[_Source]:
 
 
 def _refuse_folders_of_splits(source: str, images: ImageSet) -> None:
-    """A folder that holds train/ and test/ has splits where we expect classes."""
+    """Raises for a folder that holds train/ and test/: splits where classes are expected."""
     labels = set(images.labels or ())
     if Path(source).is_dir() and labels and {label.lower() for label in labels} <= _SPLIT_NAMES:
         names = sorted(labels)
@@ -176,17 +174,13 @@ def _refuse_folders_of_splits(source: str, images: ImageSet) -> None:
         )
 
 
-def _read(
-    sources: Sequence[tuple[str, str, ImageSet]], config: CheckConfig, out: Path, progress: Progress
-) -> Files:
-    refs: list[ImageRef] = []
-    names: list[str] = []
-    splits: list[str] = []
+def _read(sources: Sequence[_Source], config: CheckConfig, out: Path, progress: Progress) -> Files:
+    """Reads every file, or its facts where it was read before."""
+    refs = [ref for _, _, images in sources for ref in images.refs]
+    names = [name for _, _, images in sources for name in images.names]
+    splits = [split for split, _, images in sources for _ in images.refs]
     labels: list[str | None] = []
-    for split, _, images in sources:
-        refs += images.refs
-        names += images.names
-        splits += [split] * len(images)
+    for _, _, images in sources:
         labels += images.labels or [None] * len(images)
     # Nothing else needs the cores while files are read, so "auto" is more here than elsewhere.
     readers = min(_MAX_READERS, os.cpu_count() or 1)
@@ -203,7 +197,7 @@ def _read(
 def _embed(
     files: Files, embedder: Embedder, progress: Progress
 ) -> tuple[Float32[Tensor, "n dim"] | None, Files]:
-    """Embeddings of all files, zeros for unreadable ones; and the files as they are by now."""
+    """Returns embeddings of all files, zeros for unreadable ones, and the files as they are now."""
     readable = [position for position, facts in enumerate(files.facts) if facts.readable]
     if not readable:
         return None, files
@@ -229,7 +223,7 @@ def _find_copies(
     runtime: Runtime,
     progress: Progress,
 ) -> tuple[list[Finding], list[int]]:
-    """Findings of copies, and for each file the first one it is connected to by copies."""
+    """Returns the copies, and for each file the first one it is connected to by copies."""
     near = near_copies(
         files.refs,
         files.facts,
@@ -246,14 +240,13 @@ def _find_copies(
 
 
 def _input_px(embedder: Embedder | None) -> int | None:
-    """The shorter side of what a model takes."""
-    if embedder is None:
-        return None
-    return min(embedder.preprocessing.height, embedder.preprocessing.width)
+    """Returns the shorter side of what a model takes."""
+    how = embedder.preprocessing if embedder else None
+    return min(how.height, how.width) if how else None
 
 
 def _training_split(files: Files) -> str | None:
-    """The split to learn from; None where none is called so and there are several."""
+    """Returns the split to learn from; None where none is called so and there are several."""
     splits = list(dict.fromkeys(files.splits))
     named = [split for split in splits if split.startswith("train")]
     return named[0] if named else splits[0] if len(splits) == 1 else None
@@ -265,7 +258,7 @@ def _wrong_labels(
     copies: Sequence[int],
     config: CheckConfig,
 ) -> tuple[list[Finding], list[str]]:
-    """Likely wrong labels, and notes on what could not be judged."""
+    """Returns likely wrong labels, and notes on what could not be judged."""
     if config.model_name is None:
         return [], ["likely wrong labels, and near copies by embedding: name a model with "
                     "--model-name"]  # fmt: skip
