@@ -109,6 +109,10 @@ class FoundImage:
     role: str = ""
     ref: ImageRef = ""
 
+    def facts(self) -> dict[str, Any]:
+        """Returns it for JSON, without the reference: `path` says it."""
+        return {name: value for name, value in vars(self).items() if name != "ref"}
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -219,18 +223,13 @@ class CheckResult:
             "classes": asdict(self.classes) if self.classes else None,
             "kinds": [
                 {**asdict(kind), "num_findings": len(found),
-                 "findings": [_as_json(finding) for finding in found]}
+                 "findings": [{"says": one.says, "images": [image.facts() for image in one.images]}
+                              for one in found]}
                 for kind, found in self.by_kind()
             ],
             "left_out": self.left_out,
             "files": [shown(path) for path in self.files],
         }  # fmt: skip
-
-
-def _as_json(finding: Finding) -> dict[str, Any]:
-    # Without the reference: `path` says it.
-    images = [{k: v for k, v in vars(one).items() if k != "ref"} for one in finding.images]
-    return {"says": finding.says, "images": images}
 
 
 def listed(words: Sequence[str], most: int = 3) -> str:

@@ -93,8 +93,10 @@ def judge_labels(
     known = _Known(judged, of_class, embeddings[judged], own, copies[judged])
     suspects: list[Suspect] = []
     disagreeing = 0
-    for fold in _folds(own):
-        found, disagree = _judge_fold(known, fold, num_neighbors)
+    # Dealt round by class, so that a fold takes as little of a class as can be.
+    dealt, num_folds = own.argsort(stable=True), min(_FOLDS, len(own))
+    for start in range(num_folds):
+        found, disagree = _judge_fold(known, dealt[start::num_folds], num_neighbors)
         suspects += found
         disagreeing += disagree
     suspects.sort(key=lambda one: -one.margin)
@@ -165,13 +167,6 @@ class _Known:
     embeddings: Float32[Tensor, "n dim"]
     classes: Int64[Tensor, " n"]
     copies: Int64[Tensor, " n"]
-
-
-def _folds(classes: Int64[Tensor, " n"]) -> list[Int64[Tensor, " fold"]]:
-    """Returns positions dealt round by class, so that a fold takes little of each class."""
-    order = classes.argsort(stable=True)
-    num = min(_FOLDS, len(classes))
-    return [order[start::num] for start in range(num)]
 
 
 def _judge_fold(

@@ -17,10 +17,14 @@ if TYPE_CHECKING:
 
 def print_evaluated(result: EvaluateResult) -> None:
     """Prints the metrics, a look at three queries, and what was written."""
+    from lookalike.evaluation.metrics import headline, text_headline
+
     if result.scores:
-        tables.print_scores(result.scores)
+        tables.print_means(result.scores, headline())
+        tables.print_unanswered(result.scores)
     if result.text_scores:
-        tables.print_text_scores(result.text_scores)
+        print("Images found by the names of their classes, as texts:")
+        tables.print_means(result.text_scores, text_headline())
     if result.retrieval:
         tables.print_preview(result.retrieval)
     tables.print_files(result.files)

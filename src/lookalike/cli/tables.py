@@ -102,23 +102,8 @@ def print_trade_off(trade_off: TradeOff) -> None:
     print_metrics([trade_off.metric, *(f"text {name}" for name in names)], rows)
 
 
-def print_scores(scores: QueryScores) -> None:
-    """Prints the headline metrics with their intervals, and how many queries they leave out."""
-    from lookalike.evaluation.metrics import headline
-
-    _print_means(scores, headline())
-    print_unanswered(scores)
-
-
-def print_text_scores(scores: QueryScores) -> None:
-    """Prints the same for text search."""
-    from lookalike.evaluation.metrics import text_headline
-
-    print("Images found by the names of their classes, as texts:")
-    _print_means(scores, text_headline())
-
-
-def _print_means(scores: QueryScores, names: Sequence[str]) -> None:
+def print_means(scores: QueryScores, names: Sequence[str]) -> None:
+    """Prints the means of some metrics with their intervals."""
     low, high = ({name: scores.intervals[name][end] for name in names} for end in (0, 1))
     print_metrics(names, [("", scores.micro()), ("95% from", low), ("to", high)])
 

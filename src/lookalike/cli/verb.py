@@ -6,7 +6,7 @@ import argparse
 import io
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from importlib import import_module
 from inspect import cleandoc
@@ -97,7 +97,7 @@ def carry_out(given: argparse.Namespace) -> int:
     if result is None:
         return 0
     if given.json:
-        print_json(verb.document(result))
+        print_utf8(json.dumps(verb.document(result), ensure_ascii=False, indent=2) + "\n")
     else:
         verb.show(result)
     tell_unreadable(getattr(result, "unreadable", ()), verb.unreadable_in)
@@ -107,11 +107,6 @@ def carry_out(given: argparse.Namespace) -> int:
 def options_of(given: argparse.Namespace) -> dict[str, Any]:
     """Returns the options of a configuration among the flags that were given."""
     return {name: value for name, value in vars(given).items() if name not in _OTHERS}
-
-
-def print_json(document: Mapping[str, Any] | Sequence[Any]) -> None:
-    """Prints one JSON document."""
-    print_utf8(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
 
 
 def print_utf8(text: str) -> None:

@@ -105,7 +105,13 @@ def _check(config: CheckConfig, progress: Progress) -> CheckResult:
         left_out.append("class sizes against K: no split is called train")
     order = {kind.name: place for place, kind in enumerate(KINDS)}
     findings.sort(key=lambda finding: order[finding.kind])
-    splits = [_split(files, name, source) for name, source, _ in sources]
+    splits = []
+    for name, source, _ in sources:
+        of = [
+            i for i, split in enumerate(files.splits) if split == name and files.facts[i].readable
+        ]
+        labels = {files.labels[i] for i in of} - {None}
+        splits.append(Split(name, shown(source), files.splits.count(name), len(of), len(labels)))
     document, page = out / "check.json", out / "check.html"
     result = CheckResult(findings, splits, sizes, left_out, [document, page, out / SCAN_FILE])
     write_json(document, {**result.document(), "config": asdict(config)})
@@ -298,10 +304,3 @@ def _wrong_labels(
         says = f"{labelled}, looks like {suggested} (margin {one.margin:.2f})"
         found.append(Finding("wrong_label", says, images))
     return found, notes
-
-
-def _split(files: Files, name: str, source: str) -> Split:
-    here = [position for position, split in enumerate(files.splits) if split == name]
-    readable = [position for position in here if files.facts[position].readable]
-    labels = {files.labels[position] for position in readable} - {None}
-    return Split(name, shown(source), len(here), len(readable), len(labels))

@@ -126,19 +126,26 @@ def _evaluate(config: EvaluateConfig, progress: Progress, world: World) -> Evalu
         found = _measure_given(config, protocol, progress)
     else:
         found = _measure_model(config, checkpoint or None, protocol, progress, world)
+    retrieval = found.retrieval
     about = {"embeddings_of": given or config.model_name, "config": asdict(config)}
     about |= text_document(found.text_scores) | ({"alpha": mixture["alpha"]} if mixture else {})
 
     def write() -> list[Path]:
-        one = (out, epoch, found.retrieval, protocol)
+        one = (out, epoch, retrieval, protocol)
         write_results(*one, about=about, of_mixture=mixture is not None)
-        _write_interchange(planned, found)
+        if planned.trec:
+            write_trec(*planned.trec, retrieval)
+        for side, path in planned.embeddings.items():
+            images, embeddings = retrieval.query, retrieval.query_embeddings
+            if side == "gallery":
+                images, embeddings = retrieval.gallery, retrieval.gallery_embeddings
+            save_embeddings(path, embeddings[:], images, found.facts)
         if not config.report:
             return planned.files
         page = write_report(*one, progress=progress, of_mixture=mixture is not None)
         return [*planned.files, page]
 
-    files, retrieval = world.on_main(write), found.retrieval
+    files = world.on_main(write)
     return EvaluateResult(
         epoch, retrieval.scores, retrieval, files, retrieval.unreadable, found.text_scores
     )
@@ -274,18 +281,6 @@ def _plan(
     for path in embeddings.values():
         files += embedding_files(path)
     return _Planned(files, trec, embeddings)
-
-
-def _write_interchange(planned: _Planned, found: _Measured) -> None:
-    """Writes what other tools read, as far as it is asked for."""
-    retrieval = found.retrieval
-    if planned.trec:
-        write_trec(*planned.trec, retrieval)
-    for side, path in planned.embeddings.items():
-        images, embeddings = retrieval.query, retrieval.query_embeddings
-        if side == "gallery":
-            images, embeddings = retrieval.gallery, retrieval.gallery_embeddings
-        save_embeddings(path, embeddings[:], images, found.facts)
 
 
 def _evaluate_run(

@@ -10,11 +10,7 @@ from lookalike.config.options import option, same_option
 
 @dataclass(frozen=True, kw_only=True)
 class CheckConfig(BatchShape, Shared):
-    """All that `lookalike check` can be told.
-
-    Raises:
-        ConfigError: a value is out of its range.
-    """
+    """All that `lookalike check` can be told; raises ConfigError for a value out of its range."""
 
     data: str | None = option(
         None,

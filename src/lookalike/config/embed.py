@@ -10,11 +10,7 @@ from lookalike.config.options import option, same_option
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedConfig(Basics):
-    """All that `lookalike embed` can be told.
-
-    Raises:
-        ConfigError: a value is out of its range.
-    """
+    """All that `lookalike embed` can be told; raises ConfigError for a value out of its range."""
 
     data: str | None = option(
         None, "images to embed: a folder, however deep, a table, or shards", group="Images"

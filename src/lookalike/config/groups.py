@@ -169,11 +169,7 @@ class Common(Shared):
 
 
 def holdout_bounds(holdout: str) -> tuple[float, float]:
-    """Returns the part of the ordered classes that is held out, as shares: "0.5" is 0 to 0.5.
-
-    Raises:
-        ConfigError: it is neither a share nor a fold.
-    """
+    """Returns the part of the ordered classes that is held out, as shares: "0.5" is 0 to 0.5."""
     first, slash, second = holdout.partition("/")
     try:
         if slash and 1 <= int(first) <= int(second) and int(second) >= 2:

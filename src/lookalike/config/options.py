@@ -39,11 +39,7 @@ def same_option(cls: type, name: str, **changes: Any) -> Any:
 
 
 def settle(config: Any) -> None:
-    """Makes each option of a frozen configuration what it is declared as, or raises.
-
-    Raises:
-        ConfigError: a value is of another type, or out of its option's bounds.
-    """
+    """Makes each option of a frozen configuration what it is declared as, or raises ConfigError."""
     hints = typing.get_type_hints(type(config))
     for one in dataclasses.fields(config):
         value = coerce(one.name, getattr(config, one.name), hints[one.name])

@@ -31,11 +31,7 @@ def find_recipe(name: str) -> dict[str, Any]:
 
 
 def shipped_text(name: str) -> str:
-    """Returns the text of a shipped recipe.
-
-    Raises:
-        DataError: none of that name ships.
-    """
+    """Returns the text of a shipped recipe; raises DataError where none of that name ships."""
     if name not in SHIPPED:
         raise _no_recipe(name)
     return (files(__package__) / "shipped" / f"{name}.yaml").read_text(encoding="utf-8")

@@ -37,11 +37,7 @@ def config_from(cls: type[ConfigT], *mappings: Mapping[str, Any]) -> ConfigT:
 
 
 def merge_options(cls: type[ConfigT], *mappings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns one mapping of several, later ones winning, with no value looked at.
-
-    Raises:
-        ConfigError: an unknown name; the nearest known one is named.
-    """
+    """Returns one mapping of several, later ones winning; raises ConfigError for unknown names."""
     known = [option.name for option in dataclasses.fields(cls)]
     values: dict[str, Any] = {}
     for mapping in mappings:
@@ -94,11 +90,9 @@ def options_by_group(cls: type) -> Iterator[tuple[str, list[dataclasses.Field[An
 
 
 def changed_on_resume(saved: Mapping[str, Any], now: TrainConfig) -> list[str]:
-    """Returns what differs from a saved run and would make it another run, as `name: a -> b`.
-
-    An option that the saved run does not know, since it came later, had its default then.
-    """
+    """Returns what differs from a saved run and would make it another run, as `name: a -> b`."""
     free = free_on_resume(now)
+    # An option that the saved run does not know, since it came later, had its default then.
     before = {option.name: option.default for option in dataclasses.fields(now)} | dict(saved)
     return [
         f"{name}: {before[name]} -> {value}"
@@ -108,9 +102,6 @@ def changed_on_resume(saved: Mapping[str, Any], now: TrainConfig) -> list[str]:
 
 
 def free_on_resume(config: TrainConfig) -> frozenset[str]:
-    """Returns the options that a resumed run may change.
-
-    Its length is one of them, unless the learning rate follows it.
-    """
+    """Returns the options that a resumed run may change: its length, if no schedule follows it."""
     follows = config.schedule != "constant" or 0 < config.warmup_steps < 1
     return FREE_ON_RESUME - {"num_epochs"} if follows else FREE_ON_RESUME

@@ -131,11 +131,7 @@ def chosen_embedding(
 
 
 def from_checkpoint(checkpoint: dict[str, Any], path: str) -> Pretrained:
-    """Returns the backbone that a checkpoint of ours holds; the caller loads its weights.
-
-    Raises:
-        CheckpointError: the checkpoint names a model this Transformers release cannot build.
-    """
+    """Returns the backbone that a checkpoint of ours holds; the caller loads its weights."""
     model = checkpoint["model"]
     how = model["preprocessing"]
     how = how | {name: tuple(how[name]) for name in ("mean", "std")}

@@ -50,10 +50,7 @@ class NearCopy:
 
 
 def exact_groups(facts: Sequence[ImageFacts]) -> list[list[int]]:
-    """Returns the positions of images with the same pixels, two or more a group.
-
-    The files may differ: in metadata, or in a format that loses nothing.
-    """
+    """Returns positions of images with the same pixels, whatever the files, two or more a group."""
     groups: defaultdict[bytes, list[int]] = defaultdict(list)
     for position, one in enumerate(facts):
         if one.readable:

@@ -25,13 +25,10 @@ _NORMALIZE = "sentence_transformers.base.modules.normalize.Normalize"
 
 
 def save_sentence_transformers(encoder: CLIPEncoder, folder: Path) -> None:
-    """Writes the Transformers folder, and what `SentenceTransformer.save_pretrained` writes.
-
-    These are small files: which modules make an embedding, and of each its settings.
+    """Writes the Transformers folder, and the small files that tell which modules embed, and how.
 
     Raises:
         ModelError: the embedding is one that sentence-transformers cannot be told of.
-        OutputError: the disk is full.
     """
     _check_can_be_told(encoder)
     save_transformers(encoder, folder)
