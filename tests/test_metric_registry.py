@@ -20,7 +20,7 @@ from lookalike.errors import ConfigError, DataError
 from lookalike.evaluation import metrics as m
 from lookalike.evaluation.results import result_files
 from lookalike.evaluation.scoring.scores import score_ranks
-from lookalike.exports.card import front_matter, results_in_words
+from lookalike.exports.card import front_matter, results_table
 from lookalike.report import sections
 from lookalike.report.history import read_history
 
@@ -199,9 +199,7 @@ def test_a_report_and_a_card_show_a_newer_metric_without_its_past(tmp_path: Path
     assert curves["mAP@R"]["x"] == [1]
     assert curves["recall@1"]["x"] == [0, 1]
     assert page.count("before 50.0%") == 0  # mAP of text search, which epoch 0 lacks too
-    encoder = SimpleNamespace(trained_on=frozenset())
-    source = cast(Any, SimpleNamespace(encoder=encoder))
-    rows = {row[0]: row for row in results_in_words(read_history(tmp_path, 1), source).rows}
+    rows = {row[0]: row for row in results_table(read_history(tmp_path, 1))}
     assert rows["mAP@R"][1::2] == rows["text mAP"][1::2] == ["", ""]
     assert rows["recall@1"][3] == "+0.0000"
 
@@ -216,7 +214,7 @@ def test_a_card_of_an_older_run_has_the_metrics_that_it_was_measured_by(tmp_path
             encoder=encoder, history=read_history(tmp_path, 0), base_model=None, checkpoint=None
         ),
     )
-    names = [row[0] for row in results_in_words(source.history, source).rows]
+    names = [row[0] for row in results_table(source.history)[1:]]
     assert names == ["recall@1", "recall@5", "recall@10", "mAP"]
     config = SimpleNamespace(to="transformers", license=None, push_to_hub=None, out="x")
     assert "mAP@R" not in front_matter(source, cast(Any, config))

@@ -18,88 +18,56 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from lookalike.checks.findings import CheckResult
-    from lookalike.commands.bench import BenchResult, bench
-    from lookalike.commands.check import check
-    from lookalike.commands.embed import EmbedResult, embed
-    from lookalike.commands.evaluate import EvaluateResult, evaluate
-    from lookalike.commands.export import ExportResult, export
-    from lookalike.commands.train import train
-    from lookalike.config import (
-        BenchConfig,
-        CheckConfig,
-        EmbedConfig,
-        EvaluateConfig,
-        ExportConfig,
-        TrainConfig,
-    )
-    from lookalike.data.sampler import BalancedBatchSampler
-    from lookalike.embedding.embedder import Embedder
-    from lookalike.errors import LookalikeError
-    from lookalike.model.encoder import CLIPEncoder
-    from lookalike.training.history import TrainResult
-    from lookalike.training.losses.arcface import ArcFaceLoss
-    from lookalike.training.losses.memory import CrossBatchMemory
-    from lookalike.training.losses.supcon import SupConLoss
+if TYPE_CHECKING:  # the names below for type checkers, which run no code
+    from lookalike.checks.findings import CheckResult as CheckResult
+    from lookalike.commands.bench import BenchResult as BenchResult
+    from lookalike.commands.bench import bench as bench
+    from lookalike.commands.check import check as check
+    from lookalike.commands.embed import EmbedResult as EmbedResult
+    from lookalike.commands.embed import embed as embed
+    from lookalike.commands.evaluate import EvaluateResult as EvaluateResult
+    from lookalike.commands.evaluate import evaluate as evaluate
+    from lookalike.commands.export import ExportResult as ExportResult
+    from lookalike.commands.export import export as export
+    from lookalike.commands.train import train as train
+    from lookalike.config import BenchConfig as BenchConfig
+    from lookalike.config import CheckConfig as CheckConfig
+    from lookalike.config import EmbedConfig as EmbedConfig
+    from lookalike.config import EvaluateConfig as EvaluateConfig
+    from lookalike.config import ExportConfig as ExportConfig
+    from lookalike.config import TrainConfig as TrainConfig
+    from lookalike.data.sampler import BalancedBatchSampler as BalancedBatchSampler
+    from lookalike.embedding.embedder import Embedder as Embedder
+    from lookalike.errors import LookalikeError as LookalikeError
+    from lookalike.model.encoder import CLIPEncoder as CLIPEncoder
+    from lookalike.training.history import TrainResult as TrainResult
+    from lookalike.training.losses.arcface import ArcFaceLoss as ArcFaceLoss
+    from lookalike.training.losses.memory import CrossBatchMemory as CrossBatchMemory
+    from lookalike.training.losses.supcon import SupConLoss as SupConLoss
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "ArcFaceLoss": "lookalike.training.losses.arcface",
-    "BalancedBatchSampler": "lookalike.data.sampler",
-    "BenchConfig": "lookalike.config",
-    "BenchResult": "lookalike.commands.bench",
-    "CLIPEncoder": "lookalike.model.encoder",
-    "CheckConfig": "lookalike.config",
-    "CheckResult": "lookalike.checks.findings",
-    "CrossBatchMemory": "lookalike.training.losses.memory",
-    "EmbedConfig": "lookalike.config",
-    "EmbedResult": "lookalike.commands.embed",
-    "Embedder": "lookalike.embedding.embedder",
-    "EvaluateConfig": "lookalike.config",
-    "EvaluateResult": "lookalike.commands.evaluate",
-    "ExportConfig": "lookalike.config",
-    "ExportResult": "lookalike.commands.export",
-    "LookalikeError": "lookalike.errors",
-    "SupConLoss": "lookalike.training.losses.supcon",
-    "TrainConfig": "lookalike.config",
-    "TrainResult": "lookalike.training.history",
-    "bench": "lookalike.commands.bench",
-    "check": "lookalike.commands.check",
-    "embed": "lookalike.commands.embed",
-    "evaluate": "lookalike.commands.evaluate",
-    "export": "lookalike.commands.export",
-    "train": "lookalike.commands.train",
+_NAMES = {
+    "checks.findings": "CheckResult",
+    "commands.bench": "BenchResult bench",
+    "commands.check": "check",
+    "commands.embed": "EmbedResult embed",
+    "commands.evaluate": "EvaluateResult evaluate",
+    "commands.export": "ExportResult export",
+    "commands.train": "train",
+    "config": "BenchConfig CheckConfig EmbedConfig EvaluateConfig ExportConfig TrainConfig",
+    "data.sampler": "BalancedBatchSampler",
+    "embedding.embedder": "Embedder",
+    "errors": "LookalikeError",
+    "model.encoder": "CLIPEncoder",
+    "training.history": "TrainResult",
+    "training.losses.arcface": "ArcFaceLoss",
+    "training.losses.memory": "CrossBatchMemory",
+    "training.losses.supcon": "SupConLoss",
 }
+_HOMES = {name: f"lookalike.{home}" for home, names in _NAMES.items() for name in names.split()}
 
-__all__ = [
-    "ArcFaceLoss",
-    "BalancedBatchSampler",
-    "BenchConfig",
-    "BenchResult",
-    "CLIPEncoder",
-    "CheckConfig",
-    "CheckResult",
-    "CrossBatchMemory",
-    "EmbedConfig",
-    "EmbedResult",
-    "Embedder",
-    "EvaluateConfig",
-    "EvaluateResult",
-    "ExportConfig",
-    "ExportResult",
-    "LookalikeError",
-    "SupConLoss",
-    "TrainConfig",
-    "TrainResult",
-    "bench",
-    "check",
-    "embed",
-    "evaluate",
-    "export",
-    "train",
-]
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,25 +1,13 @@
-"""Every error Lookalike raises on purpose.
+"""Every error Lookalike raises on purpose: all of them a `LookalikeError`.
 
-    LookalikeError
-    ├── ConfigError             an option has a value it cannot have, or a key is unknown
-    ├── DataError               the images cannot be used as asked
-    │   └── ImageError          one file cannot be read as an image
-    ├── ModelError              the model cannot be loaded or does not give embeddings
-    ├── CheckpointError         a checkpoint is not ours, not whole, or does not fit
-    ├── TrainingError           training cannot go on
-    │   ├── NoPositivesError    no image of the batch has another of its class
-    │   ├── NonFiniteError      loss or gradient is infinite or not a number
-    │   └── LostProcessError    another process that did the same work ended
-    ├── TrackerError            a tracker cannot be reached, or asks for a login
-    ├── OutputError             a result cannot be written
-    └── MissingExtraError       an optional dependency is not installed
-
-`Interrupted` stands apart: it is Ctrl-C after everything was saved, no error of anybody's.
-
-The command line turns these into one line and exit code 2; anything else keeps its traceback.
+`Interrupted` stands apart: it is Ctrl-C after everything was saved, no error of anybody's. The
+command line turns these into one line and exit code 2; anything else keeps its traceback.
 """
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class LookalikeError(Exception):
@@ -87,3 +75,15 @@ class MissingExtraError(LookalikeError, ImportError):
 
 class Interrupted(Exception):  # noqa: N818 - it is a request that was honoured, not an error
     """Ctrl-C (or SIGTERM) was honoured: the run is saved, and the message says how to go on."""
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error without its full stop; its kind where it says nothing."""
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+
+
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Returns the known word that was perhaps meant: one that begins so, or is spelt alike."""
+    words = list(known)
+    begun = [one for one in words if len(word) > 2 and one.startswith(word)]
+    return next(iter(begun or difflib.get_close_matches(word, words, n=1, cutoff=cutoff)), None)

@@ -61,7 +61,9 @@ def write_folder_whole(folder: Path, write: Callable[[Path], None]) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
         write(temporary)
-        _sync_files(temporary)
+        for path in filter(Path.is_file, temporary.rglob("*")):
+            with open(path, "r+b") as file:
+                os.fsync(file.fileno())
         if folder.exists():
             os.replace(folder, earlier)
         os.replace(temporary, folder)
@@ -93,11 +95,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def writable_folder(folder: Path) -> Path:
-    """Makes sure, before any work is done, that results can be written to a folder.
-
-    Raises:
-        OutputError: the folder cannot be made or written to.
-    """
+    """Makes a folder; raises OutputError, before any work is done, if it cannot be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -111,13 +109,6 @@ def shown(name: str | os.PathLike[str]) -> str:
     """Returns a file name as one line of printable text, whatever bytes it is made of."""
     text = os.fspath(name).encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _sync_files(folder: Path) -> None:
-    """Makes everything below a folder durable."""
-    for path in filter(Path.is_file, folder.rglob("*")):
-        with open(path, "r+b") as file:
-            os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -148,7 +148,7 @@ class _PlainTask:
         rate = (self.done - self.already) / max(seconds, 1e-9)
         left = self.total - self.done
         parts = [f"{self.title}: {self.done:,}/{self.total:,} {self.unit}"]
-        parts += [f"{rate:,.1f} {self.unit}/s"]
+        parts.append(f"{rate:,.1f} {self.unit}/s")
         parts += [f"{name} {value:.4g}" for name, value in self.stats.items()]
         more = left > 0 and rate > 0
         parts += [f"{_clock(left / rate)} left" if more else f"took {_clock(seconds)}"]

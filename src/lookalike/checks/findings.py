@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,9 +88,9 @@ class Files:
 
     def image(self, position: int, detail: str = "", role: str = "") -> FoundImage:
         """Returns one file as findings name it."""
-        return FoundImage(self.splits[position], self.names[position], self.labels[position],
-                       shown_path(self.refs[position]), detail, role,
-                          self.refs[position])  # fmt: skip
+        ref = self.refs[position]
+        where = self.splits[position], self.names[position], self.labels[position]
+        return FoundImage(*where, shown_path(ref), detail, role, ref)
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,14 @@ class FoundImage:
     role: str = ""
     ref: ImageRef = ""
 
+    def facts(self) -> dict[str, Any]:
+        """Returns it for JSON, without the reference: `path` says it."""
+        return {name: value for name, value in vars(self).items() if name != "ref"}
+
 
 @dataclass(frozen=True)
 class Finding:
-    """One trouble. `images` are those it is about, or some of them where it is about many."""
+    """One trouble. `images` are those it is about, or some of them where they are many."""
 
     kind: str
     says: str
@@ -219,19 +223,13 @@ class CheckResult:
             "classes": asdict(self.classes) if self.classes else None,
             "kinds": [
                 {**asdict(kind), "num_findings": len(found),
-                 "findings": [_as_json(finding) for finding in found]}
+                 "findings": [{"says": one.says, "images": [image.facts() for image in one.images]}
+                              for one in found]}
                 for kind, found in self.by_kind()
             ],
             "left_out": self.left_out,
             "files": [shown(path) for path in self.files],
         }  # fmt: skip
-
-
-def _as_json(finding: Finding) -> dict[str, Any]:
-    images = [asdict(replace(image, ref="")) for image in finding.images]
-    for image in images:
-        del image["ref"]  # `path` says it
-    return {"says": finding.says, "images": images}
 
 
 def listed(words: Sequence[str], most: int = 3) -> str:

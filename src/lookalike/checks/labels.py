@@ -93,8 +93,10 @@ def judge_labels(
     known = _Known(judged, of_class, embeddings[judged], own, copies[judged])
     suspects: list[Suspect] = []
     disagreeing = 0
-    for fold in _folds(own):
-        found, disagree = _judge_fold(known, fold, num_neighbors)
+    # Dealt round by class, so that a fold takes as little of a class as can be.
+    dealt, num_folds = own.argsort(stable=True), min(_FOLDS, len(own))
+    for start in range(num_folds):
+        found, disagree = _judge_fold(known, dealt[start::num_folds], num_neighbors)
         suspects += found
         disagreeing += disagree
     suspects.sort(key=lambda one: -one.margin)
@@ -167,17 +169,10 @@ class _Known:
     copies: Int64[Tensor, " n"]
 
 
-def _folds(classes: Int64[Tensor, " n"]) -> list[Int64[Tensor, " fold"]]:
-    """Positions dealt round by class, so that a fold takes as little of a class as can be."""
-    order = classes.argsort(stable=True)
-    num = min(_FOLDS, len(classes))
-    return [order[start::num] for start in range(num)]
-
-
 def _judge_fold(
     known: _Known, fold: Int64[Tensor, " fold"], num_neighbors: int
 ) -> tuple[list[Suspect], int]:
-    """The suspects of a fold, and for how many the nearest image is of another class."""
+    """Returns a fold's suspects, and for how many the nearest image is of another class."""
     is_other = torch.ones(len(known.classes), dtype=torch.bool)
     is_other[fold] = False
     others = is_other.nonzero()[:, 0]
@@ -215,7 +210,7 @@ def _judge_fold(
 def _best_rivals(
     similarities: Float32[Tensor, "n k"], labels: Int64[Tensor, "n k"], own: Int64[Tensor, " n"]
 ) -> tuple[Int64[Tensor, " n"], Float32[Tensor, " n"]]:
-    """The other class with the highest mean of its two nearest images (-1: none), and that mean."""
+    """Returns the class with the highest mean of its two nearest (-1: none), and that mean."""
     best = torch.full((len(own),), float("-inf"))
     which = torch.full((len(own),), -1, dtype=torch.int64)
     for rank in range(1, labels.shape[1]):
@@ -238,7 +233,7 @@ def _nearest_mates(
     twins: tuple[Tensor, Tensor],
     rows: Int64[Tensor, " rows"],
 ) -> tuple[Int64[Tensor, "rows 2"], Float32[Tensor, " rows"]]:
-    """For some images the two nearest of their class, and their mean (-inf where are no two)."""
+    """Returns for some images the two nearest of their class, and their mean (-inf: no two)."""
     mates = torch.zeros(len(rows), _VOTERS, dtype=torch.int64)
     means = torch.full((len(rows),), float("-inf"))
     for label in own[rows].unique():
@@ -260,7 +255,7 @@ def _ridge_margins(
     own: Int64[Tensor, " rows"],
     num_classes: int,
 ) -> Float64[Tensor, " rows"]:
-    """By how much the best other class beats the own one, to a classifier taught by `rest`."""
+    """Returns by how much the best other class beats the own one, if `rest` teaches."""
     # Least squares on one-hot classes with a ridge, so that each class counts alike.
     if not len(asked):
         return torch.empty(0, dtype=torch.float64)

@@ -164,7 +164,7 @@ def extremes(files: Files, model_input_px: int | None) -> Iterator[Finding]:
 
 
 def _by_label(files: Files, split: str | None = None) -> dict[str, list[int]]:
-    """Positions of the readable images of each label, in a split or (None) in all."""
+    """Returns positions of the readable images of each label, in a split or (None) in all."""
     members: defaultdict[str, list[int]] = defaultdict(list)
     for position, label in enumerate(files.labels):
         here = split is None or files.splits[position] == split

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING
 
 from lookalike.cli import tables
-from lookalike.cli.verb import Verb, configured, print_json
+from lookalike.cli.verb import Verb
 from lookalike.config import BenchConfig
-from lookalike.progress import counted, default_progress
+from lookalike.progress import counted
 
 if TYPE_CHECKING:
     from lookalike.commands.bench import BenchResult
-
-
-def _run(given: argparse.Namespace) -> None:
-    config = configured(given, BenchConfig)
-    if config is None:
-        return
-    from lookalike.commands.bench import bench
-
-    progress = default_progress()
-    result = bench(config, progress=progress)
-    if given.json:
-        print_json(result.document())
-    else:
-        print_bench(result)
-    tables.tell_unreadable(result.unreadable, progress, rest="listed in full by --json")
 
 
 def print_bench(result: BenchResult) -> None:
@@ -75,7 +59,8 @@ def _duration(seconds: float) -> str:
 
 VERB = Verb(
     name="bench",
-    run=_run,
+    show=print_bench,
+    unreadable_in="by --json",
     help="find what limits speed on your images and machine, and what to change",
     usage="bench IMAGES [--model-name NAME] [options]",
     description="""
@@ -93,6 +78,5 @@ VERB = Verb(
           lookalike bench photos/test --num-workers 8 --seconds 30 --json
     """,
     config=BenchConfig,
-    positional=("data", "IMAGES", "images to measure with: a folder, however deep, or a table; "
-                "labels do not matter"),
-)  # fmt: skip
+    positional=("data", "IMAGES"),
+)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lookalike.cli.tables import print_files, print_wrapped
-from lookalike.cli.verb import Verb, configured, print_json
+from lookalike.cli.verb import Verb
 from lookalike.config import CheckConfig
 from lookalike.files import shown
-from lookalike.progress import counted, default_progress
+from lookalike.progress import counted
 
 if TYPE_CHECKING:
     from lookalike.checks.findings import CheckResult, ClassSizes, Finding, Kind
@@ -19,20 +18,6 @@ MUST_MEND = 1
 _MOST = {"must mend": 5, "look at": 3, "note": 1}
 _MOST_IMAGES = 4
 _BAR = 30
-
-
-def _run(given: argparse.Namespace) -> int | None:
-    config = configured(given, CheckConfig)
-    if config is None:
-        return None
-    from lookalike.commands.check import check
-
-    result = check(config, progress=default_progress())
-    if given.json:
-        print_json(result.document())
-    else:
-        print_findings(result)
-    return MUST_MEND if result.must_mend else 0
 
 
 def print_findings(result: CheckResult) -> None:
@@ -96,7 +81,8 @@ def _print_kind(kind: Kind, findings: Sequence[Finding]) -> None:
 
 VERB = Verb(
     name="check",
-    run=_run,
+    show=print_findings,
+    exit_code=lambda result: MUST_MEND if result.must_mend else 0,
     help="find what is wrong with your images, before time is spent on them",
     usage="check IMAGES [--test IMAGES] [--model-name NAME] [options]",
     description="""
@@ -126,6 +112,5 @@ VERB = Verb(
           scan.sqlite   the facts of each file, so that the next check is quick
     """,
     config=CheckConfig,
-    positional=("data", "IMAGES", "images to check: a class-per-folder tree, a flat folder, or a "
-                "table, each of whose splits counts as one"),
-)  # fmt: skip
+    positional=("data", "IMAGES"),
+)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lookalike.cli.tables import number, numbers, print_table
-from lookalike.cli.verb import Verb, print_json
+from lookalike.cli.tables import print_metrics, print_table
+from lookalike.cli.verb import Verb
 from lookalike.files import shown
 
 if TYPE_CHECKING:
@@ -24,41 +24,36 @@ def _add(parser: argparse.ArgumentParser) -> None:
                         help="show results of different protocols as well, untested")  # fmt: skip
 
 
-def _run(given: argparse.Namespace) -> None:
+def _call(given: argparse.Namespace) -> Comparison:
     from lookalike.commands.compare import compare
 
-    comparison = compare(
+    return compare(
         given.results, different_protocols=given.different_protocols, by_class=given.by_class
     )
-    if not given.json:
-        print_comparison(comparison)
-        return
+
+
+def _document(comparison: Comparison) -> dict[str, Any]:
     tests = [{name: asdict(test) for name, test in one.items()} for one in comparison.tests]
-    print_json(
-        {
-            "results": [
-                {"name": one.name, "file": shown(one.path), "metrics": one.document["metrics"],
-                 "intervals": one.document.get("intervals")}
-                for one in comparison.results
-            ],
-            "tests_against_first": tests,
-            "why_untested": comparison.why_untested,
-            "folds": comparison.folds,
-            "missing_metrics": comparison.missing,
-        }
-    )  # fmt: skip
+    return {
+        "results": [
+            {"name": one.name, "file": shown(one.path), "metrics": one.document["metrics"],
+             "intervals": one.document.get("intervals")}
+            for one in comparison.results
+        ],
+        "tests_against_first": tests,
+        "why_untested": comparison.why_untested,
+        "folds": comparison.folds,
+        "missing_metrics": comparison.missing,
+    }  # fmt: skip
 
 
 def print_comparison(comparison: Comparison) -> None:
     """Prints one row a result, then one block a test against the first."""
-    rows, names = [], comparison.metrics
-    for one in comparison.results:
-        rows.append([shown(one.name), *numbers(one.document["metrics"], names)])
-    if comparison.folds:
-        for word, which in (("mean", 0), ("std. dev.", 1)):
-            values = [number(comparison.folds[name][which]) for name in names]
-            rows.append([f"{word} over folds", *values])
-    print_table(["", *names], rows)
+    table = [(shown(one.name), one.document["metrics"]) for one in comparison.results]
+    for word, which in (("mean", 0), ("std. dev.", 1)) if comparison.folds else ():
+        values = {name: fold[which] for name, fold in (comparison.folds or {}).items()}
+        table.append((f"{word} over folds", values))
+    print_metrics(comparison.metrics, table)
     if comparison.missing:
         lacking = (f"{name} (not in {', '.join(map(shown, files))})"
                    for name, files in comparison.missing.items())  # fmt: skip
@@ -81,7 +76,9 @@ def print_comparison(comparison: Comparison) -> None:
 
 VERB = Verb(
     name="compare",
-    run=_run,
+    show=print_comparison,
+    document=_document,
+    call=_call,
     help="put results beside each other, and test whether they differ",
     usage="compare RESULT RESULT ... [options]",
     description="""

@@ -6,11 +6,15 @@ import argparse
 from dataclasses import asdict
 from inspect import cleandoc
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lookalike.cli import tables
-from lookalike.cli.verb import Verb, print_json
+from lookalike.cli.verb import Verb
 from lookalike.files import shown
 from lookalike.progress import default_progress
+
+if TYPE_CHECKING:
+    from lookalike.training.history import TrainResult
 
 _YOUR_TURN = """
     These images are invented and the encoder is a toy; the pipeline is the real one. On your
@@ -28,15 +32,23 @@ def _add(parser: argparse.ArgumentParser) -> None:
                         "catalogue (default: 0)")  # fmt: skip
 
 
-def _run(given: argparse.Namespace) -> None:
-    from lookalike.commands.demo import SHEET, demo
-    from lookalike.evaluation.results import report_file
+def _call(given: argparse.Namespace) -> tuple[Path, TrainResult]:
+    from lookalike.commands.demo import demo
 
     out = Path(given.out)
-    result = demo(out, seed=given.seed, progress=default_progress())
-    if given.json:
-        print_json({"history": [asdict(one) for one in result.history]})
-        return
+    return out, demo(out, seed=given.seed, progress=default_progress())
+
+
+def _document(finished: tuple[Path, TrainResult]) -> dict[str, Any]:
+    return {"history": [asdict(one) for one in finished[1].history]}
+
+
+def print_demo(finished: tuple[Path, TrainResult]) -> None:
+    """Prints the epochs, a look at three queries, what there is to see, and what to do next."""
+    from lookalike.commands.demo import SHEET
+    from lookalike.evaluation.results import report_file
+
+    out, result = finished
     tables.print_history(result.history, result.best)
     if result.retrieval is not None:
         tables.print_preview(result.retrieval)
@@ -47,7 +59,9 @@ def _run(given: argparse.Namespace) -> None:
 
 VERB = Verb(
     name="demo",
-    run=_run,
+    show=print_demo,
+    document=_document,
+    call=_call,
     help="see it work on invented images: no network, weights or data needed",
     usage="demo [--out FOLDER] [--seed N] [--json]",
     description="""

@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
-from lookalike.cli import tables
-from lookalike.cli.verb import Verb, configured, print_json
+from lookalike.cli.verb import Verb
 from lookalike.config import EmbedConfig
 from lookalike.files import shown
-from lookalike.progress import counted, default_progress
+from lookalike.progress import counted
+
+if TYPE_CHECKING:
+    from lookalike.commands.embed import EmbedResult
 
 
-def _run(given: argparse.Namespace) -> None:
-    config = configured(given, EmbedConfig)
-    if config is None:
-        return
-    from lookalike.commands.embed import embed
+def print_embedded(result: EmbedResult) -> None:
+    """Prints how many embeddings there are now, of which model, and where."""
+    before = f", {result.num_parts_before:,} of them before" if result.num_parts_before else ""
+    print(
+        f"Embedded {result.num_rows:,} of {counted(result.num_images, 'image')}: {result.kind} "
+        f"{result.dim}-d, in {counted(result.num_parts, 'part')}{before}.\n"
+        f"Model {shown(result.model_name)}, fingerprint {result.fingerprint}.\n\n"
+        f"Written: {shown(result.folder)}"
+    )
 
-    progress = default_progress()
-    result = embed(config, progress=progress)
-    if given.json:
-        print_json(asdict(result) | {"folder": shown(result.folder), "num_rows": result.num_rows})
-    else:
-        before = f", {result.num_parts_before:,} of them before" if result.num_parts_before else ""
-        print(
-            f"Embedded {result.num_rows:,} of {counted(result.num_images, 'image')}: {result.kind} "
-            f"{result.dim}-d, in {counted(result.num_parts, 'part')}{before}.\n"
-            f"Model {shown(result.model_name)}, fingerprint {result.fingerprint}.\n\n"
-            f"Written: {shown(result.folder)}"
-        )
-    tables.tell_unreadable(result.unreadable, progress, rest="listed in full by --json")
+
+def _document(result: EmbedResult) -> dict[str, Any]:
+    return asdict(result) | {"folder": shown(result.folder), "num_rows": result.num_rows}
 
 
 VERB = Verb(
     name="embed",
-    run=_run,
+    show=print_embedded,
+    document=_document,
+    unreadable_in="by --json",
     shares_work=True,
     help="write the embeddings of any number of images to a folder",
     usage="embed IMAGES [--model-name NAME] [--out FOLDER] [options]",
@@ -57,5 +55,5 @@ VERB = Verb(
           part-00000.json  its checksum, and images that could not be read
     """,
     config=EmbedConfig,
-    positional=("data", "IMAGES", "images to embed: a folder, however deep, a table, or shards"),
+    positional=("data", "IMAGES"),
 )

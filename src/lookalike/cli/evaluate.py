@@ -2,50 +2,49 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from lookalike.cli import tables
-from lookalike.cli.verb import Verb, configured, print_json
+from lookalike.cli.verb import Verb
 from lookalike.config import EvaluateConfig
 from lookalike.files import shown
-from lookalike.progress import default_progress
+
+if TYPE_CHECKING:
+    from lookalike.commands.evaluate import EvaluateResult
 
 
-def _run(given: argparse.Namespace) -> None:
-    config = configured(given, EvaluateConfig)
-    if config is None:
-        return
-    from lookalike.commands.evaluate import evaluate
+def print_evaluated(result: EvaluateResult) -> None:
+    """Prints the metrics, a look at three queries, and what was written."""
+    from lookalike.evaluation.metrics import headline, text_headline
 
-    progress = default_progress()
-    result = evaluate(config, progress=progress)
-    if given.json:
-        # JSON has no infinity, such as a rank beyond what a run retrieved.
-        metrics = {k: v if math.isfinite(v) else None for k, v in (result.metrics or {}).items()}
-        print_json(
-            {
-                "metrics": metrics or None,
-                "text_metrics": result.text_metrics,
-                "files": [shown(path) for path in result.files],
-                "unreadable": [asdict(one) for one in result.unreadable],
-            }
-        )
-    else:
-        if result.scores:
-            tables.print_scores(result.scores)
-        if result.text_scores:
-            tables.print_text_scores(result.text_scores)
-        if result.retrieval:
-            tables.print_preview(result.retrieval)
-        tables.print_files(result.files)
-    tables.tell_unreadable(result.unreadable, progress)
+    if result.scores:
+        tables.print_means(result.scores, headline())
+        tables.print_unanswered(result.scores)
+    if result.text_scores:
+        print("Images found by the names of their classes, as texts:")
+        tables.print_means(result.text_scores, text_headline())
+    if result.retrieval:
+        tables.print_preview(result.retrieval)
+    tables.print_files(result.files)
+
+
+def _document(result: EvaluateResult) -> dict[str, Any]:
+    # JSON has no infinity, such as a rank beyond what a run retrieved.
+    metrics = {k: v if math.isfinite(v) else None for k, v in (result.metrics or {}).items()}
+    return {
+        "metrics": metrics or None,
+        "text_metrics": result.text_metrics,
+        "files": [shown(path) for path in result.files],
+        "unreadable": [asdict(one) for one in result.unreadable],
+    }
 
 
 VERB = Verb(
     name="evaluate",
-    run=_run,
+    show=print_evaluated,
+    document=_document,
     shares_work=True,
     help="measure a model, or just retrieve with it",
     usage="evaluate [--test IMAGES | --query ... --gallery ...] [options]",

@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lookalike.cli.tables import print_files
-from lookalike.cli.verb import Verb, configured, print_json
+from lookalike.cli.verb import Verb
 from lookalike.config import ExportConfig
 from lookalike.files import shown
-from lookalike.progress import default_progress
 
 if TYPE_CHECKING:
     from lookalike.commands.export import ExportResult
 
 
-def _run(given: argparse.Namespace) -> None:
-    config = configured(given, ExportConfig)
-    if config is None:
-        return
-    from lookalike.commands.export import export
-
-    result = export(config, progress=default_progress())
-    if not given.json:
-        print_export(result)
-        return
-    print_json(
-        {
-            "folder": shown(result.folder),
-            "files": [shown(path) for path in result.files],
-            "embedding": {"kind": result.kind, "dim": result.dim},
-            "agreement": asdict(result.agreement),
-            "unmeasured": result.unmeasured,
-            "url": result.url,
-        }
-    )
+def _document(result: ExportResult) -> dict[str, Any]:
+    return {
+        "folder": shown(result.folder),
+        "files": [shown(path) for path in result.files],
+        "embedding": {"kind": result.kind, "dim": result.dim},
+        "agreement": asdict(result.agreement),
+        "unmeasured": result.unmeasured,
+        "url": result.url,
+    }
 
 
 def print_export(result: ExportResult) -> None:
@@ -52,7 +39,8 @@ def print_export(result: ExportResult) -> None:
 
 VERB = Verb(
     name="export",
-    run=_run,
+    show=print_export,
+    document=_document,
     help="write a fine-tuned encoder in a form that other software loads",
     usage="export MODEL [--to FORM] [--out FOLDER] [options]",
     description="""
@@ -74,6 +62,5 @@ VERB = Verb(
           model.onnx       or the files that from_pretrained or SentenceTransformer loads
     """,
     config=ExportConfig,
-    positional=("model_name", "MODEL", "a checkpoint of ours (.pth), a local Transformers folder, "
-                "or a hub id"),
-)  # fmt: skip
+    positional=("model_name", "MODEL"),
+)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
 import typing
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from functools import partial
 from typing import Any, Literal, NoReturn
 
 from lookalike.config.settings import options_by_group
+from lookalike.errors import nearest
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,17 +26,11 @@ class Parser(argparse.ArgumentParser):
         print(f"{self.prog}: {message}{stop} See {self.prog} --help", file=sys.stderr)
         sys.exit(2)
 
-    def refuse_unknown(self, words: Sequence[str]) -> NoReturn:
-        """Ends the program over words it has no meaning for."""
+    def refuse(self, kind: str, word: str, known: Sequence[str] = ()) -> NoReturn:
+        """Ends the program over a word it has no meaning for; `known`: flags, unless given."""
         flags = [flag for action in self._actions for flag in action.option_strings]
-        self.error(f"unknown argument {words[0]}{nearest(words[0].partition('=')[0], flags)}")
-
-
-def nearest(word: str, known: Sequence[str]) -> str:
-    """Returns a hint at the known word that was perhaps meant."""
-    begun = [one for one in known if len(word) > 2 and one.startswith(word)]
-    near = begun or difflib.get_close_matches(word, known, n=1, cutoff=0.7)
-    return f"; did you mean {near[0]}?" if near else ""
+        near = nearest(word.partition("=")[0], known or flags, cutoff=0.7)
+        self.error(f"unknown {kind} {word}" + (f"; did you mean {near}?" if near else ""))
 
 
 def add_options(

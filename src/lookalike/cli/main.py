@@ -11,7 +11,8 @@ from functools import partial
 from inspect import cleandoc
 
 from lookalike import __version__
-from lookalike.cli.flags import Parser, nearest
+from lookalike.cli.flags import Parser
+from lookalike.cli.verb import carry_out
 from lookalike.cli.verbs import VERBS
 from lookalike.errors import ConfigError, Interrupted, LookalikeError
 
@@ -35,13 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:  # of torchrun
         return _run_together(words)
     given = _parse(words)
-    return _end(lambda: given.verb.run(given), partial(print, file=sys.stderr))
+    return _end(partial(carry_out, given), partial(print, file=sys.stderr))
 
 
-def _end(work: Callable[[], int | None], tell: Callable[[str], None]) -> int:
+def _end(work: Callable[[], int], tell: Callable[[str], None]) -> int:
     """Carries out a command, and turns how it ends into a message and an exit code."""
     try:
-        return work() or 0
+        return work()
     except (Interrupted, KeyboardInterrupt) as stopped:
         tell(f"lookalike: {str(stopped) or 'stopped'}")
         return INTERRUPTED
@@ -70,7 +71,7 @@ def _run_together(words: Sequence[str]) -> int:
         given = _parse(words)
         world = None
 
-        def work() -> int | None:
+        def work() -> int:
             nonlocal world
             world = quiet.enter_context(joined())
             if not given.verb.shares_work:
@@ -78,8 +79,7 @@ def _run_together(words: Sequence[str]) -> int:
                 raise ConfigError(
                     f"only {several} run in several processes; start the others without torchrun"
                 )
-            run: Callable[[argparse.Namespace], int | None] = given.verb.run
-            return run(given)
+            return carry_out(given)
 
         def tell_once(message: str) -> None:
             if world is None or world.is_first_to_say(message):
@@ -112,10 +112,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     names = [verb.name for verb in VERBS]
     first = arguments[0] if arguments else "--help"
     if first.startswith("-") and first not in ("-h", "--help", "--version"):
-        parser.refuse_unknown([first])
+        parser.refuse("argument", first)
     if not first.startswith("-") and first not in names:
-        parser.error(f"unknown command {first}{nearest(first, names)}")
+        parser.refuse("command", first, names)
     given, unknown = parser.parse_known_args(arguments or ["--help"])
     if unknown:
-        given.parser.refuse_unknown(unknown)
+        given.parser.refuse("argument", unknown[0])
     return given

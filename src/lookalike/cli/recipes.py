@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from inspect import cleandoc
+from typing import Any
 
-from lookalike.cli.verb import Verb, print_json, print_utf8
+from lookalike.cli.verb import Verb, print_utf8
 from lookalike.config.recipes import SHIPPED, find_recipe, shipped_text, summary
 
 _USE_A_RECIPE = """
@@ -19,14 +20,20 @@ def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", metavar="NAME", help="the recipe to print")
 
 
-def _run(given: argparse.Namespace) -> None:
-    if given.json:
-        names = [given.name] if given.name else SHIPPED
-        print_json(
-            {name: {"summary": summary(name), "settings": find_recipe(name)} for name in names}
-        )
-    elif given.name:
-        print_utf8(shipped_text(given.name))
+def _call(given: argparse.Namespace) -> list[str]:
+    return [given.name] if given.name else []
+
+
+def _document(names: list[str]) -> dict[str, Any]:
+    return {
+        name: {"summary": summary(name), "settings": find_recipe(name)} for name in names or SHIPPED
+    }
+
+
+def print_recipes(names: list[str]) -> None:
+    """Prints the file of the recipe that is named, or all that ship in a line each."""
+    if names:
+        print_utf8(shipped_text(names[0]))
     else:
         width = max(map(len, SHIPPED))
         lines = [f"{name:<{width}}  {summary(name)}" for name in SHIPPED]
@@ -35,7 +42,9 @@ def _run(given: argparse.Namespace) -> None:
 
 VERB = Verb(
     name="recipes",
-    run=_run,
+    show=print_recipes,
+    document=_document,
+    call=_call,
     help="list the recipes that ship with Lookalike, or print one",
     usage="recipes [NAME] [--json]",
     description="""

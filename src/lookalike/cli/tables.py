@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lookalike.files import shown
-from lookalike.progress import counted
+from lookalike.progress import counted, default_progress
 
 if TYPE_CHECKING:
     from lookalike.data.images import Unreadable
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from lookalike.evaluation.interpolation import TradeOff
     from lookalike.evaluation.retrieval import Retrieval
     from lookalike.evaluation.scoring.scores import QueryScores
-    from lookalike.progress import Progress
     from lookalike.training.history import Best, EpochSummary
 
 PREVIEW_RANKS = 3
 UNREADABLE_SHOWN = 20
 _WIDTH = 80
+Row = tuple[str, Mapping[str, Any]]  # title; numbers, text or None by the name of the column
 HARDLY_MOVED = 0.999  # mean cosine; what a learning rate far too small leaves
 
 
@@ -31,26 +31,26 @@ def print_history(history: Sequence[EpochSummary], best: Best | None) -> None:
 
     if not any(one.loss is not None or one.metrics for one in history):
         return
-    names = headline() if history[-1].metrics else ()
+    first, last = history[0], history[-1]
     marked = best.epoch if best and len(history) > 1 else None
-    rows = [
-        [f"epoch {one.epoch}{' best' if one.epoch == marked else ''}", number(one.loss),
-         *numbers(one.metrics, names)]
+    rows: list[Row] = [
+        (f"epoch {one.epoch}{' best' if one.epoch == marked else ''}",
+         {**(one.metrics or {}), "loss": one.loss})
         for one in history
     ]  # fmt: skip
-    if len(history) > 1 and history[0].metrics and history[-1].metrics:
-        ends = (None, history[0].epoch, history[-1].epoch)
-        what = "change" if marked in ends else "change to last"
-        rows.append([what, "", *_changes(history[0].metrics, history[-1].metrics, names)])
-    print_table(["", "loss", *names], rows)
+    if len(history) > 1 and first.metrics and last.metrics:
+        is_plain = marked in (None, first.epoch, last.epoch)
+        what = "change" if is_plain else "change to last"
+        rows.append((what, _changes(first.metrics, last.metrics)))
+    print_metrics(["loss", *(headline() if last.metrics else ())], rows)
     if best and marked is not None:
-        _print_best(best, history[-1].drift)
+        _print_best(best, last.drift)
     _print_text_history(history)
 
 
 def _print_best(best: Best, drift: Drift | None) -> None:
     """Says which epoch to take, and by what; a line's end may be a long path."""
-    which = f"Best by {best.metric}: epoch {best.epoch} ({number(best.value)})"
+    which = f"Best by {best.metric}: epoch {best.epoch} ({_number(best.value)})"
     if best.epoch == 0:
         print(f"{which}, the baseline: training did not help.")
         if drift and drift.mean_cosine > HARDLY_MOVED:
@@ -71,62 +71,41 @@ def _print_text_history(history: Sequence[EpochSummary]) -> None:
 
     if not any(one.drift for one in history[1:]):
         return
-    names = text_headline() if history[-1].text_metrics else ()
-    rows = [
-        [f"epoch {one.epoch}", *numbers(one.text_metrics, names),
-         number(one.drift.mean_cosine if one.drift else None)]
+    first, last = history[0].text_metrics, history[-1].text_metrics
+    rows: list[Row] = [
+        (f"epoch {one.epoch}",
+         {**(one.text_metrics or {}), "mean cosine": one.drift and one.drift.mean_cosine})
         for one in history
     ]  # fmt: skip
-    if history[0].text_metrics and history[-1].text_metrics:
-        changes = _changes(history[0].text_metrics, history[-1].text_metrics, names)
-        rows.append(["change", *changes, ""])
-    if names:
+    if first and last:
+        rows.append(("change", _changes(first, last)))
+    if last:
         print("Images found by the names of their classes, as texts; and how alike embeddings")
-        print("are to those of the model before training (mean cosine):")
+        print("are to those of the baseline (mean cosine):")
     else:
-        print("How alike embeddings are to those of the model before training:")
-    print_table(["", *names, "mean cosine"], rows)
+        print("How alike embeddings are to those of the baseline:")
+    print_metrics([*(text_headline() if last else ()), "mean cosine"], rows)
 
 
 def print_trade_off(trade_off: TradeOff) -> None:
-    """One row a mixture of two models' weights, the chosen one marked."""
+    """Prints one row a mixture of two models' weights, the chosen one marked."""
     names = ("recall@1", trade_off.text_metric) if trade_off.end.text_metrics else ()
     what = ", and images found by texts" if names else ""
-    print("Mixtures of the weights that came (alpha 0) with those of the last epoch (alpha 1):")
+    print("Mixtures of the baseline's weights (alpha 0) with those of the last epoch (alpha 1):")
     print(f"{trade_off.metric} of image search{what}.")
-    rows = [
-        [
-            f"alpha {one.alpha:.3g}{' chosen' if one == trade_off.chosen else ''}",
-            number(one.metrics[trade_off.metric]),
-            *numbers(one.text_metrics, names),
-        ]
+    rows: list[Row] = [
+        (f"alpha {one.alpha:.3g}{' chosen' if one == trade_off.chosen else ''}",
+         {trade_off.metric: one.metrics[trade_off.metric]}
+         | {f"text {name}": value for name, value in (one.text_metrics or {}).items()})
         for one in trade_off.mixtures
-    ]
-    print_table(["", trade_off.metric, *(f"text {name}" for name in names)], rows)
+    ]  # fmt: skip
+    print_metrics([trade_off.metric, *(f"text {name}" for name in names)], rows)
 
 
-def print_scores(scores: QueryScores) -> None:
-    """Prints the headline metrics with their intervals, and how many queries they leave out."""
-    from lookalike.evaluation.metrics import headline
-
-    _print_means(scores, headline())
-    print_unanswered(scores)
-
-
-def print_text_scores(scores: QueryScores) -> None:
-    """Prints the same for text search."""
-    from lookalike.evaluation.metrics import text_headline
-
-    print("Images found by the names of their classes, as texts:")
-    _print_means(scores, text_headline())
-
-
-def _print_means(scores: QueryScores, names: Sequence[str]) -> None:
-    metrics, intervals = scores.micro(), scores.intervals
-    rows = [["", *numbers(metrics, names)]]
-    for word, end in (("95% from", 0), ("to", 1)):
-        rows.append([word, *(number(intervals[name][end]) for name in names)])
-    print_table(["", *names], rows)
+def print_means(scores: QueryScores, names: Sequence[str]) -> None:
+    """Prints the means of some metrics with their intervals."""
+    low, high = ({name: scores.intervals[name][end] for name in names} for end in (0, 1))
+    print_metrics(names, [("", scores.micro()), ("95% from", low), ("to", high)])
 
 
 def print_unanswered(scores: QueryScores) -> None:
@@ -163,19 +142,23 @@ def print_files(files: Sequence[Any]) -> None:
         print("Written:", *(shown(path) for path in files), sep="\n  ")
 
 
-def tell_unreadable(
-    unreadable: Sequence[Unreadable],
-    progress: Progress,
-    rest: str = "listed in full below results/",
-) -> None:
-    """Names files that could not be read; `rest` says where those are that are left out here."""
+def tell_unreadable(unreadable: Sequence[Unreadable], listed_in: str) -> None:
+    """Names files that could not be read; `listed_in` says where all of them are."""
     if not unreadable:
         return
+    progress = default_progress()
     progress.warn(f"{counted(len(unreadable), 'file')} could not be read and took no part:")
     for one in unreadable[:UNREADABLE_SHOWN]:
         progress.note(f"  {shown(one.path)}: {one.reason}")
     if len(unreadable) > UNREADABLE_SHOWN:
-        progress.note(f"  ... and {len(unreadable) - UNREADABLE_SHOWN:,} more, {rest}")
+        left = len(unreadable) - UNREADABLE_SHOWN
+        progress.note(f"  ... and {left:,} more, listed in full {listed_in}")
+
+
+def print_metrics(names: Sequence[str], rows: Sequence[Row]) -> None:
+    """Prints a table of metrics, a title and values by name a row; empty where one is missing."""
+    cells = [[title, *(_number(values.get(name)) for name in names)] for title, values in rows]
+    print_table(["", *names], cells)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -192,20 +175,14 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     Console(file=sys.stdout, highlight=False).print(table)
 
 
-def numbers(metrics: Mapping[str, float] | None, names: Sequence[str]) -> list[str]:
-    """Returns some of the metrics as tables show them; nothing for one that is missing."""
-    return [number((metrics or {}).get(name)) for name in names]
+def _changes(first: Mapping[str, float], last: Mapping[str, float]) -> dict[str, str]:
+    return {name: f"{last[name] - value:+.4f}" for name, value in first.items() if name in last}
 
 
-def _changes(
-    first: Mapping[str, float], last: Mapping[str, float], names: Sequence[str]
-) -> list[str]:
-    pairs = [(first.get(name), last.get(name)) for name in names]
-    return ["" if a is None or b is None else f"{b - a:+.4f}" for a, b in pairs]
-
-
-def number(value: float | None) -> str:
-    """Returns a metric as tables show it."""
+def _number(value: float | str | None) -> str:
+    """Returns a metric as tables show it; text as it stands."""
+    if isinstance(value, str):
+        return value
     return "" if value is None else f"{value:.4f}"
 
 

@@ -7,15 +7,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from lookalike.cli import tables
-from lookalike.cli.verb import Verb, options_of, print_json, print_utf8
+from lookalike.cli.verb import Verb, options_of, print_utf8
 from lookalike.config import TrainConfig
 from lookalike.config.recipes import find_recipe
 from lookalike.config.settings import config_from, format_recipe, merge_options
 from lookalike.files import shown
 
 if TYPE_CHECKING:
-    from lookalike.evaluation.interpolation import TradeOff
-    from lookalike.training.history import Best
+    from lookalike.training.history import TrainResult
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
@@ -26,59 +25,53 @@ def _add(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def _run(given: argparse.Namespace) -> None:
+def _call(given: argparse.Namespace) -> TrainResult | None:
     recipe = find_recipe(given.recipe) if given.recipe else {}
     options = merge_options(TrainConfig, recipe, options_of(given))
     resume = options.get("out", ".") if given.resume == "" else given.resume
     if given.print_config and resume is None:
         print_utf8(format_recipe(config_from(TrainConfig, options)))
-        return
+        return None
     from lookalike.commands.train import train, training_config
 
     if given.print_config:
         print_utf8(format_recipe(training_config(options, resume)))
-        return
+        return None
     from lookalike.progress import default_progress
 
-    progress = default_progress()
-    result = train(options, resume=resume, progress=progress)
-    if given.json:
-        print_json(
-            {
-                "history": [asdict(one) for one in result.history],
-                "best": _best(result.best),
-                "interpolation": _mixtures(result.trade_off),
-                "files": [shown(path) for path in result.files],
-                "unreadable": [asdict(one) for one in result.unreadable],
-            }
-        )
-    else:
-        tables.print_history(result.history, result.best)
-        if result.trade_off is not None:
-            tables.print_trade_off(result.trade_off)
-        if result.retrieval is not None:
-            if result.retrieval.scores:
-                tables.print_unanswered(result.retrieval.scores)
-            tables.print_preview(result.retrieval)
-        tables.print_files(result.files)
-    tables.tell_unreadable(result.unreadable, progress)
+    return train(options, resume=resume, progress=default_progress())
 
 
-def _best(best: Best | None) -> dict[str, Any] | None:
-    """Returns the best epoch for JSON."""
-    if best is None:
-        return None
-    return asdict(best) | {"checkpoint": shown(best.checkpoint) if best.checkpoint else None}
+def print_trained(result: TrainResult) -> None:
+    """Prints the epochs, mixtures of weights, a look at three queries, and what was written."""
+    tables.print_history(result.history, result.best)
+    if result.trade_off is not None:
+        tables.print_trade_off(result.trade_off)
+    if result.retrieval is not None:
+        if result.retrieval.scores:
+            tables.print_unanswered(result.retrieval.scores)
+        tables.print_preview(result.retrieval)
+    tables.print_files(result.files)
 
 
-def _mixtures(trade_off: TradeOff | None) -> dict[str, Any] | None:
-    """Returns the trade-off for JSON, with the mixture that was chosen."""
-    return asdict(trade_off) | {"chosen": trade_off.chosen.alpha} if trade_off else None
+def _document(result: TrainResult) -> dict[str, Any]:
+    best, trade_off = result.best, result.trade_off
+    checkpoint = shown(best.checkpoint) if best and best.checkpoint else None
+    chosen = {"chosen": trade_off.chosen.alpha} if trade_off else {}
+    return {
+        "history": [asdict(one) for one in result.history],
+        "best": asdict(best) | {"checkpoint": checkpoint} if best else None,
+        "interpolation": asdict(trade_off) | chosen if trade_off else None,
+        "files": [shown(path) for path in result.files],
+        "unreadable": [asdict(one) for one in result.unreadable],
+    }
 
 
 VERB = Verb(
     name="train",
-    run=_run,
+    show=print_trained,
+    document=_document,
+    call=_call,
     shares_work=True,
     help="fine-tune an encoder and show how much better it retrieves",
     usage="train IMAGES [--test IMAGES | --query ... --gallery ...] [options]",
@@ -107,7 +100,7 @@ VERB = Verb(
           weights/encoder_epoch_XX.pth              model, optimizer, all that a resume needs
     """,
     config=TrainConfig,
-    positional=("train", "IMAGES", "images to learn from: a class-per-folder tree or a table"),
+    positional=("train", "IMAGES"),
     first=(
         "test", "query", "gallery", "holdout_classes", "model_name", "num_epochs",
         "learning_rate", "schedule", "warmup_steps", "n_classes_per_batch",

@@ -6,17 +6,37 @@ import argparse
 import io
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from importlib import import_module
 from inspect import cleandoc
+from operator import methodcaller
 from typing import Any
 
 from lookalike.cli.flags import Parser, add_options
+from lookalike.cli.tables import tell_unreadable
 from lookalike.config.recipes import read_recipe
-from lookalike.config.settings import ConfigT, config_from, format_recipe
+from lookalike.config.settings import config_from, format_recipe
+from lookalike.progress import default_progress
 
 # Flags that are no options of a configuration.
 _OTHERS = {"verb", "parser", "recipe", "print_config", "json", "resume"}
+
+
+def call_configured(given: argparse.Namespace) -> Any:
+    """Calls the command of the verb's name on a configuration of recipe and flags.
+
+    Returns:
+        What the command returns; None where the configuration was only to be printed.
+    """
+    recipe = read_recipe(given.recipe) if given.recipe else {}
+    config = config_from(given.verb.config, recipe, options_of(given))
+    if given.print_config:
+        print_utf8(format_recipe(config))
+        return None
+    name = given.verb.name
+    command = getattr(import_module(f"lookalike.commands.{name}"), name)
+    return command(config, progress=default_progress())
 
 
 @dataclass(frozen=True)
@@ -24,13 +44,17 @@ class Verb:
     """One command: `lookalike NAME`."""
 
     name: str
-    run: Callable[[argparse.Namespace], int | None]  # prints results; returns the exit code
+    show: Callable[[Any], None]  # prints a result as tables
     help: str  # one line for `lookalike --help`
     usage: str  # after `lookalike `
     description: str  # above the flags, indented as in the source
     examples: str  # below the flags
-    config: type | None = None  # whose options are flags
-    positional: tuple[str, str, str] | None = None  # option without a flag: name, metavar, help
+    document: Callable[[Any], Mapping[str, Any]] = methodcaller("document")  # a result for JSON
+    call: Callable[[argparse.Namespace], Any] = call_configured  # None: there is nothing to print
+    exit_code: Callable[[Any], int] | None = None  # 0 without
+    unreadable_in: str = "below results/"  # all files that could not be read
+    config: Any = None  # whose options are flags
+    positional: tuple[str, str] | None = None  # option without a flag, and its metavar
     first: tuple[str, ...] = ()  # flags that `--help` shows if not all; `--help-all` does
     recipe_help: tuple[str, str] = ("FILE", "settings from a YAML file; flags win")
     add: Callable[[argparse.ArgumentParser], None] | None = None  # flags of no configuration
@@ -47,17 +71,16 @@ class Verb:
         )
         if self.first:
             parser.add_argument("--help-all", action="help", help="show all options and exit")
-        unnamed = ""
-        if self.positional is not None:
-            unnamed, metavar, text = self.positional
-            parser.add_argument(
-                unnamed, nargs="?", default=argparse.SUPPRESS, metavar=metavar, help=text
-            )
+        unnamed, metavar = self.positional or ("", "")
+        if unnamed:
+            help_of = {one.name: one.metadata["help"] for one in fields(self.config)}
+            parser.add_argument(unnamed, nargs="?", default=argparse.SUPPRESS, metavar=metavar,
+                                help=help_of[unnamed])  # fmt: skip
         if self.add is not None:
             self.add(parser)
         if self.config is not None:
-            metavar, text = self.recipe_help
-            parser.add_argument("--recipe", metavar=metavar, help=text)
+            takes, text = self.recipe_help
+            parser.add_argument("--recipe", metavar=takes, help=text)
             parser.add_argument("--print-config", action="store_true",
                                 help="print the settings as a recipe and exit")  # fmt: skip
             show = self.first if self.first and not show_all else None
@@ -67,24 +90,23 @@ class Verb:
         parser.set_defaults(verb=self, parser=parser)
 
 
+def carry_out(given: argparse.Namespace) -> int:
+    """Carries out a command line, prints what comes of it, and returns the exit code."""
+    verb: Verb = given.verb
+    result = verb.call(given)
+    if result is None:
+        return 0
+    if given.json:
+        print_utf8(json.dumps(verb.document(result), ensure_ascii=False, indent=2) + "\n")
+    else:
+        verb.show(result)
+    tell_unreadable(getattr(result, "unreadable", ()), verb.unreadable_in)
+    return verb.exit_code(result) if verb.exit_code else 0
+
+
 def options_of(given: argparse.Namespace) -> dict[str, Any]:
     """Returns the options of a configuration among the flags that were given."""
     return {name: value for name, value in vars(given).items() if name not in _OTHERS}
-
-
-def configured(given: argparse.Namespace, cls: type[ConfigT]) -> ConfigT | None:
-    """Returns the configuration of recipe and flags; None where it was only to be printed."""
-    recipe = read_recipe(given.recipe) if given.recipe else {}
-    config = config_from(cls, recipe, options_of(given))
-    if given.print_config:
-        print_utf8(format_recipe(config))
-        return None
-    return config
-
-
-def print_json(document: Mapping[str, Any] | Sequence[Any]) -> None:
-    """Prints one JSON document."""
-    print_utf8(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
 
 
 def print_utf8(text: str) -> None:

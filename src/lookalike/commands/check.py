@@ -30,7 +30,7 @@ from lookalike.checks.structure import (
     unreadable,
 )
 from lookalike.config import CheckConfig
-from lookalike.data.images import ImageRef, ImageSet, shown_path
+from lookalike.data.images import ImageSet, shown_path
 from lookalike.data.sources import load_images
 from lookalike.embedding.embed import embed
 from lookalike.embedding.embedder import Embedder, make_embedder
@@ -75,18 +75,16 @@ def _check(config: CheckConfig, progress: Progress) -> CheckResult:
     if config.model_name is not None:  # before anything is read: it may not be there
         embedder = make_embedder(config, runtime, progress)
     files = _read(sources, config, out, progress)
-    embeddings = None
-    if embedder is not None:
-        embeddings, files = _embed(files, embedder, progress)
-    findings, copies = _find_copies(files, embeddings, config, runtime, progress)
-    training = _training_split(files)
-    sizes = None
+    embeddings, files = _embed(files, embedder, progress) if embedder else (None, files)
+    copied, copies = _find_copies(files, embeddings, config, runtime, progress)
+    training, sizes = _training_split(files), None
     if training is not None:
         sizes = class_sizes(files, training, config.n_classes_per_batch, config.n_samples_per_class)
-    findings += small_classes(files, sizes) if sizes else ()
     names, why_no_names = repeated_names(files, copies)
     wrong, left_out = _wrong_labels(files, embeddings, copies, config)
-    findings += [
+    findings = [
+        *copied,
+        *(small_classes(files, sizes) if sizes else ()),
         *unreadable(files),
         *classes_across_splits(files),
         *similar_class_names(files),
@@ -99,7 +97,13 @@ def _check(config: CheckConfig, progress: Progress) -> CheckResult:
         left_out.append("class sizes against K: no split is called train")
     order = {kind.name: place for place, kind in enumerate(KINDS)}
     findings.sort(key=lambda finding: order[finding.kind])
-    splits = [_split(files, name, source) for name, source, _ in sources]
+    splits = []
+    for name, source, _ in sources:
+        of = [
+            i for i, split in enumerate(files.splits) if split == name and files.facts[i].readable
+        ]
+        labels = {files.labels[i] for i in of} - {None}
+        splits.append(Split(name, shown(source), files.splits.count(name), len(of), len(labels)))
     document, page = out / "check.json", out / "check.html"
     result = CheckResult(findings, splits, sizes, left_out, [document, page, out / SCAN_FILE])
     write_json(document, {**result.document(), "config": asdict(config)})
@@ -108,7 +112,7 @@ def _check(config: CheckConfig, progress: Progress) -> CheckResult:
 
 
 def _sources(config: CheckConfig, progress: Progress) -> list[_Source]:
-    """Name, source and images of each split."""
+    """Returns name, source and images of each split."""
     if config.data is None:
         raise ConfigError("there is nothing to check; name a folder of images or a table: "
                           "lookalike check IMAGES")  # fmt: skip
@@ -145,7 +149,7 @@ def _sources(config: CheckConfig, progress: Progress) -> list[_Source]:
 
 
 def _sides(name: str, source: str, images: ImageSet) -> list[_Source]:
-    """A split, or its queries and its gallery, which are searched in each other."""
+    """Returns a split, or its queries and its gallery, which are searched in each other."""
     flags = images.is_query
     if flags is None or len(set(flags)) < 2:
         return [(name, source, images)]
@@ -156,7 +160,7 @@ def _sides(name: str, source: str, images: ImageSet) -> list[_Source]:
 
 
 def _refuse_folders_of_splits(source: str, images: ImageSet) -> None:
-    """A folder that holds train/ and test/ has splits where we expect classes."""
+    """Raises for a folder that holds train/ and test/: splits where classes are expected."""
     labels = set(images.labels or ())
     if Path(source).is_dir() and labels and {label.lower() for label in labels} <= _SPLIT_NAMES:
         names = sorted(labels)
@@ -168,17 +172,13 @@ def _refuse_folders_of_splits(source: str, images: ImageSet) -> None:
         )
 
 
-def _read(
-    sources: Sequence[tuple[str, str, ImageSet]], config: CheckConfig, out: Path, progress: Progress
-) -> Files:
-    refs: list[ImageRef] = []
-    names: list[str] = []
-    splits: list[str] = []
+def _read(sources: Sequence[_Source], config: CheckConfig, out: Path, progress: Progress) -> Files:
+    """Reads every file, or its facts where it was read before."""
+    refs = [ref for _, _, images in sources for ref in images.refs]
+    names = [name for _, _, images in sources for name in images.names]
+    splits = [split for split, _, images in sources for _ in images.refs]
     labels: list[str | None] = []
-    for split, _, images in sources:
-        refs += images.refs
-        names += images.names
-        splits += [split] * len(images)
+    for _, _, images in sources:
         labels += images.labels or [None] * len(images)
     # Nothing else needs the cores while files are read, so "auto" is more here than elsewhere.
     readers = min(_MAX_READERS, os.cpu_count() or 1)
@@ -195,7 +195,7 @@ def _read(
 def _embed(
     files: Files, embedder: Embedder, progress: Progress
 ) -> tuple[Float32[Tensor, "n dim"] | None, Files]:
-    """Embeddings of all files, zeros for unreadable ones; and the files as they are by now."""
+    """Returns embeddings of all files, zeros for unreadable ones, and the files as they are now."""
     readable = [position for position, facts in enumerate(files.facts) if facts.readable]
     if not readable:
         return None, files
@@ -221,7 +221,7 @@ def _find_copies(
     runtime: Runtime,
     progress: Progress,
 ) -> tuple[list[Finding], list[int]]:
-    """Findings of copies, and for each file the first one it is connected to by copies."""
+    """Returns the copies, and for each file the first one it is connected to by copies."""
     near = near_copies(
         files.refs,
         files.facts,
@@ -238,14 +238,13 @@ def _find_copies(
 
 
 def _input_px(embedder: Embedder | None) -> int | None:
-    """The shorter side of what a model takes."""
-    if embedder is None:
-        return None
-    return min(embedder.preprocessing.height, embedder.preprocessing.width)
+    """Returns the shorter side of what a model takes."""
+    how = embedder.preprocessing if embedder else None
+    return min(how.height, how.width) if how else None
 
 
 def _training_split(files: Files) -> str | None:
-    """The split to learn from; None where none is called so and there are several."""
+    """Returns the split to learn from; None where none is called so and there are several."""
     splits = list(dict.fromkeys(files.splits))
     named = [split for split in splits if split.startswith("train")]
     return named[0] if named else splits[0] if len(splits) == 1 else None
@@ -257,7 +256,7 @@ def _wrong_labels(
     copies: Sequence[int],
     config: CheckConfig,
 ) -> tuple[list[Finding], list[str]]:
-    """Likely wrong labels, and notes on what could not be judged."""
+    """Returns likely wrong labels, and notes on what could not be judged."""
     if config.model_name is None:
         return [], ["likely wrong labels, and near copies by embedding: name a model with "
                     "--model-name"]  # fmt: skip
@@ -297,10 +296,3 @@ def _wrong_labels(
         says = f"{labelled}, looks like {suggested} (margin {one.margin:.2f})"
         found.append(Finding("wrong_label", says, images))
     return found, notes
-
-
-def _split(files: Files, name: str, source: str) -> Split:
-    here = [position for position, split in enumerate(files.splits) if split == name]
-    readable = [position for position in here if files.facts[position].readable]
-    labels = {files.labels[position] for position in readable} - {None}
-    return Split(name, shown(source), len(here), len(readable), len(labels))

@@ -87,7 +87,7 @@ def evaluate(config: EvaluateConfig, *, progress: Progress | None = None) -> Eva
     (`test_embeddings`, ...) are measured as a model's are. A ranking made elsewhere (`run` and
     `qrels`) is scored without images, into `results/metrics_<name of the run>.json`.
 
-    World that `torchrun` started embed a share of the images each; the first one ranks,
+    Processes that `torchrun` started embed a share of the images each; the first one ranks,
     writes and shows progress, and all return the same.
 
     Raises:
@@ -101,14 +101,14 @@ def evaluate(config: EvaluateConfig, *, progress: Progress | None = None) -> Eva
 
 
 def _evaluate(config: EvaluateConfig, progress: Progress, world: World) -> EvaluateResult:
-    """The same, by processes that have joined."""
+    """Evaluates in one of the processes that have joined."""
     out = writable_folder(Path(config.out))
     if config.run is not None and config.qrels is not None:
         return _evaluate_run(config, Path(config.run), Path(config.qrels), out, progress)
     if config.save_embeddings == "parquet":
         require_pyarrow()  # before anything is embedded
     given = config.test_embeddings or config.query_embeddings
-    checkpoint: dict[str, Any] | None = None
+    checkpoint: dict[str, Any] = {}
     if not given:
         if is_checkpoint(config.model_name):
             checkpoint = read_checkpoint(Path(config.model_name))
@@ -119,74 +119,59 @@ def _evaluate(config: EvaluateConfig, progress: Progress, world: World) -> Evalu
     if protocol is None:
         raise ConfigError("there is nothing to evaluate on: give --test, or --query and --gallery; "
                           "or --run and --qrels of another system")  # fmt: skip
-    text_scores: QueryScores | None = None
+    epoch, mixture = int(checkpoint.get("epoch", 0)), checkpoint.get("interpolation")
+    planned = _plan(config, protocol, out, epoch, of_mixture=mixture is not None)
+    _refuse_to_replace(planned.files, config)
     if given:
-        epoch = 0
-        _refuse_to_replace(_files_of(out, epoch, config, protocol), config)
-        retrieval, facts = _retrieve_given(config, protocol, progress)
+        found = _measure_given(config, protocol, progress)
     else:
-        epoch, retrieval, text_scores, facts = _retrieve_with_model(
-            config, checkpoint, protocol, out, progress, world
-        )
-    alpha = _alpha_of(checkpoint)
-    files = world.on_main(
-        lambda: _write(config, out, epoch, alpha, retrieval, protocol, text_scores, facts, progress)
-    )
-    return EvaluateResult(
-        epoch, retrieval.scores, retrieval, files, retrieval.unreadable, text_scores
-    )
-
-
-def _write(
-    config: EvaluateConfig,
-    out: Path,
-    epoch: int,
-    alpha: float | None,
-    retrieval: Retrieval,
-    protocol: Protocol,
-    text_scores: QueryScores | None,
-    facts: dict[str, Any] | None,
-    progress: Progress,
-) -> list[Path]:
-    """Writes what was measured, and says where."""
-    given = config.test_embeddings or config.query_embeddings
+        found = _measure_model(config, checkpoint or None, protocol, progress, world)
+    retrieval = found.retrieval
     about = {"embeddings_of": given or config.model_name, "config": asdict(config)}
-    about |= text_document(text_scores) | ({} if alpha is None else {"alpha": alpha})
-    mixture = alpha is not None
-    write_results(out, epoch, retrieval, protocol, about=about, of_mixture=mixture)
-    _write_interchange(config, out, epoch, retrieval, protocol, facts)
-    files = _files_of(out, epoch, config, protocol, of_mixture=mixture)
-    if config.report:
-        files.append(
-            write_report(out, epoch, retrieval, protocol, progress=progress, of_mixture=mixture)
-        )
-    return files
+    about |= text_document(found.text_scores) | ({"alpha": mixture["alpha"]} if mixture else {})
+
+    def write() -> list[Path]:
+        one = (out, epoch, retrieval, protocol)
+        write_results(*one, about=about, of_mixture=mixture is not None)
+        if planned.trec:
+            write_trec(*planned.trec, retrieval)
+        for side, path in planned.embeddings.items():
+            images, embeddings = retrieval.query, retrieval.query_embeddings
+            if side == "gallery":
+                images, embeddings = retrieval.gallery, retrieval.gallery_embeddings
+            save_embeddings(path, embeddings[:], images, found.facts)
+        if not config.report:
+            return planned.files
+        page = write_report(*one, progress=progress, of_mixture=mixture is not None)
+        return [*planned.files, page]
+
+    files = world.on_main(write)
+    return EvaluateResult(
+        epoch, retrieval.scores, retrieval, files, retrieval.unreadable, found.text_scores
+    )
 
 
-def _alpha_of(checkpoint: dict[str, Any] | None) -> float | None:
-    """The share of trained weights in a mixture; None of any other model."""
-    mixture = (checkpoint or {}).get("interpolation")
-    return mixture["alpha"] if mixture else None
+class _Measured(NamedTuple):
+    """A retrieval, text search where the model has texts, and facts to save with embeddings."""
+
+    retrieval: Retrieval
+    text_scores: QueryScores | None
+    facts: dict[str, Any] | None
 
 
-def _retrieve_with_model(
+def _measure_model(
     config: EvaluateConfig,
     checkpoint: dict[str, Any] | None,
     protocol: Protocol,
-    out: Path,
     progress: Progress,
     world: World,
-) -> tuple[int, Retrieval, QueryScores | None, dict[str, Any] | None]:
-    """Embeds and measures; returns the embedder's facts as well, where they are to be saved."""
+) -> _Measured:
+    """Embeds with a model, and measures."""
     runtime = make_runtime(config.device, config.precision, config.num_workers, world)
     encoder = on_device(
         CLIPEncoder(config.model_name, embedding=config.embedding, checkpoint=checkpoint), runtime
     )
     embedder = make_embedder(config, runtime, progress, encoder)
-    files = _files_of(
-        out, encoder.epoch, config, protocol, of_mixture=_alpha_of(checkpoint) is not None
-    )
-    _refuse_to_replace(files, config)
     refuse_learned_classes(encoder, protocol)
     progress.note(f"model    {config.model_name} · {embedder.kind} {embedder.dim}-d")
     progress.note(f"test     {protocol.describe()}")
@@ -206,13 +191,11 @@ def _retrieve_with_model(
         queries = text_queries(encoder, retrieval.gallery.labels, config.caption_template, progress)
         text_scores = search_by_text(queries, retrieval.gallery, retrieval.gallery_embeddings)
     facts = embedder.facts() if config.save_embeddings != "none" else None
-    return encoder.epoch, retrieval, text_scores, facts
+    return _Measured(retrieval, text_scores, facts)
 
 
-def _retrieve_given(
-    config: EvaluateConfig, protocol: Protocol, progress: Progress
-) -> tuple[Retrieval, dict[str, Any] | None]:
-    """Retrieval by embeddings that were made before; and whose they are, where that is told."""
+def _measure_given(config: EvaluateConfig, protocol: Protocol, progress: Progress) -> _Measured:
+    """Measures embeddings that were made before."""
     query_path = Path(config.test_embeddings or config.query_embeddings or "")
     gallery_path = Path(config.test_embeddings or config.gallery_embeddings or "")
     progress.note(f"test     {protocol.describe()}")
@@ -230,7 +213,7 @@ def _retrieve_given(
         progress=progress,
         unreadable=list(dict.fromkeys(protocol.unreadable + query.unreadable + gallery.unreadable)),
     )
-    return retrieval, facts
+    return _Measured(retrieval, None, facts)
 
 
 class _Given(NamedTuple):
@@ -243,7 +226,7 @@ class _Given(NamedTuple):
 
 
 def _given(path: Path, images: ImageSet, ids: list[int]) -> _Given:
-    """Embeddings of one side: a file's in memory, those of a folder of ours where they lie."""
+    """Returns the embeddings of one side: a file's in memory, a folder's where they lie."""
     if not path.is_dir():
         return _Given(load_embeddings(path, images), images, ids, [])
     shards = open_shards(path)
@@ -264,59 +247,33 @@ def _given(path: Path, images: ImageSet, ids: list[int]) -> _Given:
     return _Given(Rows(shards.embeddings, None if everything else order), images, ids, unreadable)
 
 
-def _write_interchange(
-    config: EvaluateConfig,
-    out: Path,
-    epoch: int,
-    retrieval: Retrieval,
-    protocol: Protocol,
-    facts: dict[str, Any] | None,
-) -> None:
-    """Writes what other tools read, as far as it is asked for."""
-    if config.trec:
-        write_trec(*_trec_files(out, epoch), retrieval)
-    sides = {
-        "query": (retrieval.query, retrieval.query_embeddings),
-        "gallery": (retrieval.gallery, retrieval.gallery_embeddings),
-        "test": (retrieval.query, retrieval.query_embeddings),
-    }
-    for side, path in _embedding_files(out, epoch, config, protocol).items():
-        images, embeddings = sides[side]
-        save_embeddings(path, embeddings[:], images, facts)
+class _Planned(NamedTuple):
+    """The files that an evaluation will write, but for the report, which is always the newest."""
+
+    files: list[Path]
+    trec: tuple[Path, Path] | None  # run and qrels
+    embeddings: dict[str, Path]  # by side
 
 
-def _files_of(
-    out: Path,
-    epoch: int,
-    config: EvaluateConfig,
-    protocol: Protocol,
-    *,
-    of_mixture: bool = False,
-) -> list[Path]:
-    """Lists what an evaluation will write, but for the report, which is always the newest."""
+def _plan(
+    config: EvaluateConfig, protocol: Protocol, out: Path, epoch: int, *, of_mixture: bool
+) -> _Planned:
+    """Returns the files that are asked for."""
     files = [*(mixture_files(out) if of_mixture else result_files(out, epoch))]
+    folder, end = out / "results", f"epoch_{epoch:02}"
+    trec = None
     if config.trec:
-        run, qrels = _trec_files(out, epoch)
-        files += [run, qrels] if protocol.labelled else [run]
-    for path in _embedding_files(out, epoch, config, protocol).values():
-        files += embedding_files(path)
-    return files
-
-
-def _trec_files(out: Path, epoch: int) -> tuple[Path, Path]:
-    folder = out / "results"
-    return folder / f"run_epoch_{epoch:02}.trec", folder / f"qrels_epoch_{epoch:02}.trec"
-
-
-def _embedding_files(
-    out: Path, epoch: int, config: EvaluateConfig, protocol: Protocol
-) -> dict[str, Path]:
-    """Says where the embeddings of each side go, if anywhere."""
-    if config.save_embeddings == "none":
-        return {}
+        trec = folder / f"run_{end}.trec", folder / f"qrels_{end}.trec"
+        files += trec if protocol.labelled else trec[:1]
     sides = ("test",) if protocol.kind == "leave-one-out" else ("query", "gallery")
-    stem = f"embeddings_epoch_{epoch:02}"
-    return {side: out / "results" / f"{stem}_{side}.{config.save_embeddings}" for side in sides}
+    embeddings = {
+        side: folder / f"embeddings_{end}_{side}.{config.save_embeddings}"
+        for side in sides
+        if config.save_embeddings != "none"
+    }
+    for path in embeddings.values():
+        files += embedding_files(path)
+    return _Planned(files, trec, embeddings)
 
 
 def _evaluate_run(
@@ -328,17 +285,17 @@ def _evaluate_run(
     scored = score_trec(run, qrels)
     progress.note(f"run      {shown(run)}: {scored.num_retrieved:,} retrieved")
     progress.note(f"qrels    {shown(qrels)}: {counted(len(scored.names), 'query', 'queries')}")
-    if scored.not_in_run:
-        progress.warn(
-            f"not in the run: {counted(len(scored.not_in_run), 'query', 'queries')} of the qrels, "
-            f"which will score as if nothing was retrieved, such as {shown(scored.not_in_run[0])}"
-        )
-    if scored.not_in_qrels:
-        progress.warn(
-            "not in the qrels, and left out: "
-            f"{counted(len(scored.not_in_qrels), 'query', 'queries')} of the run, such as "
-            f"{shown(scored.not_in_qrels[0])}"
-        )
+    for names, where, outcome in (
+        (
+            scored.not_in_run,
+            "the run",
+            "of the qrels, which will score as if nothing was retrieved",
+        ),
+        (scored.not_in_qrels, "the qrels, and left out", "of the run"),
+    ):
+        if names:
+            number = counted(len(names), "query", "queries")
+            progress.warn(f"not in {where}: {number} {outcome}, such as {shown(names[0])}")
     protocol = {
         "kind": "run-qrels",
         "num_queries": len(scored.names),
@@ -346,10 +303,8 @@ def _evaluate_run(
         "num_queries_not_in_qrels": len(scored.not_in_qrels),
         "fingerprint": scored.fingerprint,
     }
-    write_json(
-        path,
-        metrics_document(scored.scores, scored.names, protocol, about={"config": asdict(config)}),
-    )
+    about = {"config": asdict(config)}
+    write_json(path, metrics_document(scored.scores, scored.names, protocol, about=about))
     return EvaluateResult(0, scored.scores, None, [path], [])
 
 
@@ -363,10 +318,10 @@ def _refuse_to_replace(paths: list[Path], config: EvaluateConfig) -> None:
 
 
 def _holdout_of(
-    checkpoint: dict[str, Any] | None, config: EvaluateConfig, progress: Progress
+    checkpoint: dict[str, Any], config: EvaluateConfig, progress: Progress
 ) -> Holdout | None:
-    """The classes that a checkpoint was kept from: the test may not have the same ones in all."""
-    saved = checkpoint.get("holdout") if checkpoint else None
+    """Returns the classes that a checkpoint was kept from, where the test asks for the same."""
+    saved = checkpoint.get("holdout")
     if saved is None:
         return None
     holdout = Holdout(**saved)

@@ -10,17 +10,12 @@ from lookalike.config.options import option, same_option
 
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig(Basics):
-    """All that `lookalike bench` can be told.
-
-    Raises:
-        ConfigError: a value is out of its range.
-    """
+    """All that `lookalike bench` can be told; raises ConfigError for a value out of its range."""
 
     data: str | None = option(
         None,
-        "the images to measure with: a folder, however deep, or a table",
+        "images to measure with: a folder, however deep, or a table; labels do not matter",
         group="Images",
-        metavar="IMAGES",
     )
     model_name: str = same_option(Basics, "model_name")
     num_images: int = option(

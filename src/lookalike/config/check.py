@@ -10,18 +10,13 @@ from lookalike.config.options import option, same_option
 
 @dataclass(frozen=True, kw_only=True)
 class CheckConfig(BatchShape, Shared):
-    """All that `lookalike check` can be told.
-
-    Raises:
-        ConfigError: a value is out of its range.
-    """
+    """All that `lookalike check` can be told; raises ConfigError for a value out of its range."""
 
     data: str | None = option(
         None,
-        "the images to check: a class-per-folder tree, a flat folder, or a table, each of whose "
+        "images to check: a class-per-folder tree, a flat folder, or a table, each of whose "
         "splits counts as one",
         group="Training images",
-        metavar="IMAGES",
     )
     test: str | None = same_option(Shared, "test", help="test images, likewise")
     query: str | None = same_option(

@@ -10,17 +10,10 @@ from lookalike.config.options import option, same_option
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedConfig(Basics):
-    """All that `lookalike embed` can be told.
-
-    Raises:
-        ConfigError: a value is out of its range.
-    """
+    """All that `lookalike embed` can be told; raises ConfigError for a value out of its range."""
 
     data: str | None = option(
-        None,
-        "the images to embed: a folder, however deep, or a table",
-        group="Images",
-        metavar="IMAGES",
+        None, "images to embed: a folder, however deep, a table, or shards", group="Images"
     )
     model_name: str = same_option(Basics, "model_name")
     images_per_part: int = option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from lookalike.config.groups import Shared
@@ -13,6 +14,7 @@ from lookalike.errors import ConfigError
 # The hub's own rules: no dash or dot at an end, no two of them in a row.
 _PART = r"[A-Za-z0-9_](?:[.-]?[A-Za-z0-9_])*"
 _REPOSITORY = re.compile(f"(?=.{{1,96}}$){_PART}/{_PART}")
+_hub = partial(option, group="Hugging Face Hub")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +29,7 @@ class ExportConfig:
         Shared,
         "model_name",
         default=None,
-        help="what to export: a checkpoint of ours (.pth), a local Transformers folder, or a hub "
-        "id",
+        help="a checkpoint of ours (.pth), a local Transformers folder, or a hub id",
     )
     embedding: Literal["auto", "projected", "pooled"] = same_option(Shared, "embedding")
     to: Literal["transformers", "sentence-transformers", "onnx"] = option(
@@ -38,30 +39,24 @@ class ExportConfig:
         group="Output",
     )
     out: str = option(
-        "export",
-        "the folder to make; it appears whole or not at all",
-        group="Output",
-        metavar="FOLDER",
+        "export", "folder to make; it appears whole or not at all", group="Output", metavar="FOLDER"
     )
     overwrite: bool = option(False, "replace an earlier export there", group="Output")
-    push_to_hub: str | None = option(
+    push_to_hub: str | None = _hub(
         None,
         "also upload the folder to this repository, and make it if need be; the token is that of "
         "HF_TOKEN, or of `hf auth login`",
-        group="Hugging Face Hub",
         metavar="OWNER/NAME",
     )
-    private: bool = option(
+    private: bool = _hub(
         True,
         "a repository that is made for it can be seen by its owner alone; one that is there "
         "stays as it is",
-        group="Hugging Face Hub",
     )
-    license: str | None = option(
+    license: str | None = _hub(
         None,
         "licence of the weights, as the hub spells it, such as mit; none: the model card says "
         "nothing of it",
-        group="Hugging Face Hub",
         metavar="NAME",
     )
 

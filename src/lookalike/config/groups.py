@@ -14,7 +14,10 @@ DEFAULT_MODEL = "openai/clip-vit-large-patch14-336"
 DEFAULT_MAX_MEGAPIXELS = 89.0  # where Pillow begins to warn
 MAX_PILLOW_MEGAPIXELS = 178.0  # above this Pillow refuses a file by itself, as a bomb
 
-_test_images = partial(option, None, group="Test images", metavar="IMAGES")
+_images = partial(option, group="Images")
+_machine = partial(option, group="Machine")
+_tests = partial(option, group="Test images")
+_test_images = partial(_tests, None, metavar="IMAGES")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,37 +37,28 @@ class Basics:
         "gives before that projection",
         group="Model",
     )
-    max_megapixels: float = option(
+    max_megapixels: float = _images(
         DEFAULT_MAX_MEGAPIXELS,
         "a larger image is refused before it is decoded",
-        group="Images",
         above=0,
         at_most=MAX_PILLOW_MEGAPIXELS,
     )
-    exact_pixels: bool = option(
+    exact_pixels: bool = _images(
         False,
         "decode and resize images as the model's own processor does, to the last bit, to compare "
         "with other tools: slower, of large photos several times",
-        group="Images",
     )
-    eval_batch_size: int = option(64, "images embedded at a time", group="Machine", at_least=1)
-    device: str = option(
-        "auto",
-        "auto, cuda, cuda:1, mps, xpu or cpu; auto takes the first there is",
-        group="Machine",
-        metavar="NAME",
+    eval_batch_size: int = _machine(64, "images embedded at a time", at_least=1)
+    device: str = _machine(
+        "auto", "auto, cuda, cuda:1, mps, xpu or cpu; auto takes the first there is", metavar="NAME"
     )
-    precision: Literal["auto", "bf16", "fp16", "fp32", "int8"] = option(
+    precision: Literal["auto", "bf16", "fp16", "fp32", "int8"] = _machine(
         "auto",
         "arithmetic of the model; auto: bf16 where the device is fast at it, else fp16 on a GPU, "
         "else fp32; int8: about 1.5 times as fast as bf16 on a CPU with VNNI, and coarser",
-        group="Machine",
     )
-    num_workers: int | Literal["auto"] = option(
-        "auto",
-        "processes that read images; 0 reads in the main process",
-        group="Machine",
-        at_least=0,
+    num_workers: int | Literal["auto"] = _machine(
+        "auto", "processes that read images; 0 reads in the main process", at_least=0
     )
 
     def __post_init__(self) -> None:
@@ -107,37 +101,31 @@ class BatchShape:
 class Common(Shared):
     """The options that training and evaluation share."""
 
-    holdout_classes: str | None = option(
+    holdout_classes: str | None = _tests(
         None,
         "test on classes that are kept from training: a share of all classes such as 0.5, or one "
         "of so many folds such as 2/5",
-        group="Test images",
         metavar="SHARE",
     )
-    holdout_seed: int = option(
-        0, "another seed holds out other classes", group="Test images", at_least=0
-    )
-    group_pattern: str | None = option(
+    holdout_seed: int = _tests(0, "another seed holds out other classes", at_least=0)
+    group_pattern: str | None = _tests(
         None,
         "a regular expression; test images whose names give the same match (its first "
         "parenthesis, or all of it) come from one shoot, and are never searched in each other",
-        group="Test images",
         metavar="REGEX",
     )
-    decode_cache: str | None = option(
+    decode_cache: str | None = _images(
         None,
         "a folder that keeps decoded images (width x height x 3 bytes each), so that later "
         "epochs and runs need not decode the files again, with the same results to the last bit; "
         "worth it for large photos and PNG files, over several epochs, where a GPU waits for "
         "images; none: off",
-        group="Images",
         metavar="FOLDER",
     )
-    decode_cache_gb: float = option(
+    decode_cache_gb: float = _images(
         20.0,
         "GB (10^9 bytes) that decode_cache may take; when it is full, what is in it stays and "
         "other images are decoded each time; 5 GB of the disk are left free in any case",
-        group="Images",
         above=0,
     )
     caption_template: str = option(
@@ -146,7 +134,7 @@ class Common(Shared):
         group="Text search",
         metavar="TEXT",
     )
-    top_k: int = option(10, "retrievals returned per query", group="Test images", at_least=1)
+    top_k: int = _tests(10, "retrievals returned per query", at_least=1)
     model_name: str = same_option(Shared, "model_name")
     overwrite: bool = option(False, "replace what an earlier run wrote there", group="Output")
     report: bool = option(
@@ -181,11 +169,7 @@ class Common(Shared):
 
 
 def holdout_bounds(holdout: str) -> tuple[float, float]:
-    """Returns the part of the ordered classes that is held out, as shares: "0.5" is 0 to 0.5.
-
-    Raises:
-        ConfigError: it is neither a share nor a fold.
-    """
+    """Returns the part of the ordered classes that is held out, as shares: "0.5" is 0 to 0.5."""
     first, slash, second = holdout.partition("/")
     try:
         if slash and 1 <= int(first) <= int(second) and int(second) >= 2:

@@ -39,15 +39,11 @@ def same_option(cls: type, name: str, **changes: Any) -> Any:
 
 
 def settle(config: Any) -> None:
-    """Makes each option of a frozen configuration what it is declared as, or raises.
-
-    Raises:
-        ConfigError: a value is of another type, or out of its option's bounds.
-    """
+    """Makes each option of a frozen configuration what it is declared as, or raises ConfigError."""
     hints = typing.get_type_hints(type(config))
     for one in dataclasses.fields(config):
         value = coerce(one.name, getattr(config, one.name), hints[one.name])
-        check_bounds(one, value)
+        _check_bounds(one, value)
         object.__setattr__(config, one.name, value)  # frozen from here on
 
 
@@ -99,7 +95,7 @@ def _named(option: Any) -> str:
     return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[option]
 
 
-def check_bounds(option: dataclasses.Field[Any], value: Any) -> None:
+def _check_bounds(option: dataclasses.Field[Any], value: Any) -> None:
     """Raises where a number is not one, or out of the range its option states."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from lookalike.errors import ConfigError, DataError
+from lookalike.errors import ConfigError, DataError, nearest
 
 # In the order in which people meet them.
 SHIPPED = ("default", "quick", "strong", "keep-text", "large-batch", "low-memory")
@@ -32,11 +31,7 @@ def find_recipe(name: str) -> dict[str, Any]:
 
 
 def shipped_text(name: str) -> str:
-    """Returns the text of a shipped recipe.
-
-    Raises:
-        DataError: none of that name ships.
-    """
+    """Returns the text of a shipped recipe; raises DataError where none of that name ships."""
     if name not in SHIPPED:
         raise _no_recipe(name)
     return (files(__package__) / "shipped" / f"{name}.yaml").read_text(encoding="utf-8")
@@ -48,8 +43,8 @@ def summary(name: str) -> str:
 
 
 def _no_recipe(name: str, more: str = "") -> DataError:
-    near = difflib.get_close_matches(name.lower(), SHIPPED, n=1, cutoff=0.5)
-    meant = f"; did you mean {near[0]!r}?" if near else "."
+    near = nearest(name.lower(), SHIPPED, cutoff=0.5)
+    meant = f"; did you mean {near!r}?" if near else "."
     return DataError(
         f"there is no recipe {name!r}{more}{meant} Those that ship with Lookalike: "
         f"{', '.join(SHIPPED)}"
@@ -73,7 +68,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 
 
 def _parsed(text: str, path: str | Path) -> dict[str, Any]:
-    """The mapping in a recipe's text; `path` is what errors call it."""
+    """Returns the mapping in a recipe's text; `path` is what errors call it."""
     import yaml
 
     try:

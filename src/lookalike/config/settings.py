@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lookalike.config import TrainConfig
-from lookalike.errors import ConfigError
+from lookalike.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -38,18 +37,16 @@ def config_from(cls: type[ConfigT], *mappings: Mapping[str, Any]) -> ConfigT:
 
 
 def merge_options(cls: type[ConfigT], *mappings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns one mapping of several, later ones winning, with no value looked at.
-
-    Raises:
-        ConfigError: an unknown name; the nearest known one is named.
-    """
+    """Returns one mapping of several, later ones winning; raises ConfigError for unknown names."""
     known = [option.name for option in dataclasses.fields(cls)]
     values: dict[str, Any] = {}
     for mapping in mappings:
         for key, value in mapping.items():
             name = str(key).replace("-", "_")
             if name not in known:
-                raise ConfigError(f"unknown key {key!r}{_nearest(name, known)}")
+                near = nearest(name, known, cutoff=0.5)
+                hint = f"did you mean {near!r}?" if near else f"known keys: {', '.join(known)}"
+                raise ConfigError(f"unknown key {key!r}; {hint}")
             values[name] = value
         # Which test images is one choice: a later mapping that makes it undoes an earlier one.
         if mapping.get("test") is not None:
@@ -71,7 +68,7 @@ def format_recipe(config: DataclassInstance) -> str:
 
 
 def _as_yaml(value: Any) -> str:
-    """One value on one line."""
+    """Returns one value on one line."""
     import yaml
 
     if isinstance(value, float):
@@ -93,11 +90,9 @@ def options_by_group(cls: type) -> Iterator[tuple[str, list[dataclasses.Field[An
 
 
 def changed_on_resume(saved: Mapping[str, Any], now: TrainConfig) -> list[str]:
-    """Returns what differs from a saved run and would make it another run, as `name: a -> b`.
-
-    An option that the saved run does not know, since it came later, had its default then.
-    """
+    """Returns what differs from a saved run and would make it another run, as `name: a -> b`."""
     free = free_on_resume(now)
+    # An option that the saved run does not know, since it came later, had its default then.
     before = {option.name: option.default for option in dataclasses.fields(now)} | dict(saved)
     return [
         f"{name}: {before[name]} -> {value}"
@@ -107,15 +102,6 @@ def changed_on_resume(saved: Mapping[str, Any], now: TrainConfig) -> list[str]:
 
 
 def free_on_resume(config: TrainConfig) -> frozenset[str]:
-    """Returns the options that a resumed run may change.
-
-    Its length is one of them, unless the learning rate follows it.
-    """
+    """Returns the options that a resumed run may change: its length, if no schedule follows it."""
     follows = config.schedule != "constant" or 0 < config.warmup_steps < 1
     return FREE_ON_RESUME - {"num_epochs"} if follows else FREE_ON_RESUME
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    begun = [one for one in known if len(name) > 2 and one.startswith(name)]
-    near = begun or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}"

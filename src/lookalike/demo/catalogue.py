@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -427,12 +426,11 @@ def write_catalogue(
     num_classes = num_train_classes + num_test_classes
     tasks = [(i, train if i < num_train_classes else test) for i in range(num_classes)]
     write = partial(_write_object, folder=folder, seed=seed, size_px=size_px)
-    with ExitStack() as stack:
-        counts: Iterator[int] = map(write, tasks)
-        if num_workers > 1:
-            # Spawned on every system: forking a process that has threads may leave locks held.
-            context = multiprocessing.get_context("spawn")
-            pool = stack.enter_context(ProcessPoolExecutor(num_workers, mp_context=context))
-            counts = pool.map(write, tasks, chunksize=16)
-        for count in counts:
+    if num_workers == 1:
+        for count in map(write, tasks):
+            on_progress(count)
+        return
+    # Spawned on every system: forking a process that has threads may leave locks held.
+    with ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn")) as pool:
+        for count in pool.map(write, tasks, chunksize=16):
             on_progress(count)

@@ -36,7 +36,7 @@ def write_sheet(path: Path, retrieval: Retrieval, *, num_queries: int = 6, ranks
 
 
 def _paste(sheet: Image.Image, ref: ImageRef, corner: tuple[int, int], colour: str) -> None:
-    """A framed thumbnail."""
+    """Pastes a framed thumbnail."""
     left, top = corner
     side = _THUMB_PX + 2 * _FRAME_PX
     ImageDraw.Draw(sheet).rounded_rectangle(

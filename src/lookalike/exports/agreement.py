@@ -66,11 +66,7 @@ class Agreement:
 
 
 def check_agreement(folder: Path, form: Form, encoder: CLIPEncoder) -> Agreement:
-    """Compares embeddings of made-up images from the original and from what was exported.
-
-    Raises:
-        ModelError: they differ by more than the form allows.
-    """
+    """Compares the original's embeddings with the export's; raises ModelError if they differ."""
     images = _made_up_images()
     ours, theirs = embed_images(encoder, images), form.embed(folder, encoder, images)
     if theirs.shape != ours.shape:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lookalike.config import ExportConfig, TrainConfig
 from lookalike.config.settings import FREE_ON_RESUME
-from lookalike.evaluation.metrics import headline, text_headline
+from lookalike.evaluation.metrics import text_headline
 from lookalike.evaluation.results import library_versions
 from lookalike.exports.agreement import Agreement
 from lookalike.exports.source import Source
@@ -35,14 +35,16 @@ def write_card(folder: Path, source: Source, config: ExportConfig, agreement: Ag
     checkpoint's run measured, before and after, or why there is none), how to load it, how it
     was trained, versions. It names no folder of the machine it was made on.
     """
+    name = config.push_to_hub or Path(config.out).resolve().name
     body = _template().render(
-        name=config.push_to_hub or Path(config.out).resolve().name,
+        name=name,
         config=config,
         source=source,
         encoder=source.encoder,
         checkpoint=source.checkpoint or {},
-        results=None if source.history is None else results_in_words(source.history, source),
-        settings=changed_settings(source),
+        table=results_table(source.history) if source.history else None,
+        measured=source.history.current if source.history else None,
+        settings=_changed_settings(source),
         loading=_loading(source),
         agreement=agreement.in_words(),
         versions=library_versions(),
@@ -62,7 +64,7 @@ def front_matter(source: Source, config: ExportConfig) -> str:
         license=config.license,
         base_model=source.base_model,
         base_model_relation="finetune" if source.base_model and source.checkpoint else None,
-        metrics=_shown_of(source.history.current) if source.history else None,
+        metrics=source.history.headline if source.history else None,
         model_name=(config.push_to_hub or Path(config.out).resolve().name).rpartition("/")[2],
         eval_results=_eval_results(source.history) if source.history else None,
     )
@@ -73,40 +75,25 @@ def _eval_results(history: History) -> list[EvalResult]:
     """Returns the numbers as the hub's model index holds them."""
     from huggingface_hub import EvalResult
 
-    protocol, metrics = history.current["protocol"], history.current["metrics"]
+    protocol = history.current["protocol"]
     facts = ("kind", "num_queries", "num_gallery", "fingerprint")
-    arguments = {name: protocol[name] for name in facts}
     return [
         EvalResult(
             task_type="image-retrieval",
             task_name="Image retrieval",
             dataset_type="own-images",
             dataset_name="The trainer's own test images",
-            dataset_args=arguments,
+            dataset_args={fact: protocol[fact] for fact in facts},
             metric_type=name,
             metric_name=name,
-            metric_value=round(metrics[name], 4),
+            metric_value=round(history.current["metrics"][name], 4),
         )
-        for name in _shown_of(history.current)
+        for name in history.headline
     ]
 
 
-def _shown_of(now: Document) -> list[str]:
-    """The headline metrics that the epoch was measured by; an older file may lack a newer one."""
-    return [name for name in headline() if now["metrics"].get(name) is not None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Results:
-    """The measured table as text: one row a metric, and what was measured on what."""
-
-    heading: list[str]
-    rows: list[list[str]]
-    protocol: list[str]
-
-
-def results_in_words(history: History, source: Source) -> Results:
-    """Returns the numbers of this epoch beside those before training, and the protocol of both."""
+def results_table(history: History) -> list[list[str]]:
+    """Returns a heading and a row a metric: this epoch beside the one before training."""
     before, now = history.before, history.current
     mixed = f", mixed with the original, alpha {now['alpha']:g}" if "alpha" in now else ""
     heading = ["", f"this model (epoch {now['epoch']}{mixed})"]
@@ -114,21 +101,15 @@ def results_in_words(history: History, source: Source) -> Results:
         # Epoch 0 is the baseline; a run may have begun to be measured later.
         word = "before training" if before["epoch"] == 0 else "earlier"
         heading = ["", f"{word} (epoch {before['epoch']})", heading[1], "change"]
-    rows = [_row(name, before, now, name) for name in _shown_of(now)]
     texts = now.get("text_metrics") or {}
-    rows += [
-        _row(f"text {name}", before, now, name, "text_")
-        for name in text_headline()
-        if name in texts
-    ]
-    return Results(heading, rows, protocol_in_words(now, source.encoder.trained_on))
+    rows = [_row(before, now, name, "") for name in history.headline]
+    rows += [_row(before, now, name, "text_") for name in text_headline() if name in texts]
+    return [heading, *rows]
 
 
-def _row(
-    title: str, before: Document | None, now: Document, name: str, kind: str = ""
-) -> list[str]:
-    """One metric: of image search, or, as `kind` "text_" says, of text search."""
-    value = _with_interval(now, name, kind)
+def _row(before: Document | None, now: Document, name: str, kind: str) -> list[str]:
+    """Returns one metric: of image search, or, as `kind` "text_" says, of text search."""
+    title, value = f"{kind}{name}".replace("_", " "), _with_interval(now, name, kind)
     if before is None:
         return [title, value]
     earlier = (before.get(f"{kind}metrics") or {}).get(name)
@@ -143,30 +124,7 @@ def _with_interval(document: Document, name: str, kind: str) -> str:
     return f"{value:.4f}" + (f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else "")
 
 
-def protocol_in_words(document: Document, trained_on: frozenset[str]) -> list[str]:
-    """Describes the protocol, a sentence each."""
-    facts = document["protocol"]
-    classes = counted(facts["num_query_classes"], "class", "classes")
-    if facts["kind"] == "leave-one-out":
-        told = [f"Each of {facts['num_queries']:,} test images, of {classes}, searched in all "
-                "the others."]  # fmt: skip
-    else:
-        told = [f"{counted(facts['num_queries'], 'query', 'queries')}, of {classes}, searched in "
-                f"a gallery of {counted(facts['num_gallery'], 'image')}."]  # fmt: skip
-    told.append("No image finds itself, nor one of its own group where groups were given.")
-    without = facts.get("num_queries_without_answer")
-    if without:
-        told.append(f"Left out of the numbers: {counted(without, 'query', 'queries')} without an "
-                    "image of the same class to find.")  # fmt: skip
-    tested = set(document["per_class"])
-    known = len(tested & trained_on)
-    which = f"images of {'all' if known == len(tested) else f'{known:,}'}" if known else "none"
-    told.append(f"It was trained on {which} of these classes.")
-    told.append("In parentheses the 95% bootstrap interval over queries.")
-    return told
-
-
-def changed_settings(source: Source) -> list[tuple[str, str, str]]:
+def _changed_settings(source: Source) -> list[tuple[str, str, str]]:
     """Returns name, value and default of each option that shaped the training and was changed."""
     if source.checkpoint is None:
         return []
@@ -195,9 +153,7 @@ def _loading(source: Source) -> dict[str, Any]:
             "mean": ".last_hidden_state.mean(dim=1)",
             "pooler": ".pooler_output.flatten(1)",
         }[encoder.description()["pool"]]
-    pads = backbone.config.model_type.startswith("siglip")
-    return {"auto_class": auto_class, "call": call, "output": output, "two_towers": two_towers,
-            "pads_to_the_end": pads}  # fmt: skip
+    return {"auto_class": auto_class, "call": call, "output": output, "two_towers": two_towers}
 
 
 @cache
@@ -209,7 +165,7 @@ def _template() -> Template:
         autoescape=False,  # noqa: S701 - Markdown; what people wrote goes through `code`
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters["code"] = code
+    environment.filters |= {"code": code, "counted": counted}
     return environment.get_template("card.md.j2")
 
 

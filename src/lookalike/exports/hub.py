@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lookalike.errors import ConfigError, OutputError
+from lookalike.errors import ConfigError, OutputError, first_line
 from lookalike.files import shown
 
 if TYPE_CHECKING:
@@ -68,5 +68,4 @@ def _telling(what: str, advice: str) -> Iterator[None]:
     # The hub's client tells of networks, proxies, certificates, quotas and its own checks by
     # exceptions of several libraries, which have changed from release to release.
     except Exception as error:
-        first_line = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise OutputError(f"{what}: {first_line.rstrip('.')}. {advice}") from error
+        raise OutputError(f"{what}: {first_line(error)}. {advice}") from error

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from lookalike.config import DEFAULT_MODEL
 from lookalike.data.transforms import Preprocessing
-from lookalike.errors import CheckpointError, ModelError
+from lookalike.errors import CheckpointError, ModelError, first_line
 from lookalike.files import shown
 from lookalike.model.preprocessing import check_whole_patches, num_patches, patch_px, share_of_side
 from lookalike.model.pretrained import (
@@ -94,11 +94,11 @@ class CLIPEncoder(nn.Module):
         if checkpoint is None and is_checkpoint(model_name):
             checkpoint = read_checkpoint(Path(model_name))
         self.embedding = chosen_embedding(embedding, checkpoint)
-        if checkpoint is None:
-            self._source = load_pretrained(model_name)
-        else:
-            self._source = from_checkpoint(checkpoint, model_name)
+        loaded = from_checkpoint(checkpoint, model_name) if checkpoint else None
+        self._source = loaded or load_pretrained(model_name)
         self.backbone: Any = self._source.backbone  # its class is known when it is loaded
+        self.preprocessing = self._source.preprocessing
+        self.side_files = self._source.side_files  # its configuration and tokenizer, by name
         self._mean: Tensor
         self._std: Tensor
         for name in ("mean", "std"):
@@ -137,11 +137,6 @@ class CLIPEncoder(nn.Module):
             return pixels
         return (pixels.float() * self.preprocessing.scale - self._mean) / self._std
 
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """The preprocessing of this model's images."""
-        return self._source.preprocessing
-
     def train_side(self, train_size: float | None) -> int | None:
         """Returns the side in px that a `train_size` means for this model; None is the model's own.
 
@@ -173,10 +168,9 @@ class CLIPEncoder(nn.Module):
         try:
             self._dim_at(side, side)
         except (ValueError, RuntimeError) as error:
-            first_line = str(error).partition("\n")[0].rstrip(".")
             raise ModelError(
-                f"{self.model_name} cannot take images of {side}x{side} px ({first_line}); leave "
-                f"train_size out, and it learns from images of {how.width}x{how.height} px"
+                f"{self.model_name} cannot take images of {side}x{side} px ({first_line(error)}); "
+                f"leave train_size out, and it learns from images of {how.width}x{how.height} px"
             ) from error
         return how.at(side)
 
@@ -202,11 +196,6 @@ class CLIPEncoder(nn.Module):
         if not has_tokenizer(self.side_files):
             return f"{self.model_name} came without the files of its tokenizer"
         return None
-
-    @property
-    def side_files(self) -> dict[str, str | bytes]:
-        """The model's small files by name: its configuration, its tokenizer."""
-        return self._source.side_files
 
     @cached_property
     def tokenizer(self) -> Any:

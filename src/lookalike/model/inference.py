@@ -13,7 +13,7 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from lookalike.errors import ModelError
+from lookalike.errors import ModelError, first_line
 from lookalike.model.encoder import CLIPEncoder, evaluation_mode
 from lookalike.model.quick_gelu import put_silu, scales_for_silu
 from lookalike.progress import others_hushed
@@ -107,9 +107,9 @@ def _in_int8(encoder: CLIPEncoder, runtime: Runtime) -> EmbedBatch:
             )
     # Exporter and converter raise nearly everything for what they do not know.
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ModelError(
-            f"OpenVINO cannot compute {encoder.model_name} in int8 ({reason}); set --precision auto"
+            f"OpenVINO cannot compute {encoder.model_name} in int8 ({first_line(error)}); set "
+            "--precision auto"
         ) from error
 
     def embed_batch(pixels: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from lookalike.data.transforms import Preprocessing
-from lookalike.errors import CheckpointError, ModelError
+from lookalike.errors import CheckpointError, ModelError, first_line
 from lookalike.files import shown
 from lookalike.model.preprocessing import preprocessing_from
 
@@ -88,13 +88,12 @@ def load_pretrained(model_name: str) -> Pretrained:
         folder = path if path.is_dir() else _side_files_from_hub(model_name, config)
         _check_sees_images(config, model_name)
         processor = _load_processor(model_name, folder)
-        loaded = _load_part(
-            _backbone_class(config).from_pretrained,
-            model_name,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-    backbone, missing = loaded[0], sorted(loaded[1]["missing_keys"])
+        # A CLIP vision tower saved with its projection, without text, is not what AutoModel loads.
+        tower = CLIPVisionModelWithProjection.__name__ in (config.architectures or ())
+        load: Any = (CLIPVisionModelWithProjection if tower else AutoModel).from_pretrained
+        loading = {"dtype": torch.float32, "output_loading_info": True}
+        backbone, found = _load_part(load, model_name, **loading)
+    missing = sorted(found["missing_keys"])
     only_pooler = bool(missing) and all("pooler" in key for key in missing)
     if missing and not only_pooler:
         raise ModelError(
@@ -135,14 +134,10 @@ def chosen_embedding(
 
 
 def from_checkpoint(checkpoint: dict[str, Any], path: str) -> Pretrained:
-    """Returns the backbone that a checkpoint of ours holds; the caller loads its weights.
-
-    Raises:
-        CheckpointError: the checkpoint names a model this Transformers release cannot build.
-    """
+    """Returns the backbone that a checkpoint of ours holds; the caller loads its weights."""
     model = checkpoint["model"]
     how = model["preprocessing"]
-    how = {**how, "mean": tuple(how["mean"]), "std": tuple(how["std"])}
+    how = how | {name: tuple(how[name]) for name in ("mean", "std")}
     try:
         settings = dict(model["backbone_config"])
         config = CONFIG_MAPPING[settings["model_type"]].from_dict(settings)
@@ -156,13 +151,8 @@ def from_checkpoint(checkpoint: dict[str, Any], path: str) -> Pretrained:
             f"{shown(path)} holds a {model.get('backbone_class')} that this release of "
             f"Transformers cannot build ({error}); install the release it was saved with"
         ) from error
-    return Pretrained(
-        backbone.float(),
-        Preprocessing(**how),
-        model["pool"],
-        dict(model["side_files"]),
-        model.get("hub_id"),
-    )
+    side_files, hub_id = dict(model["side_files"]), model.get("hub_id")
+    return Pretrained(backbone.float(), Preprocessing(**how), model["pool"], side_files, hub_id)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -208,14 +198,13 @@ def _load_part(load: Callable[..., _Loaded], name: str, **options: Any) -> _Load
 
 
 def _why_not_loaded(name: str, error: Exception) -> str:
-    first_line = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
     if os.path.isdir(name):
         return (
-            f"cannot load a model from the folder {shown(name)}: {first_line}. It needs what "
-            "save_pretrained writes: config.json, preprocessor_config.json, model.safetensors"
+            f"cannot load a model from the folder {shown(name)}: {first_line(error)}. It needs "
+            "what save_pretrained writes: config.json, preprocessor_config.json, model.safetensors"
         )
     return (
-        f"{name} is not on this disk and cannot be fetched ({first_line}). "
+        f"{name} is not on this disk and cannot be fetched ({first_line(error)}). "
         "Check the name and the connection, or point --model-name at a folder that holds the model"
     )
 
@@ -234,13 +223,6 @@ def _check_sees_images(config: PreTrainedConfig, name: str) -> None:
             f"{name} ({config.model_type}) does not turn an image into one embedding; take a "
             "CLIP, SigLIP or DINOv2 model, or another that AutoModel loads from pixels"
         )
-
-
-def _backbone_class(config: PreTrainedConfig) -> Any:
-    """Returns AutoModel, but for a CLIP vision tower saved with its projection, without text."""
-    if CLIPVisionModelWithProjection.__name__ in (config.architectures or ()):
-        return CLIPVisionModelWithProjection
-    return AutoModel
 
 
 def _load_processor(name: str, folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import psutil
 import torch
 from torch import nn
 
-from lookalike.errors import ConfigError, MissingExtraError, ModelError
+from lookalike.errors import ConfigError, MissingExtraError, ModelError, first_line
 from lookalike.progress import counted
 from lookalike.runtime.memory import enough_memory, keep_freed_memory
 from lookalike.runtime.world import ALONE, World
@@ -139,9 +139,8 @@ def _named_device(name: str) -> torch.device:
     try:
         torch.empty(1, device=device)  # the only question every backend answers alike
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
-        first_line = str(error).partition("\n")[0]
         raise ConfigError(
-            f"device {name!r} cannot be used here ({first_line}); "
+            f"device {name!r} cannot be used here ({first_line(error)}); "
             f"use --device auto, which takes {_find_device().type!r}"
         ) from error
     if device.type == "meta":

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
 
-from lookalike.errors import LookalikeError, LostProcessError
+from lookalike.errors import LookalikeError, LostProcessError, first_line
 
 _T = TypeVar("_T")
 _STARTED_TOGETHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # as torchrun says it
@@ -188,9 +188,9 @@ def _naming_the_lost() -> Iterator[None]:
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and not _LOST.search(str(error)):
             raise
-        first_line = str(error).partition("\n")[0].partition(". ")[0]
+        what = first_line(error).partition(". ")[0]
         raise LostProcessError(
             "another process of this command ended, or cannot be reached (as "
-            f"{_LOST_PLACE.sub('', first_line)} shows). What was saved before is whole: start the "
+            f"{_LOST_PLACE.sub('', what)} shows). What was saved before is whole: start the "
             "same command again; a run goes on where it was saved with --resume"
         ) from error

@@ -15,6 +15,7 @@ from lookalike.tracking.tracker import TrackedRun
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
+_NOT_TAKEN = re.compile(r"[^\w./ -]")  # in the name of a metric
 _RUN_TAG = "lookalike.run"
 _BETWEEN_SENDS_S = 5.0
 _MOST_METRICS, _MOST_PARAMS = 1000, 100  # MLflow's own limits for one request
@@ -77,7 +78,9 @@ class MlflowTracker:
     def log_step(self, step: int, numbers: Mapping[str, float]) -> None:
         now_ms = int(time.time() * 1000)
         self._waiting += [
-            self._entities.Metric(_metric_name(name), value, now_ms, step)
+            self._entities.Metric(
+                _NOT_TAKEN.sub("_", name.replace("@", "_at_")), value, now_ms, step
+            )
             for name, value in numbers.items()
         ]
         if time.monotonic() - self._sent_at > _BETWEEN_SENDS_S:
@@ -97,8 +100,3 @@ class MlflowTracker:
         while self._waiting:
             self._client.log_batch(self._run_id, metrics=self._waiting[:_MOST_METRICS])
             del self._waiting[:_MOST_METRICS]
-
-
-def _metric_name(name: str) -> str:
-    """Returns a name of characters that MLflow takes."""
-    return re.sub(r"[^\w./ -]", "_", name.replace("@", "_at_"))

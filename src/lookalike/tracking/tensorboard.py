@@ -18,10 +18,7 @@ class TensorBoardTracker:
         self._make_writer = SummaryWriter
 
     def begin(self, run: TrackedRun) -> str:
-        """Hides what was written of steps that a resumed run does anew.
-
-        Epochs stand in the same files and stay: their numbers are never above their last steps'.
-        """
+        """Opens the run, and hides what was written of steps that a resumed run does anew."""
         folder = run.folder / "tensorboard"
         self._writer = self._make_writer(
             str(folder / _file_name(run.project) / _file_name(run.name)),

@@ -67,7 +67,7 @@ def align(
 def _moved(
     images: Float[Tensor, "pairs side side"], placement: Float[Tensor, "pairs 4"]
 ) -> tuple[Float[Tensor, "pairs side side"], Bool[Tensor, "pairs side side"], Tensor]:
-    """Each image as the first one's grid sees it, where that lies inside it, and the grid."""
+    """Returns images as the first one's grid sees them, where that lies inside, and the grid."""
     side = images.shape[-1]
     grid = (torch.arange(side, dtype=images.dtype) + 0.5) / side * 2 - 1
     x = placement[:, 0:1] * grid + placement[:, 1:2]
@@ -82,7 +82,7 @@ def _moved(
 def _improved(
     first: Tensor, second: Tensor, placement: Float[Tensor, "pairs 4"]
 ) -> Float[Tensor, "pairs 4"]:
-    """One step of Gauss-Newton on the squared difference, gain and bias fitted along."""
+    """Takes one step of Gauss-Newton on the squared difference, gain and bias fitted along."""
     side = first.shape[-1]
     slope_x, slope_y = torch.zeros_like(second), torch.zeros_like(second)
     slope_x[:, :, 1:-1] = (second[:, :, 2:] - second[:, :, :-2]) * side / 4
@@ -109,7 +109,7 @@ def _detail(images: Float[Tensor, "pairs side side"]) -> Float[Tensor, "pairs si
 
 
 def _correlation(a: Tensor, b: Tensor, where: Tensor) -> Float[Tensor, " pairs"]:
-    """Pearson's, over the pixels of `where`; 0 where one of them is flat."""
+    """Returns Pearson's correlation over the pixels of `where`; 0 where an image is flat."""
     count = where.sum(dim=(1, 2)).clamp(min=1)[:, None, None]
     a = (a - (a * where).sum(dim=(1, 2), keepdim=True) / count) * where
     b = (b - (b * where).sum(dim=(1, 2), keepdim=True) / count) * where

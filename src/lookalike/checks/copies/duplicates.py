@@ -50,10 +50,7 @@ class NearCopy:
 
 
 def exact_groups(facts: Sequence[ImageFacts]) -> list[list[int]]:
-    """Returns the positions of images with the same pixels, two or more a group.
-
-    The files may differ: in metadata, or in a format that loses nothing.
-    """
+    """Returns positions of images with the same pixels, whatever the files, two or more a group."""
     groups: defaultdict[bytes, list[int]] = defaultdict(list)
     for position, one in enumerate(facts):
         if one.readable:
@@ -131,7 +128,7 @@ def clusters(num: int, pairs: Sequence[tuple[int, int]]) -> Int64[np.ndarray, " 
 def _neighbors(
     vectors: Float32[Tensor, "n dim"], least: float, progress: Progress
 ) -> Int64[Tensor, "pairs 2"]:
-    """Pairs, each once, of rows of which one is among the other's nearest and similar enough."""
+    """Returns pairs, each once, of rows of which one is near the other and similar enough."""
     everyone = torch.arange(len(vectors), device=vectors.device)
     found = [torch.empty(0, 2, dtype=torch.int64)]
     with progress.task("finding neighbours", len(vectors), "images") as task:
@@ -148,7 +145,7 @@ def _neighbors(
 def _look_from_afar(
     facts: Sequence[ImageFacts], pairs: Int64[Tensor, "pairs 2"], progress: Progress
 ) -> list[tuple[int, int, Tensor]]:
-    """The pairs whose thumbs can be laid over each other, with how."""
+    """Returns the pairs whose thumbs can be laid over each other, with how."""
     hopeful: list[tuple[int, int, Tensor]] = []
     with progress.task("comparing thumbs", len(pairs), "pairs") as task:
         for begin in range(0, len(pairs), _PAIRS_AT_A_TIME):
@@ -197,7 +194,7 @@ def _look_closely(
             opened = zip(wanted, pool.map(small, wanted), strict=True)
             image_of = {position: image for position, image in opened if image is not None}
             known = [pair for pair in some if pair[0] in image_of and pair[1] in image_of]
-            found += _agreeing(image_of, known)
+            found += _agreeing(image_of, known) if known else []
             task.advance(len(some))
     return found
 
@@ -205,23 +202,18 @@ def _look_closely(
 def _agreeing(
     image_of: dict[int, Image.Image], pairs: Sequence[tuple[int, int, Tensor]]
 ) -> list[NearCopy]:
-    """Those of these pairs whose images agree."""
-    if not pairs:
-        return []
+    """Returns those of these pairs whose images agree."""
     squares = [_alike_squares(image_of[a], image_of[b]) for a, b, _ in pairs]
     first, second = (torch.stack(side) for side in zip(*squares, strict=True))
     start = torch.stack([placement for _, _, placement in pairs])
     aligned = align(first, second, start=start, sides=(_LOOK_PX,), iterations=6)
     passed = (aligned.agreement >= MIN_AGREEMENT) & (aligned.spill <= MAX_SPILL)
-    return [
-        NearCopy(pair[0], pair[1], float(aligned.agreement[row]))
-        for row, pair in enumerate(pairs)
-        if passed[row]
-    ]
+    found = zip(pairs, aligned.agreement.tolist(), passed.tolist(), strict=True)
+    return [NearCopy(a, b, agreement) for (a, b, _), agreement, is_copy in found if is_copy]
 
 
 def _alike_squares(a: Image.Image, b: Image.Image) -> list[Tensor]:
-    """Two images as squares of one size that are equally sharp: as sharp as the smaller one."""
+    """Returns two images as squares of one size, both as sharp as the smaller one."""
     size = (min(a.width, b.width), min(a.height, b.height))
     shrunk = [image.resize(size, Image.Resampling.BOX) for image in (a, b)]
     squares = [image.resize((_LOOK_PX, _LOOK_PX)) for image in shrunk]

@@ -59,7 +59,7 @@ def _copy_kind(files: Files, group: Sequence[int], kind: str) -> str:
 
 
 def _spread(files: Files, group: Sequence[int]) -> str:
-    """In which splits and classes a group of copies lies: "2 in train, 1 in test, of Apple"."""
+    """Returns where a group of copies lies: "2 in train, 1 in test, labelled Apple"."""
     splits = Counter(files.splits[i] for i in group)
     says = ", ".join(f"{count} in {shown(split)}" for split, count in splits.items())
     labels = list(dict.fromkeys(label for i in group if (label := files.labels[i]) is not None))

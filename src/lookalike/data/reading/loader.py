@@ -15,7 +15,7 @@ from lookalike.data.images import ImageRef
 from lookalike.data.reading.cache import DecodeCache, Reads
 from lookalike.data.reading.reader import Batch, Reader, Request, leave_interrupts_alone
 from lookalike.data.transforms import Augmentation, Preprocessing
-from lookalike.errors import DataError
+from lookalike.errors import DataError, first_line
 from lookalike.runtime.device import Runtime
 from lookalike.runtime.world import World
 
@@ -103,9 +103,8 @@ class ImageLoader:
             # A dead worker shows as torch's own message, or as the pipe to it that broke.
             if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
-            reason = str(error).partition("\n")[0] or type(error).__name__
             raise DataError(
-                f"a process that reads images died ({reason}); often "
+                f"a process that reads images died ({first_line(error)}); often "
                 "memory or shared memory ran out: try --num-workers 0. A script of your own has to "
                 'do its work below `if __name__ == "__main__":`, since these processes import it'
             ) from error

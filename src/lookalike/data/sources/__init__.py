@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +18,7 @@ from lookalike.data.sources.arrow import (
 from lookalike.data.sources.columns import TABLE_ENDINGS, is_table, load_table
 from lookalike.data.sources.folder import load_flat, load_folder
 from lookalike.data.sources.tar import is_tar, load_tar
-from lookalike.errors import DataError
+from lookalike.errors import DataError, nearest
 from lookalike.files import shown
 from lookalike.progress import Progress, SilentProgress
 
@@ -54,8 +53,8 @@ def kind_of(source: str | Path) -> str:
     if not os.path.exists(path):
         missing = Path(path)
         there = os.listdir(missing.parent) if missing.parent.is_dir() else []
-        near = difflib.get_close_matches(missing.name, there, n=1)
-        hint = f"; did you mean {shown(missing.with_name(near[0]))}?" if near else ""
+        near = nearest(missing.name, there)
+        hint = f"; did you mean {shown(missing.with_name(near))}?" if near else ""
         raise DataError(f"{shown(path)} does not exist{hint}")
     raise DataError(
         f"{shown(path)} is neither a folder nor a table; give a folder of images, a table whose "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ from typing import Any, TypeVar
 from lookalike.data.images import ImageRef, ImageSet
 from lookalike.data.reading.content import read_parquet
 from lookalike.data.reading.decode import why_no_image
-from lookalike.errors import DataError
+from lookalike.errors import DataError, nearest
 from lookalike.files import shown
 from lookalike.progress import Progress, counted
 
@@ -139,9 +138,9 @@ def load_table(source: str, progress: Progress) -> ImageSet:  # noqa: ARG001 - a
                         f"such as path,label")  # fmt: skip
     if "path" not in columns:
         others = [name for name in columns if name not in COLUMNS]
-        near = difflib.get_close_matches("path", others, n=1, cutoff=0.4)
-        near = near or [name for name in others if name.lower() in _NAMES_OF_PATH]
-        hint = f"; is {near[0]!r} meant? Rename it" if near else ""
+        alike = (name for name in others if name.lower() in _NAMES_OF_PATH)
+        near = nearest("path", others, cutoff=0.4) or next(alike, None)
+        hint = f"; is {near!r} meant? Rename it" if near else ""
         raise DataError(f"{shown(path)} has no column 'path' but {', '.join(columns)}{hint}. "
                         f"Columns that are used: path, {', '.join(COLUMNS)}")  # fmt: skip
     names = [

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lookalike.data.transforms import preprocess
-from lookalike.errors import ModelError
+from lookalike.errors import ModelError, first_line
 from lookalike.exports.agreement import Embeddings, Form
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.progress import others_hushed
@@ -57,8 +57,7 @@ def save_onnx(encoder: CLIPEncoder, folder: Path) -> None:
             )  # fmt: skip
         except torch.onnx.errors.OnnxExporterError as error:
             raise ModelError(
-                f"PyTorch cannot turn {encoder.model_name} into an ONNX graph: "
-                f"{str(error).strip().partition(chr(10))[0]}"
+                f"PyTorch cannot turn {encoder.model_name} into an ONNX graph: {first_line(error)}"
             ) from error
         if program is None:  # only the older exporter returns nothing
             raise ModelError(f"this PyTorch ({torch.__version__}) has no ONNX exporter of its own")

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from transformers import CLIPVisionModelWithProjection
 
-from lookalike.errors import ModelError
+from lookalike.errors import ModelError, first_line
 from lookalike.exports.agreement import Embeddings, Form
 from lookalike.exports.formats.transformers_folder import save_transformers
 from lookalike.files import write_json
@@ -25,13 +25,10 @@ _NORMALIZE = "sentence_transformers.base.modules.normalize.Normalize"
 
 
 def save_sentence_transformers(encoder: CLIPEncoder, folder: Path) -> None:
-    """Writes the Transformers folder, and what `SentenceTransformer.save_pretrained` writes.
-
-    These are small files: which modules make an embedding, and of each its settings.
+    """Writes the Transformers folder, and the small files that tell which modules embed, and how.
 
     Raises:
         ModelError: the embedding is one that sentence-transformers cannot be told of.
-        OutputError: the disk is full.
     """
     _check_can_be_told(encoder)
     save_transformers(encoder, folder)
@@ -107,7 +104,7 @@ def _embed(folder: Path, encoder: CLIPEncoder, images: Sequence[Image.Image]) ->
     except (OSError, ValueError, TypeError, ImportError, KeyError) as error:
         raise ModelError(
             f"sentence-transformers cannot load {encoder.model_name} once exported: "
-            f"{str(error).strip().partition(chr(10))[0]}"
+            f"{first_line(error)}"
         ) from error
     rows = model.encode(list(images), convert_to_numpy=True, show_progress_bar=False)
     return np.asarray(rows, dtype=np.float32)

@@ -15,11 +15,7 @@ from lookalike.model.pretrained import quiet_transformers, write_side_files
 
 
 def save_transformers(encoder: CLIPEncoder, folder: Path) -> None:
-    """Writes weights (safetensors), configuration, and the small files of the original model.
-
-    Raises:
-        OutputError: the disk is full.
-    """
+    """Writes weights (safetensors), configuration, and the small files of the original model."""
     state = encoder.backbone.state_dict()
     if encoder.description()["pool"] != "pooler":
         # Where there are such weights the original came without them, so they are random and not

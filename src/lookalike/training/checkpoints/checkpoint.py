@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lookalike.config import TrainConfig
-from lookalike.errors import CheckpointError, OutputError
+from lookalike.errors import CheckpointError, OutputError, first_line
 from lookalike.evaluation.protocol import Holdout
 from lookalike.evaluation.results import library_versions
 from lookalike.files import shown, write_whole
@@ -84,7 +84,7 @@ def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
         write_whole(path, lambda file: torch.save(checkpoint, file))
     except RuntimeError as error:  # torch's writer reports a full disk in its own way
         raise OutputError(
-            f"cannot write {shown(path)}: {str(error).partition(chr(10))[0]}. Free some room, or "
+            f"cannot write {shown(path)}: {first_line(error)}. Free some room, or "
             "choose another disk with --out; checkpoints written before are untouched"
         ) from error
 
