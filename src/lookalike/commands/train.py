@@ -88,10 +88,7 @@ def train(
 def training_config(options: Mapping[str, Any], resume: str | Path | None = None) -> TrainConfig:
     """Returns the configuration that `train` would have from a mapping of option names to values.
 
-    Args:
-        options: as flags or a recipe give them.
-        resume: an earlier run to go on with, whose settings hold where `options` says nothing
-            else: one of its checkpoints, or its folder.
+    Where `options` says nothing else, the settings of the run that `resume` names hold.
 
     Raises:
         ConfigError: an unknown name or an impossible value.

@@ -76,12 +76,12 @@ def freeze_layers(encoder: CLIPEncoder, number: int) -> None:
     for name, parameter in encoder.vision_parameters():
         if layers.of(name) <= number:
             parameter.requires_grad_(False)
-    if not any(encoder.trainable_parameters()):
+    trained = [name for name, _ in encoder.trainable_parameters()]
+    if not trained:
         raise ConfigError(
             f"frozen_layers is {number}, and nothing of {encoder.model_name} that could be trained "
             f"comes after; set it to {number - 1} or less"
         )
-    trained = [name for name, _ in encoder.trainable_parameters()]
     for name, module in encoder.named_modules():
         holds_trained = any(one.startswith(f"{name}.") or not name for one in trained)
         if layers.of_module[name] <= number and not holds_trained:
@@ -152,9 +152,7 @@ def on_device(
     a step in 0.77 to 0.89 of the time up to 257 tokens, and in 1.45 at 577 (docs/experiments.md).
 
     Images are of `side` px (None: the encoder's own), without a share of `patch_dropout` patches.
-
-    Raises:
-        ModelError: it does not fit on the device.
+    It raises ModelError where the encoder does not fit.
     """
     how = encoder.preprocessing
     patches = num_patches(encoder.backbone.config, side or how.height, side or how.width)

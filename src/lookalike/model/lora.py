@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from lookalike.errors import ConfigError, MissingExtraError
 from lookalike.model.encoder import CLIPEncoder
 
-# What is learned counts this much. Fixed, so that the rank alone is to be chosen.
-_SCALE = 2
+_SCALE = 2  # of what is learned; fixed, so that the rank alone is to be chosen
 
 
 def add_lora(encoder: CLIPEncoder, *, rank: int) -> None:

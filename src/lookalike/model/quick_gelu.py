@@ -36,13 +36,12 @@ class _QuickGELU(torch.autograd.Function):
         return (_SLOPE * x).sigmoid_().mul_(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         (x,) = ctx.saved_tensors
         y = _SLOPE * x  # the derivative is that of SiLU, y * sigmoid(y)
         if y.dtype == torch.float16:  # whose infinity would make nothing of the derivative, 1
             y.clamp_(-_FLAT, _FLAT)
-        found: Tensor = torch.ops.aten.silu_backward(gradient, y)
-        return found
+        return torch.ops.aten.silu_backward(gradient, y)
 
 
 def train_in_fewer_passes(model: nn.Module) -> None:

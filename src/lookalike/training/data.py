@@ -87,7 +87,7 @@ class TrainingData:
 
     @property
     def total_steps(self) -> int:
-        """Steps of all epochs together."""
+        """Returns the steps of all epochs together."""
         return self.config.num_epochs * self.steps_per_epoch
 
     def batches(self, epoch: int, step: int) -> Iterator[Batch]:
@@ -106,14 +106,6 @@ class TrainingData:
         for batch in _read_together(self.loader.read(requests), self.world):
             self._tell(batch)
             yield batch
-
-    def labels_of(self, batch: Batch) -> Int64[Tensor, " part"]:
-        """Returns the numbers of the classes of this process's part of a batch."""
-        return self.images.labels[batch.indices[batch.own]]
-
-    def names_of(self, batch: Batch) -> list[str]:
-        """Returns the names of all images of a batch."""
-        return [self.images.images.names[i] for i in batch.indices]
 
     def _tell(self, batch: Batch) -> None:
         """Tells each image and class that a batch could not read, once."""

@@ -179,12 +179,6 @@ class Evaluator:
         path = self.folder.epoch_file(best.epoch)
         return replace(best, checkpoint=path if path.is_file() else None)
 
-    @property
-    def is_out_of_patience(self) -> bool:
-        """Returns true once `patience` epochs in a row were no better than the best before."""
-        patience, best = self.config.patience, self.best
-        return bool(patience and best and self.history[-1].epoch - best.epoch >= patience)
-
     def _search_by_text(self, retrieval: Retrieval, protocol: Protocol) -> QueryScores | None:
         """Searches by class name, where there are texts and names to search with."""
         labels = protocol.gallery.labels

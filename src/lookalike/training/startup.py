@@ -74,46 +74,30 @@ def warnings_of(config: TrainConfig, data: TrainingData, protocol: Protocol | No
     files = protocol.files if protocol else []
     learned = set(map(identity, data.images.images.refs)) if files else set()
     both = sum(identity(ref) in learned for ref in files)
-    table = [
-        (
-            protocol is None,
-            "no test images, so nothing is measured; give --test, or --query and --gallery",
+    table = {
+        "no test images, so nothing is measured; give --test, or --query and --gallery": (
+            protocol is None
         ),
-        (
-            both,  # a test on what was learned proves nothing
-            f"{both:,} of the {len(files):,} test images are learned from as well, so the numbers "
-            "will be too good; lookalike check finds copies, too",
+        # A test on what was learned proves nothing.
+        f"{both:,} of the {len(files):,} test images are learned from as well, so the numbers "
+        "will be too good; lookalike check finds copies, too": both,
+        f"left out: {counted(report.excluded_singletons, 'class', 'classes')} with a single "
+        "image; --singletons repeat takes such classes in": report.excluded_singletons,
+        f"{counted(report.small_classes, 'class', 'classes')} with fewer than "
+        f"{config.n_samples_per_class} images; repeats fill "
+        f"{counted(report.repeated_images, 'place')}": report.small_classes,
+        f"{counted(len(data.unreadable), 'file')} cannot be read as an image; listed at the "
+        "end": data.unreadable,
+        f"warmup_steps is {steps:,} and the whole run has {counted(data.total_steps, 'step')}, so "
+        "it ends while it warms up; set --warmup-steps lower, or train longer": (
+            steps >= data.total_steps > 0
         ),
-        (
-            report.excluded_singletons,
-            f"left out: {counted(report.excluded_singletons, 'class', 'classes')} with a single "
-            "image; --singletons repeat takes such classes in",
-        ),
-        (
-            report.small_classes,
-            f"{counted(report.small_classes, 'class', 'classes')} with fewer than "
-            f"{config.n_samples_per_class} images; repeats fill "
-            f"{counted(report.repeated_images, 'place')}",
-        ),
-        (
-            data.unreadable,
-            f"{counted(len(data.unreadable), 'file')} cannot be read as an image; listed at the "
-            "end",
-        ),
-        (
-            steps >= data.total_steps > 0,
-            f"warmup_steps is {steps:,} and the whole run has "
-            f"{counted(data.total_steps, 'step')}, so it ends while it warms up; set "
-            "--warmup-steps lower, or train longer",
-        ),
-        (
-            size > report.num_images,  # earlier embeddings are to be those of other images
-            f"cross_batch_memory is {size:,} and there are {report.num_images:,} training images, "
-            "so that each one's own earlier embedding is among its positives; set "
-            "--cross-batch-memory lower",
-        ),
-    ]
-    return [warning for applies, warning in table if applies]
+        # Earlier embeddings are to be compared with as those of other images.
+        f"cross_batch_memory is {size:,} and there are {report.num_images:,} training images, "
+        "so that each one's own earlier embedding is among its positives; set "
+        "--cross-batch-memory lower": size > report.num_images,
+    }
+    return [warning for warning, applies in table.items() if applies]
 
 
 def warnings_of_disk(

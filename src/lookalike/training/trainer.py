@@ -81,7 +81,7 @@ class Trainer:
 
     @property
     def steps_done(self) -> int:
-        """Steps of all epochs so far."""
+        """Returns the steps of all epochs so far."""
         return self.state.epoch * self.data.steps_per_epoch + self.state.step
 
     def _evaluate(self) -> None:
@@ -99,9 +99,9 @@ class Trainer:
         state, config, best = self.state, self.config, self.evaluator.best
         if state.epoch >= config.num_epochs:
             return True
-        if state.step or best is None or not self.evaluator.is_out_of_patience:
+        since = state.epoch - best.epoch if best else 0
+        if state.step or best is None or config.patience is None or since < config.patience:
             return False
-        since = state.epoch - best.epoch
         self.progress.note(
             f"stopped after epoch {state.epoch} of {config.num_epochs}: "
             f"{counted(since, 'epoch')} in a row not better than epoch {best.epoch} "
@@ -114,13 +114,13 @@ class Trainer:
         """Takes one step of the optimizer; returns what it came to, and the learning rate."""
         learning_rate = learning_rate_at(self.config, self.steps_done, self.data.total_steps)
         set_learning_rate(self.step.optimizer, learning_rate)
-        given = (batch.pixels, self.data.labels_of(batch))
+        given = (batch.pixels, self.data.images.labels[batch.indices[batch.own]])
         try:
             stepped = self.step.take(
                 *(one.to(self.runtime.device, non_blocking=True) for one in given)
             )
         except NonFiniteError as error:
-            names = ", ".join(shown(name) for name in self.data.names_of(batch))
+            names = ", ".join(shown(self.data.images.images.names[i]) for i in batch.indices)
             # The same step again would come to the same.
             help_ = "start a new run with a lower --learning-rate"
             if self.runtime.precision != "fp32":

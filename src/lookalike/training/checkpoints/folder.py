@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from lookalike.config import TrainConfig
-from lookalike.errors import CheckpointError, OutputError
+from lookalike.errors import OutputError
 from lookalike.evaluation.results import find_results
 from lookalike.files import shown, writable_folder
 
@@ -64,17 +64,6 @@ class RunFolder:
                 path.unlink(missing_ok=True)  # each may be gigabytes
         while self._to_replace:
             self._to_replace.pop().unlink(missing_ok=True)
-
-
-def newest_checkpoint(out: Path) -> Path:
-    """Returns the checkpoint to go on from; raises CheckpointError where there is none."""
-    found = find_checkpoints(out)
-    if not found:
-        raise CheckpointError(
-            f"there is no checkpoint in {shown(out / 'weights')} to go on from; "
-            "give the run's folder with --out, or the file itself: --resume FILE"
-        )
-    return found[-1]
 
 
 def find_checkpoints(out: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from lookalike.errors import CheckpointError, ConfigError
 from lookalike.files import shown
 from lookalike.model.pretrained import CHECKPOINT_FORMAT, read_checkpoint
 from lookalike.progress import counted
-from lookalike.training.checkpoints.folder import newest_checkpoint
+from lookalike.training.checkpoints.folder import find_checkpoints
 from lookalike.training.data import TrainingData, TrainingImages
 from lookalike.training.history import TrainingState
 from lookalike.training.sharding import part_of, sharded_like
@@ -108,7 +108,13 @@ def read_resumed(resume: str | Path) -> Resumed:
     """
     path = Path(resume)
     if path.is_dir():
-        path = newest_checkpoint(path)
+        found = find_checkpoints(path)
+        if not found:
+            raise CheckpointError(
+                f"there is no checkpoint in {shown(path / 'weights')} to go on from; give the "
+                "run's folder with --out, or the file itself: --resume FILE"
+            )
+        path = found[-1]
     content = read_checkpoint(path)
     if content["format"] != CHECKPOINT_FORMAT:
         raise CheckpointError(

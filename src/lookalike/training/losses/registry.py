@@ -18,7 +18,7 @@ from lookalike.training.losses.supcon import SupConLoss
 class ShippedObjective:
     """How an objective is made, and the options that it reads, which others refuse."""
 
-    make: Callable[[TrainConfig, int, int, int], nn.Module]  # the last as in `make_objective`
+    make: Callable[[TrainConfig, int, int, int], nn.Module]  # called as `make_objective` is
     options: tuple[str, ...]
 
 
