@@ -75,14 +75,13 @@ def train(
         result = trainer.train(at_the_end.enter_context(tracking))
         if not config.interpolation or result.checkpoint is None:
             return result
-        how_to_go_on = trainer.checkpoints.how_to_go_on()
+        how = trainer.checkpoints.how_to_go_on()
+        stopped = f"stopped at the end of epoch {state.epoch}, saved as {how}"
         del trainer  # and with it the optimizer
         try:
             return interpolate(config.model_name, result.checkpoint, evaluator, result)
         except KeyboardInterrupt:
-            raise Interrupted(
-                f"stopped at the end of epoch {state.epoch}, saved as {how_to_go_on}"
-            ) from None
+            raise Interrupted(stopped) from None
 
 
 def training_config(options: Mapping[str, Any], resume: str | Path | None = None) -> TrainConfig:

@@ -66,7 +66,7 @@ class Evaluator:
     cache: DecodeCache | None = None
 
     def __post_init__(self) -> None:
-        _check_best_metric(self.config, self.protocol, self.encoder)
+        _check_best_is_told(self.config, self.protocol, self.encoder)
         self.history = list[EpochSummary]()
         self.retrieval: Retrieval | None = None
         self.files: list[Path] = []
@@ -223,7 +223,7 @@ class Evaluator:
         return report.is_file() and report.stat().st_mtime_ns >= metrics.stat().st_mtime_ns
 
 
-def _check_best_metric(
+def _check_best_is_told(
     config: TrainConfig, protocol: Protocol | None, encoder: CLIPEncoder
 ) -> None:
     """Refuses, before anything is trained, what asks for a best model that nothing would tell."""

@@ -165,7 +165,7 @@ def _parallel(encoder: CLIPEncoder, world: World) -> nn.Module:
     """Returns what a step calls: gradients become means over the processes."""
     if world.size == 1 or is_sharded(encoder):
         return encoder
-    # It would wait for the gradients of all parameters, also of those that no embedding depends
+    # DDP would wait for the gradients of all parameters, also of those that no embedding depends
     # on, as DINOv2's token for masks; and send buffers, none of which changes, with each pass.
     encoder(encoder.preprocessing.black(1).to(encoder.device)).sum().backward()
     left_out = [name for name, p in encoder.trainable_parameters() if p.grad is None]
