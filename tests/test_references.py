@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -205,26 +204,6 @@ def test_thumbnails_are_made_of_any_reference(tar: Path) -> None:
     thumbnails.add(refs)
     assert list(thumbnails.number_of) == refs[:-1]
     assert len(set(thumbnails.uris)) == 5
-
-
-def test_a_source_from_outside_is_one_entry_of_a_registry(
-    settings: Callable[..., dict[str, Any]], photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with zipfile.ZipFile(photos / "train.zip", "w") as archive:
-        for path in sorted((photos / "train").rglob("*.png")):
-            archive.write(path, path.relative_to(photos / "train"))
-
-    monkeypatch.setitem(SOURCES, "zip", SOURCES["folder"])  # put back at the end
-    page = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
-    exec(page.split("```python\n")[1].split("```")[0], {})  # what it tells people to write
-    results = [
-        lookalike.train(lookalike.TrainConfig(**settings(
-            train=str(photos / train), out=str(photos / f"run-{train}"), n_classes_per_batch=3,
-            n_samples_per_class=4, num_epochs=1,
-        )), progress=SilentProgress())
-        for train in ("train", "train.zip")
-    ]  # fmt: skip
-    assert results[0].history[-1].metrics == results[1].history[-1].metrics
 
 
 def test_a_kind_that_is_added_is_asked_before_ours(

@@ -1,1 +1,1 @@
-"""The verbs that measure: one model, several results beside each other."""
+"""How long each stage between files and embeddings takes, and what would make it shorter."""

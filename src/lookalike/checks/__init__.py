@@ -1,1 +1,1 @@
-"""The data set's doctor: what is wrong with labelled images, before time is spent on them."""
+"""The dataset check: what is wrong with labelled images, before time is spent on them."""

@@ -1,1 +1,1 @@
-"""Embedding many images, and finding the nearest ones exactly."""
+"""Images and texts to embeddings: one object that embeds, and embeddings on disk."""
