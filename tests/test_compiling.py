@@ -73,7 +73,7 @@ def compile_for(
     said = io.StringIO()
     compile_layers(
         TrainConfig(**changes), encoder, runtime, PlainProgress(said),
-        chunk_size=chunk_size, part_size=part_size, steps_left=steps_left, side=None,
+        chunk_size=chunk_size, part_size=part_size, steps_left=steps_left,
     )  # fmt: skip
     return said.getvalue()
 
@@ -303,7 +303,7 @@ def test_compiled_layers_have_the_gradients_of_plain_ones(
             drop_patches(learner.encoder, patch_dropout)
         compile_layers(
             TrainConfig(compile=how), learner.encoder, learner.runtime, SilentProgress(),
-            chunk_size=chunk_size, part_size=12, steps_left=1, side=None,
+            chunk_size=chunk_size, part_size=12, steps_left=1,
         )  # fmt: skip
         learner.take(PIXELS, LABELS)
         gradients.append(gradients_of(learner))

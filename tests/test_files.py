@@ -22,8 +22,10 @@ from lookalike.data.sampler import BalancedBatchSampler
 from lookalike.errors import LookalikeError, OutputError
 from lookalike.files import shown, writable_folder, write_folder_whole, write_json, write_whole
 from lookalike.model.encoder import CLIPEncoder
+from lookalike.progress import SilentProgress
 from lookalike.runtime.device import make_runtime
-from lookalike.training.checkpoints.checkpoint import save_checkpoint
+from lookalike.training.checkpoints.folder import RunFolder
+from lookalike.training.checkpoints.saving import Checkpoints
 from lookalike.training.data import TrainingImages
 from lookalike.training.history import TrainingState
 from lookalike.training.losses.supcon import SupConLoss
@@ -216,16 +218,12 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, tiny_clip: 
     images = TrainingImages(ImageSet(tmp_path, [], []), [], torch.tensor([]), [], "f")
     sampler: Any = BalancedBatchSampler([0, 0, 1, 1], 2, 2)
     data: Any = SimpleNamespace(images=images, sampler=sampler)
+    config = TrainConfig(out=str(tmp_path))
+    folder = RunFolder(config, None)
+    checkpoints = Checkpoints(config, folder, learner, data, None, SilentProgress())
 
     def save() -> None:
-        save_checkpoint(
-            path,
-            TrainingState(run="r", epoch=1, loss=0.5),
-            TrainConfig(),
-            learner,
-            data,
-            None,
-        )
+        checkpoints.save_epoch(TrainingState(run="r", epoch=1, loss=0.5))
 
     save()
     before = path.read_bytes()

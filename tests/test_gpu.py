@@ -199,7 +199,7 @@ def test_compiled_layers_have_the_gradients_of_plain_ones(tiny_clip: Path, preci
         drop_patches(learner.encoder, 0.25)
         compile_layers(
             TrainConfig(compile=how), learner.encoder, learner.runtime, SilentProgress(),
-            chunk_size=5, part_size=12, steps_left=1, side=None,
+            chunk_size=5, part_size=12, steps_left=1,
         )  # fmt: skip
         compiled_layers = [m for m in learner.encoder.modules() if m._compiled_call_impl]
         assert len(compiled_layers) == (1 if how == "on" else 0)  # patch dropout has the other

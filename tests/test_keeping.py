@@ -25,9 +25,8 @@ from lookalike.evaluation.text import text_metric_names
 from lookalike.training import evaluator as measuring
 from lookalike.training import make
 from lookalike.training.checkpoints import saving
-from lookalike.training.checkpoints.checkpoint import bytes_of_checkpoint
 from lookalike.training.checkpoints.folder import RunFolder
-from lookalike.training.checkpoints.saving import Autosave
+from lookalike.training.checkpoints.saving import Autosave, bytes_of_checkpoint
 from lookalike.training.history import Best, EpochSummary, best_epoch
 from lookalike.training.step.step import TrainingStep
 

@@ -239,7 +239,7 @@ def test_no_numbers_lie_beside_the_weights_of_another_mixture(
     def killed(*_: Any, **options: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(interpolation, "write_results", killed)
+    monkeypatch.setattr(measuring, "write_results", killed)
     with pytest.raises(MemoryError):
         train({**shared, "interpolation": 3}, resume=result.checkpoint)
     left = {path.name for path in (photos / "out").rglob("*interpol*")}

@@ -23,9 +23,12 @@ from lookalike.model.lora import add_lora
 from lookalike.progress import SilentProgress
 from lookalike.runtime.device import make_runtime
 from lookalike.training.losses.supcon import SupConLoss
-from lookalike.training.regularizers.baseline import BaselineWeights
-from lookalike.training.regularizers.captions import CaptionLoss, make_caption_loss
-from lookalike.training.regularizers.regularizers import Regularizers
+from lookalike.training.regularizers import (
+    BaselineWeights,
+    CaptionLoss,
+    Regularizers,
+    make_caption_loss,
+)
 from lookalike.training.step.step import TrainingStep
 
 ALL = {"caption_weight": 0.5, "distillation_weight": 1.0}

@@ -153,7 +153,7 @@ def _ours(case: Case, kind: str) -> dict[str, float]:
     start = time.perf_counter()
     step = make_step(config, runtime, encoder, data, SilentProgress())
     compile_layers(config, encoder, runtime, SilentProgress(), chunk_size=step.chunk_size,
-                   part_size=size, steps_left=100, side=None)  # fmt: skip
+                   part_size=size, steps_left=100)  # fmt: skip
     step.take(pixels, labels)
     first = time.perf_counter() - start
     one = in_turns({"": lambda: step.take(pixels, labels)}, case.rounds, case.device)[""]

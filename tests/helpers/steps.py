@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.runtime.device import make_runtime
 from lookalike.training.losses.supcon import SupConLoss
-from lookalike.training.regularizers.regularizers import NO_REGULARIZERS, Regularizers
+from lookalike.training.regularizers import NO_REGULARIZERS, Regularizers
 from lookalike.training.step.step import TrainingStep
 
 LABELS = torch.arange(4).repeat_interleave(3)

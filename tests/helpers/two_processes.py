@@ -25,9 +25,7 @@ from lookalike.runtime.device import Runtime, make_runtime
 from lookalike.runtime.world import World, joined
 from lookalike.training.losses.arcface import ArcFaceLoss
 from lookalike.training.losses.supcon import SupConLoss
-from lookalike.training.regularizers.baseline import BaselineWeights
-from lookalike.training.regularizers.captions import CaptionLoss
-from lookalike.training.regularizers.regularizers import Regularizers
+from lookalike.training.regularizers import BaselineWeights, CaptionLoss, Regularizers
 from lookalike.training.sharding import shard, whole_tensors
 from lookalike.training.step.step import TrainingStep
 

@@ -19,7 +19,7 @@ from lookalike.runtime.world import joined
 from lookalike.tracking.course import Tracking, make_tracker
 from lookalike.training.checkpoints.resume import Resumed, read_resumed
 from lookalike.training.history import TrainResult
-from lookalike.training.interpolation import check_can_choose, interpolate
+from lookalike.training.interpolation import interpolate
 from lookalike.training.losses.registry import name_objective
 from lookalike.training.make import make_trainer
 
@@ -62,45 +62,32 @@ def train(
         progress = (progress or default_progress()) if world.is_main else SilentProgress()
         resumed = read_resumed(resume) if resume is not None else None
         config = name_objective(_settle(config, resumed), objective)
-        # Unless told otherwise a resumed run keeps its precision, wherever it goes on.
-        keeps = resumed is not None and config.precision == "auto"
-        precision = resumed.content["precision"] if resumed and keeps else config.precision
+        precision: str = config.precision
+        if resumed and precision == "auto":  # it keeps its own, wherever it goes on
+            precision = resumed.content["precision"]
         runtime = make_runtime(config.device, precision, config.num_workers, world)
         tracker = world.kept_on_main(lambda: make_tracker(config, progress))
         at_the_end.enter_context(seeded(config.seed, runtime.device))
         trainer = make_trainer(config, runtime, progress, resumed=resumed, objective=objective)
         del resumed  # as large as the model and its optimizer
-        cache, protocol = trainer.data.cache, trainer.evaluator.protocol
-        check_can_choose(config, protocol)
-        tracking = at_the_end.enter_context(
-            Tracking(
-                tracker, config, run=trainer.state.run, step=trainer.steps_done, progress=progress
-            )
-        )
-        result = trainer.train(tracking)
-        checkpoints, epoch = trainer.checkpoints, trainer.state.epoch
-        if not config.interpolation or protocol is None or result.checkpoint is None:
+        evaluator, state, done = trainer.evaluator, trainer.state, trainer.steps_done
+        tracking = Tracking(tracker, config, run=state.run, step=done, progress=progress)
+        result = trainer.train(at_the_end.enter_context(tracking))
+        if not config.interpolation or result.checkpoint is None:
             return result
-        folder, how_to_go_on = checkpoints.folder, checkpoints.how_to_go_on()
-        del trainer, checkpoints  # and with them the optimizer
+        how = trainer.checkpoints.how_to_go_on()
+        stopped = f"stopped at the end of epoch {state.epoch}, saved as {how}"
+        del trainer  # and with it the optimizer
         try:
-            return interpolate(
-                config.model_name, result.checkpoint, config, result, folder, protocol, runtime,
-                progress, cache=cache,
-            )  # fmt: skip
+            return interpolate(config.model_name, result.checkpoint, evaluator, result)
         except KeyboardInterrupt:
-            raise Interrupted(
-                f"stopped at the end of epoch {epoch}, saved as {how_to_go_on}"
-            ) from None
+            raise Interrupted(stopped) from None
 
 
 def training_config(options: Mapping[str, Any], resume: str | Path | None = None) -> TrainConfig:
     """Returns the configuration that `train` would have from a mapping of option names to values.
 
-    Args:
-        options: as flags or a recipe give them.
-        resume: an earlier run to go on with, whose settings hold where `options` says nothing
-            else: one of its checkpoints, or its folder.
+    Where `options` says nothing else, the settings of the run that `resume` names hold.
 
     Raises:
         ConfigError: an unknown name or an impossible value.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from lookalike.config.groups import BatchShape, Common
@@ -10,6 +11,13 @@ from lookalike.config.options import option, same_option
 from lookalike.errors import ConfigError
 
 _LEAST_PX = 8  # of a training image's side
+_batches = partial(option, group="Batches")
+_augmentation = partial(option, group="Augmentation")
+_objective = partial(option, group="Objective")
+_training = partial(option, group="Training")
+_text_search = partial(option, group="Text search")
+_checkpoints = partial(option, group="Checkpoints")
+_tracking = partial(option, group="Tracking")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,187 +39,145 @@ class TrainConfig(BatchShape, Common):
         "images to learn from: a class-per-folder tree or a table with labels",
         group="Training images",
     )
-    class_balance: Literal["size", "equal"] = option(
+    class_balance: Literal["size", "equal"] = _batches(
         "size",
         "size: classes are met in proportion to their images; equal: all classes equally often, "
         "in an epoch of the same length",
-        group="Batches",
     )
-    singletons: Literal["exclude", "repeat"] = option(
+    singletons: Literal["exclude", "repeat"] = _batches(
         "exclude",
         "a class with one image has no pair to learn from: exclude it, or repeat its image "
         "K times, each differently augmented",
-        group="Batches",
     )
-    batch_memory: int | Literal["auto"] | None = option(
+    batch_memory: int | Literal["auto"] | None = _batches(
         "auto",
         "images whose activations are in memory at once: a larger batch goes through the model "
         "in chunks (gradient caching), which changes time, not results; auto: as many as fit; "
         "none: the whole batch",
-        group="Batches",
         at_least=1,
     )
-    augmentation: Literal["crop-flip", "none"] = option(
+    augmentation: Literal["crop-flip", "none"] = _augmentation(
         "crop-flip",
         "crop-flip: a random part of each image, half the time mirrored; none: the part that "
         "evaluation looks at",
-        group="Augmentation",
     )
-    min_crop_area: float = option(
-        0.8,
-        "smallest share of an image that crop-flip keeps",
-        group="Augmentation",
-        above=0,
-        at_most=1,
+    min_crop_area: float = _augmentation(
+        0.8, "smallest share of an image that crop-flip keeps", above=0, at_most=1
     )
-    color_jitter: float = option(
+    color_jitter: float = _augmentation(
         0.0,
         "brightness, contrast and saturation change by up to this share, with either augmentation; "
         "0.2 is light, 0 is off",
-        group="Augmentation",
         at_least=0,
         at_most=1,
     )
-    train_size: float | None = option(
+    train_size: float | None = _augmentation(
         None,
         "side of training images: up to 1 a share of the model's own, in whole patches, such as "
         "0.5; above that px, a multiple of the model's patch, such as 112; smaller images train "
         "faster; none: the model's own, which evaluation always uses",
-        group="Augmentation",
         metavar="SIDE",
         above=0,
     )
-    patch_dropout: float = option(
+    patch_dropout: float = _augmentation(
         0.0,
         "share of an image's patches, drawn anew each time, that training leaves out, which makes "
         "it faster by about as much; 0: off",
-        group="Augmentation",
         at_least=0,
         at_most=0.9,
     )
 
-    objective: str = option(
+    objective: str = _objective(
         "supcon",
         "supcon: supervised contrastive; arcface: a learned centre for each class, with a margin",
-        group="Objective",
         metavar="supcon|arcface",
     )
-    temperature: float = option(
+    temperature: float = _objective(
         0.07,
         "of the objective; the smaller, the more the hardest negatives count (in the papers 0.07 "
         "for supcon, 0.016 for arcface)",
-        group="Objective",
         at_least=1e-4,
     )
-    cross_batch_memory: int = option(
-        0,
-        "embeddings of earlier batches that supcon compares with as well; 0: off",
-        group="Objective",
-        at_least=0,
+    cross_batch_memory: int = _objective(
+        0, "embeddings of earlier batches that supcon compares with as well; 0: off", at_least=0
     )
-    margin: float = option(
-        0.3,
-        "of arcface, in radians; 0 is the normalised softmax",
-        group="Objective",
-        at_least=0,
-        at_most=1.5,
+    margin: float = _objective(
+        0.3, "of arcface, in radians; 0 is the normalised softmax", at_least=0, at_most=1.5
     )
 
-    num_epochs: int = option(1, "times through the training images", group="Training", at_least=0)
-    learning_rate: float = option(1e-7, "of AdamW", group="Training", above=0)
-    layer_decay: float = option(
+    num_epochs: int = _training(1, "times through the training images", at_least=0)
+    learning_rate: float = _training(1e-7, "of AdamW", above=0)
+    layer_decay: float = _training(
         1.0,
         "each layer's learning rate is that of the next one times this; 1: all the same",
-        group="Training",
         above=0,
         at_most=1,
     )
-    schedule: Literal["constant", "cosine"] = option(
-        "constant", "of the learning rate after warm-up; cosine ends at zero", group="Training"
+    schedule: Literal["constant", "cosine"] = _training(
+        "constant", "of the learning rate after warm-up; cosine ends at zero"
     )
-    warmup_steps: float = option(
+    warmup_steps: float = _training(
         0.0,
         "first steps, over which the learning rate rises from zero; below 1 a share of the run's, "
         "such as 0.1",
-        group="Training",
         metavar="N",
         at_least=0,
     )
-    frozen_layers: int = option(
-        0,
-        "first layers that are never changed, the patch embedding with them",
-        group="Training",
-        at_least=0,
+    frozen_layers: int = _training(
+        0, "first layers that are never changed, the patch embedding with them", at_least=0
     )
-    lora_rank: int | None = option(
+    lora_rank: int | None = _training(
         None,
         "train low-rank changes of the weights (LoRA) of this rank instead of the weights; "
         "none: off",
-        group="Training",
         at_least=1,
     )
-    weight_decay: float = option(
-        0.01,
-        "of AdamW; on weight matrices, never on biases, norms and tokens",
-        group="Training",
-        at_least=0,
+    weight_decay: float = _training(
+        0.01, "of AdamW; on weight matrices, never on biases, norms and tokens", at_least=0
     )
-    max_grad_norm: float | None = option(
-        1.0, "gradients longer than this are shortened to it; none: off", group="Training", above=0
+    max_grad_norm: float | None = _training(
+        1.0, "gradients longer than this are shortened to it; none: off", above=0
     )
-    gradient_checkpointing: bool = option(
-        False,
-        "recompute activations backwards: less memory, about a third slower",
-        group="Training",
+    gradient_checkpointing: bool = _training(
+        False, "recompute activations backwards: less memory, about a third slower"
     )
-    seed: int = option(0, "of everything random", group="Training", at_least=0, at_most=2**63 - 1)
+    seed: int = _training(0, "of everything random", at_least=0, at_most=2**63 - 1)
 
-    caption_weight: float = option(
+    caption_weight: float = _text_search(
         0.0,
         "weight of a second loss, beside the objective, that holds images near the text of "
         "their class; 0: off",
-        group="Text search",
         at_least=0,
     )
-    distillation_weight: float = option(
-        0.0,
-        "weight of a loss that holds embeddings near those of the baseline; 0: off",
-        group="Text search",
-        at_least=0,
+    distillation_weight: float = _text_search(
+        0.0, "weight of a loss that holds embeddings near those of the baseline; 0: off", at_least=0
     )
-    interpolation: int = option(
+    interpolation: int = _text_search(
         0,
         "in the end, measure mixtures of the baseline's and the trained weights (WiSE-FT) in so "
         "many even steps, and save the best one; 0: off",
-        group="Text search",
         at_least=0,
         at_most=100,
     )
 
-    best_metric: str = option(
+    best_metric: str = _checkpoints(
         "mAP@R",
         "what tells the best epoch; text-mAP, text-recall@1, ... are of text search by class name",
-        group="Checkpoints",
         metavar="METRIC",
     )
-    patience: int | None = option(
+    patience: int | None = _checkpoints(
         None,
         "stop when so many epochs in a row were not better than the best before them, with the "
         "baseline for a first; none: never",
-        group="Checkpoints",
         at_least=1,
     )
-    keep: int | Literal["all"] = option(
-        "all",
-        "newest checkpoints that are kept, and the best one beside them",
-        group="Checkpoints",
-        at_least=1,
+    keep: int | Literal["all"] = _checkpoints(
+        "all", "newest checkpoints that are kept, and the best one beside them", at_least=1
     )
-    autosave_minutes: float | None = option(
+    autosave_minutes: float | None = _checkpoints(
         10.0,
         "so often the middle of an epoch is saved, in one file that --resume goes on from; none: "
         "never",
-        group="Checkpoints",
         above=0,
     )
 
@@ -228,18 +194,16 @@ class TrainConfig(BatchShape, Common):
         group="Machine",
     )
 
-    track: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"] = option(
+    track: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"] = _tracking(
         "none",
         "where the course of training is kept as well; those that write to the disk do so in "
         "tracking/ below out",
-        group="Tracking",
     )
-    track_project: str = option(
-        "lookalike", "the project or experiment it is filed under", group="Tracking", metavar="NAME"
+    track_project: str = _tracking(
+        "lookalike", "the project or experiment it is filed under", metavar="NAME"
     )
-    track_optional: bool = option(
+    track_optional: bool = _tracking(
         False, "go on without, where the tracker is not installed, not logged in or out of reach",
-        group="Tracking",
     )  # fmt: skip
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from lookalike.errors import ModelError, first_line
 from lookalike.model.encoder import CLIPEncoder, evaluation_mode
+from lookalike.model.layers import has_batch_norm
 from lookalike.model.quick_gelu import put_silu, scales_for_silu
 from lookalike.progress import others_hushed
 from lookalike.runtime.device import Runtime, has_fast_bf16
@@ -33,11 +34,15 @@ def inference_form(encoder: CLIPEncoder, runtime: Runtime) -> EmbedBatch:
     autocast has most of it in float32 and casts again in each call. Embeddings have a cosine of
     about 0.9999 to those in float32 (docs/experiments.md). fp16, whose range is small, stays with
     autocast, and so do models with running statistics and those that are spread over processes.
-    int8, which training never has, is `_in_int8`.
+    In int8, which training never has, each output of a linear layer has its weights on 127 steps
+    either side of 0, and each row of activations is put on such steps as it comes, in groups of 128
+    numbers with a scale of their own (Dettmers et al., LLM.int8(), NeurIPS 2022, without its
+    outliers in fp16). Nothing is calibrated: embeddings do not depend on other images. Layers with
+    less than 128 inputs, and all else, are computed in bf16 where the processor has units for it,
+    or in float32.
 
     Args:
         encoder: on the runtime's device. Changes of its weights after this need another form.
-        runtime: device and precision.
 
     Raises:
         ModelError: int8 is wanted, and OpenVINO cannot compute the model.
@@ -48,26 +53,19 @@ def inference_form(encoder: CLIPEncoder, runtime: Runtime) -> EmbedBatch:
         fast = _in_bf16(encoder) if runtime.precision == "bf16" else None
 
     @torch.no_grad()  # inference_mode would spoil sharded weights for training
-    def embed_batch(pixels: Tensor) -> Tensor:
-        if fast is None:
-            with evaluation_mode(encoder), runtime.autocast():
-                embeddings: Tensor = encoder(pixels)
-        else:
-            embeddings = fast(fast.normalised(pixels).to(torch.bfloat16))
-        return embeddings
+    def embed_batch(pixels: Tensor) -> Any:
+        if fast is not None:
+            return fast(fast.normalised(pixels).to(torch.bfloat16))
+        with evaluation_mode(encoder), runtime.autocast():
+            return encoder(pixels)
 
     return embed_batch
 
 
 def _in_bf16(encoder: CLIPEncoder) -> CLIPEncoder | None:
-    """Returns a copy with weights in bf16 and CLIP's activation in one operation; None for a model
-    with running statistics, or one of which this process has a part.
-    """
+    """Returns a copy with weights in bf16; None where statistics run, or it is spread."""
     is_spread = any(isinstance(p, DTensor) for p in encoder.parameters())
-    has_statistics = any(
-        isinstance(module, nn.modules.batchnorm._BatchNorm) for module in encoder.modules()
-    )
-    if is_spread or has_statistics:
+    if is_spread or has_batch_norm(encoder):
         return None
     scales = scales_for_silu(encoder)
     # What a copy is to have in the place of each parameter; of the text tower, the same one.
@@ -81,14 +79,7 @@ def _in_bf16(encoder: CLIPEncoder) -> CLIPEncoder | None:
 
 
 def _in_int8(encoder: CLIPEncoder, runtime: Runtime) -> EmbedBatch:
-    """Returns the encoder with products of 8-bit integers, by OpenVINO on a CPU.
-
-    Each output of a linear layer has its weights on 127 steps either side of 0, and each row of
-    activations is put on such steps as it comes, in groups of 128 numbers with a scale of their own
-    (Dettmers et al., LLM.int8(), NeurIPS 2022, without its outliers in fp16). Nothing is
-    calibrated: embeddings do not depend on other images. Layers with less than 128 inputs, and
-    all else, are computed in bf16 where the processor has units for it, or in float32.
-    """
+    """Returns the encoder with products of 8-bit integers, by OpenVINO on a CPU."""
     try:
         openvino = _openvino()
         with torch.no_grad(), others_hushed():
@@ -119,11 +110,8 @@ def _in_int8(encoder: CLIPEncoder, runtime: Runtime) -> EmbedBatch:
 
 
 def _openvino() -> Any:
-    """Imports OpenVINO without the package by which it reports to its makers that it was imported.
-
-    It does without where there is none, so there is none while it is imported; unless the process
-    has imported either already.
-    """
+    """Imports OpenVINO without the package by which it reports to its makers that it was."""
+    # It does without where there is none; unless the process has imported either already.
     reports = "openvino_telemetry"
     hidden = reports not in sys.modules
     if hidden:
@@ -137,45 +125,32 @@ def _openvino() -> Any:
 
 
 def _graph(encoder: CLIPEncoder) -> Any:
-    """Returns the encoder as OpenVINO's model: any number of uint8 images in, embeddings out.
-
-    By the front end alone: `openvino.convert_model`, which calls the same one, reports each use as
-    well.
-    """
+    """Returns the encoder as OpenVINO's model: any number of uint8 images in, embeddings out."""
+    # By the front end alone: `openvino.convert_model`, which calls it, reports each use as well.
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
-    program = torch.export.export(
-        encoder,
-        (encoder.preprocessing.black(2),),
-        strict=False,
-        dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
-    )
+    given, shapes = (encoder.preprocessing.black(2),), ({0: torch.export.Dim.DYNAMIC},)
+    program = torch.export.export(encoder, given, strict=False, dynamic_shapes=shapes)
     decoder = TorchFXPythonDecoder.from_exported_program(program)  # has to outlive what is loaded
     front_end = FrontEndManager().load_by_framework("pytorch")
     return front_end.convert(front_end.load(decoder))
 
 
 def _put_weights_on_steps(model: Any) -> None:
-    """Makes the weights of linear layers integers times a scale for each output.
-
-    In the graph that is a conversion and a product, which OpenVINO takes for what it is.
-    """
+    """Makes the weights of linear layers integers times a scale for each output."""
     from openvino import opset13 as operations
 
     for operation in model.get_ordered_ops():
         if operation.get_type_name() != "MatMul":
             continue
         source = operation.input_value(1).get_node()
-        is_linear = (
-            source.get_type_name() == "Constant"
-            and len(source.get_output_shape(0)) == 2
-            and operation.get_attributes()["transpose_b"]
-        )
-        if not is_linear:
+        is_matrix = source.get_type_name() == "Constant" and len(source.get_output_shape(0)) == 2
+        if not is_matrix or not operation.get_attributes()["transpose_b"]:
             continue
         weights = source.data.astype(np.float32)
         scale = np.maximum(np.abs(weights).max(axis=1, keepdims=True) / 127, np.float32(1e-12))
+        # A conversion and a product, which OpenVINO takes for what they are.
         steps = operations.convert(np.rint(weights / scale).astype(np.int8), np.float32)
         product = operations.multiply(steps, operations.constant(scale))
         operation.input(1).replace_source_output(product.output(0))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lookalike.errors import ConfigError, ModelError
 from lookalike.model.encoder import CLIPEncoder
@@ -30,7 +30,7 @@ class Layers:
 
     @property
     def head(self) -> int:
-        """The number of the layer after the last block."""
+        """Returns the number of the layer after the last block."""
         return self.count + 1
 
     def of(self, parameter_name: str) -> int:
@@ -39,7 +39,7 @@ class Layers:
 
 
 def find_layers(encoder: CLIPEncoder, option: str) -> Layers:
-    """Finds the layers of an encoder, whether or not they are trained.
+    """Finds the layers of an encoder, trained or not.
 
     The blocks are the longest `ModuleList` that lies in no other one and that images pass
     through; modules are registered in the order in which they are used. For a backbone that
@@ -65,8 +65,7 @@ def freeze_layers(encoder: CLIPEncoder, number: int) -> None:
     backward through them, and in training they stay in evaluation mode.
 
     Raises:
-        ConfigError: there are not so many layers.
-        ModelError: the layers cannot be found.
+        LookalikeError: there are not so many layers, or they cannot be found.
     """
     layers = find_layers(encoder, "frozen_layers")
     if number > layers.count:
@@ -77,16 +76,21 @@ def freeze_layers(encoder: CLIPEncoder, number: int) -> None:
     for name, parameter in encoder.vision_parameters():
         if layers.of(name) <= number:
             parameter.requires_grad_(False)
-    if not any(encoder.trainable_parameters()):
+    trained = [name for name, _ in encoder.trainable_parameters()]
+    if not trained:
         raise ConfigError(
             f"frozen_layers is {number}, and nothing of {encoder.model_name} that could be trained "
             f"comes after; set it to {number - 1} or less"
         )
-    trained = [name for name, _ in encoder.trainable_parameters()]
     for name, module in encoder.named_modules():
         holds_trained = any(one.startswith(f"{name}.") or not name for one in trained)
         if layers.of_module[name] <= number and not holds_trained:
             encoder.frozen_parts.append(module)
+
+
+def has_batch_norm(encoder: CLIPEncoder) -> bool:
+    """Returns true for an encoder that normalises over batches, and has running statistics."""
+    return any(isinstance(part, _BatchNorm) for part in encoder.modules())
 
 
 def drop_patches(encoder: CLIPEncoder, share: float) -> None:
@@ -103,7 +107,7 @@ def drop_patches(encoder: CLIPEncoder, share: float) -> None:
     black = encoder.preprocessing.black(1).to(encoder.device)
     num_others = _tokens_beside_patches(encoder, first, black)
     # A few that are missing can be taken for what they are not, or be none at all; half cannot.
-    half = _PatchDropout(encoder, num_others, share=0.5)
+    half, hook = (_PatchDropout(encoder, num_others, one) for one in (0.5, share))
     try:
         with first.register_forward_pre_hook(half, with_kwargs=True):
             encoder.train()(black)
@@ -111,7 +115,6 @@ def drop_patches(encoder: CLIPEncoder, share: float) -> None:
         raise _needs_all_patches(encoder) from error
     finally:
         encoder.eval()
-    hook = _PatchDropout(encoder, num_others, share)
     first.register_forward_pre_hook(hook, with_kwargs=True)
 
 
@@ -119,9 +122,8 @@ def drop_patches(encoder: CLIPEncoder, share: float) -> None:
 class _PatchDropout:
     """Leaves out patches before the first layer while the encoder is trained."""
 
-    # An object, so that a copy of the encoder has one that looks at the copy. The layer itself does
-    # not tell: frozen, it is in evaluation mode in training too.
-    encoder: CLIPEncoder
+    # An object, so that a copy of the encoder has one that looks at the copy.
+    encoder: CLIPEncoder  # the layer itself may be frozen, and in evaluation mode always
     num_others: int
     share: float
 
@@ -134,13 +136,11 @@ class _PatchDropout:
 
     def _some(self, tokens: Tensor) -> Tensor:
         """Returns the tokens (batch, tokens, dim) that are no patch, and some patches, in order."""
-        batch, num_tokens, dim = tokens.shape
-        num_patches = num_tokens - self.num_others
-        num_kept = max(1, round(num_patches * (1 - self.share)))
-        order = torch.rand(batch, num_patches, device=tokens.device).argsort(dim=1)
-        kept = self.num_others + order[:, :num_kept].sort(dim=1).values
-        patches = tokens.gather(1, kept.unsqueeze(2).expand(-1, -1, dim))
-        return torch.cat([tokens[:, : self.num_others], patches], dim=1)
+        others, patches = tokens[:, : self.num_others], tokens[:, self.num_others :]
+        batch, count, dim = patches.shape
+        order = torch.rand(batch, count, device=tokens.device).argsort(dim=1)
+        kept = order[:, : max(1, round(count * (1 - self.share)))].sort(dim=1).values
+        return torch.cat([others, patches.gather(1, kept[:, :, None].expand(-1, -1, dim))], dim=1)
 
 
 def on_device(
@@ -151,12 +151,8 @@ def on_device(
     On a CPU torch's fused attention goes backward slowly over short sequences: plain products take
     a step in 0.77 to 0.89 of the time up to 257 tokens, and in 1.45 at 577 (docs/experiments.md).
 
-    Args:
-        side: of the images in px; None for the encoder's own.
-        patch_dropout: share of their patches that training leaves out.
-
-    Raises:
-        ModelError: it does not fit on the device.
+    Images are of `side` px (None: the encoder's own), without a share of `patch_dropout` patches.
+    It raises ModelError where the encoder does not fit.
     """
     how = encoder.preprocessing
     patches = num_patches(encoder.backbone.config, side or how.height, side or how.width)
@@ -184,10 +180,10 @@ def _tokens_beside_patches(encoder: CLIPEncoder, first: nn.Module, pixels: Tenso
 
 
 def _needs_all_patches(encoder: CLIPEncoder) -> ModelError:
-    off = _how_to_do_without("patch_dropout")
     return ModelError(
-        f"{encoder.model_name} needs all patches of an image in its layers; {off}, or take a plain "
-        "vision transformer such as CLIP's or DINOv2"
+        f"{encoder.model_name} needs all patches of an image in its layers; "
+        f"{_how_to_do_without('patch_dropout')}, or take a plain vision transformer such as CLIP's "
+        "or DINOv2"
     )
 
 
@@ -197,7 +193,14 @@ def blocks(encoder: CLIPEncoder, option: str) -> nn.ModuleList:
     Raises:
         ModelError: they cannot be found; `option`, which needs them, stands in it.
     """
-    lists = sorted(_outermost_lists(encoder), key=lambda found: len(found[1]), reverse=True)
+    parameters, outer = [name for name, _ in encoder.vision_parameters()], list[str]()
+    lists: list[tuple[str, nn.ModuleList]] = []
+    for name, module in encoder.named_modules():
+        if isinstance(module, nn.ModuleList) and not name.startswith(tuple(outer)):
+            outer.append(f"{name}.")
+            if any(parameter.startswith(f"{name}.") for parameter in parameters):
+                lists.append((name, module))
+    lists.sort(key=lambda found: len(found[1]), reverse=True)
     if not lists or (len(lists) > 1 and len(lists[0][1]) == len(lists[1][1])):
         among = ", ".join(name for name, _ in lists) or "no list of blocks"
         raise ModelError(
@@ -211,15 +214,3 @@ def _how_to_do_without(option: str) -> str:
     """Returns the setting that switches an option off, a recipe's included."""
     off = {"layer_decay": 1, "compile": "off"}.get(option, 0)
     return f"set {option} to {off} (--{option.replace('_', '-')} {off})"
-
-
-def _outermost_lists(encoder: CLIPEncoder) -> Iterator[tuple[str, nn.ModuleList]]:
-    """Yields the lists of modules that images pass through and that lie in no other list."""
-    parameters = [name for name, _ in encoder.vision_parameters()]
-    outer: list[str] = []
-    for name, module in encoder.named_modules():
-        if not isinstance(module, nn.ModuleList) or name.startswith(tuple(outer)):
-            continue
-        outer.append(f"{name}.")
-        if any(parameter.startswith(f"{name}.") for parameter in parameters):
-            yield name, module

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from lookalike.errors import ConfigError, MissingExtraError
 from lookalike.model.encoder import CLIPEncoder
 
-# What is learned counts this much. Fixed, so that the rank alone is to be chosen.
-_SCALE = 2
+_SCALE = 2  # of what is learned; fixed, so that the rank alone is to be chosen
 
 
 def add_lora(encoder: CLIPEncoder, *, rank: int) -> None:
@@ -21,10 +20,7 @@ def add_lora(encoder: CLIPEncoder, *, rank: int) -> None:
 
     W becomes W + 2 B A with A of `rank` rows, random, and B of as many columns, zero: the
     encoder gives the same embeddings at first (Hu et al., ICLR 2022, equation 3, alpha = 2 r).
-
-    Args:
-        encoder: changed in place; its class stays. Only layers that are trained now are changed.
-        rank: of the change.
+    It is changed in place, where its layers are trained now.
 
     Raises:
         ConfigError: none of these layers is trained.
@@ -48,7 +44,9 @@ def merged(encoder: CLIPEncoder) -> Iterator[None]:
     layers = [module for _, module in _lora_layers(encoder) if not module.merged]
     weights = [layer.base_layer.weight.detach().clone() for layer in layers]
     try:
-        _merge(layers)
+        with torch.no_grad():
+            for layer in layers:
+                layer.merge()
         yield
     finally:
         with torch.no_grad():
@@ -76,18 +74,13 @@ def layers_under_lora(encoder: CLIPEncoder) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in encoder.state_dict().items() if ".base_layer." in name}
 
 
+@torch.no_grad()
 def merge_for_good(encoder: CLIPEncoder) -> None:
     """Makes an encoder with LoRA a plain one that gives the same embeddings as inside `merged`."""
     for name, layer in list(_lora_layers(encoder)):
-        _merge([layer])
+        layer.merge()
         parent, _, own_name = name.rpartition(".")
         setattr(encoder.get_submodule(parent), own_name, layer.base_layer)
-
-
-@torch.no_grad()
-def _merge(layers: list[Any]) -> None:
-    for layer in layers:
-        layer.merge()
 
 
 def _lora_layers(encoder: CLIPEncoder) -> Iterator[tuple[str, Any]]:
@@ -96,20 +89,16 @@ def _lora_layers(encoder: CLIPEncoder) -> Iterator[tuple[str, Any]]:
 
 def _attention_layers(encoder: CLIPEncoder) -> list[str]:
     """Returns the full names of the linear layers of attention that are trained."""
-    names = list(_trained_linear_layers(encoder))
-    found = [name for name in names if "attention" in name or "attn" in name]
+    found = []
+    for name, module in encoder.named_modules():
+        # `nn.MultiheadAttention` uses the weights of the layer inside of it itself.
+        parent = encoder.get_submodule(name.rpartition(".")[0])
+        is_whole = isinstance(module, nn.Linear) and not isinstance(parent, nn.MultiheadAttention)
+        if is_whole and module.weight.requires_grad and ("attention" in name or "attn" in name):
+            found.append(name)
     if not found:
         raise ConfigError(
             f"lora_rank changes the linear layers of attention, and {encoder.model_name} has none "
             "that are trained; set lora_rank to none"
         )
     return found
-
-
-def _trained_linear_layers(encoder: CLIPEncoder) -> Iterator[str]:
-    """Names; without those inside `nn.MultiheadAttention`, which uses their weights itself."""
-    for name, module in encoder.named_modules():
-        parent = encoder.get_submodule(name.rpartition(".")[0])
-        is_own = isinstance(parent, nn.MultiheadAttention)
-        if isinstance(module, nn.Linear) and module.weight.requires_grad and not is_own:
-            yield name

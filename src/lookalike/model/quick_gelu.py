@@ -1,7 +1,7 @@
 """CLIP's activation, x * sigmoid(1.702 x), in fewer passes over memory.
 
-In a large batch its argument is the largest tensor there is, and each operation on it waits for
-memory: as Transformers computes it that is three operations forwards and five backwards.
+Its argument is the largest tensor of a batch, and as Transformers computes it three operations
+forwards and five backwards wait for memory.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ _FLAT = 100.0  # beyond it the derivative is 0 or 1, whatever the precision
 
 
 class QuickGELU(QuickGELUActivation):
-    """The same values to the bit, of which only x is kept for the way back: one operation, the
-    derivative of SiLU, y * sigmoid(y), at y = 1.702 x.
-    """
+    """The same values to the bit, of which only x is kept for the way back."""
 
     def forward(self, input: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
         """Returns x * sigmoid(1.702 x)."""
@@ -38,13 +36,12 @@ class _QuickGELU(torch.autograd.Function):
         return (_SLOPE * x).sigmoid_().mul_(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         (x,) = ctx.saved_tensors
-        y = _SLOPE * x
+        y = _SLOPE * x  # the derivative is that of SiLU, y * sigmoid(y)
         if y.dtype == torch.float16:  # whose infinity would make nothing of the derivative, 1
             y.clamp_(-_FLAT, _FLAT)
-        found: Tensor = torch.ops.aten.silu_backward(gradient, y)
-        return found
+        return torch.ops.aten.silu_backward(gradient, y)
 
 
 def train_in_fewer_passes(model: nn.Module) -> None:
@@ -64,7 +61,10 @@ def scales_for_silu(encoder: CLIPEncoder) -> dict[str, float]:
     vision = {name for name, _ in encoder.vision_parameters()}
     scales: dict[str, float] = {}
     for name, module in encoder.named_modules():
-        if f"{name}.fc1.weight" in vision and _is_perceptron(module):
+        # A layer, this activation, and a layer, as CLIP has them.
+        layers = [type(getattr(module, one, None)) for one in ("fc1", "fc2")]
+        is_quick = isinstance(getattr(module, "activation_fn", None), QuickGELUActivation)
+        if is_quick and layers == [nn.Linear] * 2 and f"{name}.fc1.weight" in vision:
             scales |= {f"{name}.fc1.weight": _SLOPE, f"{name}.fc1.bias": _SLOPE}
             scales[f"{name}.fc2.weight"] = 1 / _SLOPE
     return scales
@@ -73,11 +73,4 @@ def scales_for_silu(encoder: CLIPEncoder) -> dict[str, float]:
 def put_silu(encoder: CLIPEncoder, scales: Mapping[str, float]) -> None:
     """Makes SiLU the activation where parameters were scaled by `scales_for_silu`."""
     for name in scales:
-        module = encoder.get_submodule(name.rpartition(".")[0].rpartition(".")[0])
-        module.activation_fn = nn.SiLU()
-
-
-def _is_perceptron(module: nn.Module) -> bool:
-    """Returns True for a layer, this activation, and a layer, as CLIP has them."""
-    is_quick = isinstance(getattr(module, "activation_fn", None), QuickGELUActivation)
-    return is_quick and type(module.fc1) is type(getattr(module, "fc2", None)) is nn.Linear
+        encoder.get_submodule(name.rsplit(".", 2)[0]).activation_fn = nn.SiLU()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 
 import torch
 from jaxtyping import Int64
@@ -27,9 +27,7 @@ from lookalike.runtime.world import World
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """What is learned from. `labels` are numbers of classes: that of class i is called
-    `classes[i]`.
-    """
+    """What is learned from. `labels` are numbers of classes; class i is called `classes[i]`."""
 
     images: ImageSet
     classes: list[str]
@@ -44,32 +42,25 @@ def read_training_images(
     """Lists the images of the classes that are learned, without the files that are none.
 
     Raises:
-        ConfigError: nothing to train on is named.
-        DataError: there are no images, or no labels.
+        LookalikeError: nothing to train on is named, or there are no images, or no labels.
     """
-    listed = _listed(config, holdout, progress)
+    if config.train is None:
+        raise ConfigError("there is nothing to train on: name a folder or a table of images, "
+                          "as in lookalike train photos/train")  # fmt: skip
+    listed = load_images(config.train, progress).of_split("train")
+    if holdout is not None:
+        listed = listed.of_classes(set(listed.labels or ()) - set(holdout.classes))
+    if listed.labels is None:
+        raise DataError(
+            f"{shown(config.train)} has no labels to learn from; give one folder per class "
+            "in it, or a table with a column 'label'"
+        )
     images, unreadable = keep_readable(listed, config.max_megapixels, progress)
     names = images.labels or ()
     classes = sorted(set(names))
     number = {name: i for i, name in enumerate(classes)}
     labels = torch.tensor([number[name] for name in names])
     return TrainingImages(images, classes, labels, unreadable, images.fingerprint())
-
-
-def _listed(config: TrainConfig, holdout: Holdout | None, progress: Progress) -> ImageSet:
-    """Lists the files to learn from, and opens none of them."""
-    if config.train is None:
-        raise ConfigError("there is nothing to train on: name a folder or a table of images, "
-                          "as in lookalike train photos/train")  # fmt: skip
-    images = load_images(config.train, progress).of_split("train")
-    if holdout is not None:
-        images = images.of_classes(set(images.labels or ()) - set(holdout.classes))
-    if images.labels is None:
-        raise DataError(
-            f"{shown(config.train)} has no labels to learn from; give one folder per class "
-            "in it, or a table with a column 'label'"
-        )
-    return images
 
 
 @dataclass(eq=False)
@@ -96,7 +87,7 @@ class TrainingData:
 
     @property
     def total_steps(self) -> int:
-        """Steps of all epochs together."""
+        """Returns the steps of all epochs together."""
         return self.config.num_epochs * self.steps_per_epoch
 
     def batches(self, epoch: int, step: int) -> Iterator[Batch]:
@@ -116,16 +107,8 @@ class TrainingData:
             self._tell(batch)
             yield batch
 
-    def labels_of(self, batch: Batch) -> Int64[Tensor, " part"]:
-        """Returns the numbers of the classes of this process's part of a batch."""
-        return self.images.labels[batch.indices[batch.own]]
-
-    def names_of(self, batch: Batch) -> list[str]:
-        """Returns the names of all images of a batch."""
-        return [self.images.images.names[i] for i in batch.indices]
-
     def _tell(self, batch: Batch) -> None:
-        """Names what a batch could not read."""
+        """Tells each image and class that a batch could not read, once."""
         for one in batch.unreadable:
             if one not in self.unreadable:
                 self.progress.warn(
@@ -145,16 +128,10 @@ class TrainingData:
 
 
 def check_divisible(world: World, n_classes: int, n_samples: int) -> None:
-    """Refuses a batch that the processes cannot divide into equal parts.
-
-    Raises:
-        ConfigError: says which batch they can.
-    """
+    """Raises ConfigError for a batch that the processes cannot divide into equal parts."""
     size, count = n_classes * n_samples, world.size
     if size % count:
-        more = next(
-            p for p in range(n_classes, n_classes + count + 1) if p * n_samples % count == 0
-        )
+        more = next(p for p in itertools.count(n_classes) if p * n_samples % count == 0)
         raise ConfigError(
             f"a batch of {n_classes} classes x {n_samples} images = {size} cannot be divided "
             f"among {count} processes; set --n-classes-per-batch {more}, or start another number "
@@ -163,10 +140,7 @@ def check_divisible(world: World, n_classes: int, n_samples: int) -> None:
 
 
 def _read_together(batches: Iterator[Batch], world: World) -> Iterator[Batch]:
-    """Yields batches with the pixels that this process has read, and all else of what all have.
-
-    Where one process could not read its part, all raise its error, at the same step.
-    """
+    """Yields own pixels and all else of all processes' batches; one's error is raised by all."""
     if world.size == 1:
         yield from batches
         return
@@ -186,8 +160,8 @@ def _read_together(batches: Iterator[Batch], world: World) -> Iterator[Batch]:
         start = sum(len(of_one) for of_one in indices[: world.rank])
         yield Batch(
             batch.pixels,
-            list(chain(*indices)),
-            list(dict.fromkeys(chain(*unreadable))),
-            list(chain(*lost)),
+            list(itertools.chain(*indices)),
+            list(dict.fromkeys(itertools.chain(*unreadable))),
+            list(itertools.chain(*lost)),
             slice(start, start + len(batch.indices)),
         )

@@ -19,15 +19,10 @@ from lookalike.evaluation.drift import (
     originals_of,
     read_originals,
     write_originals,
-)
+)  # fmt: skip
 from lookalike.evaluation.metrics import METRICS
 from lookalike.evaluation.protocol import Protocol
-from lookalike.evaluation.results import (
-    originals_file,
-    report_file,
-    result_files,
-    write_results,
-)
+from lookalike.evaluation.results import originals_file, report_file, result_files, write_results
 from lookalike.evaluation.retrieval import Retrieval, evaluate_encoder
 from lookalike.evaluation.scoring.scores import QueryScores
 from lookalike.evaluation.text import (
@@ -36,7 +31,7 @@ from lookalike.evaluation.text import (
     text_document,
     text_metric_names,
     text_queries,
-)
+)  # fmt: skip
 from lookalike.files import shown
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.progress import Progress
@@ -49,21 +44,7 @@ from lookalike.training.history import (
     TrainingState,
     best_epoch,
     earlier_epochs,
-)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What one evaluation came to; `text` is what its metrics file says of text search."""
-
-    retrieval: Retrieval
-    text: dict[str, Any]
-
-    @property
-    def text_metrics(self) -> dict[str, float] | None:
-        """The metrics of text search by class name, where there is such."""
-        metrics: dict[str, float] | None = self.text["text_metrics"]
-        return metrics
+)  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -85,7 +66,7 @@ class Evaluator:
     cache: DecodeCache | None = None
 
     def __post_init__(self) -> None:
-        _check_best_metric(self.config, self.protocol, self.encoder)
+        _check_best_is_told(self.config, self.protocol, self.encoder)
         self.history = list[EpochSummary]()
         self.retrieval: Retrieval | None = None
         self.files: list[Path] = []
@@ -131,80 +112,72 @@ class Evaluator:
         if self.protocol is None or self._loader is None:
             self.history.append(EpochSummary(state.epoch, state.loss, None))
             return
-        measured = self.evaluate(f"evaluating epoch {state.epoch}")
-        summary, written = world.on_main(lambda: self._write(state, measured))
+        retrieval, text = self.evaluate(f"evaluating epoch {state.epoch}")
+        summary, written = world.on_main(lambda: self._write_epoch(state, retrieval, text))
         self.files = [file for file in self.files if file not in written] + written
-        self.retrieval, self.unreadable = measured.retrieval, measured.retrieval.unreadable
+        self.retrieval, self.unreadable = retrieval, retrieval.unreadable
         self.history.append(summary)
 
-    def evaluate(self, title: str) -> Measured:
-        """Measures the encoder as it is now, and writes nothing."""
-        protocol, loader = self.protocol, self._loader
-        assert protocol is not None, "there is nothing to measure on"
-        assert loader is not None, "made with the protocol"
+    def evaluate(self, title: str) -> tuple[Retrieval, dict[str, Any]]:
+        """Measures the encoder as it is now; returns what its metrics file says of text, too."""
+        config, progress = self.config, self.progress
+        assert self.protocol is not None, "there is nothing to measure on"
+        assert self._loader is not None, "made with the protocol"
         embedder = Embedder(  # of the weights as they are now
-            self.encoder,
-            runtime=self.runtime,
-            batch_size=self.config.eval_batch_size,
-            progress=self.progress,
+            self.encoder, runtime=self.runtime, batch_size=config.eval_batch_size, progress=progress
         )
         retrieval = evaluate_encoder(
-            embedder,
-            protocol,
-            loader,
-            top_k_wanted=self.config.top_k,
-            progress=self.progress,
-            title=title,
-        )
-        return Measured(retrieval, text_document(self._search_by_text(retrieval, protocol)))
+            embedder, self.protocol, self._loader,
+            top_k_wanted=config.top_k, progress=progress, title=title,
+        )  # fmt: skip
+        return retrieval, text_document(self._search_by_text(retrieval, self.protocol))
 
-    def _write(self, state: TrainingState, measured: Measured) -> tuple[EpochSummary, list[Path]]:
-        """Writes what was measured of an epoch."""
+    def write(
+        self,
+        state: TrainingState,
+        retrieval: Retrieval,
+        text: dict[str, Any],
+        alpha: float | None = None,
+    ) -> tuple[Drift | None, list[Path]]:
+        """Writes the result files of an epoch, or of the mixture of its weights with the baseline's
+        that has `alpha` of them; returns the drift from the baseline, and the files.
+        """
         assert self.protocol is not None, "it was measured by one"
-        self.folder.make_room()
-        files = self._keep_originals(state, measured.retrieval)
-        out, about = self.folder.path, self.about(state, measured)
-        files += write_results(out, state.epoch, measured.retrieval, self.protocol, about=about)
-        if self.config.report:
-            files += self.report(state.epoch, measured.retrieval)
-        summary = EpochSummary(
-            state.epoch,
-            state.loss,
-            measured.retrieval.metrics,
-            measured.text_metrics,
-            self._drift_of(measured),
-        )
-        return summary, files
-
-    def about(self, state: TrainingState, measured: Measured) -> dict[str, Any]:
-        """Returns what a metrics file says beside the metrics of image search."""
-        drift = self._drift_of(measured)
-        return measured.text | {
+        drift = measure_drift(self._originals, retrieval) if self._originals else None
+        about = text | {
             "run": state.run,
             "loss": state.loss,
             "config": asdict(self.config),
             "drift": asdict(drift) if drift else None,
         }
+        files = write_results(
+            self.folder.path, state.epoch, retrieval, self.protocol,
+            about=about if alpha is None else about | {"alpha": alpha},
+            of_mixture=alpha is not None,
+        )  # fmt: skip
+        return drift, list(files)
 
-    def _drift_of(self, measured: Measured) -> Drift | None:
-        return measure_drift(self._originals, measured.retrieval) if self._originals else None
+    def _write_epoch(
+        self, state: TrainingState, retrieval: Retrieval, text: dict[str, Any]
+    ) -> tuple[EpochSummary, list[Path]]:
+        """Writes what was measured of an epoch, and its report."""
+        self.folder.make_room()
+        files = self._keep_originals(state, retrieval)
+        drift, written = self.write(state, retrieval, text)
+        files += written
+        if self.config.report:
+            files += self.report(state.epoch, retrieval)
+        metrics, texts = retrieval.metrics, text["text_metrics"]
+        return EpochSummary(state.epoch, state.loss, metrics, texts, drift), files
 
     @property
     def best(self) -> Best | None:
-        """The best epoch so far, by the metric that the configuration names."""
+        """Returns the best epoch so far, by the metric that the configuration names."""
         best = best_epoch(self.history, self.config.best_metric)
         if best is None:
             return None
         path = self.folder.epoch_file(best.epoch)
         return replace(best, checkpoint=path if path.is_file() else None)
-
-    @property
-    def is_out_of_patience(self) -> bool:
-        """True once `patience` epochs in a row were not better than the best before them."""
-        patience, best = self.config.patience, self.best
-        if patience is None or best is None:
-            return False
-        return self.history[-1].epoch - best.epoch >= patience
 
     def _search_by_text(self, retrieval: Retrieval, protocol: Protocol) -> QueryScores | None:
         """Searches by class name, where there are texts and names to search with."""
@@ -231,18 +204,15 @@ class Evaluator:
 
     def report(self, epoch: int, retrieval: Retrieval) -> list[Path]:
         """Writes the page to look at. Where that fails the run goes on: its results are safe."""
-        out = self.folder.path
+        out, progress = self.folder.path, self.progress
         assert self.protocol is not None, "it was measured by one"
         try:
-            path = write_report(out, epoch, retrieval, self.protocol, progress=self.progress)
-        except LookalikeError as error:
-            self.progress.warn(f"no report of epoch {epoch}: {error}")
-        # Whatever else a page can fail of, such as a plot library: training must not end with it.
+            return [write_report(out, epoch, retrieval, self.protocol, progress=progress)]
+        # Also of what a page can fail of, such as a plot library: training must not end with it.
         except Exception as error:
-            self.progress.warn(f"no report of epoch {epoch}: {type(error).__name__}: {error}")
-        else:
-            return [path]
-        return []
+            kind = "" if isinstance(error, LookalikeError) else f"{type(error).__name__}: "
+            progress.warn(f"no report of epoch {epoch}: {kind}{error}")
+            return []
 
     def _is_reported(self, epoch: int) -> bool:
         """Returns true where the report, if there is to be one, is of the newest metrics."""
@@ -253,34 +223,26 @@ class Evaluator:
         return report.is_file() and report.stat().st_mtime_ns >= metrics.stat().st_mtime_ns
 
 
-def _measured(protocol: Protocol, encoder: CLIPEncoder) -> tuple[str, ...]:
-    """Returns the metrics that every epoch will have."""
-    texts = text_metric_names() if protocol.gallery.labels is not None and encoder.has_text else ()
-    return (*(METRICS if protocol.labelled else ()), *texts)
-
-
-def _check_best_metric(
+def _check_best_is_told(
     config: TrainConfig, protocol: Protocol | None, encoder: CLIPEncoder
 ) -> None:
     """Refuses, before anything is trained, what asks for a best model that nothing would tell."""
     labelled = protocol is not None and protocol.labelled
-    measured = _measured(protocol, encoder) if protocol is not None else ()
+    has_texts = protocol is not None and protocol.gallery.labels is not None and encoder.has_text
+    texts = text_metric_names()
+    measured = (*(METRICS if labelled else ()), *(texts if has_texts else ()))
     tells = config.best_metric in measured
-    if config.patience and not tells and not labelled:
-        raise ConfigError(no_measure("patience", config.patience))
-    if tells or not labelled:
-        return
-    why = "which is not measured"
-    if config.best_metric in text_metric_names():
-        why = f"and {encoder.why_no_text}"
-    raise ConfigError(
-        f"best_metric is {config.best_metric!r}, {why}; there are {', '.join(measured)}"
-    )
-
-
-def no_measure(option: str, value: int) -> str:
-    """Returns the refusal of an option that needs to know which model is better."""
-    return (
-        f"{option} is {value}, and without test images with labels no model is known to be "
-        f"better than another; give --test, or leave {option} out"
-    )
+    if labelled and not tells:
+        why = "which is not measured"
+        if config.best_metric in texts:
+            why = f"and {encoder.why_no_text}"
+        raise ConfigError(
+            f"best_metric is {config.best_metric!r}, {why}; there are {', '.join(measured)}"
+        )
+    needs = {"patience": not tells and config.patience, "interpolation": config.interpolation}
+    for option, value in needs.items():
+        if value and not labelled:
+            raise ConfigError(
+                f"{option} is {value}, and without test images with labels no model is known to be "
+                f"better than another; give --test, or leave {option} out"
+            )

@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lookalike.data.images import Unreadable
 from lookalike.errors import DataError
@@ -39,7 +38,7 @@ class TrainingState:
 
     @property
     def mean_loss(self) -> float:
-        """The mean loss of the running epoch's steps so far."""
+        """Returns the mean loss of the running epoch's steps so far."""
         return self.loss_sum / self.step
 
     def finish_epoch(self) -> None:
@@ -63,16 +62,13 @@ class EpochSummary:
 
     @property
     def all_metrics(self) -> dict[str, float]:
-        """The metrics of image search and of text search beside each other."""
+        """Returns the metrics of image search and of text search beside each other."""
         return (self.metrics or {}) | named_apart(self.text_metrics or {})
 
 
 @dataclass(frozen=True)
 class Best:
-    """The epoch that was best by a metric, the first where several were.
-
-    It may be epoch 0, the baseline, of which there is no checkpoint.
-    """
+    """The first epoch that was best by a metric; 0 is the baseline, which has no checkpoint."""
 
     epoch: int
     metric: str
@@ -103,49 +99,35 @@ def best_epoch(history: Sequence[EpochSummary], metric: str) -> Best | None:
     """Returns the best of the epochs so far; None where none has a number for the metric."""
     best: Best | None = None
     for one in history:
-        value = one.all_metrics.get(metric)
-        if value is None or math.isnan(value):
-            continue
-        if best is None or is_better(metric, value, best.value):
+        value = one.all_metrics.get(metric, math.nan)
+        if not math.isnan(value) and (best is None or is_better(metric, value, best.value)):
             best = Best(one.epoch, metric, value)
     return best
 
 
 def earlier_epochs(out: Path, run: str, last: int, protocol: Protocol | None) -> list[EpochSummary]:
-    """Reads the epochs up to `last` that a run measured before it was stopped.
+    """Reads the epochs up to `last` that a run measured, by this protocol, before it was stopped.
 
     Raises:
         DataError: a result file is damaged.
     """
-    summaries = []
+    if protocol is None:
+        return []
+    summaries, facts = [], protocol.facts().items()
     for epoch in range(last + 1):
         path = result_files(out, epoch)[1]
-        if protocol is None or not path.is_file():
+        if not path.is_file():
             continue
         try:
-            found = _summary(json.loads(path.read_bytes()), epoch, run, protocol)
+            told = json.loads(path.read_bytes())
+            same_test = all(told["protocol"].get(name) == value for name, value in facts)
+            if told.get("run") == run and same_test:
+                drift = Drift(**told["drift"]) if told.get("drift") else None
+                of_both = told["metrics"], told.get("text_metrics")
+                summaries.append(EpochSummary(epoch, told["loss"], *of_both, drift))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{shown(path)} is damaged ({type(error).__name__}: {error}); remove it, and the "
                 "run goes on without the numbers of that epoch"
             ) from error
-        if found is not None:
-            summaries.append(found)
     return summaries
-
-
-def _summary(
-    document: dict[str, Any], epoch: int, run: str, protocol: Protocol
-) -> EpochSummary | None:
-    """Returns what a metrics file tells; None where it is of another run or another test."""
-    same_test = all(document["protocol"].get(k) == v for k, v in protocol.facts().items())
-    if document.get("run") != run or not same_test:
-        return None
-    drift = document.get("drift")
-    return EpochSummary(
-        epoch,
-        document["loss"],
-        document["metrics"],
-        document.get("text_metrics"),
-        Drift(**drift) if drift else None,
-    )

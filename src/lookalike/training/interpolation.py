@@ -12,25 +12,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lookalike.config import TrainConfig
-from lookalike.data.reading.cache import DecodeCache
-from lookalike.errors import CheckpointError, ConfigError, ModelError
+from lookalike.errors import CheckpointError, ModelError
 from lookalike.evaluation.interpolation import Mixture, TradeOff, read_trade_off, write_trade_off
 from lookalike.evaluation.metrics import METRICS
-from lookalike.evaluation.protocol import Protocol
-from lookalike.evaluation.results import (
-    interpolation_file,
-    remove_mixture_results,
-    write_results,
-)
+from lookalike.evaluation.results import interpolation_file, remove_mixture_results
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.layers import on_device
 from lookalike.model.pretrained import read_checkpoint
-from lookalike.progress import Progress
-from lookalike.runtime.device import Runtime
-from lookalike.training.checkpoints.checkpoint import write_checkpoint
-from lookalike.training.checkpoints.folder import RunFolder
-from lookalike.training.evaluator import Evaluator, no_measure
+from lookalike.training.checkpoints.saving import write_checkpoint
+from lookalike.training.evaluator import Evaluator
 from lookalike.training.history import TrainingState, TrainResult
 
 IMAGE_METRIC, TEXT_METRIC = "mAP@R", "mAP"
@@ -41,27 +31,8 @@ _ABOUT = (
 )  # fmt: skip
 
 
-def check_can_choose(config: TrainConfig, protocol: Protocol | None) -> None:
-    """Refuses, before a run begins, mixtures of which none could be called the best.
-
-    Raises:
-        ConfigError: there are no test images with labels.
-    """
-    if config.interpolation and (protocol is None or not protocol.labelled):
-        raise ConfigError(no_measure("interpolation", config.interpolation))
-
-
 def interpolate(
-    baseline: str,
-    checkpoint: Path,
-    config: TrainConfig,
-    result: TrainResult,
-    folder: RunFolder,
-    protocol: Protocol,
-    runtime: Runtime,
-    progress: Progress,
-    *,
-    cache: DecodeCache | None = None,
+    baseline: str, checkpoint: Path, evaluator: Evaluator, result: TrainResult
 ) -> TrainResult:
     """Measures mixtures of two models' weights, and saves the one that trades best.
 
@@ -76,7 +47,7 @@ def interpolate(
     Args:
         baseline: the name of the model that the run began with.
         checkpoint: of the run's last epoch.
-        config, folder, protocol, runtime, progress, cache: those of the run.
+        evaluator: the run's, with something to measure on.
         result: what the run came to; its first and last epoch need not be measured again.
 
     Returns:
@@ -86,26 +57,37 @@ def interpolate(
     Raises:
         LookalikeError: nothing can be read, or a file cannot be written.
     """
+    config, runtime, folder = evaluator.config, evaluator.runtime, evaluator.folder.path
+    assert evaluator.protocol is not None, "there is nothing to measure on"
     world, trained = runtime.world, read_checkpoint(checkpoint)
     trained.pop("optimizer_state_dict")  # twice the size of the model
     state = TrainingState(**trained["state"])
     # Text has its own metric.
     metric = config.best_metric if config.best_metric in METRICS else IMAGE_METRIC
-    fingerprint = protocol.facts()["fingerprint"]
-    mixture = folder.path / "weights" / "encoder_interpolated.pth"
-    facts = (state.epoch, metric, fingerprint)
-    known = world.on_main(lambda: _known(folder.path, mixture, config, state.run, facts))
+    fingerprint = evaluator.protocol.facts()["fingerprint"]
+    wanted = TradeOff(state.run, state.epoch, metric, TEXT_METRIC, (), fingerprint)
+    steps, mixture = alphas(config.interpolation), folder / "weights" / "encoder_interpolated.pth"
+
+    def read_known() -> TradeOff | None:
+        found = read_trade_off(interpolation_file(folder), state.run)
+        if found is None or not mixture.is_file() or replace(found, mixtures=()) != wanted:
+            return None
+        return found if [one.alpha for one in found.mixtures] == steps else None
+
+    known = world.on_main(read_known)
     if known is not None:
         encoder = on_device(CLIPEncoder(str(mixture), embedding=config.embedding), runtime)
         return replace(result, encoder=encoder, trade_off=known)
     try:
         began = CLIPEncoder(baseline, embedding=config.embedding).state_dict()
     except (CheckpointError, ModelError) as error:
-        progress.warn(f"no mixtures of weights, for the baseline is out of reach: {error}")
+        evaluator.progress.warn(
+            f"no mixtures of weights, for the baseline is out of reach: {error}"
+        )
         return result
     ended: Mapping[str, Tensor] = trained["model_state_dict"]
     if {k: v.shape for k, v in began.items()} != {k: v.shape for k, v in ended.items()}:
-        progress.warn(
+        evaluator.progress.warn(
             f"no mixtures of weights, for {baseline} is not the model that the run began with any "
             "more: its weights have other names or sizes"
         )
@@ -114,47 +96,41 @@ def interpolate(
     encoder = on_device(encoder, runtime)
     about = {key: trained.pop(key) for key in _ABOUT} | {"config": asdict(config)}
     del trained
-    evaluator = Evaluator(config, protocol, encoder, runtime, progress, folder, cache)
+    evaluator = replace(evaluator, encoder=encoder)
     evaluator.resume(state)
 
     mixtures, end = list[Mixture](), result.retrieval
     first, last = result.history[0], result.history[-1]
-    for alpha in alphas(config.interpolation):
+    for alpha in steps:
         if alpha == 0 and first.epoch == 0 and first.metrics is not None:
             mixtures.append(Mixture(alpha, first.metrics, first.text_metrics))
         elif alpha == 1 and end is not None and last.metrics is not None:
             mixtures.append(Mixture(alpha, last.metrics, last.text_metrics))
         else:
             set_mixture(encoder, began, ended, alpha)
-            found = evaluator.evaluate(f"evaluating mixtures of weights, alpha {alpha:g}")
-            metrics = found.retrieval.metrics or {}
-            mixtures.append(Mixture(alpha, metrics, found.text_metrics))
-            end = found.retrieval if alpha == 1 else end
-    trade_off = TradeOff(state.run, state.epoch, metric, TEXT_METRIC, tuple(mixtures), fingerprint)
+            found, text = evaluator.evaluate(f"evaluating mixtures of weights, alpha {alpha:g}")
+            mixtures.append(Mixture(alpha, found.metrics or {}, text["text_metrics"]))
+            end = found if alpha == 1 else end
+    trade_off = replace(wanted, mixtures=tuple(mixtures))
     chosen = trade_off.chosen
 
     # Earlier results go before the weights they were measured of.
-    world.on_main(lambda: remove_mixture_results(folder.path))
+    world.on_main(lambda: remove_mixture_results(folder))
     set_mixture(encoder, began, ended, chosen.alpha)
     content = about | {"interpolation": asdict(chosen), "model_state_dict": encoder.state_dict()}
     world.on_main(lambda: write_checkpoint(mixture, content))
-    measured = evaluator.evaluate(f"evaluating the chosen mixture, alpha {chosen.alpha:g}")
+    retrieval, text = evaluator.evaluate(f"evaluating the chosen mixture, alpha {chosen.alpha:g}")
 
     def write() -> list[Path]:
-        said = evaluator.about(state, measured) | {"alpha": chosen.alpha}
-        files = write_results(
-            folder.path, state.epoch, measured.retrieval, protocol, about=said, of_mixture=True
-        )
-        path = interpolation_file(folder.path)
+        _, files = evaluator.write(state, retrieval, text, chosen.alpha)
+        path = interpolation_file(folder)
         write_trade_off(path, trade_off)
         report = evaluator.report(state.epoch, end) if config.report and end else []
         return [*files, path, *report]
 
     written = world.on_main(write)
     files = [path for path in result.files if path not in written] + [mixture, *written]
-    return replace(
-        result, encoder=encoder, retrieval=measured.retrieval, files=files, trade_off=trade_off
-    )
+    return replace(result, encoder=encoder, retrieval=retrieval, files=files, trade_off=trade_off)
 
 
 @torch.no_grad()
@@ -179,15 +155,3 @@ def alphas(count: int) -> list[float]:
     [0.0, 0.25, 0.5, 0.75, 1.0]
     """
     return [step / count for step in range(count + 1)]
-
-
-def _known(
-    folder: Path, mixture: Path, config: TrainConfig, run: str, facts: tuple[int, str, str]
-) -> TradeOff | None:
-    """Returns what an earlier process of this run has measured to the end."""
-    found = read_trade_off(interpolation_file(folder), run)
-    if found is None or not mixture.is_file():
-        return None
-    same = facts == (found.epoch, found.metric, found.fingerprint)
-    measured = [one.alpha for one in found.mixtures]
-    return found if same and measured == alphas(config.interpolation) else None

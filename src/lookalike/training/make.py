@@ -26,17 +26,16 @@ from lookalike.runtime.device import Runtime
 from lookalike.runtime.memory import enough_memory
 from lookalike.runtime.randomness import restore_random_state
 from lookalike.training import startup
-from lookalike.training.checkpoints.checkpoint import bytes_of_checkpoint
 from lookalike.training.checkpoints.folder import RunFolder
 from lookalike.training.checkpoints.resume import Resumed
-from lookalike.training.checkpoints.saving import Checkpoints
+from lookalike.training.checkpoints.saving import Checkpoints, bytes_of_checkpoint
 from lookalike.training.data import TrainingData, check_divisible, read_training_images
 from lookalike.training.evaluator import Evaluator
 from lookalike.training.history import TrainingState
 from lookalike.training.losses.registry import make_objective
 from lookalike.training.optimization.optimizer import make_optimizer
 from lookalike.training.optimization.schedule import whole_warmup
-from lookalike.training.regularizers.regularizers import make_regularizers
+from lookalike.training.regularizers import make_regularizers
 from lookalike.training.sharding import check_trainable, shard
 from lookalike.training.step.batch_memory import find_chunk_size
 from lookalike.training.step.compiling import compile_layers
@@ -54,10 +53,8 @@ def make_trainer(
 ) -> Trainer:
     """Reads and checks everything that a run needs, says what it found, and writes nothing.
 
-    `objective` is used in place of the one that the configuration names.
-
-    Raises:
-        LookalikeError: of the kind that says what is wrong.
+    `objective` is used in place of the one that the configuration names. What is wrong is raised as
+    a LookalikeError, here and in what is below.
     """
     world = runtime.world
     check_divisible(world, config.n_classes_per_batch, config.n_samples_per_class)
@@ -91,35 +88,29 @@ def make_trainer(
         world.on_main(cache.prepare)  # by now it knows what will be read
     checkpoints = Checkpoints(config, folder, step, data, holdout, progress)
     state = TrainingState(run=world.on_main(lambda: secrets.token_hex(8)))
-    if resumed:
-        state = checkpoints.restore(resumed)
-        evaluator.resume(state)
-    trainer = Trainer(config, runtime, progress, data, step, checkpoints, evaluator, state)
-
     lines = startup.describe(config, runtime, data, step, protocol)
     if resumed:
+        state, checkpoints.newest = resumed.restore(step, data), resumed.path
+        evaluator.resume(state)
         lines += startup.describe_resumed(config, resumed.path, state)
+    trainer = Trainer(config, runtime, progress, data, step, checkpoints, evaluator, state)
+
     for line in lines:
         progress.note(line)
-    startup.warn_of_images(config, data, protocol, progress)
-    startup.warn_of_settings(config, data, progress)
-    epochs_left = config.num_epochs - state.epoch
-    startup.warn_of_full_disk(config, folder.path, epochs_left, bytes_of_checkpoint(step), progress)
+    left, size = config.num_epochs - state.epoch, bytes_of_checkpoint(step)
+    of_disk = startup.warnings_of_disk(config, folder.path, left, size)
+    for warning in startup.warnings_of(config, data, protocol) + of_disk:
+        progress.warn(warning)
     compile_layers(
         config, encoder, runtime, progress, chunk_size=step.chunk_size, part_size=data.part_size,
         steps_left=data.total_steps - trainer.steps_done,
-        side=encoder.train_side(config.train_size),
     )  # fmt: skip
     _set_random_numbers(config, runtime, progress, resumed)
     return trainer
 
 
 def make_encoder(config: TrainConfig, runtime: Runtime, resumed: Resumed | None) -> CLIPEncoder:
-    """Returns the encoder on its device, with those of its weights trainable that are to be.
-
-    Raises:
-        LookalikeError: it cannot be loaded, or not be trained in this way.
-    """
+    """Returns the encoder on its device, with those of its weights trainable that are to be."""
     # A resumed run's architecture and files come from its checkpoint: the model it started
     # from may be out of reach by now.
     encoder = CLIPEncoder(
@@ -149,11 +140,7 @@ def make_loader(
     images: ImageSet,
     cache: DecodeCache | None = None,
 ) -> ImageLoader:
-    """Returns a loader of images as training sees them: at its own size, and changed at random.
-
-    Raises:
-        LookalikeError: the encoder cannot take images of that size.
-    """
+    """Returns a loader of images as training sees them: at its own size, and changed at random."""
     side = encoder.train_side(config.train_size)
     how = encoder.preprocessing_at(side) if side else encoder.preprocessing
     return ImageLoader(
@@ -176,11 +163,7 @@ def make_step(
     resumed: Resumed | None = None,
     objective: nn.Module | None = None,
 ) -> TrainingStep:
-    """Returns what trains the encoder; a resumed run's state is put back elsewhere.
-
-    Raises:
-        LookalikeError: the configuration does not fit the encoder, or the memory.
-    """
+    """Returns what trains the encoder; a resumed run's state is put back elsewhere."""
     saved, classes = resumed.content if resumed else None, data.images.classes
     regularizers = make_regularizers(config, encoder, classes, progress, saved=saved)
     with runtime.autocast():
@@ -205,15 +188,14 @@ def _set_random_numbers(
 ) -> None:
     """Takes up those of dropout where they were saved; each process has others."""
     states, rank = resumed.content["random_states"] if resumed else [], runtime.world.rank
-    if len(states) == runtime.world.size:
-        if restore_random_state(states[rank], runtime.device):
-            return
-        what = "on another kind of device"
-    else:
-        what = f"by another number of processes ({len(states)})"
+    fits = len(states) == runtime.world.size
+    if fits and restore_random_state(states[rank], runtime.device):
+        return
     if rank:  # the first one has those that a single process would have
         torch.manual_seed(config.seed + rank)
     if resumed:
+        other = f"by another number of processes ({len(states)})"
+        what = "on another kind of device" if fits else other
         progress.warn(
             f"the run was saved {what}, whose random numbers cannot be taken up here; it goes on "
             "with others"

@@ -14,51 +14,37 @@ from torch.utils._pytree import tree_map_only
 from lookalike.config import TrainConfig
 from lookalike.errors import ConfigError
 from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.layers import has_batch_norm
 from lookalike.runtime.device import Runtime
 from lookalike.runtime.world import World
 
 
 def check_trainable(encoder: CLIPEncoder, runtime: Runtime, config: TrainConfig) -> None:
-    """Refuses what several processes, or one of them, cannot do.
-
-    Raises:
-        ConfigError: says what to change.
-    """
-    count = runtime.world.size
-    batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in encoder.modules())
-    if count > 1 and batch_norm:
-        raise ConfigError(
-            f"{encoder.model_name} normalises over the whole batch (BatchNorm), of which each of "
-            f"{count} processes sees a part; train it in one process"
-        )
-    if config.sharding == "none":
-        return
-    if count == 1:
-        raise ConfigError(
-            "sharding is full, and this is the only process; start several (torchrun "
-            "--nproc-per-node 2 -m lookalike train ...), or set --sharding none"
-        )
-    if config.lora_rank is not None:
-        raise ConfigError(
-            "sharding is full, and LoRA trains so few weights that each process has room for all; "
-            "set --sharding none"
-        )
-    if runtime.precision == "fp16":
-        raise ConfigError(
-            "sharding is full, and precision fp16, whose gradient scaling would have to look at "
-            "all parts at once; set --precision bf16 or fp32"
-        )
+    """Raises ConfigError for what several processes, or one of them, cannot do."""
+    count, full = runtime.world.size, config.sharding == "full"
+    refusals = {
+        f"{encoder.model_name} normalises over the whole batch (BatchNorm), of which each of "
+        f"{count} processes sees a part; train it in one process": (
+            count > 1 and has_batch_norm(encoder)
+        ),
+        "sharding is full, and this is the only process; start several (torchrun "
+        "--nproc-per-node 2 -m lookalike train ...), or set --sharding none": full and count == 1,
+        "sharding is full, and LoRA trains so few weights that each process has room for all; "
+        "set --sharding none": full and config.lora_rank is not None,
+        "sharding is full, and precision fp16, whose gradient scaling would have to look at "
+        "all parts at once; set --precision bf16 or fp32": full and runtime.precision == "fp16",
+    }
+    for reason, applies in refusals.items():
+        if applies:
+            raise ConfigError(reason)
 
 
 def shard(encoder: CLIPEncoder, runtime: Runtime) -> None:
     """Leaves each process a part of each parameter, on its device (FSDP2).
 
     A layer's parameters are put together while it computes, and no longer. The layers are those
-    that Transformers says not to split. A text tower stays whole: it is frozen, so it takes no
-    room for gradients, and it computes by other ways than the encoder's own.
-
-    Raises:
-        ConfigError: Transformers names no layers.
+    that Transformers says not to split; it raises ConfigError where there are none. A text tower
+    stays whole: it is frozen, so it takes no room for gradients, and computes by other ways.
     """
     names = set(encoder.backbone._no_split_modules or ())
     vision = {p for _, p in encoder.vision_parameters()}
@@ -77,12 +63,8 @@ def shard(encoder: CLIPEncoder, runtime: Runtime) -> None:
         fully_shard(layer, mesh=mesh)
     # Left together, as the outermost parameters are if nobody says otherwise, they would be other
     # objects after the first pass: whoever asked for the parameters then trained nothing.
-    fully_shard(
-        encoder,
-        mesh=mesh,
-        reshard_after_forward=True,
-        ignored_params=set(encoder.parameters()) - vision,
-    )
+    others = set(encoder.parameters()) - vision
+    fully_shard(encoder, mesh=mesh, reshard_after_forward=True, ignored_params=others)
 
 
 def is_sharded(encoder: nn.Module) -> bool:
@@ -109,9 +91,8 @@ def part_of(value: Any, like: Tensor) -> Any:
     """
     if not isinstance(value, Tensor) or not isinstance(like, DTensor) or value.shape != like.shape:
         return value
-    return distribute_tensor(
-        value.to(like.device), like.device_mesh, like.placements, src_data_rank=None
-    )
+    there = value.to(like.device)
+    return distribute_tensor(there, like.device_mesh, like.placements, src_data_rank=None)
 
 
 def sharded_like(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from types import FrameType
 from typing import NoReturn
 
 from lookalike.config import TrainConfig
@@ -16,7 +19,6 @@ from lookalike.files import shown, write_json
 from lookalike.progress import Progress, counted
 from lookalike.runtime.device import Runtime
 from lookalike.tracking.course import Tracking
-from lookalike.training.checkpoints.interrupt import Interrupt, deferred_interrupt
 from lookalike.training.checkpoints.saving import Checkpoints
 from lookalike.training.data import TrainingData
 from lookalike.training.evaluator import Evaluator
@@ -26,13 +28,12 @@ from lookalike.training.step.step import Stepped, TrainingStep
 
 # Of several processes all find these at the same point of the same step.
 _MET_BY_ALL = (DataError, NoPositivesError, NonFiniteError, OutputError)
+_HEARD = b"\nstopping after this step, then saving; once more stops at once and saves nothing\n"
 
 
 @dataclass(eq=False)
 class Trainer:
-    """One training run, made by `make_trainer`: what gives batches, what changes the weights, what
-    saves them and what measures them, and how far they have come.
-    """
+    """One training run, made by `make_trainer`: its four parts, and how far it has come."""
 
     config: TrainConfig
     runtime: Runtime
@@ -47,8 +48,7 @@ class Trainer:
         """Does all that is left to do of the run.
 
         Raises:
-            LookalikeError: it cannot go on; the steps before are saved.
-            Interrupted: on Ctrl-C or SIGTERM, after saving.
+            LookalikeError: it cannot go on, or was told to stop; the steps before are saved.
         """
         state, data, world = self.state, self.data, self.runtime.world
         while True:
@@ -81,20 +81,17 @@ class Trainer:
 
     @property
     def steps_done(self) -> int:
-        """Steps of all epochs so far."""
+        """Returns the steps of all epochs so far."""
         return self.state.epoch * self.data.steps_per_epoch + self.state.step
 
     def _evaluate(self) -> None:
-        """Measures the model as it is now, and writes the epoch's result files.
-
-        Only now is it known which checkpoint is the best, and so which ones need not be kept.
-        """
+        """Measures the model as it is now, and writes the epoch's result files."""
         try:
             with self.step.measured():
                 self.evaluator.measure(self.state)
         except KeyboardInterrupt:
             self._save_and_stop()
-        best = self.evaluator.best
+        best = self.evaluator.best  # so only now it is known which checkpoints need not be kept
         self.checkpoints.keep_newest(self.state.epoch, best=best.epoch if best else None)
 
     def _is_finished(self) -> bool:
@@ -102,9 +99,9 @@ class Trainer:
         state, config, best = self.state, self.config, self.evaluator.best
         if state.epoch >= config.num_epochs:
             return True
-        if state.step or best is None or not self.evaluator.is_out_of_patience:
+        since = state.epoch - best.epoch if best else 0
+        if state.step or best is None or config.patience is None or since < config.patience:
             return False
-        since = state.epoch - best.epoch
         self.progress.note(
             f"stopped after epoch {state.epoch} of {config.num_epochs}: "
             f"{counted(since, 'epoch')} in a row not better than epoch {best.epoch} "
@@ -117,13 +114,13 @@ class Trainer:
         """Takes one step of the optimizer; returns what it came to, and the learning rate."""
         learning_rate = learning_rate_at(self.config, self.steps_done, self.data.total_steps)
         set_learning_rate(self.step.optimizer, learning_rate)
-        device, labels = self.runtime.device, self.data.labels_of(batch)
+        given = (batch.pixels, self.data.images.labels[batch.indices[batch.own]])
         try:
             stepped = self.step.take(
-                batch.pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+                *(one.to(self.runtime.device, non_blocking=True) for one in given)
             )
         except NonFiniteError as error:
-            names = ", ".join(shown(name) for name in self.data.names_of(batch))
+            names = ", ".join(shown(self.data.images.images.names[i]) for i in batch.indices)
             # The same step again would come to the same.
             help_ = "start a new run with a lower --learning-rate"
             if self.runtime.precision != "fp32":
@@ -135,7 +132,7 @@ class Trainer:
         return stepped, learning_rate
 
     def _save_and_stop(self) -> NoReturn:
-        """Honours Ctrl-C: saves what is not saved yet, and says how to go on."""
+        """Saves what is not saved yet, and raises Interrupted, which says how to go on."""
         state = self.state
         if state.step:
             steps = self.data.steps_per_epoch
@@ -175,11 +172,10 @@ class Trainer:
         except OutputError as failed:
             self.progress.warn(str(failed))
             return
-        how = self.checkpoints.how_to_go_on()
+        how, path = self.checkpoints.how_to_go_on(), self.checkpoints.folder.interrupted
         if isinstance(error, NonFiniteError) and self.runtime.precision != "fp32":
             how += " --precision fp32"
         elif isinstance(error, NonFiniteError):
-            path = self.checkpoints.folder.interrupted
             model = shown(shlex.quote(os.fspath(path)))
             how = f"{shown(path)}. A new run begins there with --model-name {model}"
         self.progress.warn(
@@ -199,11 +195,40 @@ class Trainer:
             world.on_main(lambda: write_json(path, [asdict(one) for one in unreadable]))
             files.append(path)
         return TrainResult(
-            history=evaluator.history,
-            best=evaluator.best,
-            retrieval=evaluator.retrieval,
-            checkpoint=self.checkpoints.newest,
-            files=files,
-            unreadable=unreadable,
-            encoder=encoder,
-        )
+            evaluator.history, evaluator.best, evaluator.retrieval, self.checkpoints.newest,
+            files, unreadable, encoder,
+        )  # fmt: skip
+
+
+class Interrupt:
+    """`requested` is true once somebody asked the run to stop."""
+
+    requested = False
+
+
+@contextmanager
+def deferred_interrupt(*, quiet: bool = False) -> Iterator[Interrupt]:
+    """Inside the block the first Ctrl-C or SIGTERM is only noted; a second one acts at once.
+
+    A signal in the middle of an optimiser step would leave half of the weights changed; whoever
+    runs the steps looks at `requested` between them. Outside of the main thread Python delivers
+    no signals, and nothing is changed. `quiet` leaves it to another process to say what happens.
+    """
+    interrupt = Interrupt()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupt
+        return
+
+    def note(_number: int, _frame: FrameType | None) -> None:
+        if interrupt.requested:
+            raise KeyboardInterrupt
+        interrupt.requested = True
+        if not quiet:
+            os.write(2, _HEARD)  # of all ways to print, the one that is safe in a signal handler
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interrupt
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from lookalike.config import TrainConfig
-from lookalike.errors import CheckpointError, OutputError
+from lookalike.errors import OutputError
 from lookalike.evaluation.results import find_results
 from lookalike.files import shown, writable_folder
 
@@ -34,12 +34,8 @@ class RunFolder:
 
     def __init__(self, config: TrainConfig, resume: Path | None) -> None:
         self.path = writable_folder(Path(config.out))
+        self.interrupted = self.path / "weights" / _INTERRUPTED  # in the middle of an epoch
         self._to_replace = _files_to_replace(config, self.path, resume)
-
-    @property
-    def interrupted(self) -> Path:
-        """The checkpoint of the middle of an epoch."""
-        return self.path / "weights" / _INTERRUPTED
 
     def epoch_file(self, epoch: int) -> Path:
         """Returns where the checkpoint of a whole epoch lies."""
@@ -48,21 +44,15 @@ class RunFolder:
     def keep_newest(
         self, epoch: int, keep: int | Literal["all"], *, best: int | None = None
     ) -> list[Path]:
-        """Removes checkpoints that are outdated once that of `epoch` is there, whole.
+        """Removes checkpoints that are outdated once that of `epoch` is there, and returns them.
 
         The newest `keep` up to `epoch` stay, and that of the epoch `best`. So do later ones,
         where a run was resumed from before them, and everything of a run that this one replaces.
-
-        Returns:
-            What was removed.
         """
         if keep == "all" or self._to_replace or not self.epoch_file(epoch).is_file():
             return []
-        removed = [
-            path
-            for number, path in _epoch_files(self.path)
-            if number <= epoch - keep and number != best
-        ]
+        outdated = set(range(epoch - keep + 1)) - {best}
+        removed = [path for number, path in _epoch_files(self.path) if number in outdated]
         for path in removed:
             path.unlink(missing_ok=True)
         return removed
@@ -74,21 +64,6 @@ class RunFolder:
                 path.unlink(missing_ok=True)  # each may be gigabytes
         while self._to_replace:
             self._to_replace.pop().unlink(missing_ok=True)
-
-
-def newest_checkpoint(out: Path) -> Path:
-    """Returns the checkpoint to go on from.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    found = find_checkpoints(out)
-    if not found:
-        raise CheckpointError(
-            f"there is no checkpoint in {shown(out / 'weights')} to go on from; "
-            "give the run's folder with --out, or the file itself: --resume FILE"
-        )
-    return found[-1]
 
 
 def find_checkpoints(out: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from lookalike.config import TrainConfig
 from lookalike.config.settings import changed_on_resume, free_on_resume
 from lookalike.errors import CheckpointError, ConfigError
 from lookalike.files import shown
-from lookalike.model.pretrained import read_checkpoint
+from lookalike.model.pretrained import CHECKPOINT_FORMAT, read_checkpoint
 from lookalike.progress import counted
-from lookalike.training.checkpoints.checkpoint import check_can_go_on
-from lookalike.training.checkpoints.folder import newest_checkpoint
-from lookalike.training.data import TrainingImages
+from lookalike.training.checkpoints.folder import find_checkpoints
+from lookalike.training.data import TrainingData, TrainingImages
+from lookalike.training.history import TrainingState
+from lookalike.training.sharding import part_of, sharded_like
+from lookalike.training.step.step import TrainingStep
 
 
 @dataclass(frozen=True)
@@ -52,16 +55,45 @@ class Resumed:
             )
 
     def check_images(self, images: TrainingImages) -> None:
-        """Refuses to go on with other images than the run began with, wherever they lie now.
-
-        Raises:
-            CheckpointError: the training images are others.
-        """
+        """Raises CheckpointError for other training images, wherever they lie now."""
         if self.content["train_fingerprint"] != images.fingerprint:
             raise CheckpointError(
                 f"the training images are not those of {shown(self.path)}: files were added, "
                 "removed or renamed since. Put them back, or start a new run without --resume"
             )
+
+    def restore(self, step: TrainingStep, data: TrainingData) -> TrainingState:
+        """Puts a run back where it was saved, and returns how far it had come.
+
+        The encoder was made of the checkpoint's `model_state_dict` already, and random numbers are
+        the business of whoever draws them.
+
+        Raises:
+            CheckpointError: the checkpoint does not fit the model.
+        """
+        content, here = self.content, dict(step.encoder.named_parameters())
+        training = {
+            name: part_of(weight, here.get(name, weight))
+            for name, weight in content["training_state_dict"].items()
+        }
+        try:
+            loaded = step.encoder.load_state_dict(training, strict=False)
+            saved = sharded_like(content["optimizer_state_dict"], step.optimizer)
+            step.optimizer.load_state_dict(saved)
+            step.objective.load_state_dict(content["objective_state_dict"])
+        except (ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"the state of training in {shown(self.path)} does not fit: {error}"
+            ) from error
+        if loaded.unexpected_keys:
+            raise CheckpointError(
+                f"the checkpoint has weights that the model has not ({loaded.unexpected_keys[0]}); "
+                "it was saved with another release of peft or Transformers, go on with that"
+            )
+        if content["scaler_state_dict"] and step.scaler.is_enabled():
+            step.scaler.load_state_dict(content["scaler_state_dict"])
+        data.sampler.load_state_dict(content["sampler_state_dict"])
+        return TrainingState(**content["state"])
 
 
 def read_resumed(resume: str | Path) -> Resumed:
@@ -71,11 +103,29 @@ def read_resumed(resume: str | Path) -> Resumed:
         resume: a checkpoint, or the folder of a run, whose newest one is meant.
 
     Raises:
-        CheckpointError: there is none, or none that training can go on from.
+        CheckpointError: there is none; or an earlier version of Lookalike wrote it, or it is a
+            mixture of weights, so that training cannot go on from it.
     """
     path = Path(resume)
     if path.is_dir():
-        path = newest_checkpoint(path)
+        found = find_checkpoints(path)
+        if not found:
+            raise CheckpointError(
+                f"there is no checkpoint in {shown(path / 'weights')} to go on from; give the "
+                "run's folder with --out, or the file itself: --resume FILE"
+            )
+        path = found[-1]
     content = read_checkpoint(path)
-    check_can_go_on(content, path)  # before its settings, which may be those of its time
+    if content["format"] != CHECKPOINT_FORMAT:
+        raise CheckpointError(
+            f"{shown(path)} was written by an earlier version of Lookalike, and lacks what this "
+            "one needs to go on exactly where it was. To train on from its weights start a new "
+            f"run with --model-name {shown(shlex.quote(str(path)))}, without --resume"
+        )
+    if "optimizer_state_dict" not in content:
+        last = path.with_name(f"encoder_epoch_{content['epoch']:02}.pth")
+        raise CheckpointError(
+            f"{shown(path)} is a mixture of weights, which no training led to; go on from "
+            f"{shown(last)}, or start a new run from it with --model-name"
+        )
     return Resumed(path, content)

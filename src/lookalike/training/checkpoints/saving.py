@@ -1,4 +1,4 @@
-"""A run's checkpoints: when they are written, and which of them stay."""
+"""A run's checkpoints: what they hold, when they are written, and which of them stay."""
 
 from __future__ import annotations
 
@@ -6,28 +6,31 @@ import os
 import shlex
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from lookalike.config import TrainConfig
 from lookalike.errors import OutputError
 from lookalike.evaluation.protocol import Holdout
-from lookalike.files import shown
+from lookalike.evaluation.results import library_versions
+from lookalike.files import shown, write_whole
+from lookalike.model.lora import layers_under_lora, lora_matrices, plain_state_dict
+from lookalike.model.pretrained import CHECKPOINT_FORMAT
 from lookalike.progress import Progress
-from lookalike.training.checkpoints.checkpoint import restore_checkpoint, save_checkpoint
+from lookalike.runtime.randomness import random_state
 from lookalike.training.checkpoints.folder import RunFolder
-from lookalike.training.checkpoints.resume import Resumed
 from lookalike.training.data import TrainingData
 from lookalike.training.history import TrainingState
+from lookalike.training.sharding import whole_tensors
 from lookalike.training.step.step import TrainingStep
 
 
 class Autosave:
-    """Tells when the next checkpoint in the middle of an epoch is due.
-
-    Args:
-        minutes: from one checkpoint, of whatever kind, to the next; None: never.
-        clock: seconds that only ever rise.
+    """Tells when the next checkpoint in the middle of an epoch is due: `minutes` after the one
+    before, of whatever kind; None: never. The clock tells seconds that only ever rise.
     """
 
     def __init__(self, minutes: float | None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -45,7 +48,7 @@ class Autosave:
 
 @dataclass(eq=False)
 class Checkpoints:
-    """Writes the checkpoints of a run, and puts it back where one of them was written.
+    """Writes the checkpoints of a run.
 
     `newest` is the one written or resumed from last; `epochs` are those of whole epochs that were
     written here and are still there.
@@ -66,38 +69,30 @@ class Checkpoints:
         self._world = self.step.runtime.world
         self._autosave = Autosave(self.config.autosave_minutes)
 
-    def restore(self, resumed: Resumed) -> TrainingState:
-        """Puts the run back where it was saved, and returns how far it had come.
+    def save_epoch(self, state: TrainingState) -> None:
+        """Writes the checkpoint of the epoch just done; one of its middle is outdated now.
 
         Raises:
-            CheckpointError: the checkpoint does not fit the model or the training images.
+            OutputError: it cannot be written; a file of that name from before is untouched.
         """
-        self.newest = resumed.path
-        return restore_checkpoint(resumed.content, resumed.path, step=self.step, data=self.data)
-
-    def save_epoch(self, state: TrainingState) -> None:
-        """Writes the checkpoint of the epoch just done; one of its middle is outdated now."""
         path = self.folder.epoch_file(state.epoch)
         self._save(path, state)
         self.epochs.append(path)
         self._world.on_main(lambda: self.folder.interrupted.unlink(missing_ok=True))
 
     def save_interrupted(self, state: TrainingState) -> None:
-        """Writes the checkpoint of the middle of an epoch."""
+        """Writes the checkpoint of the middle of an epoch; raises as `save_epoch` does."""
         self._save(self.folder.interrupted, state)
 
     def autosave(self, state: TrainingState) -> None:
-        """Writes a checkpoint of the middle of the epoch where one is due.
-
-        Where that fails the run goes on: there may be room by the end of the epoch.
-        """
+        """Writes a checkpoint of the middle of the epoch where one is due."""
         if state.step == self.data.steps_per_epoch:
             return
         if not self._world.any_of(self._autosave.is_due()):  # each looks at its own clock
             return
         try:
             self.save_interrupted(state)
-        except OutputError as error:
+        except OutputError as error:  # there may be room by the end of the epoch
             self.progress.warn(f"no checkpoint in the middle of the epoch: {error}")
             self._autosave.restart()
 
@@ -115,7 +110,67 @@ class Checkpoints:
         return f"{shown(self.newest or '')}. Go on with: {command} --resume {path}"
 
     def _save(self, path: Path, state: TrainingState) -> None:
+        """Writes all that evaluation, search and an exact resume need, as one file.
+
+        `model_state_dict` is what was measured, under the backbone's plain names: it loads wherever
+        a model does. Where LoRA makes training go on with other weights than these, they are
+        `training_state_dict`. Only the layers that LoRA changes are copied: there may be no room
+        for more.
+        """
         self._world.on_main(self.folder.make_room)
-        save_checkpoint(path, state, self.config, self.step, self.data, self.holdout)
+        step, encoder, world = self.step, self.step.encoder, self._world
+        images, baseline = self.data.images, self.step.regularizers.baseline
+        checkpoint = {
+            "format": CHECKPOINT_FORMAT,
+            "epoch": state.epoch,
+            "state": asdict(state),
+            "model": encoder.description(),
+            "config": asdict(self.config),
+            "train_fingerprint": images.fingerprint,
+            "train_classes": sorted(encoder.trained_on.union(images.classes)),
+            "holdout": asdict(self.holdout) if self.holdout else None,
+            "versions": library_versions(),
+            "loss": state.mean_loss if state.step else state.loss,
+            "objective_state_dict": step.objective.state_dict(),
+            "optimizer_state_dict": whole_tensors(step.optimizer.state_dict(), world),
+            "baseline_state_dict": whole_tensors(baseline.values, world) if baseline else None,
+            "scaler_state_dict": step.scaler.state_dict(),
+            "chunk_size": step.chunk_size,
+            # The loader reads ahead of training: batches done are those that were trained on.
+            "sampler_state_dict": self.data.sampler.state_dict()
+            | {"epoch": state.epoch, "batches_done": state.step},
+            "random_states": world.all_gather_objects(random_state(step.runtime.device)),
+            "precision": step.runtime.precision,
+        }
+        under_lora = {name: weight.clone() for name, weight in layers_under_lora(encoder).items()}
+        with step.measured():
+            checkpoint["model_state_dict"] = whole_tensors(plain_state_dict(encoder), world)
+            checkpoint["training_state_dict"] = under_lora | lora_matrices(encoder)
+            world.on_main(lambda: write_checkpoint(path, checkpoint))
         self.newest = path
         self._autosave.restart()
+
+
+def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Writes a checkpoint, whole; raises OutputError where it cannot be written."""
+    try:
+        write_whole(path, lambda file: torch.save(checkpoint, file))
+    except RuntimeError as error:  # torch's writer reports a full disk in its own way
+        raise OutputError(
+            f"cannot write {shown(path)}: {first_line(error)}. Free some room, or "
+            "choose another disk with --out; checkpoints written before are untouched"
+        ) from error
+
+
+def bytes_of_checkpoint(step: TrainingStep) -> int:
+    """Returns what the tensors in a checkpoint take on the disk."""
+    baseline = step.regularizers.baseline
+    trained = [p for group in step.optimizer.param_groups for p in group["params"]]
+    tensors = [
+        *step.encoder.state_dict().values(),
+        *step.objective.state_dict().values(),
+        *trained, *trained,  # AdamW's two means
+        *layers_under_lora(step.encoder).values(),
+        *(baseline.values.values() if baseline else ()),
+    ]  # fmt: skip
+    return sum(one.numel() * one.element_size() for one in tensors)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lookalike.training.losses.batch import check_batch, check_temperature, in_full_precision
+from lookalike.training.losses.supcon import check_batch, check_temperature, in_full_precision
 
 
 class ArcFaceLoss(nn.Module):
@@ -65,15 +65,11 @@ class ArcFaceLoss(nn.Module):
                 f"{len(self.centers)} centres, for labels 0 to {len(self.centers) - 1}"
             )
         with torch.autocast(embeddings.device.type, enabled=False):
-            embeddings = in_full_precision(embeddings)
+            embeddings, labels = in_full_precision(embeddings), labels.long()
             centers = functional.normalize(self.centers.to(embeddings.dtype), dim=1)
-            cosines = embeddings @ centers.T
-            labels = labels.long()
-            own = labels[:, None]
-            with_margin = self._with_margin(cosines.gather(1, own))
-            return functional.cross_entropy(
-                cosines.scatter(1, own, with_margin) / self.temperature, labels
-            )
+            cosines, own = embeddings @ centers.T, labels[:, None]
+            cosines = cosines.scatter(1, own, self._with_margin(cosines.gather(1, own)))
+            return functional.cross_entropy(cosines / self.temperature, labels)
 
     def _with_margin(self, cosine: Float[Tensor, "batch 1"]) -> Float[Tensor, "batch 1"]:
         """Returns cos(theta + m) of cos(theta)."""

@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from lookalike.training.losses.batch import check_temperature
-from lookalike.training.losses.supcon import supcon
+from lookalike.training.losses.supcon import check_temperature, supcon
 
 
 class CrossBatchMemory(nn.Module):
@@ -41,14 +40,10 @@ class CrossBatchMemory(nn.Module):
             raise ValueError(f"size is {size}; a memory holds at least 1 embedding")
         self.temperature = check_temperature(temperature)
         self.warmup_batches = warmup_batches
-        self.embeddings: Tensor
-        self.labels: Tensor
-        self.num_batches: Tensor
-        self.num_written: Tensor
-        self.register_buffer("embeddings", torch.zeros(size, dim))
-        self.register_buffer("labels", torch.zeros(size, dtype=torch.int64))
-        self.register_buffer("num_batches", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("num_written", torch.zeros((), dtype=torch.int64))
+        self.embeddings = nn.Buffer(torch.zeros(size, dim))
+        self.labels = nn.Buffer(torch.zeros(size, dtype=torch.int64))
+        self.num_batches: Tensor = nn.Buffer(torch.zeros((), dtype=torch.int64))
+        self.num_written: Tensor = nn.Buffer(torch.zeros((), dtype=torch.int64))
 
     def forward(
         self, embeddings: Float[Tensor, "batch dim"], labels: Int64[Tensor, " batch"]
@@ -60,13 +55,8 @@ class CrossBatchMemory(nn.Module):
             NoPositivesError: no anchor has a positive, in the batch or in the memory.
         """
         filled = min(int(self.num_written), len(self.labels))
-        loss = supcon(
-            embeddings,
-            labels,
-            self.embeddings[:filled],
-            self.labels[:filled],
-            temperature=self.temperature,
-        )
+        others, their_labels = self.embeddings[:filled], self.labels[:filled]
+        loss = supcon(embeddings, labels, others, their_labels, temperature=self.temperature)
         if loss.isfinite():  # what is not would spoil all losses after it
             if int(self.num_batches) >= self.warmup_batches:
                 self._remember(embeddings.detach(), labels)

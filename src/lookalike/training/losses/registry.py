@@ -18,7 +18,7 @@ from lookalike.training.losses.supcon import SupConLoss
 class ShippedObjective:
     """How an objective is made, and the options that it reads, which others refuse."""
 
-    make: Callable[[TrainConfig, int, int, int], nn.Module]  # the last as in `make_objective`
+    make: Callable[[TrainConfig, int, int, int], nn.Module]  # called as `make_objective` is
     options: tuple[str, ...]
 
 
@@ -68,31 +68,20 @@ def name_objective(config: TrainConfig, objective: nn.Module | None) -> TrainCon
                 "one of them out"
             )
         config = replace(config, objective=name)
-    _check_options(config)
-    return config
-
-
-def make_objective(config: TrainConfig, num_classes: int, dim: int, warmup_steps: int) -> nn.Module:
-    """Returns the objective that ships and `config.objective` names, to be called as
-    `objective(embeddings, labels)` once a step.
-
-    Args:
-        config: the objective and its options.
-        num_classes: labels are 0 to num_classes - 1.
-        dim: numbers in an embedding.
-        warmup_steps: first steps, over which the learning rate rises.
-    """
-    return OBJECTIVES[config.objective].make(config, num_classes, dim, warmup_steps)
-
-
-def _check_options(config: TrainConfig) -> None:
-    """Refuses options that only other objectives read."""
     defaults = {one.name: one.default for one in fields(config)}
     read = OBJECTIVES[config.objective].options if config.objective in OBJECTIVES else ()
     for name, one in OBJECTIVES.items():
-        for option in one.options:
-            if option not in read and getattr(config, option) != defaults[option]:
+        for option in set(one.options).difference(read):
+            if getattr(config, option) != defaults[option]:
                 raise ConfigError(
                     f"{option} works with the objective {name}, not {config.objective}; leave one "
                     "of them out"
                 )
+    return config
+
+
+def make_objective(config: TrainConfig, num_classes: int, dim: int, warmup_steps: int) -> nn.Module:
+    """Returns the objective that `config.objective` names, one that ships, for embeddings of `dim`
+    numbers with labels from 0 to num_classes - 1; over `warmup_steps` the learning rate rises.
+    """
+    return OBJECTIVES[config.objective].make(config, num_classes, dim, warmup_steps)

@@ -11,18 +11,11 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from lookalike.training.losses.batch import (
-    check_batch,
-    check_temperature,
-    in_full_precision,
-    no_positives,
-)
+from lookalike.errors import NoPositivesError
 
+# Similarities that are in memory at once; at most six such tiles are, beside the gradient.
 TILE_BYTES = 2**27
-"""Similarities that are in memory at once; at most six such tiles are, beside the gradient."""
-
-CPU_TILE_BYTES = 2**22
-"""The same on a CPU, whose caches should hold it."""
+CPU_TILE_BYTES = 2**22  # the same on a CPU, whose caches should hold it
 
 
 class SupConLoss(nn.Module):
@@ -80,6 +73,27 @@ class SupConLoss(nn.Module):
         return supcon(embeddings, labels, nothing, labels[:0], temperature=self.temperature)
 
 
+def check_batch(embeddings: Float[Tensor, "batch dim"], labels: Int64[Tensor, " batch"]) -> None:
+    """Raises ValueError for shapes that do not belong together."""
+    if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
+        raise ValueError(
+            f"embeddings of shape {tuple(embeddings.shape)} and labels of shape "
+            f"{tuple(labels.shape)}; expected (batch, dim) and (batch,)"
+        )
+
+
+def check_temperature(temperature: float) -> float:
+    """Returns the temperature; raises ValueError where it is not above 0."""
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}; it must be above 0")
+    return temperature
+
+
+def in_full_precision(embeddings: Tensor) -> Tensor:
+    """Returns float32, or float64 as it is: losses are differences of close numbers."""
+    return embeddings if embeddings.dtype == torch.float64 else embeddings.float()
+
+
 def supcon(
     embeddings: Float[Tensor, "batch dim"],
     labels: Int64[Tensor, " batch"],
@@ -133,11 +147,10 @@ class _Tile(NamedTuple):
 
 
 class _Pairs:
-    """A batch with its candidates, compared tile by tile.
+    """A batch with its candidates, compared tile by tile, made anew unless there is only one."""
 
-    The similarities of a batch with itself are symmetric, so only tiles on and above the
-    diagonal are made. Iterating makes them anew each time, except where there is only one.
-    """
+    # The similarities of a batch with itself are symmetric, so only tiles on and above the
+    # diagonal are made.
 
     def __init__(
         self,
@@ -155,7 +168,10 @@ class _Pairs:
         self.num_positives: Int64[Tensor, " batch"] = counts[self._classes] - 1
         self.is_anchor = self.num_positives > 0
         if not self.is_anchor.any():
-            raise no_positives(len(labels))
+            raise NoPositivesError(
+                f"none of the {len(labels)} images of the batch has another of its class; "
+                "draw at least 2 of each class (n_samples_per_class)"
+            )
         self._row_blocks = _blocks(len(embeddings), embeddings)
         self._other_blocks = _blocks(len(others), embeddings)
         self._only_tile: _Tile | None = None
@@ -180,13 +196,8 @@ class _Pairs:
         self, rows: slice, columns: slice | None, candidates: Tensor, classes: Tensor
     ) -> _Tile:
         some = self.embeddings[rows]
-        logits = torch.addmm(
-            some.new_zeros(()),
-            some,
-            candidates.T,
-            beta=0,
-            alpha=math.log2(math.e) / self.temperature,
-        )
+        scale = math.log2(math.e) / self.temperature
+        logits = torch.addmm(some.new_zeros(()), some, candidates.T, beta=0, alpha=scale)
         return _Tile(rows, columns, candidates, logits, self._classes[rows, None] == classes)
 
 
@@ -227,11 +238,9 @@ def _loss(pairs: _Pairs) -> tuple[Float[Tensor, ""], Float[Tensor, " batch"]]:
 def _gradient(
     pairs: _Pairs, log_denominators: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch dim"]:
-    """Returns the gradient of the loss by the embeddings.
-
-    The loss depends on the logit of i and j by i's softmax and by j's: both go into one weight,
-    which is symmetric.
-    """
+    """Returns the gradient of the loss by the embeddings."""
+    # The loss depends on the logit of i and j by i's softmax and by j's: both go into one weight,
+    # which is symmetric.
     gradient = torch.zeros_like(pairs.embeddings)
     # An infinite denominator takes the softmax of those that are no anchors out.
     normalizers = torch.where(pairs.is_anchor, log_denominators, float("inf"))

@@ -30,10 +30,7 @@ def make_optimizer(
 
     Each group has, beside the settings of AdamW, its own share of the learning rate (`lr_share`).
 
-    Args:
-        encoder: its trainable parameters are grouped.
-        config: learning rate and decays.
-        objective_parameters: of the objective; not decayed, at a rate of their own.
+    The `objective_parameters` are not decayed, and learn at a rate of their own.
 
     Raises:
         ModelError: `layer_decay` needs the encoder's layers, and they cannot be found.
@@ -59,11 +56,8 @@ def make_optimizer(
 
 
 def _shares(encoder: CLIPEncoder, config: TrainConfig) -> Callable[[str], float]:
-    """Returns the share of the learning rate that a parameter of a name has.
-
-    Layers are only looked for where they are needed: not every backbone tells them.
-    """
-    if config.layer_decay == 1:
+    """Returns the share of the learning rate that a parameter of a name has."""
+    if config.layer_decay == 1:  # no layers are looked for: not every backbone tells them
         return lambda _: 1.0
     layers = find_layers(encoder, "layer_decay")
     return lambda name: config.layer_decay ** (layers.head - layers.of(name))

@@ -10,20 +10,20 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import UInt8
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lookalike.errors import ConfigError, TrainingError
 from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.layers import has_batch_norm
 from lookalike.runtime.device import Runtime
 from lookalike.runtime.memory import enough_memory, free_bytes
 from lookalike.runtime.randomness import random_state, restore_random_state
 
 # Kernels need room of their own, allocators lose some to gaps, and others want memory, too.
 _USABLE_SHARE = 0.7
-_BYTES_FP32 = 4
 
 
 def find_chunk_size(
@@ -42,7 +42,6 @@ def find_chunk_size(
             that is free now, in chunks as even as can be.
         batch_size: images in a batch, of several processes in the part of each.
         encoder: on its device, not yet trained.
-        runtime: device and precision.
         saved: what a resumed run had, which "auto" keeps where it fits: other chunks round
             otherwise.
         side: of the images it is trained on, in px; None for the model's own.
@@ -51,9 +50,7 @@ def find_chunk_size(
         ConfigError: a number is wanted, and the encoder computes statistics of the whole batch.
         TrainingError: not even one image fits.
     """
-    whole_only = any(
-        isinstance(part, nn.modules.batchnorm._BatchNorm) for part in encoder.modules()
-    )
+    whole_only = has_batch_norm(encoder)
     if whole_only and isinstance(wanted, int) and wanted < batch_size:
         raise ConfigError(
             f"batch_memory is {wanted}, and {encoder.model_name} normalises over the whole batch "
@@ -79,15 +76,11 @@ def find_chunk_size(
         raise TrainingError(f"{what}; {advice}")
     if saved is not None and saved <= fitting:
         return saved
-    num_chunks = math.ceil(batch_size / fitting)
-    return math.ceil(batch_size / num_chunks)
+    return math.ceil(batch_size / math.ceil(batch_size / fitting))
 
 
 def bytes_per_image(encoder: CLIPEncoder, runtime: Runtime, side: int | None = None) -> int:
-    """Returns the bytes that one more image takes at the fullest moment of a step.
-
-    Found by doing it with one black image and with two. Leaves no gradients behind.
-    """
+    """Returns the bytes that one more image takes at the fullest moment of a step, by trying."""
     with only_tried(encoder, runtime):
         # Gradients of the weights are counted apart: they must be there before, or the moment when
         # the last of them is made could be fuller than any that one or two images fill.
@@ -97,8 +90,8 @@ def bytes_per_image(encoder: CLIPEncoder, runtime: Runtime, side: int | None = N
 
 @contextmanager
 def only_tried(encoder: CLIPEncoder, runtime: Runtime) -> Iterator[None]:
-    """Inside the block an encoder is in training, and afterwards as it was, in evaluation mode:
-    there are no gradients, running statistics and the random numbers that follow are as before.
+    """Inside the block an encoder is in training; afterwards in evaluation mode, without gradients,
+    with running statistics and random numbers as before.
     """
     state = random_state(runtime.device)
     buffers = [(buffer, buffer.clone()) for buffer in encoder.buffers()]
@@ -123,10 +116,10 @@ def _peak_bytes(encoder: CLIPEncoder, runtime: Runtime, side: int | None, num_im
         return int(torch.cuda.max_memory_allocated(device)) - before
     there_before = [*encoder.parameters(), *encoder.buffers()]
     there_before += [p.grad for p in encoder.parameters() if p.grad is not None]
-    with _Allocations(there_before) as allocations:
+    allocations = _Allocations(there_before)
+    with allocations:
         forward_and_backward(encoder, runtime, pixels)
-    peak: int = allocations.peak
-    return peak
+    return allocations.peak
 
 
 def black(
@@ -145,10 +138,7 @@ def forward_and_backward(encoder: CLIPEncoder, runtime: Runtime, pixels: Tensor)
 
 
 class _Allocations(TorchDispatchMode):
-    """Counts the bytes of all tensors that operations make, for as long as each one lives.
-
-    What was there before counts nothing, also where an operation returns it or a view of it.
-    """
+    """Counts bytes of tensors that operations make, while these live; none that were there."""
 
     def __init__(self, there_before: Iterable[Tensor] = ()) -> None:
         super().__init__()
@@ -159,18 +149,13 @@ class _Allocations(TorchDispatchMode):
         self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         made = operation(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, Tensor):
-                self._note(tensor.untyped_storage())
+        for storage in (one.untyped_storage() for one in tree_leaves(made) if torch.is_tensor(one)):
+            if storage._cdata not in self._sizes:
+                self._sizes[storage._cdata] = storage.nbytes()
+                self.now += storage.nbytes()
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self._forget, storage._cdata)
         return made
-
-    def _note(self, storage: torch.UntypedStorage) -> None:
-        if storage._cdata in self._sizes:
-            return
-        self._sizes[storage._cdata] = storage.nbytes()
-        self.now += storage.nbytes()
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._forget, storage._cdata)
 
     def _forget(self, key: int) -> None:
         self.now -= self._sizes.pop(key)
@@ -178,8 +163,6 @@ class _Allocations(TorchDispatchMode):
 
 def _bytes_of_training(encoder: CLIPEncoder) -> int:
     """Returns what gradients and AdamW's two means take, which the first step allocates."""
-    parts = (
-        p.to_local() if isinstance(p, DTensor) else p for _, p in encoder.trainable_parameters()
-    )
-    trained = sum(part.numel() for part in parts)
-    return 3 * trained * _BYTES_FP32
+    trained = [p for _, p in encoder.trainable_parameters()]
+    here = [p.to_local() if isinstance(p, DTensor) else p for p in trained]
+    return 3 * sum(part.numel() for part in here) * torch.float32.itemsize

@@ -32,23 +32,16 @@ def compile_layers(
     chunk_size: int,
     part_size: int,
     steps_left: int,
-    side: int | None,
 ) -> None:
     """Has torch compile the blocks of an encoder for training, if `config.compile` says so.
 
     Blocks of a transformer are the same code, which is compiled once. It is tried here, on black
-    images: what cannot be compiled fails before the first step.
+    images: what cannot be compiled fails before the first step. "auto" means on a GPU, where the
+    steps left take minutes and the encoder is of the kind that was measured.
 
     Args:
-        config: "auto" means on a GPU, where training takes minutes and the encoder is of the kind
-            that was measured.
-        encoder: about to be trained, on its device.
-        runtime: device, precision and processes.
-        progress: is told that it is done, or why it is left.
         chunk_size: images that go through at a time.
         part_size: images of a step in each process.
-        steps_left: of the run.
-        side: of these images, in px; None: the encoder's own.
 
     Raises:
         ModelError: it is on, and the encoder has no blocks that can be found.
@@ -57,6 +50,7 @@ def compile_layers(
     """
     if config.compile == "off" or steps_left <= 0:
         return
+    side = encoder.train_side(config.train_size)
     if config.compile == "auto":
         if not _is_as_measured(config, encoder, runtime):
             return
@@ -65,11 +59,9 @@ def compile_layers(
             return
     progress.note("compiling the model's layers, up to a minute (--compile off trains without)")
     start = time.perf_counter()
-    layers = _without_hooks(encoder)
     chunks = split_in_chunks(torch.empty(part_size), chunk_size, runtime.world)
-    sizes = [len(chunk) for chunk in chunks]
-    reasons = runtime.world.all_gather_objects(_failure(encoder, layers, runtime, side, sizes))
-    reason = next((one for one in reasons if one), None)
+    failure = _failure(encoder, runtime, side, [len(chunk) for chunk in chunks])
+    reason = next(filter(None, runtime.world.all_gather_objects(failure)), None)
     if reason is None:
         progress.note(f"compiled in {time.perf_counter() - start:.0f} s")
         return
@@ -96,10 +88,7 @@ def uncompiled(encoder: CLIPEncoder) -> Iterator[None]:
 
 
 def leave_uncompiled(encoder: CLIPEncoder) -> list[tuple[nn.Module, Callable[..., Any]]]:
-    """Takes back what `compile_layers` did, and returns what `uncompiled` puts back again.
-
-    There is no public way to it.
-    """
+    """Takes back what `compile_layers` did, for which there is no public way, and returns it."""
     compiled = [
         (module, module._compiled_call_impl)
         for module in encoder.modules()
@@ -112,15 +101,11 @@ def leave_uncompiled(encoder: CLIPEncoder) -> list[tuple[nn.Module, Callable[...
 
 def _is_as_measured(config: TrainConfig, encoder: CLIPEncoder, runtime: Runtime) -> bool:
     """Returns true for a transformer, trained whole in bf16 on one GPU, in the plain way."""
-    is_special = (
-        config.lora_rank is not None
-        or config.gradient_checkpointing
-        or config.frozen_layers > 0
-        or config.distillation_weight > 0
-    )
-    if is_special or runtime.world.size > 1:
-        return False
-    if runtime.device.type != "cuda" or runtime.precision != "bf16":
+    special = (
+        config.lora_rank, config.gradient_checkpointing, config.frozen_layers,
+        config.distillation_weight, runtime.world.size > 1,
+    )  # fmt: skip
+    if any(special) or runtime.device.type != "cuda" or runtime.precision != "bf16":
         return False
     try:
         layers = blocks(encoder, "compile")
@@ -131,11 +116,7 @@ def _is_as_measured(config: TrainConfig, encoder: CLIPEncoder, runtime: Runtime)
 
 
 def _seconds(encoder: CLIPEncoder, runtime: Runtime, side: int | None, size: int) -> float:
-    """Returns what so many images take forwards and backwards, not compiled, on a GPU.
-
-    Raises:
-        TrainingError: there is too little memory.
-    """
+    """Returns what so many images take forwards and backwards, not compiled, on a GPU."""
     what = f"{runtime.device} has too little memory for {size} images at a time"
     advice = f"set --batch-memory {max(1, size // 2)}, or add --gradient-checkpointing"
     with enough_memory(TrainingError, what, advice), only_tried(encoder, runtime):
@@ -148,19 +129,12 @@ def _seconds(encoder: CLIPEncoder, runtime: Runtime, side: int | None, size: int
     return time.perf_counter() - start
 
 
-def _without_hooks(encoder: CLIPEncoder) -> list[nn.Module]:
-    """Returns the blocks but the one with patch dropout's hook, which breaks what is compiled."""
-    return [one for one in blocks(encoder, "compile") if not one._forward_pre_hooks]
-
-
 def _failure(
-    encoder: CLIPEncoder,
-    layers: Sequence[nn.Module],
-    runtime: Runtime,
-    side: int | None,
-    sizes: Sequence[int],
+    encoder: CLIPEncoder, runtime: Runtime, side: int | None, sizes: Sequence[int]
 ) -> str | None:
     """Compiles for chunks of these sizes; returns why that cannot be done, or None."""
+    # The hook of patch dropout breaks what is compiled.
+    layers = [one for one in blocks(encoder, "compile") if not one._forward_pre_hooks]
     try:
         torch.compiler.reset()  # another run in this process may have filled what it keeps
         for layer in layers:

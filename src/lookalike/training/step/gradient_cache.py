@@ -39,15 +39,9 @@ def backward_in_chunks(
 
     Args:
         embed: images to embeddings, each image for itself; called with gradients on or off.
-        pixels: the whole batch, or this process's part of it.
-        loss_of: the loss of the whole batch's embeddings; called once.
-        chunk_size: images at a time.
-        scale: applied to the loss before it is derived.
-        world: that share the batch.
+        pixels: the whole batch, or this process's part of it, of which `chunk_size` go at a time.
+        loss_of: the loss of the whole batch's embeddings; called once, and returned.
         keeping_gradients: all backward passes but the last one are done inside of it.
-
-    Returns:
-        The loss before scaling.
     """
     *chunks, last_chunk = split_in_chunks(pixels, chunk_size, world)
     states, embeddings = [], []

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from lookalike.errors import NonFiniteError, TrainingError
 from lookalike.model.encoder import CLIPEncoder
@@ -17,10 +19,11 @@ from lookalike.model.lora import merge_for_good, merged
 from lookalike.runtime.device import Runtime
 from lookalike.runtime.memory import enough_memory
 from lookalike.runtime.randomness import random_state, restore_random_state
-from lookalike.training.regularizers.regularizers import NO_REGULARIZERS, Regularizers
+from lookalike.runtime.world import World
+from lookalike.training.regularizers import NO_REGULARIZERS, Regularizers
+from lookalike.training.sharding import is_sharded
 from lookalike.training.step.compiling import leave_uncompiled, uncompiled
 from lookalike.training.step.gradient_cache import backward_in_chunks
-from lookalike.training.step.parallel import Spread
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,8 @@ class TrainingStep:
     """An encoder in training, with all that changes its weights.
 
     Args:
-        encoder: its trainable parameters are trained.
         objective: called once a step, as `objective(embeddings, labels)`, with the whole batch.
         optimizer: of the encoder's parameters and the objective's.
-        runtime: device, precision and processes.
         chunk_size: images that go through the encoder at a time, in each process.
         max_grad_norm: the encoder's gradient is shortened to it; None: never.
         regularizers: what holds the encoder near its baseline.
@@ -57,53 +58,43 @@ class TrainingStep:
     ) -> None:
         self.encoder, self.objective, self.optimizer = encoder, objective, optimizer
         self.runtime, self.scaler = runtime, runtime.grad_scaler()
-        self.chunk_size = chunk_size
-        self.max_grad_norm = max_grad_norm
+        self.chunk_size, self.max_grad_norm = chunk_size, max_grad_norm
         self.regularizers = regularizers
         self.parameters = [p for _, p in encoder.trainable_parameters()]
-        self._spread = Spread(encoder, runtime.world)
+        self._parallel = _parallel(encoder, runtime.world)
         self.weights_are_whole = True  # False while weights and optimizer are being changed
 
     def take(
-        self,
-        pixels: UInt8[Tensor, "part 3 height width"],
-        labels: Int64[Tensor, " part"],
+        self, pixels: UInt8[Tensor, "part 3 height width"], labels: Int64[Tensor, " part"]
     ) -> Stepped:
-        """Changes the weights once; the gradient is that of the whole batch.
-
-        Args:
-            pixels: the batch, or this process's part of it.
-            labels: of the same images.
+        """Changes the weights once; the gradient is that of the whole batch, of which `pixels` are
+        all or this process's part, with their `labels`.
 
         Raises:
             NonFiniteError: loss or gradient is; no weight was changed.
             TrainingError: the device has too little memory; no weight was changed.
         """
         with self._undone_on_failure():
-            return self._take(pixels, labels)
+            loss = self._backward(pixels, labels)
+            self.scaler.unscale_(self.optimizer)
+            limit = self.max_grad_norm or float("inf")
+            norm = nn.utils.clip_grad_norm_(self.parameters, limit)
+            if isinstance(norm, DTensor):
+                norm = norm.full_tensor()
+            # With gradient scaling an overflow is expected now and then, and the scaler skips it.
+            if not self.scaler.is_enabled():
+                _check_finite("gradient", norm)
+            self.weights_are_whole = False
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.weights_are_whole = True
+            least = 1 / self.runtime.world.size  # after 17 overflows in a row
+            if self.scaler.is_enabled() and self.scaler.get_scale() < least:
+                _check_finite("gradient", norm)
+            return Stepped(loss.item(), norm.item())
 
-    @contextmanager
-    def _undone_on_failure(self) -> Iterator[None]:
-        """Takes back what a step did that fails before it changed a weight: the next one draws the
-        random numbers it would have drawn, and its objective remembers no other batches.
-        """
-        device = self.runtime.device
-        numbers = random_state(device)
-        remembered = {name: value.clone() for name, value in self.objective.named_buffers()}
-        try:
-            yield
-        except Exception:
-            if self.weights_are_whole:
-                restore_random_state(numbers, device)
-                for name, value in self.objective.named_buffers():
-                    value.copy_(remembered[name])
-            raise
-
-    def _take(
-        self,
-        pixels: UInt8[Tensor, "part 3 height width"],
-        labels: Int64[Tensor, " part"],
-    ) -> Stepped:
+    def _backward(self, pixels: Tensor, labels: Tensor) -> Float[Tensor, ""]:
+        """Makes the gradient of a batch, which may be scaled; returns the loss, which is not."""
         if not self.encoder.training:  # to say so to hundreds of modules takes a while
             self.encoder.train()
         self.optimizer.zero_grad(set_to_none=True)
@@ -116,31 +107,44 @@ class TrainingStep:
             baseline = self.regularizers.embed_baseline(
                 pixels, self.runtime, chunk_size=self.chunk_size
             )
-            loss = backward_in_chunks(
-                self._embed,
-                pixels,
-                lambda embeddings: self._loss(embeddings, all_labels, baseline),
-                chunk_size=self.chunk_size,
-                scale=self.scaler.scale,
-                world=self.runtime.world,
-                keeping_gradients=self._spread.keeping_gradients,
-            )
-        self.scaler.unscale_(self.optimizer)
-        limit = self.max_grad_norm or float("inf")
-        norm = nn.utils.clip_grad_norm_(self.parameters, limit)
-        if isinstance(norm, DTensor):
-            norm = norm.full_tensor()
-        # With gradient scaling an overflow is expected now and then, and the scaler skips it.
-        if not self.scaler.is_enabled():
-            _check_finite("gradient", norm)
-        self.weights_are_whole = False
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.weights_are_whole = True
-        least = 1 / self.runtime.world.size  # after 17 overflows in a row
-        if self.scaler.is_enabled() and self.scaler.get_scale() < least:
-            _check_finite("gradient", norm)
-        return Stepped(loss.item(), norm.item())
+
+            def loss_of(embeddings: Tensor) -> Tensor:
+                loss: Tensor = self.objective(embeddings, all_labels)
+                loss = loss + self.regularizers.loss(embeddings, all_labels, baseline)
+                _check_finite("loss", loss)
+                return loss
+
+            return backward_in_chunks(
+                self._embed, pixels, loss_of, chunk_size=self.chunk_size, scale=self.scaler.scale,
+                world=self.runtime.world, keeping_gradients=self._keeping_gradients,
+            )  # fmt: skip
+
+    def _embed(self, pixels: UInt8[Tensor, "n 3 height width"]) -> Float[Tensor, "n dim"]:
+        with self.runtime.autocast():
+            embeddings: Tensor = self._parallel(pixels)
+        return embeddings
+
+    def _keeping_gradients(self) -> AbstractContextManager[Any]:
+        """Inside the block gradients add up in this process; the next pass outside spreads them."""
+        # Sharded ones go to the process they belong to at once: no other has room for them.
+        if isinstance(self._parallel, DistributedDataParallel):
+            return self._parallel.no_sync()
+        return nullcontext()
+
+    @contextmanager
+    def _undone_on_failure(self) -> Iterator[None]:
+        """Takes back random numbers and the objective's memory where no weight was changed."""
+        device = self.runtime.device
+        numbers = random_state(device)
+        remembered = {name: value.clone() for name, value in self.objective.named_buffers()}
+        try:
+            yield
+        except Exception:
+            if self.weights_are_whole:
+                restore_random_state(numbers, device)
+                for name, value in self.objective.named_buffers():
+                    value.copy_(remembered[name])
+            raise
 
     @contextmanager
     def measured(self) -> Iterator[CLIPEncoder]:
@@ -156,20 +160,20 @@ class TrainingStep:
         leave_uncompiled(self.encoder)
         return self.encoder.eval()
 
-    def _embed(self, pixels: UInt8[Tensor, "n 3 height width"]) -> Float[Tensor, "n dim"]:
-        with self.runtime.autocast():
-            return self._spread(pixels)
 
-    def _loss(
-        self,
-        embeddings: Float[Tensor, "batch dim"],
-        labels: Int64[Tensor, " batch"],
-        baseline: Float32[Tensor, "batch dim"] | None,
-    ) -> Float[Tensor, ""]:
-        loss: Tensor = self.objective(embeddings, labels)
-        loss = loss + self.regularizers.loss(embeddings, labels, baseline)
-        _check_finite("loss", loss)
-        return loss
+def _parallel(encoder: CLIPEncoder, world: World) -> nn.Module:
+    """Returns what a step calls: gradients become means over the processes."""
+    if world.size == 1 or is_sharded(encoder):
+        return encoder
+    # DDP would wait for the gradients of all parameters, also of those that no embedding depends
+    # on, as DINOv2's token for masks; and send buffers, none of which changes, with each pass.
+    encoder(encoder.preprocessing.black(1).to(encoder.device)).sum().backward()
+    left_out = [name for name, p in encoder.trainable_parameters() if p.grad is None]
+    encoder.zero_grad(set_to_none=True)
+    left_out += [name for name, _ in encoder.named_buffers()]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(encoder, left_out)
+    # Gradients are views of what is sent: one copy of them in memory, not two.
+    return DistributedDataParallel(encoder, gradient_as_bucket_view=True)
 
 
 def _check_finite(what: str, value: Tensor) -> None:

@@ -1,1 +1,0 @@
-"""What holds an encoder to the model it came from: its words above all."""
