@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from lookalike.config import TrainConfig
-from lookalike.errors import OutputError
+from lookalike.errors import OutputError, first_line
 from lookalike.evaluation.protocol import Holdout
 from lookalike.evaluation.results import library_versions
 from lookalike.files import shown, write_whole
