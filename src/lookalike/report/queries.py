@@ -78,7 +78,7 @@ class Images:
 
     @property
     def refs(self) -> list[ImageRef]:
-        """Where each image's bytes are."""
+        """Returns the references of all images."""
         return [ref for ref, _ in self._numbers]
 
     @property

@@ -245,7 +245,7 @@ class _Search:
                 self.resolve(full)
 
     def resolve(self, full: Int64[Tensor, " rows"]) -> None:
-        """Of queries with too many candidates, keeps the k that are the best so far in truth."""
+        """Keeps the k best so far of queries with too many candidates."""
         self.resolved += int(self.counts[full].sum())
         if self.resolved > 0.02 * self.seen * len(self.query) + 10**5:
             raise _TooCloseError

@@ -75,7 +75,7 @@ def describe_file(ref: ImageRef, max_megapixels: float) -> ImageFacts:
 
 
 def _may_pass(cause: BaseException | None) -> bool:
-    """Whether the machine failed rather than the file: no memory left, a disk or network fault."""
+    """True where the machine failed and not the file: no memory left, a disk or network fault."""
     return isinstance(cause, MemoryError) or (
         isinstance(cause, OSError) and cause.errno is not None
     )

@@ -84,7 +84,7 @@ def scan(
 
 
 def _key(ref: ImageRef, max_megapixels: float) -> tuple[bytes, int, int, float]:
-    """What must be the same for facts to be those of this file."""
+    """Returns the key that must be the same for facts to be those of this file."""
     key = file_key(ref)
     return os.fsencode(key.identity), key.num_bytes, key.mtime_ns, max_megapixels
 
@@ -109,7 +109,7 @@ def _database(file: Path) -> Iterator[sqlite3.Connection]:
 def _recall(
     database: sqlite3.Connection, keys: Sequence[tuple[bytes, int, int, float]]
 ) -> list[ImageFacts | None]:
-    """What is known of each file; None where it must be read."""
+    """Returns the known facts of each file; None where it must be read."""
     position_of = {key: position for position, key in enumerate(keys)}
     known: list[ImageFacts | None] = [None] * len(keys)
     query = f"SELECT {', '.join([*_KEY, *_COLUMNS])} FROM files"  # noqa: S608 - names of ours

@@ -100,7 +100,7 @@ class _Worker:
                 return
 
     def result(self) -> Iterator[tuple[int, ImageFacts]]:
-        """What it has to say, if it is about a file."""
+        """Yields the facts of its message, where that is about a file."""
         try:
             said = self.connection.recv()
         except (EOFError, OSError):
@@ -136,7 +136,7 @@ class _Worker:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """What starts in here does not hear Ctrl-C, not even before its first line of ours."""
+    """Keeps Ctrl-C from processes that start inside, even before their first line of ours."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
