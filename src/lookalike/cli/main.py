@@ -102,7 +102,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
             On your own images, one folder per class:
               lookalike check photos/train --test photos/test
-              lookalike train photos/train --test photos/test
+              lookalike train photos/train --test photos/test --learning-rate 1e-5
         """),
     )
     parser.add_argument("--version", action="version", version=f"lookalike {__version__}")

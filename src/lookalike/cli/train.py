@@ -80,8 +80,9 @@ VERB = Verb(
         evaluates retrieval before the first step (epoch 0, the baseline) and after each epoch.
 
         Images are a folder with one sub-folder per class, or a table (.csv, .tsv, .parquet) with
-        columns path and label and, where you need them, split (train, test), is_query and group.
-        Test images are either a query and a gallery, or one labelled --test folder in which each
+        columns path and label and, where you need them, split (train, test), is_query and group;
+        tar shards, Parquet with images and Hugging Face datasets do as well (docs/data.md).
+        Test images are either a query and a gallery, or one labelled --test source in which each
         image is searched for in all the others.
     """,
     examples="""

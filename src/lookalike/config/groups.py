@@ -74,11 +74,11 @@ class Shared(Basics):
     """The options that every verb with test images shares."""
 
     query: str | None = _test_images(
-        "images to search for: a class-per-folder tree, a flat folder, or a table"
+        "images to search for: one folder per class, a flat folder, a table, or shards"
     )
     gallery: str | None = _test_images("images to search in, given together with query")
     test: str | None = _test_images(
-        "one labelled folder or table instead: each image searches in all the others"
+        "one labelled source instead: each image searches in all the others"
     )
     out: str = option(
         ".", "folder that results/ and weights/ are written under", group="Output", metavar="FOLDER"

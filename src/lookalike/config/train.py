@@ -36,7 +36,7 @@ class TrainConfig(BatchShape, Common):
     )
     train: str | None = option(
         None,
-        "images to learn from: a class-per-folder tree or a table with labels",
+        "images to learn from: one folder per class, a table with labels, or shards",
         group="Training images",
     )
     class_balance: Literal["size", "equal"] = _batches(
@@ -106,7 +106,9 @@ class TrainConfig(BatchShape, Common):
     )
 
     num_epochs: int = _training(1, "times through the training images", at_least=0)
-    learning_rate: float = _training(1e-7, "of AdamW", above=0)
+    learning_rate: float = _training(
+        1e-7, "of AdamW; the default changes next to nothing, use 1e-5 to 5e-5", above=0
+    )
     layer_decay: float = _training(
         1.0,
         "each layer's learning rate is that of the next one times this; 1: all the same",
