@@ -205,7 +205,7 @@ def _load_sides(
     if images.labels is None:
         raise DataError(
             f"{shown(images.root)} has no labels, and a test searches each image's class among "
-            "the others; give a class-per-folder tree, a table with labels, or --query and "
+            "the others; give one folder per class, a table with labels, or --query and "
             "--gallery"
         )
     images = readable(images, "test")
