@@ -6,9 +6,10 @@
 The images (8 px, PNG and JPEG in turn) are made once, as 64 tar shards or as a folder, and so is
 a random CLIP of two layers. Three processes of their own then embed all of them: through
 `Embedder.stream`, whose rows are only hashed; by `lookalike.embed` into a folder of shards; and by
-`lookalike.embed` again, killed with SIGKILL at random moments and started anew each time. The files
-of the last two folders are compared byte for byte. Memory is the largest sum of the resident sizes
-of a process and its readers, looked at four times a second; pages they share count for each.
+`lookalike.embed` again, killed with SIGKILL when random numbers of parts are done and started anew
+each time. The files of the last two folders are compared byte for byte. Memory is the largest sum
+of the resident sizes of a process and its readers, looked at four times a second; pages they share
+count for each.
 
 Writes Markdown to stdout.
 """
@@ -27,6 +28,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
@@ -118,14 +120,14 @@ def work(settings: dict[str, Any]) -> None:
     print(json.dumps({"rows": result.num_rows, "parts_before": result.num_parts_before}))
 
 
-def live(settings: dict[str, Any], life_s: float | None = None) -> Life:
-    """Runs `work` as a process, which is killed after so long."""
+def live(settings: dict[str, Any], is_over: Callable[[], bool] | None = None) -> Life:
+    """Runs `work` as a process, which is killed once its time is over."""
     command = [sys.executable, __file__, "--work", json.dumps(settings)]
     start, peak, killed = time.monotonic(), 0, False
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=sys.stderr, text=True) as child:
         family = psutil.Process(child.pid)
         while child.poll() is None:
-            if life_s is not None and time.monotonic() - start > life_s:
+            if is_over is not None and is_over():
                 others = family.children(recursive=True)
                 child.kill()
                 killed = True
@@ -190,13 +192,16 @@ def main(options: argparse.Namespace) -> None:
     written = live(settings | {"out": str(whole)})
 
     rng, lives = random.Random(options.seed), list[Life]()
-    working_s = written.seconds - idle.seconds
-    while sum(life.killed for life in lives) < options.kills:
-        # On average half of what is left is done by the time of the last kill.
-        life_s = idle.seconds * rng.uniform(0.5, 1.0) + rng.uniform(0, working_s / options.kills)
-        lives.append(live(settings | {"out": str(out)}, life_s))
-        if not lives[-1].killed:
-            break
+    num_parts = len(list(whole.glob("part-*.json")))
+    for moment in sorted(rng.sample(range(num_parts), options.kills)):
+
+        def is_over(moment: int = moment) -> bool:
+            if len(list(out.glob("part-*.json"))) < moment:
+                return False
+            time.sleep(rng.uniform(0, 2))  # into the start, a part, or the writing of one
+            return True
+
+        lives.append(live(settings | {"out": str(out)}, is_over))
     lives.append(live(settings | {"out": str(out)}))
     killed = sum(life.killed for life in lives)
 
