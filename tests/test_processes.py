@@ -252,6 +252,9 @@ def steps_in(checkpoint: Path) -> tuple[int, int]:
 def test_a_process_that_dies_and_one_that_is_told_to_stop_lose_no_step(
     photos: Path, tiny_clip: Path
 ) -> None:
+    # Long epochs without a test, so that nearly all of the time goes into steps: elsewhere a signal
+    # ends a process at once.
+    write_tree(photos / "train", dict.fromkeys([f"class{c}" for c in "abcdef"], 50))
     saved = photos / "out/weights/interrupted.pth"
     words = words_of(photos, tiny_clip, "out", "--num-epochs", "5000", "--autosave-minutes", "1e-9",
                      "--keep", "1", "--num-workers", "0")  # fmt: skip
@@ -266,7 +269,6 @@ def test_a_process_that_dies_and_one_that_is_told_to_stop_lose_no_step(
     newest = find_checkpoints(photos / "out")[-1]
     before = steps_in(newest)
 
-    # Without a test all of the time goes into steps: elsewhere the signal ends a process at once.
     resumed: list[str | Path] = ["-m", "lookalike", "train", "--resume", "--out", photos / "out",
                                  "--test", "none"]  # fmt: skip
     with start(resumed) as stopped:
