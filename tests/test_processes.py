@@ -254,7 +254,7 @@ def test_a_process_that_dies_and_one_that_is_told_to_stop_lose_no_step(
 ) -> None:
     # Long epochs without a test, so that nearly all of the time goes into steps: elsewhere a signal
     # ends a process at once.
-    write_tree(photos / "train", dict.fromkeys([f"class{c}" for c in "abcdef"], 50))
+    write_tree(photos / "train" / "more", dict.fromkeys("ghijkl", 50))
     saved = photos / "out/weights/interrupted.pth"
     words = words_of(photos, tiny_clip, "out", "--num-epochs", "5000", "--autosave-minutes", "1e-9",
                      "--keep", "1", "--num-workers", "0")  # fmt: skip
