@@ -153,7 +153,9 @@ def test_only_what_is_missing_or_damaged_is_embedded_again_and_that_is_said_once
     content = bytearray(damaged.read_bytes())
     content[-1] ^= 1
     damaged.write_bytes(content)
-    (folder / ".part-00002.npy.1234abcd.tmp").write_text("killed while it was written")
+    abandoned = folder / ".part-00002.npy.1234abcd.tmp"
+    abandoned.write_text("killed while it was written")
+    os.utime(abandoned, (0, 0))
     progress = Noted()
     result = run(embed_settings(), progress)
     assert result.num_parts_before == 1
@@ -184,8 +186,41 @@ def test_a_folder_of_something_else_is_refused_with_both_named_and_the_way_out(
     assert names_in(first.folder) == ["images.csv", "manifest.json", "part-00000.json",
                                       "part-00000.npy"]  # fmt: skip
     (first.folder / "manifest.json").unlink()
-    with pytest.raises(OutputError, match=r"part-00000\.json is there, and no manifest\.json"):
+    with pytest.raises(OutputError, match=r"part-00000\.json exists, but there is no manifest"):
         run(embed_settings(overwrite=True))
+
+
+def test_other_files_of_the_same_names_are_refused(embed_settings: Settings, photos: Path) -> None:
+    run(embed_settings())
+    changed = next((photos / "test").rglob("*.png"))
+    changed.write_bytes(changed.read_bytes() + b" ")
+    with pytest.raises(OutputError, match="have the same names, but other files"):
+        run(embed_settings())
+
+
+def test_files_of_others_are_left_alone(embed_settings: Settings, tmp_path: Path) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "images.csv").write_text("path,label\n1.jpg,mug\n")
+    with pytest.raises(OutputError, match=r"images\.csv exists, and would be replaced"):
+        run(embed_settings(out=str(out)))
+    (out / "manifest.json").write_text('{"name": "an app"}')
+    with pytest.raises(OutputError, match=r"manifest\.json was not written by lookalike embed"):
+        run(embed_settings(out=str(out), overwrite=True))
+    assert (out / "images.csv").read_text() == "path,label\n1.jpg,mug\n"
+    assert names_in(out) == ["images.csv", "manifest.json"]
+
+
+def test_a_damaged_mark_and_a_damaged_list_are_mended(embed_settings: Settings) -> None:
+    folder = run(embed_settings()).folder
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    lines = (folder / "images.csv").read_text().splitlines(keepends=True)
+    (folder / "images.csv").write_text("".join(lines[:-1]))
+    with pytest.raises(DataError, match=r"images\.csv names 17 images where 18 were embedded"):
+        open_shards(folder)
+    (folder / "part-00001.json").write_text("")
+    assert run(embed_settings()).num_parts_before == 2
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_unreadable_images_have_no_row_and_are_named(
@@ -304,7 +339,7 @@ def test_a_folder_that_is_not_finished_or_not_ours_is_not_read(
     part, mark = folder / "part-00001.npy", folder / "part-00001.json"
     whole = part.read_bytes()
     part.write_bytes(whole[:-8])
-    with pytest.raises(DataError, match=r"part-00001\.npy cannot be read or is not whole"):
+    with pytest.raises(DataError, match=r"part-00001\.npy cannot be read or is incomplete"):
         open_shards(folder)
     np.save(part, np.ones((2, 24), np.float32))
     with pytest.raises(DataError, match=r"shape \(2, 24\); expected float32 of \(8, 24\)"):
@@ -313,10 +348,12 @@ def test_a_folder_that_is_not_finished_or_not_ours_is_not_read(
     with pytest.raises(DataError, match="not finished: 2 of 3 parts"):
         open_shards(folder)
     manifest = folder / "manifest.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": "new"}))
-    with pytest.raises(DataError, match="in format 'new'"):
+    manifest.write_text(
+        json.dumps(json.loads(manifest.read_text()) | {"format": "lookalike-embeddings-9"})
+    )
+    with pytest.raises(DataError, match="in format 'lookalike-embeddings-9'"):
         open_shards(folder)
-    with pytest.raises(OutputError, match="format 'new'"):
+    with pytest.raises(OutputError, match="format 'lookalike-embeddings-9'"):
         run(embed_settings())
     manifest.write_text("{")
     with pytest.raises(DataError, match=r"manifest\.json cannot be read as JSON"):
@@ -353,7 +390,9 @@ def kill_and_compare(
         if not before["ended"]:  # what was done is not done again
             assert before["done"].items() <= after["done"].items()
     whole = out.with_name(f"{out.name}-whole")
-    assert names_in(out) == names_in(whole)  # and nothing half-written is left
+    for half_written in out.glob(".*.tmp"):  # which the next command removes, a minute later
+        half_written.unlink()
+    assert names_in(out) == names_in(whole)
     for name in names_in(whole):
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
     return lives

@@ -192,6 +192,11 @@ class ImageSet:
         """Returns a hash of names, labels and groups: the same for a list, wherever it lies."""
         return _hash_of(list(self.fingerprints().values()))
 
+    def state(self) -> str:
+        """Returns a hash of what tells whether files have changed, but not of where they lie."""
+        keys = [file_key(ref) for ref in self.refs]
+        return _hash_of([f"{key.place}|{key.num_bytes}|{key.mtime_ns}" for key in keys])
+
     def fingerprints(self) -> dict[str, str | None]:
         """Returns a hash of each column, None where there is none."""
         columns = {"names": self.names, "labels": self.labels, "groups": self.groups}

@@ -154,9 +154,11 @@ def rows_of_images(
     rows, missing = list[int](), list[str]()
     for name, full in zip(images.names, images.paths, strict=True):
         whole = _plain(os.path.abspath(full))
-        below = [whole.removeprefix(above)] if above and whole.startswith(above) else []
-        known = [row_of[one] for one in (*below, _plain(name), _plain(full), whole)
-                 if one in row_of]  # fmt: skip
+        if above and whole.startswith(above):
+            candidates = [whole.removeprefix(above), whole]  # or it is another file of that name
+        else:
+            candidates = [_plain(name), _plain(full), whole]
+        known = [row_of[one] for one in candidates if one in row_of]
         missing += [] if known else [name]
         rows += known[:1]
     if missing:

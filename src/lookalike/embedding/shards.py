@@ -15,6 +15,8 @@ import hashlib
 import io
 import json
 import os
+import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,8 @@ from lookalike.files import shown, write_json, write_whole
 
 FORMAT = "lookalike-embeddings-1"
 IMAGES = "images.csv"
+_FORMATS = "lookalike-embeddings-"
+_ABANDONED_S = 60.0  # writing a part takes a second
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ def start_shards(
     manifest = {
         "format": FORMAT,
         "images": {"root": os.path.abspath(images.root), "fingerprint": images.fingerprint(),
-                   "num_images": len(images)},
+                   "state": images.state(), "num_images": len(images)},
         "embedder": embedder.facts(),
         "settings": {"precision": embedder.runtime.precision,
                      "exact_pixels": embedder.preprocessing.exact,
@@ -125,26 +129,35 @@ def start_shards(
         "dtype": "float32",
     }  # fmt: skip
     path = folder / MANIFEST
-    if overwrite and path.exists():  # the manifest last, as it tells what the rest is
-        left = sorted(folder.glob("part-*.json")) + sorted(folder.glob("part-*.npy"))
-        for one in (*left, folder / IMAGES, path):
-            one.unlink(missing_ok=True)
     if path.exists():
-        _refuse_other(folder, _read_json(path), manifest)
-    else:
-        there = next(iter(sorted(folder.glob("part-*"))), None)
-        if there is not None:
-            raise OutputError(f"{shown(there)} is there, and no {MANIFEST} that tells what it is; "
-                              "choose another folder with --out")  # fmt: skip
-        write_names(folder / IMAGES, columns_of(images))
+        there = _read_json(path)
+        if not str(there.get("format")).startswith(_FORMATS):
+            raise OutputError(f"{shown(path)} was not written by lookalike embed; choose another "
+                              "folder with --out")  # fmt: skip
+        if overwrite:  # the manifest last, as it tells what the rest is
+            for one in (*_files_of_parts(folder), path):
+                one.unlink()
+        else:
+            _refuse_other(folder, there, manifest)
+    if not path.exists():
+        strange = _files_of_parts(folder)
+        if strange:
+            raise OutputError(f"{shown(strange[0])} exists, but there is no {MANIFEST} that "
+                              "describes it; choose another folder with --out")  # fmt: skip
+        if (folder / IMAGES).exists() and not overwrite:
+            raise OutputError(f"{shown(folder / IMAGES)} exists, and would be replaced; choose "
+                              "another folder with --out, or --overwrite it")  # fmt: skip
         write_json(path, manifest)
-    for abandoned in folder.glob(".*.tmp"):  # by a process that was killed
-        abandoned.unlink()
+    if not _names_are(folder / IMAGES, images):  # also where they were lost or changed
+        write_names(folder / IMAGES, columns_of(images))
+    for abandoned in folder.glob(".*.????????.tmp"):  # by a process that was killed
+        if abandoned.is_file() and time.time() - abandoned.stat().st_mtime > _ABANDONED_S:
+            abandoned.unlink()
     done = [number for number in range(plan.num_parts) if _mark_of(folder, number).exists()]
-    broken = [number for number in done if not _is_whole(_mark_of(folder, number))]
+    broken = [number for number in done if not _is_whole(folder, number, plan)]
     if broken:
         files = some([f"part-{number:05}.npy" for number in broken])
-        told = f"not as they were written, and done again: {files} of {shown(folder)}"
+        told = f"damaged since they were written, so done again: {files} of {shown(folder)}"
         embedder.progress.warn(told)
     return sorted({*range(plan.num_parts)} - {*done} | {*broken})
 
@@ -189,6 +202,10 @@ def open_shards(folder: Path) -> Shards:
             "Go on with the lookalike embed command that began it"
         )
     names = read_names(folder / IMAGES)
+    if len(names) != plan.num_images:
+        raise DataError(f"{shown(folder / IMAGES)} names {len(names):,} images where "
+                        f"{plan.num_images:,} were embedded; run the same lookalike embed command "
+                        "again to repair it")  # fmt: skip
     embeddings, unreadable = [], dict[int, str]()
     for path in marks:
         mark, file_name = _read_json(path), path.with_suffix(".npy")
@@ -198,8 +215,8 @@ def open_shards(folder: Path) -> Shards:
         try:
             rows = np.load(file_name, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{shown(file_name)} cannot be read or is not whole; the lookalike "
-                            "embed command that made it mends it") from error  # fmt: skip
+            raise DataError(f"{shown(file_name)} cannot be read or is incomplete; run the same "
+                            "lookalike embed command again to repair it") from error  # fmt: skip
         expected = (mark["rows"], manifest["embedder"]["dim"])
         if rows.shape != expected or rows.dtype != np.float32:
             raise DataError(f"{shown(file_name)} holds {rows.dtype} of shape {rows.shape}; "
@@ -227,6 +244,9 @@ def _refuse_other(folder: Path, there: dict[str, Any], now: Mapping[str, Any]) -
                    f"{described(now['embedder'])}")  # fmt: skip
     elif there["images"]["fingerprint"] != now["images"]["fingerprint"]:
         differs = f"embeddings of {_list_of(there)}, and these are {_list_of(now)}"
+    elif there["images"].get("state") != now["images"]["state"]:
+        differs = (f"embeddings of {_list_of(there)}; these, in {shown(now['images']['root'])}, "
+                   "have the same names, but other files: some have changed")  # fmt: skip
     elif changed:
         differs = f"embeddings made with other settings ({'; '.join(changed)})"
     else:
@@ -245,11 +265,35 @@ def _mark_of(folder: Path, number: int) -> Path:
     return folder / f"part-{number:05}.json"
 
 
-def _is_whole(mark: Path) -> bool:
-    """Returns whether a part's file is the one that its mark tells of."""
-    rows = mark.with_suffix(".npy")
-    told = _read_json(mark).get("sha256")
-    return rows.is_file() and bool(hashlib.sha256(rows.read_bytes()).hexdigest() == told)
+def _names_are(path: Path, images: ImageSet) -> bool:
+    """Returns whether a list of images is there and is that of these."""
+    try:
+        return read_names(path) == images.names
+    except DataError:
+        return False
+
+
+def _files_of_parts(folder: Path) -> list[Path]:
+    """Returns the files in a folder that have the names of parts, the marks first."""
+    found = [
+        path for path in folder.iterdir() if re.fullmatch(r"part-\d{5,}\.(json|npy)", path.name)
+    ]
+    return sorted(found, key=lambda path: (path.suffix, path.name))
+
+
+def _is_whole(folder: Path, number: int, plan: Plan) -> bool:
+    """Returns whether a part's mark can be read, and its file is the one that the mark tells of."""
+    mark = _mark_of(folder, number)
+    positions = {i for request in plan.requests_of(number) for i in request.indices}
+    try:
+        told = _read_json(mark)
+        missing = {one["position"] for one in told["unreadable"]}
+        if told["rows"] + len(missing) != len(positions) or not missing <= positions:
+            return False
+        content = mark.with_suffix(".npy").read_bytes()
+        return bool(hashlib.sha256(content).hexdigest() == told["sha256"])
+    except (DataError, KeyError, TypeError, OSError):  # damaged: the part is done again
+        return False
 
 
 def _read_json(path: Path) -> dict[str, Any]:
