@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -434,3 +436,17 @@ def test_two_processes_write_the_bits_of_one(embed_settings: Settings, tmp_path:
     assert names == names_in(tmp_path / "two")
     for name in names:
         assert (alone.folder / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+def test_readers_end_with_a_command_that_is_killed(embed_settings: Settings) -> None:
+    settings = embed_settings(num_workers=2, eval_batch_size=1, images_per_part=1)
+    code = f"import lookalike; lookalike.embed(lookalike.EmbedConfig(**{settings!r}))"
+    with subprocess.Popen([sys.executable, "-c", code], env=ENVIRONMENT) as command:
+        ends = time.monotonic() + 100
+        while not list(Path(settings["out"]).glob("part-*.json")):
+            assert time.monotonic() < ends, "nothing came"
+            time.sleep(0.01)
+        others = psutil.Process(command.pid).children(recursive=True)
+        command.kill()
+    assert len(others) >= 2
+    assert not psutil.wait_procs(others, timeout=30)[1]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -75,7 +77,7 @@ class ImageLoader:
             persistent_workers=workers > 0,
             prefetch_factor=max(1, min(2, _PARTS_AHEAD // workers)) if workers else None,
             pin_memory=runtime.device.type == "cuda",
-            worker_init_fn=leave_interrupts_alone,
+            worker_init_fn=_start_worker,
             multiprocessing_context=_worker_context() if workers else None,
             generator=torch.Generator(),  # its own, so that reading never moves torch's
         )
@@ -124,6 +126,23 @@ class ImageLoader:
             counts.append(len(starts))
             for start, end in zip(starts, [*starts[1:], len(indices)], strict=True):
                 yield Request(indices[start:end], seed, first + start, whole or indices)
+
+
+def _start_worker(number: int) -> None:
+    """Prepares a worker, which ends when the process that asked for it is gone, even killed.
+
+    Else it would stay: torch looks at the parent, which is the fork server, and that one waits for
+    its workers.
+    """
+    leave_interrupts_alone(number)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _joined(parts: list[Batch], pinned: bool) -> Batch:
