@@ -14,7 +14,7 @@ class BenchConfig(Basics):
 
     data: str | None = option(
         None,
-        "images to measure with: a folder, however deep, or a table; labels do not matter",
+        "images to measure with: a folder, however deep, a table, or shards; labels do not matter",
         group="Images",
     )
     model_name: str = same_option(Basics, "model_name")

@@ -14,7 +14,7 @@ class CheckConfig(BatchShape, Shared):
 
     data: str | None = option(
         None,
-        "images to check: one folder per class, a flat folder, or a table, each of whose "
+        "images to check: one folder per class, a flat folder, a table, or shards, each of whose "
         "splits counts as one",
         group="Training images",
     )

@@ -32,7 +32,7 @@ class TrainConfig(BatchShape, Common):
         Common,
         "precision",
         help="arithmetic of the model; auto: bf16 where the device is fast at it, else fp16 with "
-        "gradient scaling on a GPU, else fp32 (int8 is for evaluate, check and bench alone)",
+        "gradient scaling on a GPU, else fp32 (int8 is for embedding alone)",
     )
     train: str | None = option(
         None,
