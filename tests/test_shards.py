@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -332,6 +333,24 @@ def test_queries_and_gallery_are_read_from_one_folder_of_more_images(
     assert [Path(one.path).name for one in result.unreadable] == [bad.name]
     saved = photos / "out/results/embeddings_epoch_00_query.npy"
     assert np.array_equal(np.load(saved), expected.numpy())
+
+
+def test_images_elsewhere_have_no_row_as_long_as_those_that_were_embedded_are_there(
+    embed_settings: Settings, photos: Path
+) -> None:
+    folder, test, moved = run(embed_settings()).folder, photos / "test", photos / "moved"
+    shutil.copytree(test, moved)
+    (photos / "link").symlink_to(test, target_is_directory=True)
+    options: dict[str, Any] = {"test_embeddings": str(folder), "report": False}
+    evaluated(photos / "a", test=str(photos / "link"), **options)
+    part = next(path for path in sorted(test.iterdir()) if path.is_dir())
+    evaluated(photos / "b", query=str(part), gallery=str(test), query_embeddings=str(folder),
+              gallery_embeddings=str(folder), report=False)  # fmt: skip
+    words = rf"18 of 18 images have no embedding in .*; it is of images in .*{test.name} such as"
+    with pytest.raises(DataError, match=words):
+        evaluated(photos / "c", test=str(moved), **options)
+    shutil.rmtree(test)
+    evaluated(photos / "c", test=str(moved), **options)
 
 
 def test_a_folder_that_is_not_finished_or_not_ours_is_not_read(

@@ -84,8 +84,8 @@ VERB = Verb(
     description="""
         Puts metrics files beside each other and tests each against the first, query by query:
         the mean difference, its 95% bootstrap interval, and the p-value of a paired permutation
-        test. Results that were measured under different protocols (other images, labels, groups
-        or held-out classes) cannot be compared, and are refused.
+        test. Results that were measured under different protocols (other images, by their
+        names, or other labels, groups or held-out classes) cannot be compared, and are refused.
     """,
     examples="""
         examples:

@@ -10,6 +10,7 @@ import io
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -141,30 +142,39 @@ def rows_of_images(
     """Finds the row of each image in `names` by where it lies, or by its name below its folder.
 
     Names in `without` are known to have no row; -1 stands for these. `root` is the folder that the
-    names are of, where it is known; `path` of the embeddings is for messages.
+    names are of, where it is known: as long as it is there, images elsewhere are other images,
+    whatever their names. `path` of the embeddings is for messages.
 
     Raises:
         DataError: an image is missing or named twice.
     """
+    folder = cache(os.path.realpath)  # each looked at once
+
+    def place(*parts: str) -> str:
+        whole = os.path.abspath(os.path.join(*parts))
+        return _plain(os.path.join(folder(os.path.dirname(whole)), os.path.basename(whole)))
+
     row_of = {_plain(name): -1 for name in without}
     for row, name in enumerate(map(_plain, names)):
         if row_of.setdefault(name, row) != row:
             raise DataError(f"{shown(path)} names {shown(name)} twice; one embedding an image")
-    above = None if root is None else os.path.join(_plain(root), "")
+    if root is not None and not os.path.exists(root):
+        root = None
+    if root is not None:
+        row_of = {place(root, name): row for name, row in row_of.items()}
     rows, missing = list[int](), list[str]()
     for name, full in zip(images.names, images.paths, strict=True):
-        whole = _plain(os.path.abspath(full))
-        if above and whole.startswith(above):
-            candidates = [whole.removeprefix(above), whole]  # or it is another file of that name
-        else:
-            candidates = [_plain(name), _plain(full), whole]
-        known = [row_of[one] for one in candidates if one in row_of]
+        by_name = [_plain(name), _plain(full), _plain(os.path.abspath(full))]
+        known = [
+            row_of[one] for one in (by_name if root is None else [place(full)]) if one in row_of
+        ]
         missing += [] if known else [name]
         rows += known[:1]
     if missing:
+        below = "" if root is None else f" in {shown(root)}"
         raise DataError(
             f"{len(missing):,} of {len(images):,} images have no embedding in {shown(path)}, "
-            f"such as {some(missing)}; it names images such as {some(names)}"
+            f"such as {some(missing)}; it is of images{below} such as {some(names)}"
         )
     return rows
 
