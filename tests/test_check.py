@@ -192,7 +192,7 @@ def test_class_sizes_are_held_against_k(check: Check, data: Path) -> None:
     assert (sizes.num_below_k, sizes.num_singletons, sizes.repeated_images) == (2, 1, 1)
     bars = [(bar.describe(), bar.num_classes, bar.below_k) for bar in sizes.histogram]
     assert bars == [
-        ("1 image", 1, True), ("2 to 3 images", 1, True), ("4 to 7 images", 2, False),
+        ("1 image", 1, True), ("2 to 3 images", 1, True), ("4 to 5 images", 2, False),
     ]  # fmt: skip
     assert kinds(result) == ["too_few_classes", "singleton_class", "small_class"]
     assert "3 classes of train have two images or more; a batch takes 4" in (

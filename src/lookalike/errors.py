@@ -77,6 +77,12 @@ class Interrupted(Exception):  # noqa: N818 - it is a request that was honoured,
     """Ctrl-C (or SIGTERM) was honoured: the run is saved, and the message says how to go on."""
 
 
+def missing_extra(what: str, package: str, extra: str) -> MissingExtraError:
+    """Returns the error that names the package `what` needs, and the line that installs it."""
+    line = f"pip install 'lookalike[{extra}]'"
+    return MissingExtraError(f"{what} needs {package}, which is not installed: {line}")
+
+
 def first_line(error: BaseException) -> str:
     """Returns the first line of an error without its full stop; its kind where it says nothing."""
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__

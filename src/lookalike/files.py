@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from lookalike.errors import OutputError
+from lookalike.errors import OutputError, nearest
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -101,7 +101,7 @@ def writable_folder(folder: Path) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OutputError(_explain(folder, error)) from error
+        raise OutputError(_explain(folder, error, before="")) from error
     return folder
 
 
@@ -109,6 +109,28 @@ def shown(name: str | os.PathLike[str]) -> str:
     """Returns a file name as one line of printable text, whatever bytes it is made of."""
     text = os.fspath(name).encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def does_not_exist(path: Path) -> str:
+    """Returns a sentence on a path that does not exist, and one beside it that may be meant."""
+    there = os.listdir(path.parent) if path.parent.is_dir() else []
+    near = nearest(path.name, there)
+    hint = f"; did you mean {shown(path.with_name(near))}?" if near else "."
+    return f"{shown(path)} does not exist{hint}"
+
+
+def folders_in(folder: str | os.PathLike[str]) -> list[str]:
+    """Returns the names of the folders in a folder, without hidden ones."""
+    _, names, _ = next(os.walk(folder), ("", [], []))
+    return sorted(name for name in names if not name.startswith("."))
+
+
+def if_one_class(source: str) -> str:
+    """Returns advice on a folder without folders in it but others beside it; else nothing."""
+    above = Path(source).parent
+    if not os.path.isdir(source) or folders_in(source) or len(folders_in(above)) < 2:
+        return ""
+    return f"; if it is one class of {shown(above)}, give that"
 
 
 def _sync_folder(folder: Path) -> None:
@@ -122,7 +144,9 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _explain(path: Path, error: OSError) -> str:
+def _explain(
+    path: Path, error: OSError, before: str = " Files written before are untouched."
+) -> str:
     """Returns what happened and what to do, for the failures people meet."""
     advice = "Choose another folder with --out"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -132,4 +156,6 @@ def _explain(path: Path, error: OSError) -> str:
     elif error.errno in (errno.ENOTDIR, errno.EEXIST):
         advice = "Choose a folder, not a file, with --out"
     why = error.strerror or str(error)
-    return f"cannot write {shown(path)}: {why}. Files written before are untouched. {advice}."
+    if error.errno == errno.ENOENT:
+        why = "nothing can be created there"
+    return f"cannot write {shown(path)}: {why}.{before} {advice}."

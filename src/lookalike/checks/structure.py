@@ -182,8 +182,8 @@ def _histogram(sizes: Sequence[int], k: int) -> list[Bar]:
     edges = sorted({1, 2, k})
     while edges[-1] <= sizes[-1]:
         edges.append(edges[-1] * 2)
+    inner = [edge for edge in edges if sizes[0] < edge <= sizes[-1]]
     return [
         Bar(low, high - 1, sum(low <= size < high for size in sizes), low < k)
-        for low, high in pairwise(edges)
-        if sizes[0] < high
+        for low, high in pairwise([sizes[0], *inner, sizes[-1] + 1])
     ]

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 def print_embedded(result: EmbedResult) -> None:
     """Prints how many embeddings there are now, of which model, and where."""
-    before = f", {result.num_parts_before:,} of them before" if result.num_parts_before else ""
+    there, before = result.num_parts_before, ""
+    if there:
+        some = "1 was" if there == 1 else f"{there:,} were"
+        before = f"; {'all were' if there == result.num_parts else some} there already"
     print(
         f"Embedded {result.num_rows:,} of {counted(result.num_images, 'image')}: {result.kind} "
         f"{result.dim}-d, in {counted(result.num_parts, 'part')}{before}.\n"

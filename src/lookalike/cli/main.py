@@ -106,16 +106,20 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         """),
     )
     parser.add_argument("--version", action="version", version=f"lookalike {__version__}")
+    parser.add_argument("--help-all", action="help", help=argparse.SUPPRESS)
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for verb in VERBS:
         verb.add_to(verbs, show_all="--help-all" in arguments)
     names = [verb.name for verb in VERBS]
     first = arguments[0] if arguments else "--help"
-    if first.startswith("-") and first not in ("-h", "--help", "--version"):
+    if first.startswith("-") and first not in ("-h", "--help", "--help-all", "--version"):
         parser.refuse("argument", first)
     if not first.startswith("-") and first not in names:
         parser.refuse("command", first, names)
     given, unknown = parser.parse_known_args(arguments or ["--help"])
     if unknown:
-        given.parser.refuse("argument", unknown[0])
+        word, takes_test = unknown[0], hasattr(given.verb.config, "test")
+        if takes_test and not word.startswith("-") and "test" not in given:
+            given.parser.error(f"{word} has no option before it; did you mean --test {word}?")
+        given.parser.refuse("argument", word)
     return given

@@ -69,8 +69,8 @@ class Verb:
             description=cleandoc(self.description),
             epilog=cleandoc(self.examples),
         )
-        if self.first:
-            parser.add_argument("--help-all", action="help", help="show all options and exit")
+        more = "show all options and exit" if self.first else argparse.SUPPRESS
+        parser.add_argument("--help-all", action="help", help=more)
         unnamed, metavar = self.positional or ("", "")
         if unnamed:
             help_of = {one.name: one.metadata["help"] for one in fields(self.config)}

@@ -35,7 +35,7 @@ from lookalike.data.sources import load_images
 from lookalike.embedding.embed import embed
 from lookalike.embedding.embedder import Embedder, make_embedder
 from lookalike.errors import ConfigError, DataError, Interrupted
-from lookalike.files import shown, writable_folder, write_json, write_text
+from lookalike.files import folders_in, if_one_class, shown, writable_folder, write_json, write_text
 from lookalike.progress import Progress, default_progress
 from lookalike.runtime.device import Runtime, make_runtime
 
@@ -132,8 +132,10 @@ def _sources(config: CheckConfig, progress: Progress) -> list[_Source]:
             raise ConfigError(f"out is {shown(config.out)}, inside the images in "
                               f"{shown(source)}, where it would be taken for a class; choose "
                               "another folder with --out")  # fmt: skip
+        _refuse_folders_of_splits(source)
         images = load_images(source, progress)
-        _refuse_folders_of_splits(source, images)
+        if name == "train" and images.labels is None and (advice := if_one_class(source)):
+            progress.warn(f"{shown(source)} has no folders in it, and so no classes{advice}")
         if name != "train":  # of a table what training and evaluation would take
             found += _sides(name, source, images.of_split("test", name))
         elif images.splits is None:
@@ -159,11 +161,10 @@ def _sides(name: str, source: str, images: ImageSet) -> list[_Source]:
     ]
 
 
-def _refuse_folders_of_splits(source: str, images: ImageSet) -> None:
+def _refuse_folders_of_splits(source: str) -> None:
     """Raises for a folder that holds train/ and test/: splits where classes are expected."""
-    labels = set(images.labels or ())
-    if Path(source).is_dir() and labels and {label.lower() for label in labels} <= _SPLIT_NAMES:
-        names = sorted(labels)
+    names = folders_in(source)
+    if names and {name.lower() for name in names} <= _SPLIT_NAMES:
         first = next((n for n in names if n.lower().startswith("train")), names[0])
         raise DataError(
             f"the folders in {shown(source)} are {', '.join(map(shown, names))}: splits, not "

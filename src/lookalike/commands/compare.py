@@ -16,7 +16,7 @@ from lookalike.evaluation.metrics import METRICS, headline
 from lookalike.evaluation.protocol import hash_of
 from lookalike.evaluation.results import find_results
 from lookalike.evaluation.scoring.statistics import PairedTest, paired_tests
-from lookalike.files import shown
+from lookalike.files import does_not_exist, shown
 
 _FOLLOWS = ("fingerprint", "searched_fingerprint", "num_queries_scored", "holdout",
             "num_queries_without_answer")  # fmt: skip
@@ -112,6 +112,9 @@ def compare(
 def _find(sources: Sequence[str | Path]) -> list[Path]:
     paths: list[Path] = []
     for source in map(Path, sources):
+        if not source.exists():
+            raise DataError(f"{does_not_exist(source)} Give the folder of a run, or a "
+                            "results/metrics_*.json")  # fmt: skip
         if not source.is_dir():
             paths.append(source)
             continue
@@ -124,7 +127,7 @@ def _find(sources: Sequence[str | Path]) -> list[Path]:
     if len({path.resolve() for path in paths}) < len(paths):
         raise ConfigError("a result is given twice; compare different ones")
     if len(paths) < 2:
-        raise ConfigError("one result compares with nothing; give two or more")
+        raise ConfigError("there is only one result; give two or more to compare")
     return paths
 
 

@@ -89,7 +89,7 @@ def _embed(config: EmbedConfig, progress: Progress, world: World) -> EmbedResult
     )
     before = plan.num_parts - len(missing)
     if before:
-        progress.note(f"done     {before:,} of {counted(plan.num_parts, 'part')} before now")
+        progress.note(f"done     {before:,} of {counted(plan.num_parts, 'part')} there already")
     embed_parts(out, embedder, images, plan, missing[world.share_of(len(missing))])
     world.all_gather_objects(None)  # all parts are there from here on
     unreadable = unreadable_in(out)

@@ -15,7 +15,7 @@ from lookalike.data.images import ImageRef, ImageSet, Unreadable, held_out_class
 from lookalike.data.reading.decode import keep_readable
 from lookalike.data.sources import kind_of, load_images
 from lookalike.errors import DataError
-from lookalike.files import shown
+from lookalike.files import if_one_class, shown
 from lookalike.progress import Progress, counted
 
 Config = TrainConfig | EvaluateConfig
@@ -206,7 +206,7 @@ def _load_sides(
         raise DataError(
             f"{shown(images.root)} has no labels, and a test searches each image's class among "
             "the others; give one folder per class, a table with labels, or --query and "
-            "--gallery"
+            f"--gallery{if_one_class(test)}"
         )
     images = readable(images, "test")
     query, gallery = _side_of(images, "query"), _side_of(images, "gallery")

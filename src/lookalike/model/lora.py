@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lookalike.errors import ConfigError, MissingExtraError
+from lookalike.errors import ConfigError, missing_extra
 from lookalike.model.encoder import CLIPEncoder
 
 _SCALE = 2  # of what is learned; fixed, so that the rank alone is to be chosen
@@ -30,7 +30,7 @@ def add_lora(encoder: CLIPEncoder, *, rank: int) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise MissingExtraError("lora_rank needs peft: pip install 'lookalike[lora]'") from error
+        raise missing_extra("lora_rank", "peft", "lora") from error
     config = LoraConfig(r=rank, lora_alpha=_SCALE * rank, target_modules=names)
     inject_adapter_in_model(config, encoder)
     encoder.train(encoder.training)  # the new parts as well

@@ -28,7 +28,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from lookalike.data.transforms import Preprocessing
-from lookalike.errors import CheckpointError, ModelError, first_line
+from lookalike.errors import CheckpointError, ModelError, first_line, nearest
 from lookalike.files import shown
 from lookalike.model.preprocessing import preprocessing_from
 
@@ -45,6 +45,12 @@ _SIDE_FILES = (
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 _LOADING_ERRORS = (
     OSError, ValueError, RuntimeError, ImportError, KeyError, AttributeError, SafetensorError,
+)  # fmt: skip
+# What people mean by a name that is not to be had.
+_WELL_KNOWN = (
+    "openai/clip-vit-large-patch14-336", "openai/clip-vit-large-patch14",
+    "openai/clip-vit-base-patch32", "openai/clip-vit-base-patch16", "facebook/dinov2-small",
+    "facebook/dinov2-base", "facebook/dinov2-large", "google/siglip-base-patch16-224",
 )  # fmt: skip
 _Loaded = TypeVar("_Loaded")
 
@@ -199,13 +205,20 @@ def _load_part(load: Callable[..., _Loaded], name: str, **options: Any) -> _Load
 
 def _why_not_loaded(name: str, error: Exception) -> str:
     if os.path.isdir(name):
+        of_run = sorted(path for at in ("", "weights/") for path in Path(name).glob(f"{at}*.pth"))
+        if of_run:
+            return (f"{shown(name)} is a run's folder, not a model; give one of its checkpoints: "
+                    f"{shown(of_run[-1])}")  # fmt: skip
         return (
             f"cannot load a model from the folder {shown(name)}: {first_line(error)}. It needs "
             "what save_pretrained writes: config.json, preprocessor_config.json, model.safetensors"
         )
+    last = {known.partition("/")[2]: known for known in _WELL_KNOWN}
+    near = None if name in _WELL_KNOWN else nearest(name.partition("/")[2] or name, last, 0.9)
     return (
-        f"{name} is not on this disk and cannot be fetched ({first_line(error)}). "
-        "Check the name and the connection, or point --model-name at a folder that holds the model"
+        f"the model {name} is not on this disk and cannot be fetched ({first_line(error)}). "
+        f"{f'Did you mean {last[near]}?' if near else 'Check the name and the connection.'} "
+        "--model-name takes a hub id, a Transformers folder, or a Lookalike checkpoint (.pth)"
     )
 
 

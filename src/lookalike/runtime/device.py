@@ -12,7 +12,7 @@ import psutil
 import torch
 from torch import nn
 
-from lookalike.errors import ConfigError, MissingExtraError, ModelError, first_line
+from lookalike.errors import ConfigError, ModelError, first_line, missing_extra
 from lookalike.progress import counted
 from lookalike.runtime.memory import enough_memory, keep_freed_memory
 from lookalike.runtime.world import ALONE, World
@@ -160,7 +160,7 @@ def _find_precision(wanted: str, device: torch.device) -> Precision:
             raise ConfigError(f"int8 is for a CPU, and the device is {device.type}; set --device "
                               "cpu, or --precision auto")  # fmt: skip
         if find_spec("openvino") is None:
-            raise MissingExtraError("precision int8 needs OpenVINO: pip install 'lookalike[int8]'")
+            raise missing_extra("precision int8", "OpenVINO", "int8")
         return "int8"
     if wanted != "auto":
         raise ConfigError(f"precision is {wanted!r}; expected auto, bf16, fp16, fp32 or int8")

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from lookalike.config import TrainConfig
-from lookalike.errors import LookalikeError, MissingExtraError, TrackerError
+from lookalike.errors import LookalikeError, TrackerError, missing_extra
 from lookalike.progress import Progress
 from lookalike.tracking.tracker import TrackedRun, Tracker
 
@@ -49,9 +49,7 @@ def _make(kind: str) -> Tracker:
     try:
         return make()
     except ImportError as error:
-        raise MissingExtraError(
-            f"track {kind} needs {package}: pip install 'lookalike[{kind}]'"
-        ) from error
+        raise missing_extra(f"track {kind}", package, kind) from error
 
 
 class Tracking:

@@ -20,7 +20,7 @@ from lookalike.data.sampler import BalancedBatchSampler
 from lookalike.data.sources import load_images
 from lookalike.errors import ConfigError, DataError, LookalikeError
 from lookalike.evaluation.protocol import Holdout
-from lookalike.files import shown
+from lookalike.files import if_one_class, shown
 from lookalike.progress import Progress
 from lookalike.runtime.world import World
 
@@ -53,7 +53,7 @@ def read_training_images(
     if listed.labels is None:
         raise DataError(
             f"{shown(config.train)} has no labels to learn from; give one folder per class "
-            "in it, or a table with a column 'label'"
+            f"in it, or a table with a column 'label'{if_one_class(config.train)}"
         )
     images, unreadable = keep_readable(listed, config.max_megapixels, progress)
     names = images.labels or ()

@@ -10,7 +10,7 @@ from typing import Any
 from lookalike.config import TrainConfig
 from lookalike.config.settings import changed_on_resume, free_on_resume
 from lookalike.errors import CheckpointError, ConfigError
-from lookalike.files import shown
+from lookalike.files import does_not_exist, shown
 from lookalike.model.pretrained import CHECKPOINT_FORMAT, read_checkpoint
 from lookalike.progress import counted
 from lookalike.training.checkpoints.folder import find_checkpoints
@@ -115,6 +115,9 @@ def read_resumed(resume: str | Path) -> Resumed:
                 "run's folder with --out, or the file itself: --resume FILE"
             )
         path = found[-1]
+    elif not path.exists():
+        raise CheckpointError(f"{does_not_exist(path)} Give the run's folder with --out, or one "
+                              "of its checkpoints: --resume FILE")  # fmt: skip
     content = read_checkpoint(path)
     if content["format"] != CHECKPOINT_FORMAT:
         raise CheckpointError(
