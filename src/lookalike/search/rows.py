@@ -20,7 +20,7 @@ class Rows:
     """Rows of one matrix, or of several that stand below each other, read a part at a time.
 
     Shards may be memory-mapped (`numpy.load(path, mmap_mode="r")`): only what is asked for is
-    read. Whatever their type, rows come out as float32. `rows[3]`, `rows[2:5]` and
+    read. Whatever their type, rows come out as float32. `rows[3]`, `rows[2:5]`, `rows[mask]` and
     `rows[positions]` give what they give of a tensor. `order` chooses rows of `source`; None: all.
 
     Raises:
@@ -28,12 +28,8 @@ class Rows:
     """
 
     def __init__(self, source: Embeddings, order: Int64[np.ndarray, " n"] | None = None) -> None:
-        shards: list[Matrix]
-        if isinstance(source, Rows):
-            order = source._order if order is None else source._original(order)
-            shards = source._shards
-        else:
-            shards = [source] if isinstance(source, (Tensor, np.ndarray)) else list(source)
+        given = source._shards if isinstance(source, Rows) else source
+        shards = [given] if isinstance(given, (Tensor, np.ndarray)) else list(given)
         for number, shard in enumerate(shards):
             what = f"shard {number} of the embeddings" if len(shards) > 1 else "the embeddings"
             if len(shard.shape) != 2:
@@ -45,7 +41,9 @@ class Rows:
                                 "expected embeddings of one model")  # fmt: skip
         self._shards: list[Matrix] = shards
         self._starts = np.cumsum([0] + [len(shard) for shard in shards])
-        self._order: Int64[np.ndarray, " n"] | None = order
+        self._order: np.ndarray | None = source._order if isinstance(source, Rows) else None
+        if order is not None:
+            self._order = self._original(order)
         self.dim = int(shards[0].shape[1]) if shards else 0
 
     def __len__(self) -> int:
@@ -62,7 +60,8 @@ class Rows:
             return self.part(start, stop)[::step]
         if isinstance(which, Tensor):
             return self.take(which)
-        return self.part(which, which + 1)[0]
+        position = range(len(self))[which]  # which counts from the end, and raises an IndexError
+        return self.part(position, position + 1)[0]
 
     def part(self, start: int, stop: int) -> Float32[Tensor, "rows dim"]:
         """Returns rows `start` to `stop`, which may lie in several shards."""
@@ -76,28 +75,34 @@ class Rows:
                 pieces.append(_as_float(shard[low:high]))
         return pieces[0] if len(pieces) == 1 else torch.cat([torch.empty(0, self.dim), *pieces])
 
-    def take(self, positions: Int64[Tensor, " n"]) -> Float32[Tensor, "n dim"]:
-        """Returns the rows at these positions."""
+    def take(self, positions: Tensor) -> Float32[Tensor, "*n dim"]:
+        """Returns the rows at these positions, or where a mask is true."""
         if len(self._shards) == 1 and self._order is None:
             return _taken(self._shards[0], positions)
         wanted = self._original(positions.cpu().numpy())
-        of_shard = np.searchsorted(self._starts, wanted, side="right") - 1
-        rows = torch.empty(len(wanted), self.dim)
+        flat = wanted.reshape(-1)
+        of_shard = np.searchsorted(self._starts, flat, side="right") - 1
+        rows = torch.empty(len(flat), self.dim)
         for number in np.unique(of_shard):
             here = np.flatnonzero(of_shard == number)
-            inside = torch.from_numpy(wanted[here] - self._starts[number])
+            inside = torch.from_numpy(flat[here] - self._starts[number])
             rows[torch.from_numpy(here)] = _taken(self._shards[number], inside).cpu()
-        return rows
+        return rows.reshape(*wanted.shape, self.dim)
 
-    def _original(self, positions: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """Returns where the rows at these positions are in the shards."""
-        return positions if self._order is None else self._order[positions]
+    def _original(self, positions: np.ndarray) -> np.ndarray:
+        """Returns where the rows at these positions, or of a mask, are in the shards."""
+        if self._order is not None or positions.dtype == bool:
+            every = np.arange(len(self)) if self._order is None else self._order
+            return np.asarray(every[positions])
+        if ((positions < -len(self)) | (positions >= len(self))).any():
+            raise IndexError(f"a position is outside of {len(self):,} rows")
+        return np.asarray(positions % len(self))
 
     def parts(self, rows: int) -> Iterator[tuple[int, int]]:
         """Yields the bounds of parts of so many rows that cover everything.
 
         They come in an order that jumps about: galleries are often sorted by class, and a
-        search that meets a bit of everything early on can pass over the rest quickly.
+        search that meets a bit of everything early on can skip the rest quickly.
         """
         count = -(-len(self) // rows)
         strides = range(max(1, int(count * 0.618)), count + 2)
