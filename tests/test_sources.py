@@ -179,7 +179,7 @@ def test_names_that_are_no_utf8_are_kept_to_the_byte(tmp_path: Path) -> None:
     assert len(images.fingerprint()) == 16
 
 
-def test_hidden_folders_are_passed_over_and_said_so(tmp_path: Path) -> None:
+def test_hidden_folders_are_skipped_and_said_so(tmp_path: Path) -> None:
     put(tmp_path, "cat/a.png", ".thumbnails/a.png", "cat/.cache/b.png")
     progress = Recording()
     assert load_images(tmp_path, progress).names == ["cat/a.png"]
@@ -225,14 +225,14 @@ def test_images_beside_class_folders_are_an_error(tmp_path: Path) -> None:
     assert "move" in message
 
 
-def test_other_files_beside_class_folders_are_passed_over_and_said_so(tmp_path: Path) -> None:
+def test_other_files_beside_class_folders_are_skipped_and_said_so(tmp_path: Path) -> None:
     put(tmp_path, "cat/a.png")
     (tmp_path / "LICENSE").write_text("free")
     (tmp_path / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
     progress = Recording()
     assert load_images(tmp_path, progress).names == ["cat/a.png"]
     (warning,) = progress.warnings
-    assert ".DS_Store, LICENSE" in warning
+    assert warning.endswith(": LICENSE")
 
 
 def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def test_a_broken_link_is_named_when_it_is_read(tmp_path: Path) -> None:
 
 
 @posix_only
-def test_what_is_neither_file_nor_folder_is_passed_over(tmp_path: Path) -> None:
+def test_what_is_neither_file_nor_folder_is_skipped(tmp_path: Path) -> None:
     put(tmp_path, "cat/a.png")
     os.mkfifo(tmp_path / "cat" / "pipe")
     assert load_images(tmp_path).names == ["cat/a.png"]
@@ -438,7 +438,7 @@ def test_a_table_without_paths_names_its_columns_and_a_near_one(
 
 def test_a_table_without_paths_or_anything_near_names_its_columns(tmp_path: Path) -> None:
     message = said(table(tmp_path, "url,score\nx,1\n"))
-    assert "no column 'path' but url, score" in message
+    assert "no column 'path'; its columns are url, score" in message
     assert "meant" not in message
 
 
@@ -458,10 +458,26 @@ def test_a_path_listed_twice_is_an_error(tmp_path: Path) -> None:
         assert part in message
 
 
+@pytest.mark.parametrize("again", ["./a.png", "x//a.png", "x/./a.png", ".//x/a.png"])
+def test_a_path_listed_twice_is_an_error_however_it_is_written(tmp_path: Path, again: str) -> None:
+    message = said(table(tmp_path, f"path\na.png\nx/a.png\n{again}\n"))
+    assert "a.png twice, again in row 3" in message
+
+
+@posix_only
+def test_names_in_a_table_keep_their_meaning(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    put(tmp_path, "elsewhere/up.png", "lists/up.png")
+    (tmp_path / "lists" / "link").symlink_to(tmp_path / "elsewhere" / "deep")
+    images = load_images(table(tmp_path / "lists", "path\nlink/../up.png\nup.png\n../x.jpg\n"))
+    assert images.names == ["link/../up.png", "up.png", "../x.jpg"]
+    assert os.path.samefile(images.paths[0], tmp_path / "elsewhere" / "up.png")
+
+
 @pytest.mark.parametrize("row", ["a.png,cat,more", "a.png"])
-def test_a_row_with_another_number_of_cells_is_an_error(tmp_path: Path, row: str) -> None:
+def test_a_row_with_a_different_number_of_cells_is_an_error(tmp_path: Path, row: str) -> None:
     message = said(table(tmp_path, f"path,label\nb.png,dog\n{row}\n"))
-    for part in ("row 2", "header (2)", "quote"):
+    for part in ("row 2", "different number of cells from the header (2)", "quote"):
         assert part in message
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lookalike.data.images import Cell, ImageRef, InMemory, file_key, shown_path
-from lookalike.errors import DataError, ImageError, MissingExtraError
+from lookalike.errors import DataError, ImageError, LookalikeError, first_line, missing_extra
 from lookalike.files import shown
 
 KEPT_BYTES = 2**28
@@ -78,11 +81,25 @@ _row_groups = _RowGroups()
 def _cell(ref: Cell) -> bytes:
     column = _row_groups.column(ref)
     if ref.row >= len(column):
-        raise ValueError(f"row group {ref.row_group} has {len(column):,} rows by now")
+        raise ValueError(f"row group {ref.row_group} now has {len(column):,} rows")
     content: bytes | None = column[ref.row].as_py()
     if content is None:
         raise ValueError("no bytes in this row")
     return content
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turns whatever a library raises over a damaged file into a `DataError`."""
+    try:
+        yield
+    except LookalikeError:
+        raise
+    except Exception as error:
+        # What the system refuses is no damage, but a place that no file can have is.
+        is_damage = getattr(error, "errno", None) in (None, errno.EINVAL)
+        advice = "; it is damaged or cut short: write or copy it again" if is_damage else ""
+        raise DataError(f"cannot read {what}: {first_line(error)}{advice}") from error
 
 
 def require_pyarrow() -> tuple[Any, Any]:
@@ -91,15 +108,12 @@ def require_pyarrow() -> tuple[Any, Any]:
         import pyarrow.compute
         from pyarrow import parquet
     except ImportError as error:
-        needs = "Parquet files need pyarrow: pip install 'lookalike[parquet]'"
-        raise MissingExtraError(needs) from error
+        raise missing_extra("reading Parquet", "pyarrow", "parquet") from error
     return pyarrow, parquet
 
 
 def read_parquet(path: Path) -> Any:
     """Returns a Parquet file as an Arrow table; raises a `DataError` where it cannot be read."""
-    pyarrow, parquet = require_pyarrow()
-    try:
-        return parquet.read_table(path)
-    except (OSError, pyarrow.ArrowInvalid) as error:
-        raise DataError(f"cannot read the table {shown(path)}: {error}") from error
+    _, parquet = require_pyarrow()
+    with reading(f"the table {shown(path)}"), parquet.ParquetFile(path) as file:
+        return file.read()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,10 +17,10 @@ from lookalike.data.sources.arrow import (
     load_saved_dataset,
 )
 from lookalike.data.sources.columns import TABLE_ENDINGS, is_table, load_table
-from lookalike.data.sources.folder import load_flat, load_folder
+from lookalike.data.sources.folder import load_folder
 from lookalike.data.sources.tar import is_tar, load_tar
-from lookalike.errors import DataError, nearest
-from lookalike.files import shown
+from lookalike.errors import DataError
+from lookalike.files import does_not_exist, shown
 from lookalike.progress import Progress, SilentProgress
 
 
@@ -28,14 +29,19 @@ class Source(NamedTuple):
 
     matches: Callable[[str], bool]
     load: Callable[[str, Progress], ImageSet]
+    load_unlabelled: Callable[[str, Progress], ImageSet] | None = None  # None: as `load` does
+
+
+def _source(matches: Callable[[str], bool], load: Callable[..., ImageSet]) -> Source:
+    return Source(matches, load, partial(load, labelled=False))
 
 
 SOURCES: dict[str, Source] = {
-    "folder": Source(os.path.isdir, load_folder),
-    "table": Source(is_table, load_table),
-    "tar": Source(is_tar, load_tar),
-    "parquet": Source(has_embedded_images, load_parquet),
-    "hugging face": Source(is_saved_dataset, load_saved_dataset),
+    "folder": _source(os.path.isdir, load_folder),
+    "table": _source(is_table, load_table),
+    "tar": _source(is_tar, load_tar),
+    "parquet": _source(has_embedded_images, load_parquet),
+    "hugging face": _source(is_saved_dataset, load_saved_dataset),
 }
 """All kinds by name. A kind that is added is asked before those that stand here already."""
 
@@ -51,11 +57,7 @@ def kind_of(source: str | Path) -> str:
         if kind.matches(path):
             return name
     if not os.path.exists(path):
-        missing = Path(path)
-        there = os.listdir(missing.parent) if missing.parent.is_dir() else []
-        near = nearest(missing.name, there)
-        hint = f"; did you mean {shown(missing.with_name(near))}?" if near else ""
-        raise DataError(f"{shown(path)} does not exist{hint}")
+        raise DataError(does_not_exist(Path(path)))
     raise DataError(
         f"{shown(path)} is neither a folder nor a table; give a folder of images, a table whose "
         f"name ends in {', '.join(TABLE_ENDINGS)}, or one of the other kinds in docs/data.md"
@@ -76,21 +78,20 @@ def load_images(source: str | Path, progress: Progress | None = None) -> ImageSe
     - A folder that Hugging Face datasets saved is read where it lies.
 
     Extensions of image files mean nothing: every file counts until it is read. Hidden
-    folders are passed over, and said so; hidden files in class folders are no images.
+    folders are skipped, and said so; hidden files are no images.
 
     Raises:
         DataError: the source is missing, empty, damaged, or half tree and half flat; a table
             lacks `path`, or names a file twice.
-        MissingExtraError: Parquet without `pyarrow` installed, or a saved dataset without
-            `datasets`.
+        MissingExtraError: Parquet or a saved dataset without `pyarrow` installed.
     """
     return SOURCES[kind_of(source)].load(os.fspath(source), progress or SilentProgress())
 
 
 def load_unlabelled(source: str | Path, progress: Progress | None = None) -> ImageSet:
-    """Lists the images of a source without labels: as `load_images` does, but of a folder all
-    that are in it, however deep.
+    """Lists the images of a source without labels: as `load_images` does, but all that are in it,
+    wherever they lie in there and whether they have a label or not.
     """
-    if kind_of(source) == "folder":
-        return load_flat(os.fspath(source))
-    return replace(load_images(source, progress), labels=None)
+    kind = SOURCES[kind_of(source)]
+    load = kind.load_unlabelled or kind.load
+    return replace(load(os.fspath(source), progress or SilentProgress()), labels=None)

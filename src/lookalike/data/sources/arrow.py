@@ -12,14 +12,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lookalike.data.images import Cell, ImageSet, Span
-from lookalike.data.reading.content import require_pyarrow
-from lookalike.data.sources.columns import COLUMNS, image_set, some
+from lookalike.data.reading.content import reading, require_pyarrow
+from lookalike.data.sources.columns import COLUMNS, USED, check_header, image_set, some
 from lookalike.data.sources.folder import Shard, are_shards, find_shards
-from lookalike.errors import DataError, MissingExtraError
+from lookalike.errors import DataError
 from lookalike.files import shown
 from lookalike.progress import Progress
 
 _LARGE_BYTES = 2**30
+_ADVICE = ("write the bytes of each image's file there (paths beside them are not followed), or "
+           "list the files in a table with a column 'path'")  # fmt: skip
 _SPLIT_IN_NAME = re.compile(r"([a-z]+)-\d{5}-of-\d{5}\b")  # as the Hugging Face hub names them
 
 
@@ -32,21 +34,35 @@ class _Part(NamedTuple):
     split: str | None = None
 
 
+def _is_bytes(kind: Any) -> bool:
+    """Returns whether the values of an Arrow type are bytes, in whichever way they are stored."""
+    name = str(kind).removeprefix("dictionary<values=")
+    return name.startswith(("binary", "large_binary", "fixed_size_binary"))
+
+
+def _has_field(kind: Any, field: str) -> bool:
+    return bool(require_pyarrow()[0].types.is_struct(kind)) and kind.get_field_index(field) >= 0
+
+
 def _image_column(schema: Any, path: str) -> str:
     """Returns the column `image` of bytes or structs; or the only one of structs with `bytes`."""
-    types = require_pyarrow()[0].types
-    structs: list[str] = [one.name for one in schema if types.is_struct(one.type)
-                          and one.type.get_field_index("bytes") >= 0]  # fmt: skip
-    plain = [one.name for one in schema
-             if types.is_binary(one.type) or types.is_large_binary(one.type)]  # fmt: skip
-    if "image" in structs + plain:
+    structs: list[str] = [one.name for one in schema if _has_field(one.type, "bytes")
+                          and _is_bytes(one.type.field("bytes").type)]  # fmt: skip
+    if "image" in structs + [one.name for one in schema if _is_bytes(one.type)]:
         return "image"
     if len(structs) == 1:
         return structs[0]
+    there = ", ".join(f"{one.name} ({one.type})" for one in schema)
     raise DataError(
         f"{shown(path)} has no column 'image' of bytes, or of Hugging Face's struct of bytes and "
-        f"path, but {', '.join(schema.names)}"
+        f"path; its columns are {there}. To use its images, {_ADVICE}"
     )
+
+
+def _check_bytes(num_missing: int, num_rows: int, column: str, path: str) -> None:
+    """Raises a `DataError` where no row has an image."""
+    if num_missing == num_rows > 0:
+        raise DataError(f"column {column!r} of {shown(path)} holds no bytes in any row; {_ADVICE}")
 
 
 def _row_names(table: Any, column: str) -> list[str]:
@@ -54,27 +70,36 @@ def _row_names(table: Any, column: str) -> list[str]:
     paths: list[str | None] = []
     if "path" in table.column_names:
         paths = table["path"].to_pylist()
-    elif column in table.column_names and "path" in [field.name for field in table[column].type]:
+    elif column in table.column_names and _has_field(table[column].type, "path"):
         paths = require_pyarrow()[0].compute.struct_field(table[column], "path").to_pylist()
     if paths and all(paths) and len(set(paths)) == len(paths):
         return [str(path) for path in paths]
     return [f"{row:06d}" for row in range(len(table))]
 
 
-def _joined(parts: Sequence[_Part], root: Path, source: str) -> ImageSet:
+def _class_names(schema: Any) -> list[str]:
+    """Returns the names of classes that Hugging Face's metadata has; none where it is of others."""
+    try:
+        label = json.loads(schema.metadata[b"huggingface"])["info"]["features"]["label"]
+        return list(label["names"]) if label["_type"] == "ClassLabel" else []
+    except (LookupError, TypeError, ValueError, RecursionError):
+        return []
+
+
+def _joined(parts: Sequence[_Part], root: Path, source: str, *, labelled: bool) -> ImageSet:
     """Returns the images of all parts, labelled by the classes' names where these are known."""
     pyarrow, _ = require_pyarrow()
+    parts = [part for part in parts if part.places] or parts[:1]
     there = {name for part in parts for name in part.table.column_names}
-    told = [name for name in COLUMNS if name in there]
+    told = [name for name in COLUMNS if name in there and labelled]
     try:
         table = pyarrow.concat_tables([part.table.select(told) for part in parts])
     except (KeyError, pyarrow.ArrowException) as error:
         raise DataError(f"not all of {shown(source)} has the same columns: {error}") from error
-    columns = {name: table[name].to_pylist() for name in told}
-    metadata = json.loads((parts[0].table.schema.metadata or {}).get(b"huggingface", b"{}"))
-    label = metadata.get("info", {}).get("features", {}).get("label", {})
-    if label.get("_type") == "ClassLabel" and "label" in told:
-        classes = label["names"]
+    with reading(shown(source)):
+        columns = {name: table[name].to_pylist() for name in told}
+    classes = _class_names(parts[0].table.schema)
+    if classes and "label" in told and pyarrow.types.is_integer(table["label"].type):
         columns["label"] = [classes[i] if i in range(len(classes)) else None
                             for i in columns["label"]]  # fmt: skip
     splits = {part.split for part in parts}  # a single one may be called anything
@@ -93,12 +118,14 @@ def has_embedded_images(source: str) -> bool:
         return os.path.isdir(source) or "{" in source
     try:
         with require_pyarrow()[1].ParquetFile(source) as file:
-            return bool(_image_column(file.schema_arrow, source))
+            names = file.schema_arrow.names
+            is_meant_so = "image" in names and "path" not in names
+            return is_meant_so or bool(_image_column(file.schema_arrow, source))
     except (OSError, ValueError):
         return False  # loading it as a table says what is wrong with it
 
 
-def load_parquet(source: str, progress: Progress) -> ImageSet:
+def load_parquet(source: str, progress: Progress, *, labelled: bool = True) -> ImageSet:
     """Lists the images in Parquet files by all columns but that of the images."""
     root, shards = find_shards(source, ".parquet")
     parts: list[_Part] = []
@@ -112,29 +139,32 @@ def load_parquet(source: str, progress: Progress) -> ImageSet:
             f"row groups of {some(large)} take more than {_LARGE_BYTES / 1e9:.0f} GB, and each "
             "process that reads holds one at least; write them again with 100 images in each"
         )
-    return _joined(parts, root, source)
+    return _joined(parts, root, source, labelled=labelled)
 
 
 def _read_parquet(shard: Shard, large: list[str]) -> _Part:
     pyarrow, parquet = require_pyarrow()
     path = shard.path
-    try:
-        with parquet.ParquetFile(path) as file:
-            schema, groups = file.schema_arrow, file.metadata
-            column = _image_column(schema, path)
-            is_struct = pyarrow.types.is_struct(schema.field(column).type)
-            wanted = [name for name in (*COLUMNS, "path") if name in schema.names]
-            table = file.read(columns=[*wanted, f"{column}.path"] if is_struct else wanted)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"cannot read {shown(path)}: {error}") from error
+    with reading(shown(path)), parquet.ParquetFile(path) as file:
+        schema, groups = file.schema_arrow, file.metadata
+        column = _image_column(schema, path)
+        check_header(schema.names, path, (column, *USED))
+        is_struct = pyarrow.types.is_struct(schema.field(column).type)
+        wanted = [name for name in USED if name in schema.names]
+        table = file.read(columns=[*wanted, f"{column}.path"] if is_struct else wanted)
+        names = iter(_row_names(table, column))
     leaf = f"{column}.bytes" if is_struct else column
-    names = iter(_row_names(table, column))
     places: list[Cell] = []
+    num_missing = 0
     for number in range(groups.num_row_groups):
         group = groups.row_group(number)
         places += [Cell(path, leaf, number, row, next(names)) for row in range(group.num_rows)]
+        for chunk in map(group.column, range(group.num_columns)):
+            if chunk.path_in_schema == leaf and chunk.statistics:
+                num_missing += chunk.statistics.null_count or 0
         if group.total_byte_size > _LARGE_BYTES and path not in large:
             large.append(path)
+    _check_bytes(num_missing, len(places), column, path)
     split = _SPLIT_IN_NAME.match(os.path.basename(path))
     return _Part(table, places, shard.prefix, split[1] if split else None)
 
@@ -146,31 +176,25 @@ def is_saved_dataset(source: str) -> bool:
     return here[0] or all(here[1:])
 
 
-def load_saved_dataset(source: str, progress: Progress) -> ImageSet:
+def load_saved_dataset(source: str, progress: Progress, *, labelled: bool = True) -> ImageSet:
     """Lists the images of a dataset, or of all splits of a `DatasetDict`.
 
     Each is a range of bytes of an Arrow file, which is not compressed: reading it takes no library.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise MissingExtraError(
-            "reading a dataset that was saved to disk needs Hugging Face datasets: "
-            "pip install 'lookalike[datasets]'"
-        ) from error
-    pyarrow, _ = require_pyarrow()
-    try:
-        found = datasets.load_from_disk(source)
-        splits = dict(found) if isinstance(found, datasets.DatasetDict) else {"": found}
+    require_pyarrow()
+    root = Path(source)
+    whole = root / "dataset_dict.json"
+    parts: list[_Part] = []
+    with reading(f"the dataset {shown(source)}"):
+        splits = json.loads(whole.read_bytes())["splits"] if whole.is_file() else [""]
         with progress.task("listing splits", len(splits), "splits") as task:
-            parts: list[_Part] = []
-            for split, dataset in splits.items():
-                part = _read_arrow([one["filename"] for one in dataset.cache_files])
+            for split in splits:
+                folder = root / split
+                files = json.loads((folder / "state.json").read_bytes())["_data_files"]
+                part = _read_arrow([str(folder / one["filename"]) for one in files])
                 parts.append(part._replace(prefix=f"{split}/" if split else "", split=split))
                 task.advance()
-    except (OSError, pyarrow.ArrowException, KeyError) as error:
-        raise DataError(f"cannot read the dataset {shown(source)}: {error}") from error
-    return _joined(parts, Path(source), source)
+    return _joined(parts, root, source, labelled=labelled)
 
 
 def _read_arrow(paths: list[str]) -> _Part:
@@ -182,7 +206,11 @@ def _read_arrow(paths: list[str]) -> _Part:
         table = pyarrow.ipc.open_stream(pyarrow.BufferReader(content)).read_all()
         column = _image_column(table.schema, path)
         tables.append(table)
-        for chunk in table[column].chunks:
+        cells = table[column]
+        if pyarrow.types.is_struct(cells.type):
+            cells = pyarrow.compute.struct_field(cells, "bytes")
+        _check_bytes(cells.null_count, len(cells), column, path)
+        for chunk in filter(len, cells.chunks):
             ranges += [(path, *one) for one in _ranges(chunk, content, path)]
     if not tables:
         return _Part(pyarrow.table({}), [])
@@ -193,11 +221,12 @@ def _read_arrow(paths: list[str]) -> _Part:
 
 def _ranges(chunk: Any, content: Any, path: str) -> list[tuple[int, int]]:
     """Returns the place in its file and the number of bytes of each image."""
-    pyarrow, _ = require_pyarrow()
-    if pyarrow.types.is_struct(chunk.type):
-        chunk = pyarrow.compute.struct_field(chunk, "bytes")
+    types = require_pyarrow()[0].types
+    if not (types.is_binary(chunk.type) or types.is_large_binary(chunk.type)):
+        raise DataError(f"the images in {shown(path)} are of type {chunk.type}; expected binary. "
+                        "Save the dataset again with datasets.Image() as their type")  # fmt: skip
     _, offsets, data = chunk.buffers()
-    kind = np.int64 if pyarrow.types.is_large_binary(chunk.type) else np.int32
+    kind = np.int64 if types.is_large_binary(chunk.type) else np.int32
     ends = np.frombuffer(offsets, kind)[chunk.offset : chunk.offset + len(chunk) + 1]
     start = data.address - content.address if data else 0
     if not 0 <= start <= content.size - int(ends[-1]):

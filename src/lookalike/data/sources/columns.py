@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import posixpath
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lookalike.data.images import ImageRef, ImageSet
-from lookalike.data.reading.content import read_parquet
+from lookalike.data.reading.content import read_parquet, reading
 from lookalike.data.reading.decode import why_no_image
 from lookalike.errors import DataError, nearest
 from lookalike.files import shown
@@ -19,6 +20,7 @@ from lookalike.progress import Progress, counted
 
 COLUMNS = ("label", "split", "is_query", "group")
 """What a source may say of an image."""
+USED = ("path", *COLUMNS)
 TABLE_ENDINGS = (".csv", ".tsv", ".parquet")
 
 _NAMES_OF_PATH = ("image", "images", "file", "filename", "file_name", "image_path", "picture")
@@ -105,7 +107,7 @@ def label_by_folder(images: ImageSet, paths: Sequence[str], progress: Progress) 
                 f"beside them ({some(found)}); move these into a class folder, or out of it"
             )
         progress.warn(
-            f"passed over files that cannot be read as images in {shown(root)}: "
+            f"skipped files that cannot be read as images in {shown(root)}: "
             f"{some([paths[i] for i in loose])}"
         )
         images = images.subset(in_folders)
@@ -125,12 +127,15 @@ def is_table(source: str) -> bool:
     return is_named_so and os.path.exists(source) and not os.path.isdir(source)
 
 
-def load_table(source: str, progress: Progress) -> ImageSet:  # noqa: ARG001 - as all sources
+def load_table(source: str, progress: Progress, *, labelled: bool = True) -> ImageSet:  # noqa: ARG001
     """Lists the images that a table names in its column `path`, with its other columns."""
     path = Path(source)
     if path.suffix.lower() == ".parquet":
         found = read_parquet(path)
-        columns = {name: found[name].to_pylist() for name in found.column_names}
+        check_header(found.column_names, path)
+        with reading(f"the table {shown(path)}"):
+            columns = {name: found[name].to_pylist() if name in USED else []
+                       for name in found.column_names}  # fmt: skip
     else:
         columns = dict(_read_csv(path))
     if not columns:
@@ -141,39 +146,59 @@ def load_table(source: str, progress: Progress) -> ImageSet:  # noqa: ARG001 - a
         alike = (name for name in others if name.lower() in _NAMES_OF_PATH)
         near = nearest("path", others, cutoff=0.4) or next(alike, None)
         hint = f"; is {near!r} meant? Rename it" if near else ""
-        raise DataError(f"{shown(path)} has no column 'path' but {', '.join(columns)}{hint}. "
-                        f"Columns that are used: path, {', '.join(COLUMNS)}")  # fmt: skip
+        raise DataError(f"{shown(path)} has no column 'path'; its columns are {', '.join(columns)}"
+                        f"{hint}. Columns that are used: {', '.join(USED)}")  # fmt: skip
     names = [
-        _cell(value, f"row {row} of {shown(path)}", "path").replace(os.sep, "/")
+        _file_name(_cell(value, f"row {row} of {shown(path)}", "path"))
         for row, value in enumerate(columns["path"], start=1)
     ]
-    return image_set(path.parent, names, columns, source=path)
+    return image_set(path.parent, names, columns if labelled else {}, source=path)
+
+
+def _file_name(cell: str) -> str:
+    """Returns a path written in one way, so that `./1.png` and `1.png` are one image."""
+    name = cell.replace(os.sep, "/")
+    # What stands before ".." may be a link, whose parent is elsewhere.
+    return name if ".." in name.split("/") else posixpath.normpath(name)
+
+
+def check_header(header: Sequence[str], path: str | Path, used: Sequence[str] = USED) -> None:
+    """Raises a `DataError` where two columns that are used have the same name."""
+    for name in used:
+        if header.count(name) > 1:
+            raise DataError(f"{shown(path)} has {header.count(name)} columns {name!r}; "
+                            "rename or remove all but one")  # fmt: skip
 
 
 def read_names(path: Path) -> list[str]:
     """Returns column `path` of a CSV file; raises a `DataError` where it cannot be read."""
     columns = _read_csv(path)
     if "path" not in columns:
-        raise DataError(f"{shown(path)} has no column 'path' but {', '.join(columns) or 'nothing'}")
+        raise DataError(f"{shown(path)} has no column 'path'; its columns are "
+                        f"{', '.join(columns) or 'none'}")  # fmt: skip
     return columns["path"]
 
 
 def _read_csv(path: Path) -> dict[str, list[str]]:
-    try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            first = file.readline()
-            # Spreadsheets of many countries write semicolons into a CSV.
-            delimiter = ";" if ";" in first and "," not in first else ","
-            delimiter = "\t" if path.suffix.lower() == ".tsv" else delimiter
-            file.seek(0)
-            header, *rows = list(csv.reader(file, delimiter=delimiter, strict=True)) or [[]]
-    except (OSError, csv.Error) as error:
-        raise DataError(f"cannot read the table {shown(path)}: {error}") from error
+    with (
+        reading(f"the table {shown(path)}"),
+        open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file,
+    ):
+        first = file.readline()
+        if "\0" in first:
+            raise DataError(f"the table {shown(path)} is not in UTF-8 but in UTF-16, as Excel and "
+                            "PowerShell write it; save it as UTF-8")  # fmt: skip
+        # Spreadsheets of many countries write semicolons into a CSV.
+        delimiter = ";" if ";" in first and "," not in first else ","
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else delimiter
+        file.seek(0)
+        header, *rows = list(csv.reader(file, delimiter=delimiter, strict=True)) or [[]]
+    check_header(header, path)
     rows = [row for row in rows if row]
     for number, row in enumerate(rows, start=1):
         if len(row) != len(header):
-            raise DataError(f"row {number} of {shown(path)} has another number of cells than its "
-                            f"header ({len(header)}); quote cells that hold a comma")  # fmt: skip
+            raise DataError(f"row {number} of {shown(path)} has a different number of cells from "
+                            f"the header ({len(header)}); quote cells with commas")  # fmt: skip
     return {name: [row[place] for row in rows] for place, name in enumerate(header)}
 
 

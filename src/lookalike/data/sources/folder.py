@@ -18,26 +18,19 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _BESIDE = (".tar", ".parquet", ".json", ".jsonl", ".txt", ".md", ".idx", ".yaml", ".yml")
 
 
-def load_folder(source: str, progress: Progress) -> ImageSet:
+def load_folder(source: str, progress: Progress, *, labelled: bool = True) -> ImageSet:
     """Lists the files of a folder; where it has sub-folders, the first on the path is the label."""
     root = Path(source)
     names, hidden, empty = _walk(root)
     if hidden:
-        progress.warn(f"passed over hidden folders in {shown(root)}: {some(hidden)}")
-    if empty:
+        progress.warn(f"skipped hidden folders in {shown(root)}: {some(hidden)}")
+    if empty and labelled:
         progress.warn(f"no files in these folders of {shown(root)}: {some(empty)}")
     if not names:
         raise DataError(f"there are no files in {shown(root)}; expected images in it, "
                         "or one folder of images per class")  # fmt: skip
-    return label_by_folder(ImageSet(root, names), names, progress)
-
-
-def load_flat(source: str) -> ImageSet:
-    """Lists the files of a folder, however deep, without labels; raises where there are none."""
-    names, _, _ = _walk(Path(source))
-    if not names:
-        raise DataError(f"there are no files in {shown(source)}; expected images in it")
-    return ImageSet(Path(source), names)
+    images = ImageSet(root, names)
+    return label_by_folder(images, names, progress) if labelled else images
 
 
 def _walk(root: Path) -> tuple[list[str], list[str], list[str]]:
@@ -62,7 +55,7 @@ def _walk(root: Path) -> tuple[list[str], list[str], list[str]]:
                     hidden.append(name)
                 else:
                     pending.append((name, above | {real}))
-            elif entry.name.startswith(".") and folder:
+            elif entry.name.startswith("."):
                 continue  # what a system leaves in every folder, such as .DS_Store
             elif entry.is_symlink() or entry.is_file():  # a broken link is told of when read
                 names.append(name)

@@ -8,12 +8,13 @@ import tarfile
 from collections import defaultdict
 from collections.abc import Iterator
 from sys import intern
-from typing import Any
+from typing import IO, Any
 
 from lookalike.data.images import ImageSet, Span, shown_path
+from lookalike.data.reading.content import reading
 from lookalike.data.sources.columns import COLUMNS, image_set, label_by_folder, some
 from lookalike.data.sources.folder import are_shards, find_shards
-from lookalike.errors import DataError
+from lookalike.errors import DataError, first_line
 from lookalike.files import shown
 from lookalike.progress import Progress
 
@@ -31,7 +32,7 @@ def is_tar(source: str) -> bool:
     return are_shards(source, (".tar", *_COMPRESSED))
 
 
-def load_tar(source: str, progress: Progress) -> ImageSet:
+def load_tar(source: str, progress: Progress, *, labelled: bool = True) -> ImageSet:
     """Lists the images in tar files that are not compressed, by their headers.
 
     Members whose names agree up to the first dot of the base name are a sample. Its label comes
@@ -54,12 +55,13 @@ def load_tar(source: str, progress: Progress) -> ImageSet:
             task.advance()
     if passed:
         progress.warn(
-            f"passed over {len(passed):,} members of {shown(source)} (links, members in hidden "
+            f"skipped {len(passed):,} members of {shown(source)} (links, members in hidden "
             f"folders, and of labelled samples all but the image): {some(passed)}"
         )
-    told = {name: values for name, values in columns.items() if any(v is not None for v in values)}
+    told = {name: values for name, values in columns.items()
+            if labelled and any(value is not None for value in values)}  # fmt: skip
     images = image_set(root, names, told, source=source, places=places, unit="image")
-    if "label" in told:
+    if "label" in told or not labelled:
         return images
     return label_by_folder(images, [place.name for place in places], progress)
 
@@ -89,36 +91,39 @@ def _images(path: str, passed: list[str]) -> list[tuple[Span, dict[str, Any]]]:
 
 def _members(path: str, passed: list[str]) -> Iterator[tuple[Span, bytes | None]]:
     """Yields the files in a tar that are not hidden; of notes on samples also the content."""
+    with reading(f"the tar {shown(path)}"), open(path, "rb") as file, _opened(file, path) as tar:
+        while (member := tar.next()) is not None:
+            if tar.offset <= member.offset:  # else the same member would come for ever
+                raise tarfile.ReadError(f"a member has {member.size:,} bytes")
+            tar.members.clear()  # type: ignore[attr-defined] # else all stay in memory
+            name = posixpath.normpath(member.name).lstrip("/")
+            folder, base = posixpath.split(name)
+            if member.isdir() or base.startswith("."):
+                continue
+            if not member.isreg() or member.issparse() or "/." in f"/{folder}":
+                passed.append(name)
+                continue
+            content = None
+            if base.lower().endswith((".cls", ".json")) and member.size <= _LARGEST_NOTE:
+                file.seek(member.offset_data)
+                content = file.read(member.size)
+            yield Span(path, member.offset_data, member.size, name), content
+        file.seek(tar.offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile goes without
+            raise tarfile.ReadError(f"neither a header nor the end at byte {tar.offset:,}")
+
+
+def _opened(file: IO[bytes], path: str) -> tarfile.TarFile:
     try:
-        with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            while (member := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined] # else all stay in memory
-                name = posixpath.normpath(member.name).lstrip("/")
-                folder, base = posixpath.split(name)
-                if member.isdir() or base.startswith("."):
-                    continue
-                if not member.isreg() or member.issparse() or "/." in f"/{folder}":
-                    passed.append(name)
-                    continue
-                content = None
-                if base.lower().endswith((".cls", ".json")) and member.size <= _LARGEST_NOTE:
-                    file.seek(member.offset_data)
-                    content = file.read(member.size)
-                yield Span(path, member.offset_data, member.size, name), content
-            file.seek(tar.offset)
-            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile goes without
-                raise tarfile.ReadError(f"neither a header nor the end at byte {tar.offset:,}")
+        return tarfile.open(fileobj=file, mode="r:")
     except tarfile.TarError as error:
-        with open(path, "rb") as file:
-            is_compressed = file.read(6).startswith(_MAGIC)
-        raise DataError(
-            f"{shown(path)} is compressed, so its images cannot be reached one by one; "
-            "uncompress it, or write it as plain .tar (images are compressed already)"
-            if is_compressed else
-            f"the tar {shown(path)} is damaged or cut short: {error}. Write or copy it again"
-        ) from error  # fmt: skip
-    except OSError as error:
-        raise DataError(f"cannot read {shown(path)}: {error.strerror or error}") from error
+        file.seek(0)
+        if file.read(6).startswith(_MAGIC):
+            raise DataError(
+                f"{shown(path)} is compressed, so its images cannot be reached one by one; "
+                "uncompress it, or write it as plain .tar (images are compressed already)"
+            ) from error
+        raise
 
 
 def _note(content: bytes, ending: str, place: Span) -> dict[str, Any]:
@@ -127,8 +132,9 @@ def _note(content: bytes, ending: str, place: Span) -> dict[str, Any]:
         if ending == "cls":
             return {"label": content.decode().strip()}
         found = json.loads(content)
-    except ValueError as error:
-        raise DataError(f"{shown(shown_path(place))} is no {ending}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{shown(shown_path(place))} is not valid {ending}: {first_line(error)}; "
+                        "correct it, or leave it out of the tar") from error  # fmt: skip
     if not isinstance(found, dict):
         return {}
     labels = [found[one] for one in _LABELS if found.get(one) is not None]
