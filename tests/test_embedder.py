@@ -20,6 +20,8 @@ from transformers import (
     CLIPModel,
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
     ResNetConfig,
     ResNetModel,
     ViTConfig,
@@ -31,7 +33,7 @@ from lookalike import CLIPEncoder, Embedder, ExportConfig, TrainConfig
 from lookalike.data.sources import load_unlabelled
 from lookalike.embedding import embedder as module
 from lookalike.embedding.interchange import embedder_of_both, save_embeddings
-from lookalike.errors import DataError, ModelError
+from lookalike.errors import ConfigError, DataError, ModelError
 from lookalike.model.inference import inference_form
 from lookalike.model.lora import add_lora, merge_for_good, merged
 from lookalike.progress import SilentProgress
@@ -41,6 +43,9 @@ Settings = Callable[..., dict[str, Any]]
 VISION: dict[str, Any] = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
     "image_size": 32, "patch_size": 8,
+}  # fmt: skip
+RESNET: dict[str, Any] = {
+    "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "bottleneck"
 }  # fmt: skip
 
 
@@ -167,12 +172,21 @@ def test_every_item_that_cannot_be_read_is_named_in_one_error(
         (np.ones((4, 4, 4), np.uint8), r"of shape \(4, 4, 4\)"),
         (np.ones((0, 4, 3), np.uint8), r"of shape \(0, 4, 3\)"),
         (7, r"item 1: a int; expected a path, bytes"),
+        (Image.new("RGB", (0, 10)), r"item 1: 0x10 px, which is empty"),
     ]
     for item, words in cases:
         with pytest.raises(DataError, match=rf"1 image cannot be read: .*{words}"):
             embedder.images([good, item, good])
     with open(text) as file, pytest.raises(DataError, match="a TextIOWrapper; expected"):
         embedder.images([file])  # type: ignore[list-item]
+    with pytest.raises(DataError, match=r"item 0: a file object that cannot be read: .*closed"):
+        embedder.images([file])  # type: ignore[list-item]
+    with open(tmp_path / "b", "wb") as out, pytest.raises(DataError, match=r"cannot be read: "):
+        embedder.images([out])
+    read = io.BytesIO(good.read_bytes())
+    assert embedder.images([read]).shape == (1, 24)
+    with pytest.raises(DataError, match=r"item 0: a file object that is empty, or at its end"):
+        embedder.images([read])
     with pytest.raises(DataError, match=r"5 images.*item 0: .*item 2: .*; and 2 more"):
         embedder.images([b"x"] * 5)
     limited = of(embedder.encoder, max_megapixels=0.001)
@@ -183,7 +197,56 @@ def test_every_item_that_cannot_be_read_is_named_in_one_error(
             limited.images([item])
 
 
-@pytest.mark.parametrize("single", ["a.png", b"abc", Path("a.png"), np.ones((4, 4, 3), np.uint8)])
+def test_an_opened_image_may_come_twice(embedder: Embedder, photos: Path) -> None:
+    path = paths_in(photos)[0]
+    with Image.open(path) as opened, open(path, "rb") as file:
+        rows = embedder.images([opened, opened, file, file])
+    assert torch.equal(rows, embedder.images([path] * 4))
+
+
+def test_a_large_image_of_the_callers_keeps_its_size(embedder: Embedder, tmp_path: Path) -> None:
+    Image.new("RGB", (320, 300), "red").save(tmp_path / "a.jpg")
+    with Image.open(tmp_path / "a.jpg") as opened:
+        embedder.images([opened])
+        assert opened.size == (320, 300)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"batch_size": 0}, {"batch_size": -1}, {"embedding": "foo"}, {"num_workers": -2},
+              {"max_megapixels": 0}],
+)  # fmt: skip
+def test_impossible_arguments_are_refused_by_their_names(
+    tiny_clip: Path, wrong: dict[str, Any]
+) -> None:
+    name = next(iter(wrong))
+    with pytest.raises(ConfigError, match=rf"^{name} is "):
+        of(tiny_clip, **wrong)
+
+
+def test_a_stream_needs_a_source_and_batches_of_some_images(
+    embedder: Embedder, photos: Path
+) -> None:
+    with pytest.raises(ConfigError, match="batch_size is 0; it must be at least 1"):
+        next(embedder.stream(photos / "test", batch_size=0))
+    with pytest.raises(DataError, match=r"a folder, .* was given a list; .*images\(\[\.\.\.\]\)"):
+        next(embedder.stream(["a.jpg"]))  # type: ignore[arg-type]
+
+
+def test_texts_come_as_any_iterable_of_strings(embedder: Embedder) -> None:
+    expected = embedder.texts(["a red shoe", "b"])
+    assert torch.equal(embedder.texts(text for text in ("a red shoe", "b")), expected)
+    assert torch.equal(embedder.texts(np.array(["a red shoe", "b"])), expected)
+    assert torch.equal(embedder.texts(["a\udcff"]), embedder.texts(["a?"]))
+    for single in ("a red shoe", b"a", None, 3):
+        with pytest.raises(DataError, match=r"takes a list of texts .* write texts\(\[\.\.\.\]\)"):
+            embedder.texts(single)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="text 1 is of type NoneType; expected str"):
+        embedder.texts(["a", None])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    "single", ["a.png", b"abc", Path("a.png"), np.ones((4, 4, 3), np.uint8), io.BytesIO(b"abc"), 3]
+)
 def test_a_single_image_that_is_no_list_is_refused(embedder: Embedder, single: Any) -> None:
     with pytest.raises(DataError, match=r"takes a list of images .* write images\(\[\.\.\.\]\)"):
         embedder.images(single)
@@ -219,12 +282,31 @@ def test_a_stream_yields_rows_names_and_what_is_unreadable(
         assert part.names == [images.names[position] for position in part.positions]
         if len(part.positions):
             expected = of(tiny_clip).images([images.paths[p] for p in part.positions])
-            assert torch.equal(part.embeddings, expected)
+            assert torch.allclose(part.embeddings, expected, atol=1e-6)
     unreadable = [one for part in parts for one in part.unreadable]
     assert [one.path for one in unreadable] == [str(paths[bad]) for bad in (2, 9, 10, 11)]
     for source in (images, embedder.loader(images.paths)):
         again = torch.cat([part.embeddings for part in embedder.stream(source, 3)])
         assert torch.equal(again, torch.cat([part.embeddings for part in parts]))
+
+
+def test_rows_depend_neither_on_the_order_nor_on_unreadable_images(
+    tiny_clip: Path, photos: Path
+) -> None:
+    """Though the last batch is of one image, whose product with a matrix is rounded otherwise."""
+    images, embedder = load_unlabelled(photos / "test"), of(tiny_clip)
+
+    def rows(order: list[int]) -> torch.Tensor:
+        parts = embedder.stream(images.subset(order), batch_size=len(order) - 1)
+        found = torch.cat([part.embeddings for part in parts])
+        return found[torch.argsort(torch.tensor(order))]
+
+    expected = rows([*range(18)])
+    assert torch.equal(rows([*reversed(range(18))]), expected)
+    Path(images.paths[3]).write_bytes(b"damaged")
+    parts = list(embedder.stream(images, batch_size=17))
+    found = torch.cat([part.embeddings for part in parts])
+    assert torch.equal(found, expected[[i for i in range(18) if i != 3]])
 
 
 def test_a_stream_computes_no_further_than_it_is_asked(tiny_clip: Path, photos: Path) -> None:
@@ -294,8 +376,10 @@ def test_the_fingerprint_is_a_hash_of_what_the_files_of_a_model_say(tiny_clip: P
             "mean": [0.48145466, 0.4578275, 0.40821073],
             "std": [0.26862954, 0.26130258, 0.27577711],
         },
-        "settings": {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "num_attention_heads": 2},
-        "version": 1,
+        "settings": {"hidden_size": 32, "image_size": 32, "intermediate_size": 64,
+                     "model_type": "clip_vision_model", "num_attention_heads": 2,
+                     "num_hidden_layers": 2, "patch_size": 8},  # without CLIP's own defaults
+        "version": 2,
     }  # fmt: skip
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     state = load_file(tiny_clip / "model.safetensors")
@@ -389,14 +473,60 @@ def test_whatever_changes_an_embedding_changes_the_fingerprint(
         folder_with("preprocessor_config.json", size={"shortest_edge": 40}),
         folder_with("config.json", vision_config={"hidden_act": "gelu"}),
     ]
-    monkeypatch.setattr(module, "EMBEDDING_VERSION", 2)
+    monkeypatch.setattr(module, "EMBEDDING_VERSION", 3)
     others.append(of(tiny_clip).fingerprint)
     assert len({same, *others}) == 1 + len(others)
 
 
+@pytest.mark.parametrize(
+    ("make", "changes"),
+    [
+        (lambda: ViTModel(ViTConfig(**VISION)), {"pooler_act": "relu"}),
+        (lambda: DINOv3ViTModel(DINOv3ViTConfig(**VISION)), {"rope_theta": 7.0}),
+        (lambda: ResNetModel(ResNetConfig(**RESNET)), {"downsample_in_bottleneck": True}),
+    ],
+)
+def test_settings_that_leave_no_trace_in_the_weights_change_the_fingerprint(
+    tmp_path: Path, make: Callable[[], Any], changes: dict[str, Any]
+) -> None:
+    folder = saved(tmp_path, make())
+    before, file = of(folder).fingerprint, folder / "config.json"
+    document = json.loads(file.read_text())
+    for more, is_same in (
+        (changes, False),
+        ({"attention_dropout": 0.5, "dtype": "bfloat16"}, True),
+    ):
+        file.write_text(json.dumps(document | more))
+        assert (of(folder).fingerprint == before) is is_same
+
+
+def test_the_weights_stay_as_they_are_while_the_fingerprint_is_computed(
+    tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As other threads embed with them."""
+    encoder = CLIPEncoder(str(tiny_clip))
+    add_lora(encoder, rank=2)
+    with torch.no_grad():
+        for name, parameter in encoder.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.5)
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    during: list[bool] = []
+    array = np.ascontiguousarray
+
+    def looking(values: Any) -> Any:
+        now = encoder.state_dict()
+        during.append(all(torch.equal(now[name], tensor) for name, tensor in before.items()))
+        return array(values)
+
+    monkeypatch.setattr(np, "ascontiguousarray", looking)
+    assert of(encoder).fingerprint
+    assert len(during) > 10
+    assert all(during)
+
+
 def test_running_statistics_count_and_a_pooler_that_is_passed_by_does_not(tmp_path: Path) -> None:
-    sizes: dict[str, Any] = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
-    resnet = CLIPEncoder(str(saved(tmp_path / "resnet", ResNetModel(ResNetConfig(**sizes)))))
+    resnet = CLIPEncoder(str(saved(tmp_path / "resnet", ResNetModel(ResNetConfig(**RESNET)))))
     before = of(resnet).fingerprint
     for name, buffer in resnet.named_buffers():
         if "running_mean" in name:

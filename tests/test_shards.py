@@ -381,6 +381,33 @@ def test_a_folder_that_is_not_finished_or_not_ours_is_not_read(
         evaluated(photos / "out", test=str(photos / "test"), test_embeddings=str(folder))
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "part-00001.json"])
+def test_what_is_lost_or_changed_in_a_file_of_a_folder_is_an_error_that_names_it(
+    embed_settings: Settings, name: str
+) -> None:
+    folder = run(embed_settings()).folder
+    file = folder / name
+    document = json.loads(file.read_text())
+    used = {key: document[key] for key in ("images", "embedder", "settings") if key in document}
+    changed: list[Any] = [{}, {**document, "rows": 7}, {**document, "rows": "8"},
+                          {**document, "unreadable": [{"position": 99}]},
+                          {**document, "unreadable": 3}]  # fmt: skip
+    if used:
+        others: list[Any] = [None, [], {}, {"dim": "a"}]
+        changed = [{**document, key: other} for key in used for other in others]
+        changed.append({**document, "settings": {**used["settings"], "images_per_part": 0}})
+    for one in changed:
+        file.write_text(json.dumps(one))
+        with pytest.raises(DataError, match=rf"{name} (is damaged|does not fit)|in format None"):
+            open_shards(folder)
+        if used:
+            with pytest.raises(OutputError, match=rf"{name} that is damaged.*--overwrite"):
+                run(embed_settings())
+    file.write_text(json.dumps(document))
+    (folder / "part-99999.json").write_text('{"unreadable": [{}]}')  # of no part
+    assert run(embed_settings()).num_parts_before == 3
+
+
 def start(words: list[str], settings: dict[str, Any], folder: Path) -> str:
     """Runs embedding_job.py; what it printed."""
     config = folder / "config.json"

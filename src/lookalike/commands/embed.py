@@ -61,19 +61,19 @@ def embed(config: EmbedConfig, *, progress: Progress | None = None) -> EmbedResu
         try:
             return _embed(config, progress, world)
         except KeyboardInterrupt:
-            raise Interrupted(f"stopped; the parts that are done are kept in {shown(config.out)}, "
-                              "and the same command goes on with the others") from None  # fmt: skip
+            raise Interrupted(f"stopped; finished parts are kept in {shown(config.out)}, and the "
+                              "same command continues with the others") from None  # fmt: skip
 
 
 def _embed(config: EmbedConfig, progress: Progress, world: World) -> EmbedResult:
     """Embeds in processes that have joined."""
     if config.data is None:
-        raise ConfigError("there is nothing to embed; name a folder of images or a table: "
+        raise ConfigError("there is nothing to embed; give a folder of images or a table: "
                           "lookalike embed IMAGES")  # fmt: skip
     source, out = Path(config.data), Path(config.out)
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise ConfigError(f"out is {shown(out)}, inside the images in {shown(source)}, where it "
-                          "would be taken for some; choose another folder with --out")  # fmt: skip
+                          "would pass for images; choose another folder with --out")  # fmt: skip
     images = load_unlabelled(config.data, progress)
     writable_folder(out)
     runtime = make_runtime(config.device, config.precision, config.num_workers, world)
@@ -92,7 +92,7 @@ def _embed(config: EmbedConfig, progress: Progress, world: World) -> EmbedResult
         progress.note(f"done     {before:,} of {counted(plan.num_parts, 'part')} there already")
     embed_parts(out, embedder, images, plan, missing[world.share_of(len(missing))])
     world.all_gather_objects(None)  # all parts are there from here on
-    unreadable = unreadable_in(out)
+    unreadable = unreadable_in(out, plan)
     if len(unreadable) == len(images):
         raise DataError(f"none of the {len(images):,} images can be read: "
                         f"{list_unreadable(unreadable)}")  # fmt: skip

@@ -43,8 +43,16 @@ def settle(config: Any) -> None:
     hints = typing.get_type_hints(type(config))
     for one in dataclasses.fields(config):
         value = coerce(one.name, getattr(config, one.name), hints[one.name])
-        _check_bounds(one, value)
+        _check_bounds(one.name, one, value)
         object.__setattr__(config, one.name, value)  # frozen from here on
+
+
+def checked(cls: type, name: str, value: Any, *, called: str | None = None) -> Any:
+    """Returns a value as an option of a configuration would be, `called` so, or raises."""
+    known = next(one for one in dataclasses.fields(cls) if one.name == name)
+    result = coerce(called or name, value, typing.get_type_hints(cls)[name])
+    _check_bounds(called or name, known, result)
+    return result
 
 
 def coerce(name: str, value: Any, hint: Any) -> Any:
@@ -95,13 +103,13 @@ def _named(option: Any) -> str:
     return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[option]
 
 
-def _check_bounds(option: dataclasses.Field[Any], value: Any) -> None:
+def _check_bounds(name: str, option: dataclasses.Field[Any], value: Any) -> None:
     """Raises where a number is not one, or out of the range its option states."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return
     for bound, limit in option.metadata["bounds"].items():
         if limit is not None and not _BOUNDS[bound](value, limit):
             words = bound.replace("_", " ")
-            raise ConfigError(f"{option.name} is {value}; it must be {words} {limit:g}")
+            raise ConfigError(f"{name} is {value}; it must be {words} {limit:g}")
     if value != value or value in (float("inf"), float("-inf")):
-        raise ConfigError(f"{option.name} is {value}; it must be a finite number")
+        raise ConfigError(f"{name} is {value}; it must be a finite number")

@@ -23,7 +23,7 @@ def embed(embedder: Embedder, loader: ImageLoader, *, title: str = "embedding") 
     """
     world, names = embedder.runtime.world, [shown_path(ref) for ref in loader.refs]
     requests = chunks_of(world, loader.num_images, embedder.batch_size)
-    parts = list(embedder.read(loader, requests, names, title=title))
+    parts = list(embedder.read(loader, requests, names, embedder.batch_size, title=title))
     shares = world.all_gather_objects(
         ([part.positions for part in parts], [bad for part in parts for bad in part.unreadable])
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -22,6 +24,7 @@ from torch.distributed.tensor import DTensor
 
 from lookalike.config import DEFAULT_MAX_MEGAPIXELS, DEFAULT_MODEL
 from lookalike.config.groups import Basics
+from lookalike.config.options import checked
 from lookalike.data.images import ImageRef, ImageSet, InMemory, Unreadable, shown_path
 from lookalike.data.reading.cache import DecodeCache
 from lookalike.data.reading.decode import as_seen, read_image
@@ -29,12 +32,12 @@ from lookalike.data.reading.loader import ImageLoader, chunks
 from lookalike.data.reading.reader import Request
 from lookalike.data.sources import load_unlabelled
 from lookalike.data.transforms import Preprocessing, preprocess
-from lookalike.errors import DataError, ImageError, ModelError
+from lookalike.errors import DataError, ImageError, ModelError, first_line
 from lookalike.files import shown
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.inference import EmbedBatch, inference_form
 from lookalike.model.layers import on_device
-from lookalike.model.lora import merged, plain_state_dict
+from lookalike.model.lora import merged_state
 from lookalike.model.text import embed_texts
 from lookalike.progress import Progress, SilentProgress, counted
 from lookalike.runtime.device import Runtime, make_runtime
@@ -42,11 +45,15 @@ from lookalike.runtime.memory import enough_memory
 
 Item: TypeAlias = "str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | np.ndarray"
 
-EMBEDDING_VERSION = 1
+EMBEDDING_VERSION = 2
 """Raised whenever our code gives the same weights and images other embeddings, beyond rounding."""
 
-# Settings of a vision model that change embeddings and leave no trace in its weights.
-_SETTINGS = ("hidden_act", "num_attention_heads", "layer_norm_eps")
+# Settings of a vision model that do not change its embeddings, or show in its weights.
+_NO_MATTER = re.compile(
+    "_.*|.*(dropout|drop_path|layerdrop|initializer|dtype|label).*|architectures|problem_type"
+    "|transformers_version|projection_dim|output_(attentions|hidden_states)|return_dict|use_cache"
+    "|chunk_size_feed_forward|is_encoder_decoder"
+)
 _MOST_DECODERS = 8  # threads
 
 
@@ -89,7 +96,8 @@ class Embedder:
 
     Raises:
         ModelError, CheckpointError: the model cannot be loaded.
-        ConfigError: the device does not exist here, or cannot compute in that precision.
+        ConfigError: an argument is none of those above; or the device does not exist here, or
+            cannot compute in that precision.
         MissingExtraError: int8 without OpenVINO installed.
     """
 
@@ -110,12 +118,15 @@ class Embedder:
         if runtime is None:
             if isinstance(model, CLIPEncoder) and device == "auto":
                 device = str(model.device)
+            num_workers = checked(Basics, "num_workers", num_workers)
             runtime = make_runtime(device, precision, num_workers)
+        embedding = checked(Basics, "embedding", embedding)
         if not isinstance(model, CLIPEncoder):
             model = on_device(CLIPEncoder(os.fspath(model), embedding=embedding), runtime)
-        self.encoder, self.runtime, self.batch_size = model, runtime, batch_size
+        self.encoder, self.runtime = model, runtime
+        self.batch_size: int = _checked_size(batch_size)
         self.preprocessing: Preprocessing = replace(model.preprocessing, exact=exact_pixels)
-        self.max_megapixels = max_megapixels
+        self.max_megapixels: float = checked(Basics, "max_megapixels", max_megapixels)
         self.progress = progress or SilentProgress()
 
     @property
@@ -143,10 +154,11 @@ class Embedder:
     def fingerprint(self) -> str:
         """Returns a hash of all that decides on an image's embedding, the same on every machine.
 
-        It covers the weights that images pass through (in float32, LoRA merged), the kind of
-        embedding and its pooling, how images are cut, and `EMBEDDING_VERSION`; not what changes
-        no more than rounding: device, precision, exact pixels. The first use reads all the
-        weights: 0.8 s for ViT-L/14 (304 million) on one core.
+        It covers the weights that images pass through (in float32, LoRA merged), the settings of
+        the vision model that are not its class's defaults, the kind of embedding and its pooling,
+        how images are cut, and `EMBEDDING_VERSION`; not what changes no more than rounding: device,
+        precision, exact pixels. The first use reads all the weights: 0.8 s for ViT-L/14 (304
+        million) on one core.
         """
         encoder = self.encoder
         # What projects by itself in its forward pass is not pooled by us.
@@ -158,13 +170,13 @@ class Embedder:
             "kind": encoder.kind,
             "pool": pool,
             "preprocessing": encoder.preprocessing.facts(),
-            "settings": {name: getattr(vision, name, None) for name in _SETTINGS},
+            "settings": _settings_of(vision),
         }
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         seen = {name for name, _ in encoder.vision_parameters()}
         unseen = {name for name, _ in encoder.named_parameters() if name not in seen}
-        with torch.no_grad(), merged(encoder):
-            for name, tensor in sorted(plain_state_dict(encoder).items()):
+        with torch.no_grad():
+            for name, tensor in merged_state(encoder):
                 # Running statistics count. A pooler that is passed by is random in each process.
                 passed_by = name in unseen or (pool != "pooler" and "pooler" in name)
                 if passed_by or not tensor.is_floating_point():
@@ -188,6 +200,9 @@ class Embedder:
     def images(self, items: Iterable[Item]) -> Float32[Tensor, "n dim"]:
         """Embeds images, read by threads of this process.
 
+        A large JPEG file is decoded at a fraction of its size, which is quicker, but for
+        `exact_pixels`; a Pillow image is taken as it is.
+
         Args:
             items: paths, bytes of files, binary file objects, Pillow images, and uint8 arrays of
                 shape (height, width) or (height, width, 3); any number, of any kinds together.
@@ -197,7 +212,8 @@ class Embedder:
             ModelError: an embedding is not finite, or the device has too little memory.
         """
         is_array = isinstance(items, np.ndarray) and items.ndim < 4
-        if is_array or isinstance(items, (str, bytes, os.PathLike, Image.Image)):
+        is_single = isinstance(items, (str, bytes, os.PathLike, Image.Image, io.IOBase))
+        if is_array or is_single or not isinstance(items, Iterable):
             raise DataError(f"images() takes a list of images and was given a single "
                             f"{type(items).__name__}; write images([...])")  # fmt: skip
         rows: list[Tensor] = []
@@ -211,15 +227,23 @@ class Embedder:
         check_finite(embeddings, [f"item {number}" for number in range(start)])
         return embeddings
 
-    def texts(self, strings: Sequence[str]) -> Float32[Tensor, "n dim"]:
+    def texts(self, strings: Iterable[str]) -> Float32[Tensor, "n dim"]:
         """Embeds texts in the space of the images, in float32; longer ones are cut.
 
         Raises:
+            DataError: it is not texts that were given.
             ModelError: the model has no text tower, or its embeddings are not the projected ones.
         """
-        if self.encoder.why_no_text is None and not strings:
+        if isinstance(strings, (str, bytes)) or not isinstance(strings, Iterable):
+            raise DataError(f"texts() takes a list of texts and was given a single "
+                            f"{type(strings).__name__}; write texts([...])")  # fmt: skip
+        texts = list(strings)
+        for number, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise DataError(f"text {number} is of type {type(text).__name__}; expected str")
+        if self.encoder.why_no_text is None and not texts:
             return torch.empty(0, self.dim)
-        return embed_texts(self.encoder, strings, progress=self.progress, title="embedding texts")
+        return embed_texts(self.encoder, texts, progress=self.progress, title="embedding texts")
 
     def stream(
         self,
@@ -238,18 +262,28 @@ class Embedder:
             batch_size: images embedded at a time; None: the embedder's own.
             title: for the progress display.
 
+        A row does not depend on the images beside it, nor on their order: the last batch, and what
+        unreadable images leave, is filled up with black ones.
+
         Raises:
+            ConfigError: a batch of no image.
             DataError: there is no such source, or no file in it; or a reading process died.
             ModelError: an embedding is not finite, or the device has too little memory.
         """
+        size = self.batch_size if batch_size is None else _checked_size(batch_size)
         if isinstance(source, (str, Path)):
             source = load_unlabelled(source, self.progress)
         if isinstance(source, ImageSet):
             names, loader = source.names, self.loader(source.refs)
-        else:
+        elif isinstance(source, ImageLoader):
             names, loader = [shown_path(ref) for ref in source.refs], source
-        requests = chunks(loader.num_images, batch_size or self.batch_size)
-        for some in self.read(loader, requests, names, title=title):
+        else:
+            raise DataError(
+                f"stream() takes a folder, a table or shards, and was given a "
+                f"{type(source).__name__}; for a list of images: images([...])"
+            )
+        requests = chunks(loader.num_images, size)
+        for some in self.read(loader, requests, names, size, title=title):
             check_finite(some.embeddings, some.names)
             yield some
 
@@ -264,18 +298,25 @@ class Embedder:
         loader: ImageLoader,
         requests: Sequence[Request],
         names: Sequence[str],
+        batch_size: int,
         *,
         title: str = "embedding",
     ) -> Iterator[Embedded]:
         """Embeds what is asked of a loader, and yields the rows of each request, which nobody has
         checked to be finite: no process need fail alone. Each shows about how far all of them are.
+
+        All batches are of `batch_size`, or of all images where these are less, some of them black:
+        how a row is rounded can depend on the number of rows.
         """
-        world, black = self.runtime.world, self.encoder.preprocessing.black(1)
+        size, world = min(batch_size, loader.num_images), self.runtime.world
+        black = self.encoder.preprocessing.black(size)
         left = min(loader.num_images, world.size * sum(len(one.indices) for one in requests))
         with self.progress.task(title, left) as task:
             for batch in loader.read(requests):
-                pixels = batch.pixels if batch.indices else black  # see chunks_of
-                rows = self.pixels(pixels)[: len(batch.indices)]
+                pixels, num_rows = batch.pixels, len(batch.indices)
+                if num_rows < size:
+                    pixels = torch.cat([pixels, black[num_rows:]]) if num_rows else black
+                rows = self.pixels(pixels)[:num_rows]
                 done = min(left, world.size * (len(batch.indices) + len(batch.unreadable)))
                 left -= done
                 task.advance(done)
@@ -303,10 +344,12 @@ class Embedder:
         self, items: list[Item], start: int, pool: ThreadPoolExecutor
     ) -> UInt8[Tensor, "n 3 height width"]:
         """Returns the pixels of items, the first of which is number `start`."""
-        contents = [_content(item) for item in items]  # here: a file object may come twice
+        once = {id(item): item for item in items}  # an opened one may come twice, and reads once
+        contents = [_content(item) for item in once.values()]
+        known = dict(zip(once, pool.map(self._pixels, contents), strict=True))
         pixels: list[Tensor] = []
         bad: list[str] = []
-        for number, one in enumerate(pool.map(self._pixels, contents), start):
+        for number, one in enumerate((known[id(item)] for item in items), start):
             if isinstance(one, Tensor):
                 pixels.append(one)
                 continue
@@ -357,14 +400,41 @@ def check_finite(embeddings: Float32[Tensor, "n dim"], names: Sequence[str]) -> 
     )
 
 
+def _checked_size(batch_size: int) -> int:
+    """Returns a number of images, or raises ConfigError where it is not one."""
+    return int(checked(Basics, "eval_batch_size", batch_size, called="batch_size"))
+
+
+def _settings_of(config: Any) -> dict[str, Any]:
+    """Returns the settings of a vision model that its embeddings depend on, and its type.
+
+    Only what its class does not have by default, as later releases of Transformers have more.
+    """
+    default = type(config)().to_dict()
+    return {
+        name: value
+        for name, value in config.to_dict().items()
+        if name == "model_type" or not (_NO_MATTER.fullmatch(name) or value == default.get(name))
+    }
+
+
 def _content(item: Item) -> Any:
-    """Returns the bytes of a binary file object; anything else as it is."""
-    content = item.read() if hasattr(item, "read") else None
+    """Returns the bytes of a binary file object, or the error; anything else as it is."""
+    if not hasattr(item, "read"):
+        return item
+    try:
+        content = item.read()
+    except (OSError, ValueError) as error:  # closed, or open for writing
+        return ImageError("", f"a file object that cannot be read: {first_line(error)}")
+    if not content:
+        return ImageError("", "a file object that is empty, or at its end (then seek(0) first)")
     return content if isinstance(content, bytes) else item
 
 
 def _decoded(item: Any, max_megapixels: float, draft_px: int | None) -> Image.Image:
     """Returns what `read_image` would make of an item in a file."""
+    if isinstance(item, ImageError):
+        raise item
     if isinstance(item, (str, bytes, os.PathLike)):
         ref = InMemory("", item) if isinstance(item, bytes) else os.fspath(item)
         return read_image(ref, max_megapixels, draft_px=draft_px)
@@ -377,7 +447,9 @@ def _decoded(item: Any, max_megapixels: float, draft_px: int | None) -> Image.Im
     if not isinstance(item, Image.Image):
         raise ImageError("", f"a {type(item).__name__}; expected a path, bytes, a binary file "
                          "object, a Pillow image or a uint8 array")  # fmt: skip
+    if not item.width * item.height:
+        raise ImageError("", f"{item.width}x{item.height} px, which is empty")
     if item.width * item.height > max_megapixels * 1e6:
         raise ImageError("", f"{item.width}x{item.height} px, above the limit of "
                          f"{max_megapixels:g} megapixels; raise max_megapixels")  # fmt: skip
-    return as_seen(item)
+    return as_seen(item)  # not drafted, which would change the caller's own image

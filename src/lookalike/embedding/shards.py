@@ -39,6 +39,12 @@ FORMAT = "lookalike-embeddings-1"
 IMAGES = "images.csv"
 _FORMATS = "lookalike-embeddings-"
 _ABANDONED_S = 60.0  # writing a part takes a second
+_REPAIR = "run the same lookalike embed command again to repair it"
+_MANIFEST_HOLDS: dict[str, dict[str, type]] = {
+    "images": {"root": str, "fingerprint": str, "num_images": int},
+    "embedder": {"fingerprint": str, "model_name": str, "embedding": str, "dim": int},
+    "settings": {"images_per_part": int},
+}
 
 
 @dataclass(frozen=True)
@@ -54,10 +60,14 @@ class Plan:
         """Returns how many parts there are."""
         return -(-self.num_images // self.images_per_part)
 
+    def positions_of(self, number: int) -> range:
+        """Returns the positions of a part's images in the source."""
+        first = number * self.images_per_part
+        return range(self.num_images)[first : first + self.images_per_part]
+
     def requests_of(self, number: int) -> list[Request]:
         """Returns a part's batches."""
-        size, first = self.batch_size, number * self.images_per_part
-        images = range(self.num_images)[first : first + self.images_per_part]
+        size, images = self.batch_size, self.positions_of(number)
         return [Request(images[start : start + size]) for start in range(0, len(images), size)]
 
 
@@ -76,7 +86,8 @@ def embed_parts(
     if not numbers:
         return  # and no reading process is started
     requests = [request for number in numbers for request in plan.requests_of(number)]
-    batches = embedder.read(embedder.loader(images.refs), requests, images.names)
+    loader = embedder.loader(images.refs)
+    batches = embedder.read(loader, requests, images.names, plan.batch_size)
     for number in numbers:
         rows: list[Tensor] = []
         unreadable: list[dict[str, Any]] = []
@@ -89,6 +100,15 @@ def embed_parts(
                 unreadable.append({"position": position, "path": one.path, "reason": one.reason})
         _write_part(_mark_of(folder, number), torch.cat(rows), unreadable)
     next(batches, None)  # its display ends
+
+
+@dataclass(frozen=True)
+class Mark:
+    """The file that makes a part done: how many rows it has, and which images have none."""
+
+    rows: int
+    unreadable: dict[int, Unreadable]  # by position in the source
+    sha256: str  # of the part's file
 
 
 @dataclass(frozen=True)
@@ -173,13 +193,10 @@ def _write_part(mark: Path, rows: Tensor, unreadable: list[dict[str, Any]]) -> N
     write_json(mark, {"rows": len(rows), "unreadable": unreadable, "sha256": digest})
 
 
-def unreadable_in(folder: Path) -> list[Unreadable]:
-    """Lists what could not be read of the parts that are done, in order."""
-    return [
-        Unreadable(one["path"], one["reason"])
-        for mark in sorted(folder.glob("part-*.json"), key=lambda path: int(path.stem[5:]))
-        for one in _read_json(mark)["unreadable"]
-    ]
+def unreadable_in(folder: Path, plan: Plan) -> list[Unreadable]:
+    """Lists what could not be read, in order, of a folder that is finished."""
+    marks = [_read_mark(folder, number, plan) for number in range(plan.num_parts)]
+    return [one for mark in marks for one in mark.unreadable.values()]
 
 
 def open_shards(folder: Path) -> Shards:
@@ -192,10 +209,11 @@ def open_shards(folder: Path) -> Shards:
     if manifest.get("format") != FORMAT:
         raise DataError(f"{shown(folder)} is in format {manifest.get('format')!r}; this version "
                         f"reads {FORMAT!r}: install a newer one, or embed again")  # fmt: skip
+    if not _is_complete(manifest):
+        raise DataError(f"{shown(folder / MANIFEST)} is damaged; embed again with --overwrite")
     per_part = manifest["settings"]["images_per_part"]
     plan = Plan(manifest["images"]["num_images"], per_part, batch_size=1)
-    marks = [_mark_of(folder, number) for number in range(plan.num_parts)]
-    num_done = sum(mark.exists() for mark in marks)
+    num_done = sum(_mark_of(folder, number).exists() for number in range(plan.num_parts))
     if num_done < plan.num_parts:
         raise DataError(
             f"{shown(folder)} is not finished: {num_done:,} of {plan.num_parts:,} parts are done. "
@@ -204,20 +222,21 @@ def open_shards(folder: Path) -> Shards:
     names = read_names(folder / IMAGES)
     if len(names) != plan.num_images:
         raise DataError(f"{shown(folder / IMAGES)} names {len(names):,} images where "
-                        f"{plan.num_images:,} were embedded; run the same lookalike embed command "
-                        "again to repair it")  # fmt: skip
+                        f"{plan.num_images:,} were embedded; {_REPAIR}")  # fmt: skip
     embeddings, unreadable = [], dict[int, str]()
-    for path in marks:
-        mark, file_name = _read_json(path), path.with_suffix(".npy")
-        unreadable |= {one["position"]: one["reason"] for one in mark["unreadable"]}
-        if not mark["rows"]:
+    for number in range(plan.num_parts):
+        mark = _read_mark(folder, number, plan)
+        file_name = _mark_of(folder, number).with_suffix(".npy")
+        unreadable |= {position: one.reason for position, one in mark.unreadable.items()}
+        if not mark.rows:
             continue  # nothing that could be mapped
         try:
             rows = np.load(file_name, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{shown(file_name)} cannot be read or is incomplete; run the same "
-                            "lookalike embed command again to repair it") from error  # fmt: skip
-        expected = (mark["rows"], manifest["embedder"]["dim"])
+            raise DataError(
+                f"{shown(file_name)} cannot be read or is incomplete; {_REPAIR}"
+            ) from error
+        expected = (mark.rows, manifest["embedder"]["dim"])
         if rows.shape != expected or rows.dtype != np.float32:
             raise DataError(f"{shown(file_name)} holds {rows.dtype} of shape {rows.shape}; "
                             f"expected float32 of {expected}")  # fmt: skip
@@ -234,11 +253,13 @@ def open_shards(folder: Path) -> Shards:
 
 def _refuse_other(folder: Path, there: dict[str, Any], now: Mapping[str, Any]) -> None:
     """Raises where a folder holds something else than what is to be written."""
-    before = there.get("settings", {})
+    before = there["settings"] if _is_complete(there) else {}
     changed = [f"{name} {before.get(name)} there, {value} now"
                for name, value in now["settings"].items() if before.get(name) != value]  # fmt: skip
     if there.get("format") != FORMAT:
         differs = f"format {there.get('format')!r}, and this version writes {FORMAT!r}"
+    elif not _is_complete(there):
+        differs = f"a {MANIFEST} that is damaged"
     elif there["embedder"]["fingerprint"] != now["embedder"]["fingerprint"]:
         differs = (f"embeddings of {described(there['embedder'])}, and this model is "
                    f"{described(now['embedder'])}")  # fmt: skip
@@ -283,17 +304,40 @@ def _files_of_parts(folder: Path) -> list[Path]:
 
 def _is_whole(folder: Path, number: int, plan: Plan) -> bool:
     """Returns whether a part's mark can be read, and its file is the one that the mark tells of."""
-    mark = _mark_of(folder, number)
-    positions = {i for request in plan.requests_of(number) for i in request.indices}
     try:
-        told = _read_json(mark)
-        missing = {one["position"] for one in told["unreadable"]}
-        if told["rows"] + len(missing) != len(positions) or not missing <= positions:
-            return False
-        content = mark.with_suffix(".npy").read_bytes()
-        return bool(hashlib.sha256(content).hexdigest() == told["sha256"])
-    except (DataError, KeyError, TypeError, OSError):  # damaged: the part is done again
+        mark = _read_mark(folder, number, plan)
+        content = _mark_of(folder, number).with_suffix(".npy").read_bytes()
+    except (DataError, OSError):  # damaged: the part is done again
         return False
+    return bool(hashlib.sha256(content).hexdigest() == mark.sha256)
+
+
+def _read_mark(folder: Path, number: int, plan: Plan) -> Mark:
+    """Reads a part's mark; raises DataError where it is not one of a part of this plan."""
+    path, positions = _mark_of(folder, number), plan.positions_of(number)
+    document = _read_json(path)
+    try:
+        unreadable = {one["position"]: Unreadable(one["path"], one["reason"])
+                      for one in document["unreadable"]}  # fmt: skip
+        mark = Mark(document["rows"], unreadable, document["sha256"])
+        fits = mark.rows + len(unreadable) == len(positions) and {*positions} >= unreadable.keys()
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{shown(path)} is damaged; {_REPAIR}") from error
+    if not fits:
+        raise DataError(f"{shown(path)} does not fit the images of its part; {_REPAIR}")
+    return mark
+
+
+def _is_complete(manifest: Mapping[str, Any]) -> bool:
+    """Returns whether a manifest of this format has all that is read of one."""
+    for part, kinds in _MANIFEST_HOLDS.items():
+        there = manifest.get(part)
+        if not isinstance(there, dict):
+            return False
+        if not all(isinstance(there.get(key), kind) for key, kind in kinds.items()):
+            return False
+    sizes = manifest["images"]["num_images"], manifest["settings"]["images_per_part"]
+    return bool(min(sizes) > 0)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -56,12 +56,20 @@ def merged(encoder: CLIPEncoder) -> Iterator[None]:
 
 
 def plain_state_dict(encoder: CLIPEncoder) -> dict[str, Tensor]:
-    """Returns the encoder's state under the names it has without LoRA; call it inside `merged`."""
+    """Returns the encoder's state under the names it has without LoRA; inside `merged`, merged."""
     return {
         name.replace(".base_layer.", "."): tensor
         for name, tensor in encoder.state_dict().items()
         if ".lora_" not in name
     }
+
+
+def merged_state(encoder: CLIPEncoder) -> Iterator[tuple[str, Tensor]]:
+    """Yields what `plain_state_dict` returns inside `merged`, by name, and changes no weight."""
+    changed = {f"{name}.weight": layer for name, layer in _lora_layers(encoder) if not layer.merged}
+    for name, tensor in sorted(plain_state_dict(encoder).items()):
+        layer = changed.get(name)
+        yield name, tensor if layer is None else tensor + layer.get_delta_weight("default")
 
 
 def lora_matrices(encoder: CLIPEncoder) -> dict[str, Tensor]:

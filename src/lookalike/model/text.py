@@ -31,13 +31,17 @@ def caption_of(label: str, template: str) -> str:
     >>> caption_of("001.red_t-shirt", "{}")
     'red t-shirt'
     """
-    # A folder's name may hold bytes that are no text, which no tokenizer takes.
-    name = label.encode("utf-8", "replace").decode("utf-8")
+    name = _encodable(label)
     words = name[found.end() :] if (found := _NUMBERED.match(name)) else name
     if not re.search(r"[_\s]", words):
         words = words.replace("-", " ")
     words = " ".join(words.replace("_", " ").split())
     return template.replace("{}", words or name)
+
+
+def _encodable(text: str) -> str:
+    """Returns a text that tokenizers take: a folder's name may hold bytes that are not text."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def embed_texts(
@@ -65,7 +69,7 @@ def embed_texts(
         progress.task(title, len(texts), "texts") as task,
     ):
         for start in range(0, len(texts), TEXTS_AT_A_TIME):
-            some = list(texts[start : start + TEXTS_AT_A_TIME])
+            some = [_encodable(text) for text in texts[start : start + TEXTS_AT_A_TIME]]
             inputs = _tokens(encoder.tokenizer, some, encoder.backbone.config)
             moved = {name: tensor.to(encoder.device) for name, tensor in inputs.items()}
             output: Any = encoder.backbone.get_text_features(**moved)

@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing import context, reduction
@@ -48,13 +49,9 @@ class SharedArray:
 
     def _adopt(self, file: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
         self._file = file
+        weakref.finalize(self, os.close, file)  # __del__ may come when the interpreter is half gone
         seen = mmap.mmap(file, 0, access=mmap.ACCESS_READ)
         self.values = np.frombuffer(seen, dtype=dtype).reshape(shape)
-
-    def __del__(self) -> None:
-        file = getattr(self, "_file", None)
-        if file is not None:
-            os.close(file)
 
     def __reduce__(self) -> tuple[Callable[..., SharedArray], tuple[Any, ...]]:
         if self._file is None or context.get_spawning_popen() is None:
