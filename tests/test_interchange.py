@@ -157,7 +157,7 @@ def test_nothing_is_replaced_and_no_time_is_lost_before_the_missing_package_is_n
     results.mkdir(parents=True)
     for name in ("qrels_epoch_00.trec", "embeddings_epoch_00_test.csv"):
         (results / name).write_text("precious")
-        with pytest.raises(OutputError, match=f"{name} exists already"):
+        with pytest.raises(OutputError, match=f"{name} already exists"):
             run(settings(out=str(tmp_path / "out"), trec=True, save_embeddings="npy"))
         assert [(p.name, p.read_text()) for p in results.iterdir()] == [(name, "precious")]
         (results / name).unlink()
