@@ -78,8 +78,8 @@ def kinds(result: CheckResult) -> list[str]:
 def test_a_clean_data_set_has_nothing_to_mend(check: Check) -> None:
     result = check()
     assert result.findings == []
-    assert not result.must_mend
-    assert result.verdict() == "Nothing must be mended."
+    assert not result.must_fix
+    assert result.verdict() == "Nothing needs fixing."
     assert [(s.name, s.num_files, s.num_readable, s.num_classes) for s in result.splits] == [
         ("train", 20, 20, 4),
         ("test", 8, 8, 4),
@@ -102,7 +102,7 @@ def test_every_unreadable_file_is_named_with_its_reason(check: Check, data: Path
         "train/pear/page.jpg": "not an image: an HTML page (a failed download?)",
         "train/pear/gone.jpg": "No such file or directory",
     }
-    assert result.must_mend
+    assert result.must_fix
     assert result.splits[0].num_readable == 20
     all_too_large = check(max_megapixels=0.019)  # another limit: everything is read again
     assert len(of_kind(all_too_large, "unreadable")) == 31
@@ -124,13 +124,13 @@ def test_exact_copies_are_told_apart_by_where_they_lie(check: Check, data: Path)
     assert across_splits.says == "1 in train, 1 in test, labelled apple"
     assert names(within) == ["train/leek/leektrain0.png", "train/leek/lossless.tiff"]
     assert within.images[1].detail == "same pixels, other file (TIFF)"
-    assert result.num("must mend") == 2
+    assert result.num("must fix") == 2
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links need no permission here")
 def test_one_file_in_two_splits_is_said_to_be_one(check: Check, data: Path) -> None:
     (data / "test/apple/link.png").symlink_to(data / "train/apple/appletrain0.png")
-    assert "one and the same file" in check().findings[0].says
+    assert "the very same file" in check().findings[0].says
 
 
 def changed(image: Image.Image, how: str) -> Image.Image:
@@ -153,7 +153,7 @@ def test_near_copies_across_splits_are_found(check: Check, data: Path, how: str)
     result = check()
     assert kinds(result) == ["near_copies_other_split"]
     assert names(result.findings[0]) == ["train/kiwi/kiwitrain3.png", "test/kiwi/near.jpg"]
-    assert result.must_mend
+    assert result.must_fix
 
 
 def test_near_copies_are_told_apart_by_where_they_lie(check: Check, data: Path) -> None:
@@ -165,7 +165,7 @@ def test_near_copies_are_told_apart_by_where_they_lie(check: Check, data: Path) 
     result = check()
     assert kinds(result) == ["near_copies_other_label", "near_copies"]
     assert names(result.findings[0]) == ["train/apple/near.jpg", "train/leek/leektrain1.png"]
-    assert not result.must_mend
+    assert not result.must_fix
 
 
 def test_exact_copies_of_a_near_copy_are_told_as_both(check: Check, data: Path) -> None:
@@ -253,7 +253,7 @@ def test_names_that_merely_count_are_not_listed(check: Check, data: Path) -> Non
         photo(950 + nth).save(data / f"test/pear/{nth:03}.png")
     result = check()
     assert kinds(result) == []
-    assert any("12 file names stand in different classes" in one for one in result.left_out)
+    assert any("12 file names are in different classes" in one for one in result.left_out)
 
 
 def test_extremes_are_found(check: Check, data: Path) -> None:
@@ -300,7 +300,7 @@ def test_what_vanishes_before_it_is_embedded_is_named(
     (found,) = of_kind(result, "unreadable")
     assert names(found) == ["train/kiwi/kiwitrain1.png"]
     assert "changed during the check" in json.dumps(result.document())
-    assert result.must_mend
+    assert result.must_fix
 
 
 def test_of_a_test_table_only_test_rows_count(check: Check, data: Path) -> None:
@@ -312,7 +312,7 @@ def test_of_a_test_table_only_test_rows_count(check: Check, data: Path) -> None:
     (data / "all.csv").write_text("\n".join(["path,label,split", *rows]))
     result = check(test=str(data / "all.csv"))
     assert [(s.name, s.num_files) for s in result.splits] == [("train", 20), ("test", 8)]
-    assert not result.must_mend
+    assert not result.must_fix
     both = check(data=str(data / "all.csv"), test=str(data / "test"))
     assert [(s.name, s.num_files) for s in both.splits] == [
         ("train", 20), ("test of all.csv", 8), ("test of test", 8)
@@ -417,9 +417,9 @@ def test_the_document_holds_everything(check: Check, data: Path) -> None:
     result = check()
     document = json.loads((data / "out/check.json").read_text(encoding="utf-8"))
     assert document == {**result.document(), "config": document["config"]}
-    assert list(document) == ["verdict", "must_mend", "counts", "splits", "classes", "kinds",
+    assert list(document) == ["verdict", "must_fix", "counts", "splits", "classes", "kinds",
                               "left_out", "files", "config"]  # fmt: skip
-    assert document["counts"] == {"must mend": 1, "look at": 0, "note": 0}
+    assert document["counts"] == {"must fix": 1, "look at": 0, "note": 0}
     (kind,) = document["kinds"]
     assert list(kind) == ["name", "severity", "title", "advice", "num_findings", "findings"]
     assert kind["findings"][0]["images"][0] == {
@@ -472,7 +472,7 @@ class TestTheCommand:
     def test_nothing_to_mend_is_0(self, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert self.run(data, "--test", str(data / "test")) == 0
         printed = capsys.readouterr().out
-        assert "Nothing must be mended." in printed
+        assert "Nothing needs fixing." in printed
         assert all(len(line) <= 80 for line in printed.splitlines() if str(data) not in line)
 
     def test_something_to_mend_is_1(self, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -480,7 +480,7 @@ class TestTheCommand:
             (data / f"train/pear/page{nth}.jpg").write_text("<!doctype html><html>")
         assert self.run(data) == 1
         printed = capsys.readouterr().out
-        assert "  must mend       7  files that cannot be read" in printed
+        assert "  must fix        7  files that cannot be read" in printed
         assert "train/pear/page0.jpg" in printed
         assert "and 2 more" in printed
         assert "check.html" in printed
@@ -495,7 +495,7 @@ class TestTheCommand:
 
     def test_json_is_one_document(self, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert self.run(data, "--json") == 0
-        assert json.loads(capsys.readouterr().out)["must_mend"] is False
+        assert json.loads(capsys.readouterr().out)["must_fix"] is False
 
 
 def test_all_splits_may_be_given_and_a_folder_given_twice_is_looked_at_once(
@@ -516,7 +516,7 @@ def test_where_nothing_can_be_read_that_is_what_is_found(
         path.write_bytes(b"")
     result = check(model_name=str(tiny_clip))
     assert kinds(result) == ["unreadable"]
-    assert result.num("must mend") == 28
+    assert result.num("must fix") == 28
     assert result.left_out == ["likely wrong labels: there are no images with labels"]
 
 
@@ -539,7 +539,7 @@ def test_a_folder_of_splits_is_not_taken_for_classes(check: Check, data: Path) -
 
 
 def test_findings_do_not_go_among_the_images(check: Check, data: Path) -> None:
-    with pytest.raises(ConfigError, match="would be taken for a class"):
+    with pytest.raises(ConfigError, match="would be mistaken for a class"):
         check(out=str(data / "train/out"))
 
 
@@ -555,7 +555,7 @@ def test_ctrl_c_says_how_to_go_on(check: Check, monkeypatch: pytest.MonkeyPatch)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("lookalike.checks.reading.scan._remember", stop)
-    with pytest.raises(Interrupted, match="The same command goes on there"):
+    with pytest.raises(Interrupted, match="The same command continues"):
         check()
 
 
@@ -572,4 +572,4 @@ def test_ctrl_c_after_the_reading_says_what_is_kept(
 
 def test_what_a_system_leaves_in_every_folder_is_no_trouble(check: Check, data: Path) -> None:
     (data / "train/apple/.DS_Store").write_bytes(b"\0\0\0\1Bud1")
-    assert not check().must_mend
+    assert not check().must_fix

@@ -129,7 +129,7 @@ def test_planted_trouble_is_found_with_few_false_alarms(tmp_path: Path) -> None:
     # Of those it flags, most show two kinds of goods on one shelf.
     assert false_alarms.pop("wrong") <= 6
     assert not any(false_alarms.values())
-    assert result.must_mend
+    assert result.must_fix
 
 
 def of_kind(result: CheckResult, kind: str) -> list[list[str]]:

@@ -12,8 +12,8 @@ from lookalike.data.images import ImageRef, shown_path
 from lookalike.files import shown
 from lookalike.progress import counted
 
-Severity = Literal["must mend", "look at", "note"]
-SEVERITIES: tuple[Severity, ...] = ("must mend", "look at", "note")
+Severity = Literal["must fix", "look at", "note"]
+SEVERITIES: tuple[Severity, ...] = ("must fix", "look at", "note")
 
 
 @dataclass(frozen=True)
@@ -27,49 +27,49 @@ class Kind:
 
 
 KINDS: tuple[Kind, ...] = (
-    Kind("unreadable", "must mend", "files that cannot be read",
+    Kind("unreadable", "must fix", "files that cannot be read",
          "Replace or remove them. Training leaves them out and says so."),
-    Kind("too_few_classes", "must mend", "too few classes to train on",
+    Kind("too_few_classes", "must fix", "too few classes to train on",
          "Add classes or images, or lower --n-classes-per-batch."),
-    Kind("exact_copies_other_label", "must mend", "exact copies under different labels",
+    Kind("exact_copies_other_label", "must fix", "exact copies under different labels",
          "At most one of the labels is right: keep that copy, remove the others."),
-    Kind("exact_copies_other_split", "must mend", "exact copies across splits",
+    Kind("exact_copies_other_split", "must fix", "exact copies across splits",
          "A test that shares images with training (or queries with their gallery) measures "
          "memory. Remove them from one side."),
-    Kind("near_copies_other_split", "must mend", "near copies across splits",
+    Kind("near_copies_other_split", "must fix", "near copies across splits",
          "Resized, recompressed, cut or brightened copies, or shots of one burst, leak as exact "
          "ones do. Keep each group within one split."),
     Kind("wrong_label", "look at", "likely wrong labels",
-         "Each looks like the class that is suggested. Look at the images; move what is wrong."),
+         "Each looks like the suggested class. Look at the images; move those that are wrong."),
     Kind("near_copies_other_label", "look at", "near copies under different labels",
          "One photo, two labels: decide which is right."),
-    Kind("similar_class_names", "look at", "class names that differ in spelling only",
-         "If one thing is meant, give it one name: the loss pushes classes apart."),
+    Kind("similar_class_names", "look at", "class names that differ only in spelling",
+         "If they mean the same thing, give it one name: the loss pushes classes apart."),
     Kind("exact_copies", "look at", "exact copies within a class",
-         "They count twice, and make a positive that is no challenge. Keep one."),
+         "They count twice, and make positives that are too easy. Keep one."),
     Kind("blank", "look at", "images that show nothing",
          "Nearly one colour throughout. Remove them, unless that is what the class looks like."),
     Kind("extreme_shape", "look at", "extremely long or wide images",
          "A model that cuts out the middle sees little of them. Crop them to what matters."),
     Kind("tiny", "look at", "tiny images",
-         "Little is to be seen on them. Look for larger ones, or remove them."),
+         "Little can be seen in them. Find larger ones, or remove them."),
     Kind("singleton_class", "look at", "classes of a single image",
-         "There is no pair to learn from: training leaves them out (see --singletons of train)."),
+         "There is no pair to learn from: training leaves them out (see train --singletons)."),
     Kind("near_copies", "note", "near copies within a class",
-         "They are easy positives. Keep them if they are what your users will take."),
+         "They are easy positives. Keep them if your users take such photos."),
     Kind("small_class", "note", "classes with fewer images than K",
-         "Their images are repeated to fill a batch. More images help them most."),
-    Kind("one_split_only", "note", "classes that are in one split only",
-         "As it should be for a test on new classes; otherwise images are missing."),
+         "Their images are repeated to fill a batch. These classes need more images most."),
+    Kind("one_split_only", "note", "classes in only one split",
+         "Expected for a test on new classes; otherwise images are missing."),
     Kind("below_model_input", "note", "images smaller than the model's input",
          "They are enlarged. A model with a smaller input may do as well at less cost."),
     Kind("repeated_name", "note", "one file name in different classes of two splits",
-         "By chance, as cameras count; or an image was filed under two classes."),
+         "By chance, since cameras number files; or one image was filed under two classes."),
     Kind("huge", "note", "very large images",
-         "They take long to decode, every epoch. Smaller copies train as well."),
+         "They take long to decode, every epoch. Smaller copies train just as well."),
     Kind("odd_format", "note", "unusual formats and colour modes",
-         "They are read: grey is stretched to 8 bits, transparency laid over white, colour made "
-         "RGB. Make sure that this is how they are meant."),
+         "They are converted: grey is stretched to 8 bits, transparency laid over white, colour "
+         "made RGB. Make sure that this is what you want."),
 )  # fmt: skip
 
 
@@ -202,14 +202,14 @@ class CheckResult:
         return sum(finding.kind in names for finding in self.findings)
 
     @property
-    def must_mend(self) -> bool:
-        """True if something must be mended before training or measuring makes sense."""
-        return self.num("must mend") > 0
+    def must_fix(self) -> bool:
+        """True if something must be fixed before training or measuring makes sense."""
+        return self.num("must fix") > 0
 
     def verdict(self) -> str:
         """Returns the outcome in one sentence."""
-        bad = self.num("must mend")
-        counts = [f"{counted(bad, 'thing')} must be mended" if bad else "Nothing must be mended"]
+        bad = self.num("must fix")
+        counts = [f"{counted(bad, 'thing')} must be fixed" if bad else "Nothing needs fixing"]
         counts += [f"{self.num(s):,} to {s}" for s in SEVERITIES[1:] if self.num(s)]
         return "; ".join(counts) + "."
 
@@ -217,7 +217,7 @@ class CheckResult:
         """Returns the whole outcome for JSON."""
         return {
             "verdict": self.verdict(),
-            "must_mend": self.must_mend,
+            "must_fix": self.must_fix,
             "counts": {severity: self.num(severity) for severity in SEVERITIES},
             "splits": [asdict(split) for split in self.splits],
             "classes": asdict(self.classes) if self.classes else None,

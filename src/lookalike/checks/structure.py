@@ -127,8 +127,8 @@ def repeated_names(files: Files, copies: Sequence[int]) -> tuple[list[Finding], 
             images = [files.image(i) for i in members]
             found.append(Finding("repeated_name", shown(name), images))
     if 2 * len(found) > max(20, _SCHEME_SHARE * len(files)):
-        return [], (f"{len(found):,} file names stand in different classes of two splits, as "
-                    "numbered files do; they are not listed")  # fmt: skip
+        return [], (f"{len(found):,} file names are in different classes of two splits, as "
+                    "numbered files are; they are not listed")  # fmt: skip
     return found, None
 
 

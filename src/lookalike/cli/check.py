@@ -14,8 +14,8 @@ from lookalike.progress import counted
 if TYPE_CHECKING:
     from lookalike.checks.findings import CheckResult, ClassSizes, Finding, Kind
 
-MUST_MEND = 1
-_MOST = {"must mend": 5, "look at": 3, "note": 1}
+MUST_FIX = 1
+_MOST = {"must fix": 5, "look at": 3, "note": 1}
 _MOST_IMAGES = 4
 _BAR = 30
 
@@ -26,7 +26,7 @@ def print_findings(result: CheckResult) -> None:
         found = counted(split.num_classes or 0, "class", "classes")
         classes = found if split.num_classes else "no labels"
         bad = split.num_files - split.num_readable
-        unreadable = f", {bad:,} not readable" if bad else ""
+        unreadable = f", {bad:,} unreadable" if bad else ""
         print(f"{shown(split.name)}: {counted(split.num_files, 'file')}{unreadable}; {classes}")
     if result.classes is not None:
         _print_sizes(result.classes)
@@ -40,7 +40,7 @@ def print_findings(result: CheckResult) -> None:
     for kind, findings in kinds:
         _print_kind(kind, findings)
     if result.left_out:
-        print("\nNot looked for, or not judged:")
+        print("\nNot checked:")
         for one in result.left_out:
             print_wrapped(one, first="  - ", rest="    ")
     print()
@@ -51,7 +51,7 @@ def _print_sizes(sizes: ClassSizes) -> None:
     longest = max(bar.num_classes for bar in sizes.histogram)
     ranges = [bar.describe() for bar in sizes.histogram]
     width = max(map(len, ranges))
-    print(f"\nclass sizes in {shown(sizes.split)}, K = {sizes.n_samples_per_class}:")
+    print(f"\nClass sizes in {shown(sizes.split)}, K = {sizes.n_samples_per_class}:")
     for words, bar in zip(ranges, sizes.histogram, strict=True):
         drawn = "#" * -(-_BAR * bar.num_classes // longest)
         below = "  below K" if bar.below_k and bar.num_classes else ""
@@ -82,16 +82,16 @@ def _print_kind(kind: Kind, findings: Sequence[Finding]) -> None:
 VERB = Verb(
     name="check",
     show=print_findings,
-    exit_code=lambda result: MUST_MEND if result.must_mend else 0,
-    help="find what is wrong with your images, before time is spent on them",
+    exit_code=lambda result: MUST_FIX if result.must_fix else 0,
+    help="find what is wrong with your images before you spend time on them",
     usage="check IMAGES [--test IMAGES] [--model-name NAME] [options]",
     description="""
         Decodes every file and names what is wrong: files that cannot be read, exact and near
         copies (within a class, under different labels, across splits), class sizes against K,
-        class names that differ in spelling only, blank, tiny and extremely long images. With
-        --model-name also labels that are likely wrong. Nothing of yours is changed.
+        class names that differ only in spelling, blank, tiny and extremely long images. With
+        --model-name, also labels that are likely wrong. Your files are not changed.
 
-        Stopped, it goes on where it was; run again, it reads only files that have changed.
+        If stopped, it continues where it left off; run again, it reads only files that changed.
     """,
     examples="""
         examples:
@@ -101,15 +101,15 @@ VERB = Verb(
           lookalike check photos/train --query new/ --gallery shop/ --json
 
         exit code:
-          0  nothing must be mended
-          1  something must be mended: unreadable files, copies across splits, exact copies
+          0  nothing needs fixing
+          1  something must be fixed: unreadable files, copies across splits, exact copies
              under different labels, too few classes for a batch
-          2  the check could not be done
+          2  the check could not be run
 
-        writes, below --out:
+        writes, in --out:
           check.html    the findings with their images, in one file
           check.json    every finding in full
-          scan.sqlite   the facts of each file, so that the next check is quick
+          scan.sqlite   what was read of each file, so that the next check is quick
     """,
     config=CheckConfig,
     positional=("data", "IMAGES"),

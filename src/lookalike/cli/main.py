@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line.
 
     Returns:
-        The exit code: 0; 1 where `check` found what must be mended; 2 for our own errors; 130
+        The exit code: 0; 1 where `check` found what must be fixed; 2 for our own errors; 130
         for Ctrl-C.
     """
     for stream in (sys.stdout, sys.stderr):
@@ -77,7 +77,7 @@ def _run_together(words: Sequence[str]) -> int:
             if not given.verb.shares_work:
                 several = " and ".join(f"lookalike {v.name}" for v in VERBS if v.shares_work)
                 raise ConfigError(
-                    f"only {several} run in several processes; start the others without torchrun"
+                    f"only {several} run in several processes; start others without torchrun"
                 )
             return carry_out(given)
 

@@ -62,8 +62,8 @@ def check(config: CheckConfig, *, progress: Progress | None = None) -> CheckResu
         return _check(config, progress or default_progress())
     except KeyboardInterrupt:
         raise Interrupted(
-            f"stopped; what was read is kept in {shown(Path(config.out) / SCAN_FILE)}, and is not "
-            "read again by the same command"
+            f"stopped; what was read is kept in {shown(Path(config.out) / SCAN_FILE)}, and the "
+            "same command will not read it again"
         ) from None
 
 
@@ -114,7 +114,7 @@ def _check(config: CheckConfig, progress: Progress) -> CheckResult:
 def _sources(config: CheckConfig, progress: Progress) -> list[_Source]:
     """Returns name, source and images of each split."""
     if config.data is None:
-        raise ConfigError("there is nothing to check; name a folder of images or a table: "
+        raise ConfigError("there is nothing to check; give a folder of images or a table: "
                           "lookalike check IMAGES")  # fmt: skip
     found: list[_Source] = []
     seen: set[str] = set()
@@ -125,12 +125,12 @@ def _sources(config: CheckConfig, progress: Progress) -> list[_Source]:
         real, is_folder = os.path.realpath(source), os.path.isdir(source)
         if real in seen:
             if is_folder:  # a table may well hold all the splits
-                progress.warn(f"{shown(source)} is given twice; it is looked at once")
+                progress.warn(f"{shown(source)} was given twice; it is checked once")
             continue
         seen.add(real)
         if is_folder and Path(config.out).resolve().is_relative_to(real):
             raise ConfigError(f"out is {shown(config.out)}, inside the images in "
-                              f"{shown(source)}, where it would be taken for a class; choose "
+                              f"{shown(source)}, where it would be mistaken for a class; choose "
                               "another folder with --out")  # fmt: skip
         _refuse_folders_of_splits(source)
         images = load_images(source, progress)
@@ -259,7 +259,7 @@ def _wrong_labels(
 ) -> tuple[list[Finding], list[str]]:
     """Returns likely wrong labels, and notes on what could not be judged."""
     if config.model_name is None:
-        return [], ["likely wrong labels, and near copies by embedding: name a model with "
+        return [], ["likely wrong labels, and near copies by embedding: give a model with "
                     "--model-name"]  # fmt: skip
     has_one = [] if embeddings is None else embeddings.any(dim=1).tolist()
     positions = [i for i, has in enumerate(has_one) if has and files.labels[i] is not None]
@@ -268,7 +268,7 @@ def _wrong_labels(
     labels = [str(files.labels[i]) for i in positions]
     spelling = {class_key(label): label for label in labels}
     if len(spelling) < 2:
-        return [], ["likely wrong labels: there is a single class, so nothing to take it for"]
+        return [], ["likely wrong labels: there is only one class"]
     numbers, keys = class_numbers([class_key(label) for label in labels])
     rows = torch.tensor(positions)
     judgement = judge_labels(
@@ -277,14 +277,14 @@ def _wrong_labels(
     notes = []
     if judgement.num_unjudged:
         notes.append(
-            f"labels of classes with fewer than {MIN_CLASS_SIZE} images that are no copies, too "
+            f"labels of classes with fewer than {MIN_CLASS_SIZE} images that are not copies, too "
             f"few to judge by: {judgement.num_unjudged:,} in all"
         )
     if judgement.share_of_neighbors_disagreeing > _SAYS_LITTLE:
         notes.append(
-            f"likely wrong labels: to {config.model_name} the nearest image is of another class "
+            f"likely wrong labels: by {config.model_name} the nearest image is of another class "
             f"for {judgement.share_of_neighbors_disagreeing:.0%} of the images, so it cannot "
-            "judge them. Try a larger model, or one that was trained on images like these"
+            "judge them. Try a larger model, or one trained on images like these"
         )
         return [], notes
     found = []

@@ -24,7 +24,7 @@ def exact_findings(files: Files, groups: Sequence[Sequence[int]]) -> Iterator[Fi
             images.append(files.image(position, detail))
         says = _spread(files, group)
         if len({identity(files.refs[position]) for position in group}) == 1:
-            says += "; it is one and the same file"
+            says += "; it is the very same file"
         yield Finding(_copy_kind(files, group, "exact_copies"), says, images)
 
 

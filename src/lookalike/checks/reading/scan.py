@@ -76,7 +76,7 @@ def scan(
                     task.advance()
         except KeyboardInterrupt:
             raise Interrupted(
-                f"stopped; what was read is kept in {shown(file)}. The same command goes on there"
+                f"stopped; what was read is kept in {shown(file)}. The same command continues"
             ) from None
         finally:
             database.commit()
@@ -101,7 +101,7 @@ def _database(file: Path) -> Iterator[sqlite3.Connection]:
             yield database
     except sqlite3.Error as error:
         raise OutputError(
-            f"cannot keep what was read in {shown(file)}: {error}. Wait for another check that "
+            f"cannot keep what was read in {shown(file)}: {error}. Wait for any other check that "
             "runs there, remove the file, or choose another folder with --out"
         ) from error
 
