@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", nargs="?", const="", default=None, metavar="FILE",
-        help="go on with an unfinished run: from this checkpoint, or the newest of this folder "
-        "(default: of --out); its settings hold unless a flag says otherwise",
+        help="continue an unfinished run: from this checkpoint, or from the newest in this folder "
+        "(default: --out); its settings apply unless a flag overrides them",
     )  # fmt: skip
 
 
@@ -80,8 +80,8 @@ VERB = Verb(
         evaluates retrieval before the first step (epoch 0, the baseline) and after each epoch.
 
         Images are a folder with one sub-folder per class, or a table (.csv, .tsv, .parquet) with
-        columns path and label and, where you need them, split (train, test), is_query and group;
-        tar shards, Parquet with images and Hugging Face datasets do as well (docs/data.md).
+        columns path and label and, if you need them, split (train, test), is_query and group.
+        Tar shards, Parquet with images and Hugging Face datasets work too (docs/data.md).
         Test images are either a query and a gallery, or one labelled --test source in which each
         image is searched for in all the others.
     """,
@@ -94,11 +94,11 @@ VERB = Verb(
           lookalike train --resume --out runs/second
           lookalike train --print-config > mine.yaml
 
-        writes, below --out:
+        writes, in --out:
           results/retrieval_results_epoch_XX.json   query file -> its top_k gallery files
           results/metrics_epoch_XX.json             metrics, protocol, similarities
           results/report.html                       the report, to open in a browser
-          weights/encoder_epoch_XX.pth              model, optimizer, all that a resume needs
+          weights/encoder_epoch_XX.pth              model, optimizer, everything a resume needs
     """,
     config=TrainConfig,
     positional=("train", "IMAGES"),
@@ -111,7 +111,7 @@ VERB = Verb(
     recipe_help=(
         "NAME|FILE",
         "settings of a recipe that ships with Lookalike (see lookalike recipes) or of a YAML "
-        "file; flags win",
+        "file; flags override it",
     ),
     add=_add,
 )  # fmt: skip

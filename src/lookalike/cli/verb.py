@@ -19,7 +19,7 @@ from lookalike.config.recipes import read_recipe
 from lookalike.config.settings import config_from, format_recipe
 from lookalike.progress import default_progress
 
-# Flags that are no options of a configuration.
+# Flags that are not options of a configuration.
 _OTHERS = {"verb", "parser", "recipe", "print_config", "json", "resume"}
 
 
@@ -56,7 +56,7 @@ class Verb:
     config: Any = None  # whose options are flags
     positional: tuple[str, str] | None = None  # option without a flag, and its metavar
     first: tuple[str, ...] = ()  # flags that `--help` shows if not all; `--help-all` does
-    recipe_help: tuple[str, str] = ("FILE", "settings from a YAML file; flags win")
+    recipe_help: tuple[str, str] = ("FILE", "settings from a YAML file; flags override it")
     add: Callable[[argparse.ArgumentParser], None] | None = None  # flags of no configuration
     shares_work: bool = False  # among the processes that `torchrun` started
 

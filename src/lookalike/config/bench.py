@@ -19,8 +19,8 @@ class BenchConfig(Basics):
     )
     model_name: str = same_option(Basics, "model_name")
     num_images: int = option(
-        256, "images taken at most, evenly spread over all", group="Measurement", at_least=1
+        256, "at most this many images, spread evenly over all", group="Measurement", at_least=1
     )
     seconds: float = option(
-        10.0, "about how long each stage is measured at most", group="Measurement", above=0
+        10.0, "about how long to measure each stage at most", group="Measurement", above=0
     )

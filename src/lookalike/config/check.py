@@ -14,28 +14,28 @@ class CheckConfig(BatchShape, Shared):
 
     data: str | None = option(
         None,
-        "images to check: one folder per class, a flat folder, a table, or shards, each of whose "
-        "splits counts as one",
+        "images to check: one folder per class, a flat folder, a table, or shards; the splits "
+        "of a table are told apart",
         group="Training images",
     )
     test: str | None = same_option(Shared, "test", help="test images, likewise")
     query: str | None = same_option(
-        Shared, "query", help="queries, to look for copies of other images among them"
+        Shared, "query", help="queries, to be checked for copies of other images"
     )
     gallery: str | None = same_option(Shared, "gallery", help="a gallery, likewise")
     model_name: str | None = same_option(
         Shared,
         "model_name",
         default=None,
-        help="a hub id, a local Transformers folder, or a checkpoint of ours (.pth); with a model "
-        "the check also finds likely wrong labels, and near copies by embedding",
+        help="a hub id, a local Transformers folder, or a Lookalike checkpoint (.pth); with a "
+        "model the check also finds likely wrong labels, and near copies by embedding",
     )
     num_neighbors: int = option(
-        20, "nearest images that have a say in whether a label is right", group="Model", at_least=2
+        20, "how many nearest images are consulted about a label", group="Model", at_least=2
     )
     out: str = same_option(
         Shared,
         "out",
         default="check",
-        help="folder that the findings are written to, and that remembers what was read",
+        help="folder for the findings, and for what was read, so that the next check is quick",
     )

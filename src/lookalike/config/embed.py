@@ -18,15 +18,15 @@ class EmbedConfig(Basics):
     model_name: str = same_option(Basics, "model_name")
     images_per_part: int = option(
         4096,
-        "images of each part, raised to whole batches; a part that is being embedded is what a "
-        "command that is killed loses",
+        "images in each part, rounded up to whole batches; a command that is killed loses the "
+        "part it was working on",
         group="Output",
         at_least=1,
     )
     out: str = option(
         "embeddings",
-        "folder that the embeddings are written to; where it holds some parts of the same "
-        "embeddings, only the others are embedded",
+        "folder for the embeddings; if it holds some parts of the same embeddings already, only "
+        "the missing ones are embedded",
         group="Output",
         metavar="FOLDER",
     )

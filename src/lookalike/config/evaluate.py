@@ -30,10 +30,10 @@ class EvaluateConfig(Common):
     run: str | None = _made_elsewhere(
         "a ranking made elsewhere, as a TREC run file; scored against qrels, without images"
     )
-    qrels: str | None = _made_elsewhere("what is right for each query of run, as a TREC qrels file")
+    qrels: str | None = _made_elsewhere("the right images of each query of run, as TREC qrels")
     trec: bool = option(
         False,
-        "also write a TREC run, as deep as top_k, and qrels; raise top_k for metrics that look "
+        "also write a TREC run, top_k results deep, and qrels; raise top_k for metrics that look "
         "further down",
         group="Output",
     )
@@ -49,7 +49,7 @@ class EvaluateConfig(Common):
         if self.run is not None:
             for name in ("test", "query", "gallery", "holdout_classes", "group_pattern", "trec"):
                 if getattr(self, name):
-                    raise ConfigError(f"run and qrels are scored as they stand; leave {name} out")
+                    raise ConfigError(f"run and qrels are scored as they are; leave {name} out")
             if self.save_embeddings != "none":
                 raise ConfigError("run and qrels have no embeddings; leave save_embeddings out")
         for side, partner in (("test", "test"), ("query", "gallery"), ("gallery", "query")):

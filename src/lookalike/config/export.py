@@ -29,7 +29,7 @@ class ExportConfig:
         Shared,
         "model_name",
         default=None,
-        help="a checkpoint of ours (.pth), a local Transformers folder, or a hub id",
+        help="a Lookalike checkpoint (.pth), a local Transformers folder, or a hub id",
     )
     embedding: Literal["auto", "projected", "pooled"] = same_option(Shared, "embedding")
     to: Literal["transformers", "sentence-transformers", "onnx"] = option(
@@ -39,24 +39,23 @@ class ExportConfig:
         group="Output",
     )
     out: str = option(
-        "export", "folder to make; it appears whole or not at all", group="Output", metavar="FOLDER"
+        "export", "new folder; it appears whole or not at all", group="Output", metavar="FOLDER"
     )
     overwrite: bool = option(False, "replace an earlier export there", group="Output")
     push_to_hub: str | None = _hub(
         None,
-        "also upload the folder to this repository, and make it if need be; the token is that of "
-        "HF_TOKEN, or of `hf auth login`",
+        "also upload the folder to this repository, creating it if need be; the token comes from "
+        "HF_TOKEN or `hf auth login`",
         metavar="OWNER/NAME",
     )
     private: bool = _hub(
         True,
-        "a repository that is made for it can be seen by its owner alone; one that is there "
-        "stays as it is",
+        "make a new repository private; one that exists already stays as it is",
     )
     license: str | None = _hub(
         None,
-        "licence of the weights, as the hub spells it, such as mit; none: the model card says "
-        "nothing of it",
+        "licence of the weights, as the hub spells it, such as mit; none: the model card states "
+        "none",
         metavar="NAME",
     )
 

@@ -26,35 +26,35 @@ class Basics:
 
     model_name: str | None = option(
         DEFAULT_MODEL,
-        "a hub id, a local Transformers folder, or a checkpoint of ours (.pth)",
+        "a hub id, a local Transformers folder, or a Lookalike checkpoint (.pth)",
         group="Model",
         metavar="NAME",
     )
     embedding: Literal["auto", "projected", "pooled"] = option(
         "auto",
-        "auto: the one that a checkpoint was trained for, else projected; projected: the space "
-        "shared with text, where the model has one (else pooled); pooled: what the vision tower "
-        "gives before that projection",
+        "auto: the one a checkpoint was trained for, else projected; projected: the space shared "
+        "with text, where the model has one (else pooled); pooled: the vision tower's output "
+        "before that projection",
         group="Model",
     )
     max_megapixels: float = _images(
         DEFAULT_MAX_MEGAPIXELS,
-        "a larger image is refused before it is decoded",
+        "larger images are refused before they are decoded",
         above=0,
         at_most=MAX_PILLOW_MEGAPIXELS,
     )
     exact_pixels: bool = _images(
         False,
-        "decode and resize images as the model's own processor does, to the last bit, to compare "
-        "with other tools: slower, of large photos several times",
+        "decode and resize images exactly as the model's own processor does, to compare with "
+        "other tools: slower, for large photos several times",
     )
     eval_batch_size: int = _machine(64, "images embedded at a time", at_least=1)
     device: str = _machine(
-        "auto", "auto, cuda, cuda:1, mps, xpu or cpu; auto takes the first there is", metavar="NAME"
+        "auto", "auto, cuda, cuda:1, mps, xpu or cpu; auto uses the first available", metavar="NAME"
     )
     precision: Literal["auto", "bf16", "fp16", "fp32", "int8"] = _machine(
         "auto",
-        "arithmetic of the model; auto: bf16 where the device is fast at it, else fp16 on a GPU, "
+        "the model's arithmetic; auto: bf16 where the device is fast at it, else fp16 on a GPU, "
         "else fp32; int8: about 1.5 times as fast as bf16 on a CPU with VNNI, and coarser",
     )
     num_workers: int | Literal["auto"] = _machine(
@@ -78,10 +78,10 @@ class Shared(Basics):
     )
     gallery: str | None = _test_images("images to search in, given together with query")
     test: str | None = _test_images(
-        "one labelled source instead: each image searches in all the others"
+        "one labelled source instead: each image is searched for in all the others"
     )
     out: str = option(
-        ".", "folder that results/ and weights/ are written under", group="Output", metavar="FOLDER"
+        ".", "folder to write results/ and weights/ in", group="Output", metavar="FOLDER"
     )
 
 
@@ -89,11 +89,9 @@ class Shared(Basics):
 class BatchShape:
     """The make-up of a training batch."""
 
-    n_classes_per_batch: int = option(
-        4, "P: different classes in each batch", group="Batches", at_least=2
-    )
+    n_classes_per_batch: int = option(4, "P: classes in each batch", group="Batches", at_least=2)
     n_samples_per_class: int = option(
-        2, "K: images of each of them; a batch is P x K", group="Batches", at_least=2
+        2, "K: images of each class; a batch is P x K", group="Batches", at_least=2
     )
 
 
@@ -103,29 +101,29 @@ class Common(Shared):
 
     holdout_classes: str | None = _tests(
         None,
-        "test on classes that are kept from training: a share of all classes such as 0.5, or one "
-        "of so many folds such as 2/5",
+        "test on classes that are kept out of training: a share of all classes, such as 0.5, or "
+        "one of several folds, such as 2/5",
         metavar="SHARE",
     )
-    holdout_seed: int = _tests(0, "another seed holds out other classes", at_least=0)
+    holdout_seed: int = _tests(0, "random seed that picks the held-out classes", at_least=0)
     group_pattern: str | None = _tests(
         None,
-        "a regular expression; test images whose names give the same match (its first "
-        "parenthesis, or all of it) come from one shoot, and are never searched in each other",
+        "a regular expression; test images whose names give the same match (its first group, or "
+        "all of it) come from one shoot, and are never searched for in each other",
         metavar="REGEX",
     )
     decode_cache: str | None = _images(
         None,
         "a folder that keeps decoded images (width x height x 3 bytes each), so that later "
-        "epochs and runs need not decode the files again, with the same results to the last bit; "
-        "worth it for large photos and PNG files, over several epochs, where a GPU waits for "
+        "epochs and runs need not decode the files again; results are the same to the last bit; "
+        "worth it for large photos and PNG files, over several epochs, if a GPU waits for "
         "images; none: off",
         metavar="FOLDER",
     )
     decode_cache_gb: float = _images(
         20.0,
-        "GB (10^9 bytes) that decode_cache may take; when it is full, what is in it stays and "
-        "other images are decoded each time; 5 GB of the disk are left free in any case",
+        "GB (10^9 bytes) that decode_cache may use; once it is full, what is in it stays, and "
+        "other images are decoded each time; 5 GB of the disk are always left free",
         above=0,
     )
     caption_template: str = option(
@@ -134,7 +132,7 @@ class Common(Shared):
         group="Text search",
         metavar="TEXT",
     )
-    top_k: int = _tests(10, "retrievals returned per query", at_least=1)
+    top_k: int = _tests(10, "results returned per query", at_least=1)
     model_name: str = same_option(Shared, "model_name")
     overwrite: bool = option(False, "replace what an earlier run wrote there", group="Output")
     report: bool = option(
@@ -154,12 +152,12 @@ class Common(Shared):
             re.compile(self.group_pattern or "")
         except re.error as error:
             raise ConfigError(
-                f"group_pattern {self.group_pattern!r} is no regular expression: {error}"
+                f"group_pattern {self.group_pattern!r} is not a regular expression: {error}"
             ) from error
         if "{}" not in self.caption_template:
             raise ConfigError(
-                f"caption_template is {self.caption_template!r}; it needs a {{}} where the name of "
-                "the class goes"
+                f"caption_template is {self.caption_template!r}; it needs {{}} where the name "
+                "of the class goes"
             )
         if self.test is not None and (self.query is not None or self.gallery is not None):
             raise ConfigError("give either test, or query and gallery, not both")
@@ -179,6 +177,6 @@ def holdout_bounds(holdout: str) -> tuple[float, float]:
     except ValueError:
         pass
     raise ConfigError(
-        f"holdout_classes is {holdout!r}; expected a share of the classes such as 0.5, or a fold "
-        "such as 2/5"
+        f"holdout_classes is {holdout!r}; expected a share of the classes, such as 0.5, or a "
+        "fold, such as 2/5"
     )

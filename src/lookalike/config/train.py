@@ -31,7 +31,7 @@ class TrainConfig(BatchShape, Common):
     precision: Literal["auto", "bf16", "fp16", "fp32"] = same_option(
         Common,
         "precision",
-        help="arithmetic of the model; auto: bf16 where the device is fast at it, else fp16 with "
+        help="the model's arithmetic; auto: bf16 where the device is fast at it, else fp16 with "
         "gradient scaling on a GPU, else fp32 (int8 is for embedding alone)",
     )
     train: str | None = option(
@@ -41,7 +41,7 @@ class TrainConfig(BatchShape, Common):
     )
     class_balance: Literal["size", "equal"] = _batches(
         "size",
-        "size: classes are met in proportion to their images; equal: all classes equally often, "
+        "size: classes are sampled in proportion to their size; equal: all equally often, "
         "in an epoch of the same length",
     )
     singletons: Literal["exclude", "repeat"] = _batches(
@@ -52,36 +52,36 @@ class TrainConfig(BatchShape, Common):
     batch_memory: int | Literal["auto"] | None = _batches(
         "auto",
         "images whose activations are in memory at once: a larger batch goes through the model "
-        "in chunks (gradient caching), which changes time, not results; auto: as many as fit; "
+        "in chunks (gradient caching), which affects time, not results; auto: as many as fit; "
         "none: the whole batch",
         at_least=1,
     )
     augmentation: Literal["crop-flip", "none"] = _augmentation(
         "crop-flip",
-        "crop-flip: a random part of each image, half the time mirrored; none: the part that "
-        "evaluation looks at",
+        "crop-flip: a random crop of each image, mirrored half the time; none: the crop that "
+        "evaluation uses",
     )
     min_crop_area: float = _augmentation(
         0.8, "smallest share of an image that crop-flip keeps", above=0, at_most=1
     )
     color_jitter: float = _augmentation(
         0.0,
-        "brightness, contrast and saturation change by up to this share, with either augmentation; "
-        "0.2 is light, 0 is off",
+        "change brightness, contrast and saturation by up to this share, with either augmentation; "
+        "0.2 is light; 0: off",
         at_least=0,
         at_most=1,
     )
     train_size: float | None = _augmentation(
         None,
-        "side of training images: up to 1 a share of the model's own, in whole patches, such as "
-        "0.5; above that px, a multiple of the model's patch, such as 112; smaller images train "
+        "side of training images: up to 1, a share of the model's own, in whole patches, such as "
+        "0.5; above 1, pixels, a multiple of the model's patch, such as 112; smaller images train "
         "faster; none: the model's own, which evaluation always uses",
         metavar="SIDE",
         above=0,
     )
     patch_dropout: float = _augmentation(
         0.0,
-        "share of an image's patches, drawn anew each time, that training leaves out, which makes "
+        "share of each image's patches, drawn anew each time, that training omits, which makes "
         "it faster by about as much; 0: off",
         at_least=0,
         at_most=0.9,
@@ -94,99 +94,98 @@ class TrainConfig(BatchShape, Common):
     )
     temperature: float = _objective(
         0.07,
-        "of the objective; the smaller, the more the hardest negatives count (in the papers 0.07 "
-        "for supcon, 0.016 for arcface)",
+        "temperature of the objective; the smaller, the more the hardest negatives count (the "
+        "papers use 0.07 for supcon, 0.016 for arcface)",
         at_least=1e-4,
     )
     cross_batch_memory: int = _objective(
-        0, "embeddings of earlier batches that supcon compares with as well; 0: off", at_least=0
+        0, "embeddings of earlier batches that supcon also compares with; 0: off", at_least=0
     )
     margin: float = _objective(
-        0.3, "of arcface, in radians; 0 is the normalised softmax", at_least=0, at_most=1.5
+        0.3, "margin of arcface, in radians; 0 is the normalised softmax", at_least=0, at_most=1.5
     )
 
-    num_epochs: int = _training(1, "times through the training images", at_least=0)
+    num_epochs: int = _training(1, "passes over the training images", at_least=0)
     learning_rate: float = _training(
-        1e-7, "of AdamW; the default changes next to nothing, use 1e-5 to 5e-5", above=0
+        1e-7, "AdamW's learning rate; the default changes almost nothing, use 1e-5 to 5e-5", above=0
     )
     layer_decay: float = _training(
         1.0,
-        "each layer's learning rate is that of the next one times this; 1: all the same",
+        "factor by which the learning rate falls per layer, from last to first; 1: all the same",
         above=0,
         at_most=1,
     )
     schedule: Literal["constant", "cosine"] = _training(
-        "constant", "of the learning rate after warm-up; cosine ends at zero"
+        "constant", "learning rate after warm-up; cosine falls to zero"
     )
     warmup_steps: float = _training(
         0.0,
-        "first steps, over which the learning rate rises from zero; below 1 a share of the run's, "
-        "such as 0.1",
+        "steps over which the learning rate rises from zero at first; below 1, a share of all "
+        "steps, such as 0.1",
         metavar="N",
         at_least=0,
     )
     frozen_layers: int = _training(
-        0, "first layers that are never changed, the patch embedding with them", at_least=0
+        0, "how many of the first layers to freeze, along with the patch embedding", at_least=0
     )
     lora_rank: int | None = _training(
         None,
-        "train low-rank changes of the weights (LoRA) of this rank instead of the weights; "
-        "none: off",
+        "train LoRA matrices of this rank instead of the weights; none: off",
         at_least=1,
     )
     weight_decay: float = _training(
-        0.01, "of AdamW; on weight matrices, never on biases, norms and tokens", at_least=0
+        0.01, "AdamW's weight decay; not on biases, norms and tokens", at_least=0
     )
     max_grad_norm: float | None = _training(
-        1.0, "gradients longer than this are shortened to it; none: off", above=0
+        1.0, "clip the gradient norm to this; none: off", above=0
     )
     gradient_checkpointing: bool = _training(
-        False, "recompute activations backwards: less memory, about a third slower"
+        False, "recompute activations in the backward pass: less memory, a third slower"
     )
-    seed: int = _training(0, "of everything random", at_least=0, at_most=2**63 - 1)
+    seed: int = _training(0, "random seed", at_least=0, at_most=2**63 - 1)
 
     caption_weight: float = _text_search(
         0.0,
-        "weight of a second loss, beside the objective, that holds images near the text of "
+        "weight of a second loss, beside the objective, that keeps images near the text of "
         "their class; 0: off",
         at_least=0,
     )
     distillation_weight: float = _text_search(
-        0.0, "weight of a loss that holds embeddings near those of the baseline; 0: off", at_least=0
+        0.0, "weight of a loss that keeps embeddings near the baseline's; 0: off", at_least=0
     )
     interpolation: int = _text_search(
         0,
-        "in the end, measure mixtures of the baseline's and the trained weights (WiSE-FT) in so "
-        "many even steps, and save the best one; 0: off",
+        "at the end, measure mixtures of the baseline's and the trained weights (WiSE-FT) in "
+        "this many even steps, and save the best one; 0: off",
         at_least=0,
         at_most=100,
     )
 
     best_metric: str = _checkpoints(
         "mAP@R",
-        "what tells the best epoch; text-mAP, text-recall@1, ... are of text search by class name",
+        "metric that picks the best epoch; text-mAP, text-recall@1, ... are of text search",
         metavar="METRIC",
     )
     patience: int | None = _checkpoints(
         None,
-        "stop when so many epochs in a row were not better than the best before them, with the "
-        "baseline for a first; none: never",
+        "stop after N epochs without improvement on the best before them, the baseline included; "
+        "none: never",
         at_least=1,
     )
     keep: int | Literal["all"] = _checkpoints(
-        "all", "newest checkpoints that are kept, and the best one beside them", at_least=1
+        "all", "how many of the newest checkpoints to keep, besides the best", at_least=1
     )
     autosave_minutes: float | None = _checkpoints(
         10.0,
-        "so often the middle of an epoch is saved, in one file that --resume goes on from; none: "
+        "minutes between saves within an epoch, to one file that --resume continues from; none: "
         "never",
         above=0,
     )
 
     sharding: Literal["none", "full"] = option(
         "none",
-        "with several processes: each holds the whole model (none), or a part of it, for models "
-        "that do not fit (full)",
+        "with several processes: each holds the whole model (none), or a part of it (full), for "
+        "models that do not fit otherwise",
         group="Machine",
     )
     compile: Literal["auto", "on", "off"] = option(
@@ -198,14 +197,14 @@ class TrainConfig(BatchShape, Common):
 
     track: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"] = _tracking(
         "none",
-        "where the course of training is kept as well; those that write to the disk do so in "
-        "tracking/ below out",
+        "where to log the run as well; trackers that write to the disk do so in tracking/ below "
+        "out",
     )
     track_project: str = _tracking(
-        "lookalike", "the project or experiment it is filed under", metavar="NAME"
+        "lookalike", "project or experiment to log it under", metavar="NAME"
     )
     track_optional: bool = _tracking(
-        False, "go on without, where the tracker is not installed, not logged in or out of reach",
+        False, "train untracked if the tracker is not installed, not logged in or out of reach",
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -216,18 +215,18 @@ class TrainConfig(BatchShape, Common):
             object.__setattr__(self, "warmup_steps", _whole_steps(self.warmup_steps))
         if self.sharding == "full" and self.compile == "on":
             raise ConfigError(
-                "sharding is full, and compile is on, which is for models that each process holds "
-                "whole; leave one of them out"
+                "sharding is full, and compile is on, which needs the whole model in each process; "
+                "leave one of them out"
             )
         if self.sharding == "full" and self.distillation_weight:
             raise ConfigError(
-                "sharding is full, and distillation needs the baseline beside the model in "
-                "training, whole; set --sharding none"
+                "sharding is full, and distillation needs the whole baseline beside the model in "
+                "training; set --sharding none"
             )
         size = self.n_classes_per_batch * self.n_samples_per_class
         if isinstance(self.batch_memory, int) and self.batch_memory > size:
             raise ConfigError(
-                f"batch_memory is {self.batch_memory}, and a batch has {size} images "
+                f"batch_memory is {self.batch_memory}, but a batch has {size} images "
                 f"({self.n_classes_per_batch} classes x {self.n_samples_per_class}); set it to "
                 f"{size} or less, or to auto"
             )
@@ -237,7 +236,7 @@ def _whole_px(side: float) -> int:
     if not side.is_integer() or side < _LEAST_PX:
         raise ConfigError(
             f"train_size is {side:g}; expected a share of the model's own side, above 0 and at "
-            f"most 1, such as 0.5, or a whole number of px, {_LEAST_PX} or more, such as 112"
+            f"most 1, such as 0.5, or a whole number of pixels, {_LEAST_PX} or more, such as 112"
         )
     return int(side)
 
