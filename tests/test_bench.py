@@ -78,7 +78,7 @@ def test_the_files_are_told_apart_and_unreadable_ones_named(mixed: Path, tiny_cl
     assert (images["enough_px"], images["oversized"], images["large"]) == (40, {"PNG": 2}, 1)
     (bad,) = outcome.json()["unreadable"]
     assert bad["path"] == str(mixed / "notes.txt")
-    assert "1 file could not be read and took no part" in outcome.err
+    assert "1 file could not be read and was skipped" in outcome.err
     assert "notes.txt: not an image" in outcome.err
     exact = lookalike("bench", mixed, "--model-name", tiny_clip, "--json", "--exact-pixels", *QUICK)
     assert exact.json()["images"]["oversized"] == {"PNG": 2, "JPEG": 1}
@@ -92,7 +92,7 @@ def test_the_table_fits_a_terminal(
     assert outcome.code == 0, outcome.err
     assert max(map(len, outcome.out.splitlines())) <= 80
     for words in (*STAGES, "model alone", "all together", "to start 1 worker", "what limits is",
-                  "Images at this rate: 1,000 in "):  # fmt: skip
+                  "At this rate: 1,000 images in "):  # fmt: skip
         assert words in outcome.out
     assert "9 of 10 images: 8 PNG, 1 JPEG" in outcome.out
 
@@ -118,7 +118,7 @@ def test_where_many_files_are_bad_the_rest_is_said_to_be_in_json(
         (root / f"{i}.txt").write_text("no image")
     outcome = lookalike("bench", root, "--model-name", tiny_clip, *QUICK)
     assert outcome.code == 0
-    assert "22 files could not be read and took no part" in outcome.err
+    assert "22 files could not be read and were skipped" in outcome.err
     assert outcome.err.endswith("  ... and 2 more, listed in full by --json\n")
     assert "1 of 23 images: 1 PNG;" in outcome.out
 

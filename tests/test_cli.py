@@ -243,7 +243,7 @@ def test_a_word_without_a_meaning_is_one_line_and_points_at_the_help(
         (["train", "p", "--test", "t", "--query", "q"], "either test, or query and gallery"),
         (["evaluate", "--query", "q"], "query is given without gallery"),
         (["train"], "nothing to train on"),
-        (["evaluate"], "nothing to evaluate on"),
+        (["evaluate"], "nothing to evaluate"),
     ],
 )
 def test_an_impossible_setting_is_refused(
@@ -381,10 +381,10 @@ def test_the_best_epoch_is_marked_and_its_checkpoint_named(
         shown = capsys.readouterr().out
         assert end in shown
         assert ("change to last" in shown) is (one.epoch == 1)
-        assert "hardly" not in shown
+        assert "barely" not in shown
     history[-1] = EpochSummary(2, 0.5, history[-1].metrics, drift=Drift(1.0, 1.0, 9))
     tables.print_history(history, Best(0, "MRR", 0.3))
-    assert "hardly moved embeddings (mean cosine 1.0000): raise" in capsys.readouterr().out
+    assert "barely moved the embeddings (mean cosine 1.0000): raise" in capsys.readouterr().out
     tables.print_history(history, None)
     assert "best" not in capsys.readouterr().out.lower()
 
@@ -452,7 +452,7 @@ def test_evaluating_a_checkpoint_prints_the_metrics_of_its_epoch(
         folder / "results/retrieval_results_epoch_01.json" for folder in (run, tmp_path)
     )
     assert retrieved.read_bytes() == again.read_bytes()
-    assert_refused(lookalike(*words), "exists already", "--out", "--overwrite")
+    assert_refused(lookalike(*words), "already exists", "--out", "--overwrite")
     table = lookalike(*words, "--overwrite")
     assert table.code == 0
     lines = [line.split() for line in table.out.splitlines() if line.strip()]
@@ -521,7 +521,7 @@ def test_images_that_share_a_file_name_are_named_by_their_paths(
     assert outcome.code == 0
     warnings = [line for line in outcome.err.splitlines() if line.startswith("warning:")]
     assert len(warnings) == 1
-    assert "share their file name" in warnings[0]
+    assert "share a file name" in warnings[0]
     names = {"a/0.png", "a/1.png", "b/0.png", "b/1.png"}
     retrieved = json.loads((tmp_path / "results/retrieval_results_epoch_00.json").read_bytes())
     assert {query: set(row) for query, row in retrieved.items()} == {
@@ -659,7 +659,7 @@ def test_unreadable_files_are_named_counted_and_repeated_at_the_end(
     for one in document["unreadable"]:
         assert reasons[Path(one["path"]).name] in one["reason"]
     lines = outcome.err.splitlines()
-    count = lines.index("warning: 8 files could not be read and took no part:")
+    count = lines.index("warning: 8 files could not be read and were skipped:")
     assert len(lines[count + 1 :]) == 8
     for side in ("train", "test"):
         for name, reason in reasons.items():
@@ -755,7 +755,7 @@ def test_a_checkpoint_that_is_not_ours_is_refused_and_none_of_its_code_runs(
         ]
         for words in uses:
             outcome = lookalike(*words, "--out", tmp_path / "out", *MACHINE)
-            assert_refused(outcome, f"{name} is not a checkpoint of ours")
+            assert_refused(outcome, f"{name} is not a Lookalike checkpoint")
     assert not proof.exists()
     torch.load(tmp_path / "torch.pth", weights_only=False)
     assert proof.exists()  # the trap was armed
@@ -823,7 +823,7 @@ def test_nothing_is_overwritten_by_a_run_that_cannot_start(
 
 def test_somebody_elses_folder_is_no_place_for_the_demo(tmp_path: Path) -> None:
     (tmp_path / "letters.txt").write_text("dear")
-    assert_refused(lookalike("demo", "--out", tmp_path), "name another folder with --out")
+    assert_refused(lookalike("demo", "--out", tmp_path), "choose another folder with --out")
     assert_refused(lookalike("demo", "--out", tmp_path / "letters.txt"), "is a file")
     assert files_below(tmp_path) == ["letters.txt"]
 
@@ -909,7 +909,7 @@ def test_odd_names_survive_the_whole_way(tmp_path: Path, tiny_clip: Path, on_pos
 
 def command_told_in(err: str) -> list[str]:
     """The words after `lookalike` of the command that an interrupted run says to go on with."""
-    told = re.search(r"^lookalike: stopped at .*Go on with: lookalike (train --resume .+)$", err,
+    told = re.search(r"^lookalike: stopped at .*Continue with: lookalike (train --resume .+)$", err,
                      re.MULTILINE)  # fmt: skip
     assert told, err
     return shlex.split(told[1])

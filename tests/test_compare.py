@@ -181,7 +181,7 @@ def test_what_is_no_metrics_file_says_so(tmp_path: Path, two_runs: tuple[Path, P
     (tmp_path / "broken.json").write_text("{")
     (tmp_path / "other.json").write_text('{"a": 1}')
     for name, words in (
-        ("broken.json", "not JSON"), ("other.json", "no metrics file"),
+        ("broken.json", "not JSON"), ("other.json", "not a metrics file"),
         ("none.json", "does not exist"),
     ):  # fmt: skip
         with pytest.raises(DataError, match=words):

@@ -48,7 +48,7 @@ def test_test_objects_are_never_trained_on(tmp_path: Path) -> None:
 
 def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(OutputError, match="something else than a demo"):
+    with pytest.raises(OutputError, match="something other than a demo"):
         run.demo(tmp_path, seed=0, progress=SilentProgress())
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 

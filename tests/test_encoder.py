@@ -461,7 +461,7 @@ def test_a_file_that_is_no_checkpoint_is_refused_and_its_code_is_not_run(tmp_pat
     torch.save({"weights": torch.zeros(1)}, tmp_path / "other.pth")
     (tmp_path / "empty.pth").touch()
     for name in ("trap.pth", "other.pth", "empty.pth"):
-        with pytest.raises(CheckpointError, match="not a checkpoint of ours"):
+        with pytest.raises(CheckpointError, match="not a Lookalike checkpoint"):
             CLIPEncoder(str(tmp_path / name))
     assert not (tmp_path / "sprung").exists()
 

@@ -199,7 +199,7 @@ def test_file_names_that_repeat_become_paths_and_a_warning(
     told = Told()
     found = document(run(settings(test=str(tmp_path / "all")), told), 0)
     assert set(found) == {"a/0.png", "a/1.png", "b/0.png", "b/1.png"}
-    assert any("share their file name" in warning for warning in told.warnings)
+    assert any("share a file name" in warning for warning in told.warnings)
 
 
 def test_unreadable_images_are_left_out_and_written_down(settings: Settings, photos: Path) -> None:

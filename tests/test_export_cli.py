@@ -53,7 +53,7 @@ def test_what_stands_in_the_way_is_one_line(tiny_clip: Path, tmp_path: Path) -> 
     assert_refused(lookalike("export"), "nothing to export", "weights/encoder_epoch_01.pth")
     assert_refused(lookalike("export", tmp_path / "no.pth"), "there is no checkpoint")
     assert_refused(lookalike("export", tiny_clip, "--to", "tflite"), "to is 'tflite'", "or onnx")
-    assert_refused(lookalike("export", tiny_clip, "--out", tiny_clip), "is no export of ours")
+    assert_refused(lookalike("export", tiny_clip, "--out", tiny_clip), "is not a Lookalike export")
     assert_refused(lookalike("export", tiny_clip, "--push-to-hub", "clip"), "OWNER/NAME")
     misspelt = lookalike("export", tiny_clip, "--licence", "mit")
     assert misspelt.code == 2

@@ -76,7 +76,7 @@ def test_a_second_push_goes_to_the_same_repository(
     ("settings", "role", "message"),
     [
         ({"push_to_hub": "joan/clip"}, "write", r"joan/clip.*that of jane.*jane, shop"),
-        ({}, "read", "may only read"),
+        ({}, "read", "can only read"),
     ],
 )
 def test_what_the_token_may_not_do_is_told_before_any_work(
@@ -103,7 +103,7 @@ def test_a_token_that_the_hub_does_not_know_is_told(
     hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_another")
-    with pytest.raises(OutputError, match="the hub does not let us in"):
+    with pytest.raises(OutputError, match="the hub refuses access"):
         push(tmp_path / "no-such-model.pth", tmp_path / "out")
 
 
@@ -111,7 +111,7 @@ def test_a_hub_that_cannot_be_reached_is_told_before_any_work(
     hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(OutputError, match=r"the hub does not let us in: .*HF_HUB_OFFLINE"):
+    with pytest.raises(OutputError, match=r"the hub refuses access: .*HF_HUB_OFFLINE"):
         push(tmp_path / "no-such-model.pth", tmp_path / "out")
 
 

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.commands import MACHINE, Outcome, Words, assert_refused, lookalike
 
 from lookalike.cli.embed import print_embedded
 from lookalike.cli.verbs import VERBS
 from lookalike.commands.embed import EmbedResult
-from tests.helpers.commands import MACHINE, Outcome, Words, assert_refused, lookalike
 
 
 def assert_usage_error(outcome: Outcome, *parts: str) -> None:

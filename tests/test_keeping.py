@@ -184,7 +184,7 @@ def test_text_search_cannot_tell_the_best_epoch_of_a_model_that_embeds_no_texts(
     settings: Settings, photos: Path
 ) -> None:
     with pytest.raises(
-        ConfigError, match=r"best_metric is 'text-mAP', and .*pooled.*; there are .*mAP@R"
+        ConfigError, match=r"best_metric is 'text-mAP', and .*pooled.*; choose from .*mAP@R"
     ):
         train(settings(best_metric="text-mAP", embedding="pooled"))
     assert not (photos / "out" / "results").exists()
@@ -203,8 +203,8 @@ def test_a_run_ends_when_as_many_epochs_as_its_patience_brought_nothing(
     assert result.best is not None
     assert result.best.epoch == 3
     assert any(
-        "stopped after epoch 5 of 7: 2 epochs in a row not better than epoch 3 (mAP@R 0.6000); "
-        "to train on: --resume with --patience 3 or more" in note
+        "stopped after epoch 5 of 7: 2 epochs in a row no better than epoch 3 (mAP@R 0.6000); "
+        "to continue: --resume with --patience 3 or more" in note
         for note in told.notes
     )
 
@@ -256,7 +256,7 @@ def test_patience_without_labelled_test_images_is_an_error(
         for path in (photos / "test").rglob("*.png"):
             (folder / path.name).write_bytes(path.read_bytes())
         changes = {"test": None, "query": str(folder), "gallery": str(folder)}
-    with pytest.raises(ConfigError, match="patience is 3, and without test images with labels"):
+    with pytest.raises(ConfigError, match="patience is 3, but without labelled test images"):
         train(settings(patience=3, **changes))
 
 
@@ -493,5 +493,5 @@ def test_a_disk_that_is_full_in_the_middle_of_an_epoch_is_told_and_ends_nothing(
     assert steps == [0, 0, 0, 0, 4]
     assert checkpoints(photos) == epochs(1)
     (warning,) = watch.warnings
-    assert "no checkpoint in the middle of the epoch: cannot write" in warning
+    assert "no checkpoint was saved within the epoch: cannot write" in warning
     assert "No space left on device" in warning

@@ -179,7 +179,7 @@ def test_older_files_are_compared_by_what_all_have(
     assert comparison.metrics == list(comparison.tests[0]) == ["recall@1", "recall@5", "mAP"]
     assert comparison.missing == {"recall@10": ["old/epoch_00"], "mAP@R": ["old/epoch_00"]}
     assert main(["compare", *map(str, paths)]) == 0
-    told = "Left out, for not all have them: recall@10 (not in old/epoch_00); mAP@R (not in old"
+    told = "Left out, because not all results have them: recall@10 (not in old/epoch_00); mAP@R "
     assert told in capsys.readouterr().out
     age(paths[1], "recall@1", "recall@5", "mAP")
     with pytest.raises(DataError, match=r"no metric in common \(old/epoch_00 has recall@1, rec"):

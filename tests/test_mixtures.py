@@ -127,7 +127,7 @@ def test_keep_text_says_how_many_evaluations_follow_its_last_epoch(
 
 
 def test_a_mixture_is_no_state_of_training(photos: Path, mixed: tuple[dict[str, Any], Any]) -> None:
-    message = r"mixture of weights.*go on from .*encoder_epoch_02\.pth.*--model-name"
+    message = r"mixture of weights.*resume from .*encoder_epoch_02\.pth.*--model-name"
     with pytest.raises(CheckpointError, match=message):
         train(mixed[0], resume=photos / "out/weights/encoder_interpolated.pth")
 
@@ -194,8 +194,8 @@ def test_a_baseline_out_of_reach_costs_the_mixtures_and_nothing_else(
         small_resnet(model)
     watch = Watch()
     result = train({**shared, "interpolation": 2}, resume=saved, watch=watch)
-    (told,) = [one for one in watch.warnings if "no mixtures of weights" in one]
-    assert ("out of reach" if what == "gone" else "other names or sizes") in told
+    (told,) = [one for one in watch.warnings if "mixtures of weights were skipped" in one]
+    assert ("cannot be loaded" if what == "gone" else "other names or sizes") in told
     assert result.trade_off is None
     assert [one.epoch for one in result.history] == [0, 1]
     assert_same_bits(dict(result.encoder.state_dict()), load(saved)["model_state_dict"])
@@ -284,5 +284,5 @@ def test_epochs_come_before_the_mixture_of_the_last(
 
 
 def test_mixtures_need_something_to_choose_by(settings: Settings) -> None:
-    with pytest.raises(ConfigError, match="interpolation is 4, and without test images"):
+    with pytest.raises(ConfigError, match="interpolation is 4, but without labelled test images"):
         train(settings(interpolation=4, test=None))

@@ -265,7 +265,7 @@ def test_a_process_that_dies_and_one_that_is_told_to_stop_lose_no_step(
         told = killed.communicate(timeout=60)[1]
     assert time.monotonic() - began < 60
     assert told.count("lookalike: another process of this command ended") == 1
-    assert "goes on where it was saved with --resume" in told
+    assert "continues from where it was saved with --resume" in told
     newest = find_checkpoints(photos / "out")[-1]
     before = steps_in(newest)
 
@@ -276,7 +276,7 @@ def test_a_process_that_dies_and_one_that_is_told_to_stop_lose_no_step(
         send(stopped, 1, signal.SIGTERM)
         told = stopped.communicate(timeout=60)[1]
     assert told.count("lookalike: stopped at ") == 1
-    assert "Go on with: torchrun --nproc-per-node 2 -m lookalike train --resume" in told
+    assert "Continue with: torchrun --nproc-per-node 2 -m lookalike train --resume" in told
     assert "by another number" not in told
     epoch, _ = steps_in(find_checkpoints(photos / "out")[-1])
 

@@ -159,7 +159,7 @@ def test_embeddings_without_their_images_make_a_report_of_names(tmp_path: Path) 
     images = part(page, "data")["images"]
     assert set(images["thumbs"]) == {-1}
     assert set(images["names"]) == set(names)
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="already exists"):
         lookalike.evaluate(config, progress=Told())
 
 

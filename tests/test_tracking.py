@@ -327,7 +327,7 @@ def test_a_tracker_that_fails_is_left_alone_until_the_next_epoch(
         one.step(4, 8, {"loss": 1.0})
     assert tracker.asked == ["step 1", "epoch 1", "epoch 2", "step 4", "whole"]
     assert progress.warnings == [
-        "mlflow failed, and misses a part of this run, which goes on: ConnectionError: no route "
+        "mlflow failed and misses part of this run, which continues: ConnectionError: no route "
         "to host"
     ]
 

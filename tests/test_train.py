@@ -331,7 +331,7 @@ def test_a_checkpoint_cut_short_is_refused(settings: Settings, photos: Path) -> 
     whole = result.checkpoint.read_bytes()
     short = photos / "short.pth"
     short.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError, match="not whole"):
+    with pytest.raises(CheckpointError, match="incomplete"):
         train(settings(num_epochs=2), resume=short)
 
 
@@ -588,14 +588,15 @@ def test_a_finished_run_says_how_to_train_on_and_that_works(
 
     told, first = Watch(), train(settings(overwrite=True))
     train(settings(), resume=first.checkpoint, watch=told)
-    assert any("this run is finished; train on with --num-epochs 2" in note for note in told.notes)
+    says = "this run is finished; continue it with --num-epochs 2"
+    assert any(says in note for note in told.notes)
 
 
 def test_a_run_does_not_end_in_the_middle_of_an_epoch(settings: Settings, photos: Path) -> None:
     with pytest.raises(Interrupted):
         train(settings(num_epochs=3), watch=Watch(7, press_ctrl_c))
     saved = photos / "out" / "weights" / "interrupted.pth"
-    with pytest.raises(ConfigError, match=r"1 epoch and 2 steps behind it.* --num-epochs 2 or"):
+    with pytest.raises(ConfigError, match=r"trained for 1 epoch and 2 steps.* --num-epochs 2 or"):
         train(settings(num_epochs=1), resume=saved)
     assert train(settings(num_epochs=2), resume=saved).history[-1].epoch == 2
 

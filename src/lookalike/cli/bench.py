@@ -38,15 +38,15 @@ def print_bench(result: BenchResult) -> None:
     ]  # fmt: skip
     if speed.machine.num_workers:
         workers = f"to start {counted(speed.machine.num_workers, 'worker')}"
-        lines.append(("before that", f"{result.workers_start_s:,.1f} seconds", workers))
+        lines.append(("start-up", f"{result.workers_start_s:,.1f} seconds", workers))
     for what, value, note in lines:
         print(f"{what:<12}  {value:>22}   {note}")
     print()
     for sentence in result.advice:
         tables.print_wrapped(f"- {sentence}", rest="  ")
-    times = [f"{n:,} in {_duration(took)}" for n, took in result.seconds_for().items()]
+    times = [f"{n:,} images in {_duration(took)}" for n, took in result.seconds_for().items()]
     print()
-    tables.print_wrapped(f"Images at this rate: {'; '.join(times)}.")
+    tables.print_wrapped(f"At this rate: {'; '.join(times)}.")
 
 
 def _duration(seconds: float) -> str:
@@ -64,11 +64,11 @@ VERB = Verb(
     help="find what limits speed on your images and machine, and what to change",
     usage="bench IMAGES [--model-name NAME] [options]",
     description="""
-        Measures each stage between files and embeddings alone (reading, decoding, preprocessing,
-        transfer to the device, model) and then all of it together, as evaluate goes about it.
-        Says what limits, and which options or files to change.
+        Measures each stage between files and embeddings by itself (reading, decoding,
+        preprocessing, transfer to the device, model), then all of them together, as evaluate
+        runs them. Names the bottleneck, and which options or files to change.
 
-        Files that the system read lately come from its memory, not from the disk. Nothing is
+        Files that the system has read recently come from memory, not from the disk. Nothing is
         written.
     """,
     examples="""

@@ -21,7 +21,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
                         help="treat queries of one class as belonging together: wider, more "
                         "honest intervals where a class has many queries")  # fmt: skip
     parser.add_argument("--different-protocols", action="store_true",
-                        help="show results of different protocols as well, untested")  # fmt: skip
+                        help="also show results of different protocols, untested")  # fmt: skip
 
 
 def _call(given: argparse.Namespace) -> Comparison:
@@ -57,7 +57,7 @@ def print_comparison(comparison: Comparison) -> None:
     if comparison.missing:
         lacking = (f"{name} (not in {', '.join(map(shown, files))})"
                    for name, files in comparison.missing.items())  # fmt: skip
-        print(f"Left out, for not all have them: {'; '.join(lacking)}.\n")
+        print(f"Left out, because not all results have them: {'; '.join(lacking)}.\n")
     first = shown(comparison.results[0].name)
     for one, tests in zip(comparison.results[1:], comparison.tests, strict=False):
         print(f"{shown(one.name)} against {first}, on the same queries:")
@@ -68,8 +68,8 @@ def print_comparison(comparison: Comparison) -> None:
         ]  # fmt: skip
         print_table(["", "difference", "95% interval", "p"], rows)
     if comparison.tests and not comparison.by_class:
-        print("Queries are taken as independent of each other. Those of one class seldom are:\n"
-              "--by-class allows for that, and is slower to call a difference real.\n")  # fmt: skip
+        print("Queries are assumed to be independent. Those of one class seldom are: --by-class\n"
+              "allows for that, and takes more to call a difference real.\n")  # fmt: skip
     if comparison.why_untested:
         print(f"The differences are not tested: {comparison.why_untested}.\n")
 
@@ -79,10 +79,10 @@ VERB = Verb(
     show=print_comparison,
     document=_document,
     call=_call,
-    help="put results beside each other, and test whether they differ",
+    help="put results side by side, and test whether they differ",
     usage="compare RESULT RESULT ... [options]",
     description="""
-        Puts metrics files beside each other and tests each against the first, query by query:
+        Puts metrics files side by side and tests each against the first, query by query:
         the mean difference, its 95% bootstrap interval, and the p-value of a paired permutation
         test. Results that were measured under different protocols (other images, by their
         names, or other labels, groups or held-out classes) cannot be compared, and are refused.

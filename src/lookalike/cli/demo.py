@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _YOUR_TURN = """
     These images are invented and the encoder is a toy; the pipeline is the real one. On your
-    own images, one folder per class:
+    own images, with one folder per class:
 
       lookalike train photos/train --test photos/test --learning-rate 1e-5
       lookalike train photos/train --query photos/test/query --gallery photos/test/gallery
@@ -27,9 +27,9 @@ _YOUR_TURN = """
 
 def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="lookalike-demo", metavar="FOLDER",
-                        help="where everything is written (default: lookalike-demo)")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, another "
-                        "catalogue (default: 0)")  # fmt: skip
+                        help="where to write everything (default: lookalike-demo)")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed; another "
+                        "draws another catalogue (default: 0)")  # fmt: skip
 
 
 def _call(given: argparse.Namespace) -> tuple[Path, TrainResult]:
@@ -67,8 +67,7 @@ VERB = Verb(
     description="""
         Draws a catalogue of objects that do not exist, trains a toy encoder on it from random
         weights, and lets it find objects of classes it has never seen. Takes about two minutes on
-        two cores. The images and the encoder are made up; the pipeline is the one that trains on
-        yours.
+        two cores. The images and the encoder are made up; the pipeline is the real one.
     """,
     examples="",
     add=_add,

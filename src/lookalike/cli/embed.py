@@ -41,9 +41,9 @@ VERB = Verb(
     help="write the embeddings of any number of images to a folder",
     usage="embed IMAGES [--model-name NAME] [--out FOLDER] [options]",
     description="""
-        Embeds all images of a source in parts, each of which is written when it is done. The same
-        command, after it was stopped or killed, goes on with the parts that are missing; processes
-        that torchrun started share the parts. evaluate --test-embeddings reads the folder.
+        Embeds all images of a source in parts, each of which is written when it is done. If it
+        was stopped or killed, the same command continues with the missing parts. Processes
+        started by torchrun share the parts. evaluate --test-embeddings reads the folder.
     """,
     examples="""
         examples:
@@ -54,7 +54,7 @@ VERB = Verb(
         writes, in --out:
           manifest.json    the model, the list of images and the settings
           images.csv       the images, in order
-          part-00000.npy   embeddings, float32, one row an image that could be read
+          part-00000.npy   embeddings, float32, one row per image that could be read
           part-00000.json  its checksum, and images that could not be read
     """,
     config=EmbedConfig,

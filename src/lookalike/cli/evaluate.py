@@ -23,7 +23,7 @@ def print_evaluated(result: EvaluateResult) -> None:
         tables.print_means(result.scores, headline())
         tables.print_unanswered(result.scores)
     if result.text_scores:
-        print("Images found by the names of their classes, as texts:")
+        print("Images found by searching for their class names as text:")
         tables.print_means(result.text_scores, text_headline())
     if result.retrieval:
         tables.print_preview(result.retrieval)

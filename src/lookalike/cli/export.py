@@ -41,7 +41,7 @@ VERB = Verb(
     name="export",
     show=print_export,
     document=_document,
-    help="write a fine-tuned encoder in a form that other software loads",
+    help="write a fine-tuned encoder in a format that other software loads",
     usage="export MODEL [--to FORM] [--out FOLDER] [options]",
     description="""
         Writes a checkpoint, or any model, as a Transformers folder, as a sentence-transformers
@@ -58,7 +58,7 @@ VERB = Verb(
 
         writes, in --out:
           README.md        the model card
-          lookalike.json   embedding, preprocessing, origin: for programs
+          lookalike.json   embedding, preprocessing, origin, for programs
           model.onnx       or the files that from_pretrained or SentenceTransformer loads
     """,
     config=ExportConfig,

@@ -48,12 +48,12 @@ VERB = Verb(
     help="list the recipes that ship with Lookalike, or print one",
     usage="recipes [NAME] [--json]",
     description="""
-        A recipe is a named set of settings for train. Without a name the recipes that ship are
-        listed, each in a line; with one its file is printed: its purpose, hardware, time, what to
-        expect, and the settings with their reasons.
+        A recipe is a named set of settings for train. Without a name, lists the recipes that
+        ship, one per line; with a name, prints that recipe's file: its purpose, hardware, time,
+        what to expect, and the settings with their reasons.
 
-        lookalike train --recipe NAME takes the shipped recipe of that name wherever it runs; a
-        file of your own is named by its path, such as mine.yaml or ./strong.
+        lookalike train --recipe NAME uses the shipped recipe of that name wherever it runs; give
+        a file of your own by its path, such as mine.yaml or ./strong.
     """,
     examples="""
         examples:

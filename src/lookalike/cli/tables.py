@@ -55,8 +55,8 @@ def _print_best(best: Best, drift: Drift | None) -> None:
         print(f"{which}, the baseline: training did not help.")
         if drift and drift.mean_cosine > HARDLY_MOVED:
             print(
-                f"It hardly moved embeddings (mean cosine {drift.mean_cosine:.4f}): raise "
-                "--learning-rate, or take a recipe (lookalike recipes)."
+                f"It barely moved the embeddings (mean cosine {drift.mean_cosine:.4f}): raise "
+                "--learning-rate, or use a recipe (lookalike recipes)."
             )
         print()
     elif best.checkpoint is None:
@@ -80,17 +80,17 @@ def _print_text_history(history: Sequence[EpochSummary]) -> None:
     if first and last:
         rows.append(("change", _changes(first, last)))
     if last:
-        print("Images found by the names of their classes, as texts; and how alike embeddings")
-        print("are to those of the baseline (mean cosine):")
+        print("Images found by searching for their class names as text; and similarity to the")
+        print("baseline's embeddings (mean cosine):")
     else:
-        print("How alike embeddings are to those of the baseline:")
+        print("Similarity to the baseline's embeddings:")
     print_metrics([*(text_headline() if last else ()), "mean cosine"], rows)
 
 
 def print_trade_off(trade_off: TradeOff) -> None:
     """Prints one row a mixture of two models' weights, the chosen one marked."""
     names = ("recall@1", trade_off.text_metric) if trade_off.end.text_metrics else ()
-    what = ", and images found by texts" if names else ""
+    what = ", and images found by text" if names else ""
     print("Mixtures of the baseline's weights (alpha 0) with those of the last epoch (alpha 1):")
     print(f"{trade_off.metric} of image search{what}.")
     rows: list[Row] = [
@@ -113,7 +113,7 @@ def print_unanswered(scores: QueryScores) -> None:
     if scores.num_without_answer:
         print(
             f"{scores.num_without_answer:,} of {len(scores.labels):,} queries have no image of "
-            "their class in the gallery; the numbers above are of the others.\n"
+            "their class in the gallery; the numbers above leave them out.\n"
         )
 
 
@@ -147,7 +147,8 @@ def tell_unreadable(unreadable: Sequence[Unreadable], listed_in: str) -> None:
     if not unreadable:
         return
     progress = default_progress()
-    progress.warn(f"{counted(len(unreadable), 'file')} could not be read and took no part:")
+    skipped = "was skipped" if len(unreadable) == 1 else "were skipped"
+    progress.warn(f"{counted(len(unreadable), 'file')} could not be read and {skipped}:")
     for one in unreadable[:UNREADABLE_SHOWN]:
         progress.note(f"  {shown(one.path)}: {one.reason}")
     if len(unreadable) > UNREADABLE_SHOWN:

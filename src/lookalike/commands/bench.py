@@ -90,13 +90,13 @@ def bench(config: BenchConfig, *, progress: Progress | None = None) -> BenchResu
     the same images over and over. Nothing is written.
 
     Raises:
-        ConfigError: no images are named, or the device or precision is not to be had.
+        ConfigError: no images are named, or the device or precision is not available.
         DataError: there are no images, or not one that can be read.
         ModelError, CheckpointError: the model cannot be loaded.
     """
     progress = progress or default_progress()
     if config.data is None:
-        raise ConfigError("there is nothing to measure with; name a folder of images or a table: "
+        raise ConfigError("there is nothing to measure with; give a folder of images or a table: "
                           "lookalike bench IMAGES")  # fmt: skip
     refs = load_unlabelled(config.data, progress).refs
     runtime = make_runtime(config.device, config.precision, config.num_workers)

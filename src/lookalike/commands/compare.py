@@ -84,8 +84,8 @@ def compare(
         by_class: tests and intervals draw whole classes (see `evaluation.scoring.statistics`).
 
     Raises:
-        DataError: a file that is none of ours, or has no metrics; or no metric that all have.
-        ConfigError: the protocols differ, and nobody said that they may; names what differs.
+        DataError: a file that Lookalike did not write, or without metrics; or no metric in common.
+        ConfigError: the protocols differ, and `different_protocols` is off; names what differs.
     """
     results = _named([_read(path) for path in _find(sources)])
     metrics, missing = _in_common(results)
@@ -96,14 +96,14 @@ def compare(
     if odd is not None and not different_protocols and folds is None:
         raise ConfigError(
             f"{odd.name} and {first.name} were measured under different protocols "
-            f"({_difference(a, odd.protocol)}), so their numbers do not compare; "
-            "--different-protocols shows them beside each other all the same"
+            f"({_difference(a, odd.protocol)}), so their numbers are not "
+            "comparable; --different-protocols shows them side by side anyway"
         )
     why, tests = None, []
     if odd is not None:
         why = "they were measured under different protocols"
     elif any(one.searched != first.searched for one in others):
-        why = "they could not read the same images"
+        why = "they did not read the same images"
     elif tested := [name for name in metrics if METRICS[name].over_queries == "mean"]:
         tests = [_tests(first, one, tested, by_class=by_class) for one in others]
     return Comparison(results, metrics, missing, tests, why, folds, by_class and why is None)
@@ -125,7 +125,7 @@ def _find(sources: Sequence[str | Path]) -> list[Path]:
                             "the folder that was --out, or a metrics_*.json")  # fmt: skip
         paths += found if len(sources) == 1 else found[-1:]
     if len({path.resolve() for path in paths}) < len(paths):
-        raise ConfigError("a result is given twice; compare different ones")
+        raise ConfigError("a result was given twice; compare different ones")
     if len(paths) < 2:
         raise ConfigError("there is only one result; give two or more to compare")
     return paths
@@ -140,14 +140,14 @@ def _read(path: Path) -> Measured:
         raise DataError(f"{shown(path)} is not JSON: {error}") from error
     protocol = document.get("protocol") if isinstance(document, dict) else None
     if not isinstance(protocol, dict) or not isinstance(protocol.get("fingerprint"), str):
-        raise DataError(f"{shown(path)} is no metrics file; expected a results/metrics_*.json that "
-                        "lookalike wrote")  # fmt: skip
+        raise DataError(f"{shown(path)} is not a metrics file; expected a results/metrics_*.json "
+                        "that lookalike wrote")  # fmt: skip
     if document.get("metrics") is None:
         raise DataError(f"{shown(path)} holds no metrics: the images had no labels")
     metrics = _whole_metrics(document)
     if not metrics:
         raise DataError(f"{shown(path)} holds none of the metrics ({', '.join(headline())}) with "
-                        "what each query scored; evaluate anew")  # fmt: skip
+                        "each query's scores; evaluate again")  # fmt: skip
     return Measured(os.fspath(path), path, document, metrics)
 
 
@@ -170,7 +170,7 @@ def _in_common(results: list[Measured]) -> tuple[list[str], dict[str, list[str]]
     common = [metric for metric, names in lacking.items() if not names]
     if not common:
         held = "; ".join(f"{one.name} has {', '.join(one.metrics)}" for one in results)
-        raise DataError(f"the results have no metric in common ({held}); evaluate anew")
+        raise DataError(f"the results have no metric in common ({held}); evaluate again")
     return common, {m: names for m, names in lacking.items() if 0 < len(names) < len(results)}
 
 

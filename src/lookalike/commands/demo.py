@@ -33,7 +33,7 @@ def demo(out: Path, *, seed: int, progress: Progress) -> TrainResult:
     there is an image, `SHEET`, of queries and what was retrieved for them.
 
     Raises:
-        OutputError: `out` cannot be written, or holds something else than a demo.
+        OutputError: `out` cannot be written, or holds something other than a demo.
     """
     _make_room(out)
     progress.note(
@@ -69,11 +69,11 @@ def demo(out: Path, *, seed: int, progress: Progress) -> TrainResult:
 def _make_room(out: Path) -> None:
     """Makes `out` an empty folder of ours."""
     if out.exists() and not out.is_dir():
-        raise OutputError(f"{shown(out)} is a file; name a folder with --out")
+        raise OutputError(f"{shown(out)} is a file; give a folder with --out")
     if out.is_dir() and any(out.iterdir()):
         if not (out / _MARK).exists():
             raise OutputError(
-                f"{shown(out)} holds something else than a demo; name another folder with --out"
+                f"{shown(out)} holds something other than a demo; choose another folder with --out"
             )
         shutil.rmtree(out)
     writable_folder(out)

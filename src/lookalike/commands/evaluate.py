@@ -82,7 +82,7 @@ def evaluate(config: EvaluateConfig, *, progress: Progress | None = None) -> Eva
     """Measures a model on labelled images, or just retrieves among unlabelled ones.
 
     Writes `results/retrieval_results_epoch_XX.json` and `results/metrics_epoch_XX.json` under
-    `config.out`, XX being the epoch of a checkpoint of ours, or 00, and with `config.report`
+    `config.out`, XX being the epoch of a Lookalike checkpoint, or 00, and with `config.report`
     `results/report.html`, a page to look at. Embeddings made elsewhere
     (`test_embeddings`, ...) are measured as a model's are. A ranking made elsewhere (`run` and
     `qrels`) is scored without images, into `results/metrics_<name of the run>.json`.
@@ -117,8 +117,8 @@ def _evaluate(config: EvaluateConfig, progress: Progress, world: World) -> Evalu
         config = replace(config, embedding=chosen_embedding(config.embedding, checkpoint))
     protocol = load_protocol(config, progress, _holdout_of(checkpoint, config, progress))
     if protocol is None:
-        raise ConfigError("there is nothing to evaluate on: give --test, or --query and --gallery; "
-                          "or --run and --qrels of another system")  # fmt: skip
+        raise ConfigError("there is nothing to evaluate: give --test, or --query and --gallery; "
+                          "or --run and --qrels from another system")  # fmt: skip
     epoch, mixture = int(checkpoint.get("epoch", 0)), checkpoint.get("interpolation")
     planned = _plan(config, protocol, out, epoch, of_mixture=mixture is not None)
     _refuse_to_replace(planned.files, config)
@@ -237,7 +237,7 @@ def _given(path: Path, images: ImageSet, ids: list[int]) -> _Given:
         if row < 0
     ]
     if len(unreadable) == len(images):
-        raise DataError(f"not one of the {len(images):,} images could be read when they were "
+        raise DataError(f"none of the {len(images):,} images could be read when they were "
                         f"embedded: {list_unreadable(unreadable)}")  # fmt: skip
     if unreadable:
         keep = [i for i, row in enumerate(rows) if row >= 0]
@@ -289,7 +289,7 @@ def _evaluate_run(
         (
             scored.not_in_run,
             "the run",
-            "of the qrels, which will score as if nothing was retrieved",
+            "of the qrels, which score as if nothing had been retrieved",
         ),
         (scored.not_in_qrels, "the qrels, and left out", "of the run"),
     ):
@@ -312,7 +312,7 @@ def _refuse_to_replace(paths: list[Path], config: EvaluateConfig) -> None:
     existing = [path for path in paths if path.exists()]
     if existing and not config.overwrite:
         raise OutputError(
-            f"{shown(existing[0])} exists already; choose another folder with --out, or replace "
+            f"{shown(existing[0])} already exists; choose another folder with --out, or replace "
             "it with --overwrite"
         )
 
@@ -327,8 +327,8 @@ def _holdout_of(
     holdout = Holdout(**saved)
     if config.holdout_classes is None:
         progress.warn(
-            f"{config.model_name} has not learned {len(holdout.classes):,} of its classes; to test "
-            f"these alone: --holdout-classes {holdout.rule} --holdout-seed {holdout.seed}"
+            f"{config.model_name} was not trained on {len(holdout.classes):,} of its classes; to "
+            f"test only these: --holdout-classes {holdout.rule} --holdout-seed {holdout.seed}"
         )
     same = (config.holdout_classes, config.holdout_seed) == (holdout.rule, holdout.seed)
     return holdout if same else None

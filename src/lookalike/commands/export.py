@@ -53,7 +53,7 @@ def export(config: ExportConfig, *, progress: Progress | None = None) -> ExportR
     checkpoint's run measured, and lookalike.json, the facts for programs.
 
     Raises:
-        ConfigError: no model is named; or there is no way to push, which is found out first.
+        ConfigError: no model is named; or there is no way to push, which is checked first.
         MissingExtraError: the form needs a package that is not installed.
         ModelError, CheckpointError: the model cannot be loaded, or not be put into this form.
         OutputError: the folder is taken, cannot be written, or cannot be uploaded.
@@ -72,7 +72,7 @@ def export(config: ExportConfig, *, progress: Progress | None = None) -> ExportR
     def write(folder: Path) -> None:
         progress.note(f"writing  {config.to}")
         form.write(encoder, folder)
-        progress.note("checking whether it gives the embeddings of the original")
+        progress.note("checking that it gives the embeddings of the original")
         found.append(check_agreement(folder, form, encoder))
         write_card(folder, source, config, found[0])
         write_json(folder / MANIFEST, _facts(source, config, found[0]))
@@ -95,18 +95,18 @@ def _check_free(out: Path, config: ExportConfig) -> None:
         return
     if not (out / MANIFEST).is_file():
         raise OutputError(
-            f"{shown(out)} exists already, and is no export of ours, so nothing of it is touched; "
-            "name a new folder with --out"
+            f"{shown(out)} already exists and is not a Lookalike export, so it was left alone; "
+            "choose a new folder with --out"
         )
     if not config.overwrite:
         raise OutputError(
-            f"{shown(out)} already holds an export; name another folder with --out, or replace it "
-            "with --overwrite"
+            f"{shown(out)} already holds an export; choose another folder with --out, or replace "
+            "it with --overwrite"
         )
     model = Path(config.model_name) if config.model_name else None
     if model and model.exists() and model.resolve().is_relative_to(out.resolve()):
         raise OutputError(
-            f"--overwrite would remove {shown(model)}, which is to be exported; name another "
+            f"--overwrite would remove {shown(model)}, which is to be exported; choose another "
             "folder with --out"
         )
 

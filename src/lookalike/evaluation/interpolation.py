@@ -125,7 +125,7 @@ def read_trade_off(path: Path, run: str) -> TradeOff | None:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"cannot read {shown(path)} as what mixtures of weights came to: "
-            f"{type(error).__name__}: {error}; remove it, or train anew"
+            f"{shown(path)} is damaged ({type(error).__name__}: {error}); remove it and resume the "
+            "run to measure the mixtures of weights again"
         ) from error
     return TradeOff(**facts) if facts["run"] == run else None

@@ -246,7 +246,7 @@ def register(metric: Metric) -> None:
     """
     if metric.name in (*METRICS, *_OTHER_COLUMNS) or metric.name.startswith(TEXT_PREFIX):
         raise ConfigError(
-            f"metrics files have something called {metric.name!r} already; choose another name"
+            f"metrics files already have something called {metric.name!r}; choose another name"
         )
     METRICS[metric.name] = metric
 

@@ -128,7 +128,7 @@ def load_protocol(
     )  # fmt: skip
     if repeated := protocol.repeated_names():
         progress.warn(
-            f"{repeated:,} test images share their file name with another; results name images "
+            f"{repeated:,} test images share a file name with another; results name images "
             "by their path below the folder instead"
         )
     return protocol
@@ -185,7 +185,7 @@ def _load_sides(
         images = _side_of(listed(source, "test", side), side)
         if not len(images):
             raise DataError(f"{shown(source)} has no {side} rows; its column is_query or split, or "
-                            "the holdout, leaves none over")  # fmt: skip
+                            "the holdout, leaves none")  # fmt: skip
         return readable(images, side)
 
     test = config.test
@@ -204,7 +204,7 @@ def _load_sides(
     images = listed(test, *splits)
     if images.labels is None:
         raise DataError(
-            f"{shown(images.root)} has no labels, and a test searches each image's class among "
+            f"{shown(images.root)} has no labels, but a test looks for each image's class among "
             "the others; give one folder per class, a table with labels, or --query and "
             f"--gallery{if_one_class(test)}"
         )
@@ -241,8 +241,8 @@ def _warn_of_useless_groups(
     if None not in groups:
         return
     if config.group_pattern:
-        progress.warn(f"group_pattern {config.group_pattern!r} finds nothing in the names of "
-                      "queries or of the gallery, so no images are kept apart")  # fmt: skip
+        progress.warn(f"group_pattern {config.group_pattern!r} matches no name among the "
+                      "queries or in the gallery, so no images are kept apart")  # fmt: skip
     elif groups != [None, None]:
         progress.warn("only one of queries and gallery has groups, so no images are kept apart")
 

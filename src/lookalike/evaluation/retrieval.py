@@ -154,7 +154,7 @@ def retrieve(
     )
     if scores is not None and retrieval.num_without_answer == len(query):
         raise DataError(
-            f"not one of the {len(query):,} queries has another image of its class in the "
+            f"none of the {len(query):,} queries has another image of its class in the "
             "gallery; add some, or leave the labels out to retrieve without metrics"
         )
     return retrieval
@@ -182,7 +182,7 @@ def _still_readable(
     """The images of one side whose embedding there is, with their ids."""
     keep = [i for i, identity in enumerate(ids) if row_of[identity] >= 0]
     if not keep:
-        raise DataError(f"not one {side} image in {shown(images.root)} can be decoded")
+        raise DataError(f"no {side} image in {shown(images.root)} can be decoded")
     return (images, ids) if len(keep) == len(ids) else (images.subset(keep), [ids[i] for i in keep])
 
 

@@ -72,15 +72,15 @@ def check_agreement(folder: Path, form: Form, encoder: CLIPEncoder) -> Agreement
     if theirs.shape != ours.shape:
         raise ModelError(
             f"the exported model gives embeddings of shape {theirs.shape}, and the original gives "
-            f"{ours.shape}; this form cannot hold this model, choose another with --to"
+            f"{ours.shape}; this format cannot hold this model, choose another with --to"
         )
     a, b = ours.astype(np.float64), theirs.astype(np.float64)
     cosines = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
     found = Agreement(len(images), float(np.abs(a - b).max()), float(cosines.min()), form.tolerance)
     if not found.largest_difference <= form.tolerance:  # so that NaN fails as well
         raise ModelError(
-            f"the exported model gives other embeddings than the original: they differ by up to "
-            f"{found.largest_difference:.1e}, and {form.tolerance:.0e} is allowed; nothing was "
+            f"the exported model's embeddings differ from the original's by up to "
+            f"{found.largest_difference:.1e}, but {form.tolerance:.0e} is allowed; nothing was "
             "written"
         )
     return found

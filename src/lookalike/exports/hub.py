@@ -45,16 +45,16 @@ def log_in(name: str) -> HfApi:
             "`hf auth login`"
         )
     api = HfApi(token=token)
-    with _telling("the hub does not let us in", "Without --push-to-hub the export works offline"):
+    with _telling("the hub refuses access", "Without --push-to-hub, export works offline"):
         who = api.whoami()
     if who.get("auth", {}).get("accessToken", {}).get("role") == "read":
         raise ConfigError(
-            f"the token of {who['name']} may only read; --push-to-hub needs one that may write"
+            f"the token of {who['name']} can only read; --push-to-hub needs one that can write"
         )
     owners = [who["name"], *(one["name"] for one in who.get("orgs", ()))]
     if name.partition("/")[0] not in owners:
         raise ConfigError(
-            f"push_to_hub is {name}, and the token is that of {who['name']}, who can write to "
+            f"push_to_hub is {name}, but the token is that of {who['name']}, who can write to "
             f"repositories of {', '.join(owners)}; name one of theirs, or use another token"
         )
     return api

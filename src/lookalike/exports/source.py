@@ -54,7 +54,7 @@ def read_source(config: ExportConfig) -> Source:
     """
     if config.model_name is None:
         raise ConfigError(
-            "there is nothing to export: name a checkpoint, such as weights/encoder_epoch_01.pth, "
+            "there is nothing to export: give a checkpoint, such as weights/encoder_epoch_01.pth, "
             "a Transformers folder, or a hub id"
         )
     path = Path(config.model_name)
@@ -74,7 +74,7 @@ def _results_of(
 ) -> tuple[History | None, str | None]:
     """Returns the measured numbers of these weights and this embedding, or why there are none."""
     if checkpoint["state"]["step"]:
-        return None, "it was saved in the middle of an epoch, and never measured"
+        return None, "it was saved in the middle of an epoch, and never evaluated"
     measured = checkpoint["model"]["embedding"]
     if encoder.embedding != measured:
         return None, f"its run measured the {measured} embedding, not the {encoder.embedding} one"

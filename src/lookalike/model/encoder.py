@@ -63,10 +63,10 @@ class CLIPEncoder(nn.Module):
     >>> embeddings = encoder(pixels)                            # doctest: +SKIP
 
     Args:
-        model_name: a hub id, a local Transformers folder, or a checkpoint of ours.
+        model_name: a hub id, a local Transformers folder, or a Lookalike checkpoint.
         embedding: "projected", the space shared with text, where the model has one (otherwise
             the same as "pooled"); "pooled", what the vision tower gives before projection; or
-            "auto", the one that a checkpoint of ours was trained for, else "projected".
+            "auto", the one that a Lookalike checkpoint was trained for, else "projected".
         gradient_checkpointing: recompute activations in the backward pass, to save memory.
         checkpoint: the content of the checkpoint `model_name`, where it was read already.
 
@@ -75,7 +75,7 @@ class CLIPEncoder(nn.Module):
     Raises:
         ModelError: the model cannot be loaded, is no vision model, or embeds one image
             differently each time.
-        CheckpointError: `model_name` is a file that is no whole checkpoint of ours.
+        CheckpointError: `model_name` is a file that is not a whole Lookalike checkpoint.
     """
 
     def __init__(

@@ -70,7 +70,7 @@ def freeze_layers(encoder: CLIPEncoder, number: int) -> None:
     layers = find_layers(encoder, "frozen_layers")
     if number > layers.count:
         raise ConfigError(
-            f"frozen_layers is {number}, and {encoder.model_name} has {layers.count} layers; set "
+            f"frozen_layers is {number}, but {encoder.model_name} has {layers.count} layers; set "
             f"it to {layers.count} or less"
         )
     for name, parameter in encoder.vision_parameters():
@@ -79,8 +79,8 @@ def freeze_layers(encoder: CLIPEncoder, number: int) -> None:
     trained = [name for name, _ in encoder.trainable_parameters()]
     if not trained:
         raise ConfigError(
-            f"frozen_layers is {number}, and nothing of {encoder.model_name} that could be trained "
-            f"comes after; set it to {number - 1} or less"
+            f"frozen_layers is {number}, which leaves nothing of {encoder.model_name} to "
+            f"train; set it to {number - 1} or less"
         )
     for name, module in encoder.named_modules():
         holds_trained = any(one.startswith(f"{name}.") or not name for one in trained)
@@ -204,8 +204,8 @@ def blocks(encoder: CLIPEncoder, option: str) -> nn.ModuleList:
     if not lists or (len(lists) > 1 and len(lists[0][1]) == len(lists[1][1])):
         among = ", ".join(name for name, _ in lists) or "no list of blocks"
         raise ModelError(
-            f"{option} needs to know the layers of {encoder.model_name}, and its structure does "
-            f"not tell them ({among}); {_how_to_do_without(option)}, or take another model"
+            f"{option} needs to know the layers of {encoder.model_name}, but its structure does "
+            f"not reveal them ({among}); {_how_to_do_without(option)}, or use another model"
         )
     return lists[0][1]
 

@@ -81,12 +81,12 @@ def load_pretrained(model_name: str) -> Pretrained:
     """Loads a vision model from a hub id or a Transformers folder, float32, with its text tower.
 
     Raises:
-        ModelError: unknown, out of reach, without weights, or no vision model.
+        ModelError: unknown, out of reach, without weights, or not a vision model.
     """
     path = Path(model_name)
     if not path.is_dir() and not _HUB_ID.fullmatch(model_name):
         raise ModelError(
-            f"there is no folder or checkpoint {shown(model_name)}, and it is no hub id; "
+            f"there is no folder or checkpoint {shown(model_name)}, and it is not a valid hub id; "
             "give an existing path, or a name such as openai/clip-vit-base-patch32"
         )
     with quiet_transformers():
@@ -104,7 +104,7 @@ def load_pretrained(model_name: str) -> Pretrained:
     if missing and not only_pooler:
         raise ModelError(
             f"the weights of {model_name} are incomplete: {len(missing)} tensors are missing, "
-            f"among them {missing[0]}. Fetch the model again"
+            f"such as {missing[0]}. Download the model again"
         )
     # Weights are views into the file, where they begin anywhere; copied, they begin at multiples of
     # 64 bytes, as those from a checkpoint do. On a CPU that decides how a matrix of one row is
@@ -140,7 +140,7 @@ def chosen_embedding(
 
 
 def from_checkpoint(checkpoint: dict[str, Any], path: str) -> Pretrained:
-    """Returns the backbone that a checkpoint of ours holds; the caller loads its weights."""
+    """Returns the backbone that a Lookalike checkpoint holds; the caller loads its weights."""
     model = checkpoint["model"]
     how = model["preprocessing"]
     how = how | {name: tuple(how[name]) for name in ("mean", "std")}
@@ -162,7 +162,7 @@ def from_checkpoint(checkpoint: dict[str, Any], path: str) -> Pretrained:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Returns the content of a checkpoint of ours, on the CPU. No pickled code is ever run.
+    """Returns the content of a Lookalike checkpoint, on the CPU. No pickled code is ever run.
 
     Those that earlier versions of Lookalike wrote are read as well; their `format` tells them.
 
@@ -177,13 +177,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     # Bytes that are no checkpoint fail in the unpickler in every way there is.
     except Exception as error:
         raise CheckpointError(
-            f"{shown(path)} is not a checkpoint of ours, or not whole; "
+            f"{shown(path)} is not a Lookalike checkpoint, or incomplete; "
             "expected a weights/encoder_epoch_XX.pth that lookalike train wrote"
         ) from error
     found = checkpoint.get("format") if isinstance(checkpoint, dict) else None
     if not isinstance(checkpoint, dict) or found not in (CHECKPOINT_FORMAT, *_EARLIER_FORMATS):
         raise CheckpointError(
-            f"{shown(path)} is not a checkpoint of ours (format {found!r}, expected "
+            f"{shown(path)} is not a Lookalike checkpoint (format {found!r}, expected "
             f"{CHECKPOINT_FORMAT!r}); give a weights/encoder_epoch_XX.pth that lookalike train "
             "wrote, or a Transformers folder"
         )
@@ -216,7 +216,7 @@ def _why_not_loaded(name: str, error: Exception) -> str:
     last = {known.partition("/")[2]: known for known in _WELL_KNOWN}
     near = None if name in _WELL_KNOWN else nearest(name.partition("/")[2] or name, last, 0.9)
     return (
-        f"the model {name} is not on this disk and cannot be fetched ({first_line(error)}). "
+        f"the model {name} is not on this disk and cannot be downloaded ({first_line(error)}). "
         f"{f'Did you mean {last[near]}?' if near else 'Check the name and the connection.'} "
         "--model-name takes a hub id, a Transformers folder, or a Lookalike checkpoint (.pth)"
     )
@@ -233,7 +233,7 @@ def _check_sees_images(config: PreTrainedConfig, name: str) -> None:
         two_towers and hasattr(model_class, "get_image_features")
     ):
         raise ModelError(
-            f"{name} ({config.model_type}) does not turn an image into one embedding; take a "
+            f"{name} ({config.model_type}) does not turn an image into one embedding; use a "
             "CLIP, SigLIP or DINOv2 model, or another that AutoModel loads from pixels"
         )
 

@@ -35,7 +35,7 @@ class Runtime:
     def place(self, module: ModuleT) -> ModuleT:
         """Moves a model to the device; raises ModelError where it does not fit."""
         what = f"{self.device} has too little memory for the model"
-        advice = "take a smaller one, free some memory, or set --device cpu"
+        advice = "use a smaller one, free some memory, or set --device cpu"
         with enough_memory(ModelError, what, advice):
             return module.to(self.device)
 
@@ -141,7 +141,7 @@ def _named_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         raise ConfigError(
             f"device {name!r} cannot be used here ({first_line(error)}); "
-            f"use --device auto, which takes {_find_device().type!r}"
+            f"use --device auto, which uses {_find_device().type!r}"
         ) from error
     if device.type == "meta":
         raise ConfigError("device 'meta' computes nothing; use --device auto")

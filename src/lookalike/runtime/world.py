@@ -191,6 +191,6 @@ def _naming_the_lost() -> Iterator[None]:
         what = first_line(error).partition(". ")[0]
         raise LostProcessError(
             "another process of this command ended, or cannot be reached (as "
-            f"{_LOST_PLACE.sub('', what)} shows). What was saved before is whole: start the "
-            "same command again; a run goes on where it was saved with --resume"
+            f"{_LOST_PLACE.sub('', what)} shows). What was saved before is intact: start the "
+            "same command again; a run continues from where it was saved with --resume"
         ) from error

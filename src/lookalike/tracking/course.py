@@ -20,7 +20,7 @@ _TRACKERS = {  # the class in the module of that name, and what it needs
     "mlflow": ("MlflowTracker", "MLflow"),
     "trackio": ("TrackioTracker", "Trackio"),
 }
-_ADVICE = "mend that, leave out --track, or go on without it: --track-optional"
+_ADVICE = "fix that, leave out --track, or make tracking optional: --track-optional"
 
 
 def make_tracker(config: TrainConfig, progress: Progress) -> Tracker | None:
@@ -119,7 +119,7 @@ class Tracking:
         # Whatever a tracker fails of, such as a network or a disk: training must not end with it.
         except Exception as error:
             if not self._warned:
-                what = "failed, and misses a part of this run, which goes on"
+                what = "failed and misses part of this run, which continues"
                 self._progress.warn(f"{self._track} {what}: {_told(error)}")
             self._failing = self._warned = True
         else:

@@ -45,7 +45,7 @@ def read_training_images(
         LookalikeError: nothing to train on is named, or there are no images, or no labels.
     """
     if config.train is None:
-        raise ConfigError("there is nothing to train on: name a folder or a table of images, "
+        raise ConfigError("there is nothing to train on: give a folder or a table of images, "
                           "as in lookalike train photos/train")  # fmt: skip
     listed = load_images(config.train, progress).of_split("train")
     if holdout is not None:
@@ -94,7 +94,7 @@ class TrainingData:
         """Yields this process's part of the batches of an epoch that come after `step` of them.
 
         Raises:
-            DataError: hardly anything of a batch can be read.
+            DataError: almost nothing of a batch can be read.
         """
         if step == 0:
             self.sampler.set_epoch(epoch)
@@ -119,11 +119,11 @@ class TrainingData:
         for label in sorted({labels[i] for i in batch.lost} - self._lost_classes):
             self._lost_classes.add(label)
             self.progress.warn(
-                f"no image of class {shown(label)} can be decoded; batches do without it"
+                f"no image of class {shown(label)} can be decoded; it is left out of the batches"
             )
         if len(batch.indices) < 2:
             raise DataError(
-                f"hardly an image of a batch can be decoded: {list_unreadable(batch.unreadable)}"
+                f"almost no image in a batch could be decoded: {list_unreadable(batch.unreadable)}"
             )
 
 
@@ -134,8 +134,8 @@ def check_divisible(world: World, n_classes: int, n_samples: int) -> None:
         more = next(p for p in itertools.count(n_classes) if p * n_samples % count == 0)
         raise ConfigError(
             f"a batch of {n_classes} classes x {n_samples} images = {size} cannot be divided "
-            f"among {count} processes; set --n-classes-per-batch {more}, or start another number "
-            "of processes"
+            f"among {count} processes; set --n-classes-per-batch {more}, or start a different "
+            "number of processes"
         )
 
 

@@ -95,8 +95,8 @@ class Evaluator:
         self._originals = read_originals(path, state.run, protocol.facts()["fingerprint"])
         if self._originals is None:
             self.progress.warn(
-                f"the drift from the baseline cannot be told: {shown(path)} is not there, or "
-                "not of this run and test"
+                f"drift from the baseline cannot be measured: {shown(path)} is missing or "
+                "belongs to another run or test"
             )
 
     def measure(self, state: TrainingState) -> None:
@@ -237,12 +237,12 @@ def _check_best_is_told(
         if config.best_metric in texts:
             why = f"and {encoder.why_no_text}"
         raise ConfigError(
-            f"best_metric is {config.best_metric!r}, {why}; there are {', '.join(measured)}"
+            f"best_metric is {config.best_metric!r}, {why}; choose from {', '.join(measured)}"
         )
     needs = {"patience": not tells and config.patience, "interpolation": config.interpolation}
     for option, value in needs.items():
         if value and not labelled:
             raise ConfigError(
-                f"{option} is {value}, and without test images with labels no model is known to be "
-                f"better than another; give --test, or leave {option} out"
+                f"{option} is {value}, but without labelled test images there is no way to tell "
+                f"which epoch is better; give --test, or leave {option} out"
             )

@@ -128,6 +128,6 @@ def earlier_epochs(out: Path, run: str, last: int, protocol: Protocol | None) ->
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{shown(path)} is damaged ({type(error).__name__}: {error}); remove it, and the "
-                "run goes on without the numbers of that epoch"
+                "run continues without the numbers of that epoch"
             ) from error
     return summaries

@@ -82,14 +82,14 @@ def interpolate(
         began = CLIPEncoder(baseline, embedding=config.embedding).state_dict()
     except (CheckpointError, ModelError) as error:
         evaluator.progress.warn(
-            f"no mixtures of weights, for the baseline is out of reach: {error}"
+            f"mixtures of weights were skipped: the baseline cannot be loaded: {error}"
         )
         return result
     ended: Mapping[str, Tensor] = trained["model_state_dict"]
     if {k: v.shape for k, v in began.items()} != {k: v.shape for k, v in ended.items()}:
         evaluator.progress.warn(
-            f"no mixtures of weights, for {baseline} is not the model that the run began with any "
-            "more: its weights have other names or sizes"
+            f"mixtures of weights were skipped: {baseline} is no longer the model that the run "
+            "began with: its weights have other names or sizes"
         )
         return result
     encoder = CLIPEncoder(str(checkpoint), embedding=config.embedding, checkpoint=trained)

@@ -75,7 +75,7 @@ def make_trainer(
     with enough_memory(
         TrainingError,
         f"{runtime.device} has too little memory for the model and what trains it",
-        "free some, take a smaller model, or add --lora-rank 8",
+        "free some, use a smaller model, or add --lora-rank 8",
     ):
         encoder = make_encoder(config, runtime, resumed)
         if protocol is not None and resumed is None:
@@ -194,9 +194,9 @@ def _set_random_numbers(
     if rank:  # the first one has those that a single process would have
         torch.manual_seed(config.seed + rank)
     if resumed:
-        other = f"by another number of processes ({len(states)})"
+        other = f"by a different number of processes ({len(states)})"
         what = "on another kind of device" if fits else other
         progress.warn(
-            f"the run was saved {what}, whose random numbers cannot be taken up here; it goes on "
-            "with others"
+            f"the run was saved {what}, so its random numbers cannot be continued exactly; new "
+            "ones are drawn"
         )

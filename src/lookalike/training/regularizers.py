@@ -150,8 +150,8 @@ def make_regularizers(
         # Statistics of batches (BatchNorm) are a part of the model that is no weight.
         if has_batch_norm(encoder):
             raise ConfigError(
-                f"distillation_weight needs the baseline, of which weights are kept, and "
-                f"{encoder.model_name} has running statistics as well (BatchNorm); set "
+                f"distillation_weight needs the baseline, of which only weights are kept, but "
+                f"{encoder.model_name} also has running statistics (BatchNorm); set "
                 "distillation_weight to 0"
             )
         baseline = BaselineWeights(encoder, saved["baseline_state_dict"] if saved else None)
@@ -171,24 +171,24 @@ def make_caption_loss(
     """
     reason = encoder.why_no_text
     if reason is None and not hasattr(encoder.backbone, "logit_scale"):
-        reason = f"{encoder.model_name} does not tell the scale that its towers were trained with"
+        reason = f"{encoder.model_name} does not state the scale that its towers were trained with"
     if reason is not None:
         raise ConfigError(
-            f"caption_weight needs texts, and {reason}; set caption_weight to 0, or take a model "
+            f"caption_weight needs texts, and {reason}; set caption_weight to 0, or use a model "
             "with a text tower (CLIP, SigLIP)"
         )
     captions = [caption_of(name, template) for name in classes]
     number = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
     if len(number) < 2:
         raise ConfigError(
-            f"all classes have the caption {captions[0]!r}, which tells nothing apart; set "
-            "caption_weight to 0"
+            f"all classes have the caption {captions[0]!r}, so captions cannot tell classes apart; "
+            "set caption_weight to 0"
         )
     without_words = [name for name in classes if not any(letter.isalpha() for letter in name)]
     if len(without_words) > len(classes) / 2:
         progress.warn(
-            f"{len(without_words):,} of {len(classes):,} classes have no words for a name "
-            f"({without_words[0]!r}), and captions of them teach nothing; set caption_weight to 0"
+            f"{len(without_words):,} of {len(classes):,} classes have names without words "
+            f"({without_words[0]!r}), whose captions teach nothing; set caption_weight to 0"
         )
     texts = embed_texts(encoder, list(number), progress=progress)
     scale = float(encoder.backbone.logit_scale.detach().exp())

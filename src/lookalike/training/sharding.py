@@ -27,9 +27,9 @@ def check_trainable(encoder: CLIPEncoder, runtime: Runtime, config: TrainConfig)
         f"{count} processes sees a part; train it in one process": (
             count > 1 and has_batch_norm(encoder)
         ),
-        "sharding is full, and this is the only process; start several (torchrun "
+        "sharding is full, but this is the only process; start several (torchrun "
         "--nproc-per-node 2 -m lookalike train ...), or set --sharding none": full and count == 1,
-        "sharding is full, and LoRA trains so few weights that each process has room for all; "
+        "sharding is full, but LoRA trains so few weights that each process has room for all; "
         "set --sharding none": full and config.lora_rank is not None,
         "sharding is full, and precision fp16, whose gradient scaling would have to look at "
         "all parts at once; set --precision bf16 or fp32": full and runtime.precision == "fp16",

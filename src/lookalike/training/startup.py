@@ -58,10 +58,10 @@ def describe_resumed(config: TrainConfig, path: Path, state: TrainingState) -> l
     if state.epoch < config.num_epochs:
         return lines
     if "num_epochs" in free_on_resume(config):
-        how = f"; train on with --num-epochs {config.num_epochs + 1} or more"
+        how = f"; continue it with --num-epochs {config.num_epochs + 1} or more"
     else:
         model = shown(shlex.quote(str(path)))
-        how = (", and its learning rate followed its length; to train on from its weights start a "
+        how = (", and its learning rate followed its length; to continue from its weights, start a "
                f"new run: lookalike train ... --model-name {model} --out FOLDER")  # fmt: skip
     return [*lines, f"this run is finished{how}"]
 
@@ -79,23 +79,23 @@ def warnings_of(config: TrainConfig, data: TrainingData, protocol: Protocol | No
             protocol is None
         ),
         # A test on what was learned proves nothing.
-        f"{both:,} of the {len(files):,} test images are learned from as well, so the numbers "
+        f"{both:,} of the {len(files):,} test images are trained on as well, so the numbers "
         "will be too good; lookalike check finds copies, too": both,
         f"left out: {counted(report.excluded_singletons, 'class', 'classes')} with a single "
-        "image; --singletons repeat takes such classes in": report.excluded_singletons,
+        "image; --singletons repeat includes them": report.excluded_singletons,
         f"{counted(report.small_classes, 'class', 'classes')} with fewer than "
         f"{config.n_samples_per_class} images; repeats fill "
         f"{counted(report.repeated_images, 'place')}": report.small_classes,
         f"{counted(len(data.unreadable), 'file')} cannot be read as an image; listed at the "
         "end": data.unreadable,
         f"warmup_steps is {steps:,} and the whole run has {counted(data.total_steps, 'step')}, so "
-        "it ends while it warms up; set --warmup-steps lower, or train longer": (
+        "it ends during warm-up; lower --warmup-steps, or train longer": (
             steps >= data.total_steps > 0
         ),
         # Earlier embeddings are to be compared with as those of other images.
         f"cross_batch_memory is {size:,} and there are {report.num_images:,} training images, "
-        "so that each one's own earlier embedding is among its positives; set "
-        "--cross-batch-memory lower": size > report.num_images,
+        "so each image's own earlier embedding is among its positives; lower "
+        "--cross-batch-memory": size > report.num_images,
     }
     return [warning for warning, applies in table.items() if applies]
 
@@ -113,7 +113,7 @@ def warnings_of_disk(
     if needed <= free:
         return []
     return [
-        f"the checkpoints of {counted(count, 'epoch')} take {needed / 1e9:,.1f} GB, and the disk "
+        f"the checkpoints of {counted(count, 'epoch')} take {needed / 1e9:,.1f} GB, but the disk "
         f"of {shown(folder)} has {free / 1e9:,.1f} GB free; free some, {fewer}write elsewhere "
         "with --out FOLDER"
     ]

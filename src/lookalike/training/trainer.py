@@ -104,8 +104,8 @@ class Trainer:
             return False
         self.progress.note(
             f"stopped after epoch {state.epoch} of {config.num_epochs}: "
-            f"{counted(since, 'epoch')} in a row not better than epoch {best.epoch} "
-            f"({best.metric} {best.value:.4f}); to train on: --resume with --patience {since + 1} "
+            f"{counted(since, 'epoch')} in a row no better than epoch {best.epoch} "
+            f"({best.metric} {best.value:.4f}); to continue: --resume with --patience {since + 1} "
             "or more"
         )
         return True
@@ -141,7 +141,7 @@ class Trainer:
         elif state.epoch:
             where = f"the end of epoch {state.epoch}"
         else:
-            again = "; to start anew: --overwrite" if self.evaluator.files else ""
+            again = "; to start over: --overwrite" if self.evaluator.files else ""
             raise Interrupted(f"stopped before the first step; there was nothing to save{again}")
         raise Interrupted(f"stopped at {where}, saved as {self.checkpoints.how_to_go_on()}")
 
@@ -177,7 +177,7 @@ class Trainer:
             how += " --precision fp32"
         elif isinstance(error, NonFiniteError):
             model = shown(shlex.quote(os.fspath(path)))
-            how = f"{shown(path)}. A new run begins there with --model-name {model}"
+            how = f"{shown(path)}. To start a new run from there: --model-name {model}"
         self.progress.warn(
             f"the {self.state.step} steps done of epoch {self.state.epoch + 1} are saved as {how}"
         )

@@ -28,8 +28,8 @@ class RunFolder:
     write: `make_room` removes them then.
 
     Raises:
-        OutputError: it cannot be written to; or it holds files of another run, and nobody said
-            to overwrite them.
+        OutputError: it cannot be written to; or it holds files of another run, and
+            `overwrite` is off.
     """
 
     def __init__(self, config: TrainConfig, resume: Path | None) -> None:
@@ -90,7 +90,7 @@ def _files_to_replace(config: TrainConfig, out: Path, resume: Path | None) -> li
         return []
     if not config.overwrite:
         raise OutputError(
-            f"{shown(out)} already holds a run's files ({shown(earlier[-1].name)}). Go on with "
+            f"{shown(out)} already holds a run's files ({shown(earlier[-1].name)}). Continue "
             "that run: --resume; write elsewhere: --out FOLDER; or replace it: --overwrite"
         )
     if Path(config.model_name).resolve() in earlier:

@@ -1,4 +1,4 @@
-"""A run that is gone on with: where it was saved, and what has to be as it was."""
+"""A run that is resumed: where it was saved, and what has to be as it was."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Resumed:
         if changed:
             raise ConfigError(
                 f"{shown(path)} belongs to a run with other settings ({'; '.join(changed)}). Leave "
-                "these flags out to go on with it, or start a new run from its weights: "
+                "these flags out to resume it, or start a new run from its weights: "
                 f"--model-name {shown(path)} without --resume. A resumed run may change "
                 f"{', '.join(sorted(free_on_resume(config)))}"
             )
@@ -49,8 +49,8 @@ class Resumed:
         if config.num_epochs < least:
             more = f" and {counted(steps, 'step')}" if steps else ""
             raise ConfigError(
-                f"{shown(path)} has {counted(done, 'epoch')}{more} behind it, and num_epochs is "
-                f"{config.num_epochs}; set --num-epochs {least} or higher, or go on from an "
+                f"{shown(path)} has trained for {counted(done, 'epoch')}{more}, and num_epochs is "
+                f"{config.num_epochs}; set --num-epochs {least} or higher, or resume from an "
                 "earlier checkpoint: --resume FILE"
             )
 
@@ -83,12 +83,12 @@ class Resumed:
             step.objective.load_state_dict(content["objective_state_dict"])
         except (ValueError, RuntimeError) as error:
             raise CheckpointError(
-                f"the state of training in {shown(self.path)} does not fit: {error}"
+                f"the training state in {shown(self.path)} does not fit: {error}"
             ) from error
         if loaded.unexpected_keys:
             raise CheckpointError(
-                f"the checkpoint has weights that the model has not ({loaded.unexpected_keys[0]}); "
-                "it was saved with another release of peft or Transformers, go on with that"
+                f"the checkpoint has weights that the model lacks ({loaded.unexpected_keys[0]}); "
+                "it was saved with another release of peft or Transformers: resume with that one"
             )
         if content["scaler_state_dict"] and step.scaler.is_enabled():
             step.scaler.load_state_dict(content["scaler_state_dict"])
@@ -111,7 +111,7 @@ def read_resumed(resume: str | Path) -> Resumed:
         found = find_checkpoints(path)
         if not found:
             raise CheckpointError(
-                f"there is no checkpoint in {shown(path / 'weights')} to go on from; give the "
+                f"there is no checkpoint in {shown(path / 'weights')} to resume from; give the "
                 "run's folder with --out, or the file itself: --resume FILE"
             )
         path = found[-1]
@@ -122,13 +122,13 @@ def read_resumed(resume: str | Path) -> Resumed:
     if content["format"] != CHECKPOINT_FORMAT:
         raise CheckpointError(
             f"{shown(path)} was written by an earlier version of Lookalike, and lacks what this "
-            "one needs to go on exactly where it was. To train on from its weights start a new "
+            "one needs to resume exactly. To continue training from its weights, start a new "
             f"run with --model-name {shown(shlex.quote(str(path)))}, without --resume"
         )
     if "optimizer_state_dict" not in content:
         last = path.with_name(f"encoder_epoch_{content['epoch']:02}.pth")
         raise CheckpointError(
-            f"{shown(path)} is a mixture of weights, which no training led to; go on from "
-            f"{shown(last)}, or start a new run from it with --model-name"
+            f"{shown(path)} is a mixture of weights, not a training checkpoint; resume from "
+            f"{shown(last)}, or start a new run from the mixture with --model-name"
         )
     return Resumed(path, content)

@@ -93,7 +93,7 @@ class Checkpoints:
         try:
             self.save_interrupted(state)
         except OutputError as error:  # there may be room by the end of the epoch
-            self.progress.warn(f"no checkpoint in the middle of the epoch: {error}")
+            self.progress.warn(f"no checkpoint was saved within the epoch: {error}")
             self._autosave.restart()
 
     def keep_newest(self, epoch: int, *, best: int | None) -> None:
@@ -107,7 +107,7 @@ class Checkpoints:
         path, command = shown(shlex.quote(os.fspath(self.newest or ""))), "lookalike train"
         if self._world.size > 1:
             command = f"torchrun --nproc-per-node {self._world.local_size} -m {command}"
-        return f"{shown(self.newest or '')}. Go on with: {command} --resume {path}"
+        return f"{shown(self.newest or '')}. Continue with: {command} --resume {path}"
 
     def _save(self, path: Path, state: TrainingState) -> None:
         """Writes all that evaluation, search and an exact resume need, as one file.

@@ -66,7 +66,7 @@ def find_chunk_size(
     free -= _bytes_of_training(encoder)
     free = min(runtime.world.all_gather_objects(free))  # a try is of all processes, or of none
     what = f"not one image fits into the free memory of {runtime.device}"
-    advice = "free some, take a smaller model, or add --gradient-checkpointing or --lora-rank 8"
+    advice = "free some, use a smaller model, or add --gradient-checkpointing or --lora-rank 8"
     fitting = 0
     if free > 0:
         with enough_memory(TrainingError, what, advice):
