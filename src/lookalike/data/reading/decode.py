@@ -164,7 +164,7 @@ def _opened(ref: ImageRef, max_megapixels: float) -> Image.Image:
     try:
         status = os.stat(path) if content is None else None
         if status and not stat.S_ISREG(status.st_mode):
-            raise ImageError(path, "no file but a pipe, socket, device or folder")
+            raise ImageError(path, "not a regular file (a pipe, socket, device or folder)")
         if not (status.st_size if status else content):
             raise ImageError(path, "empty file (0 bytes)")
         image = Image.open(path if content is None else io.BytesIO(content))
