@@ -207,7 +207,7 @@ def _in_the_middle(out: Path) -> None:
         (_results_of_an_earlier_version, UNREADABLE),
         (_results_of_another_run, "the results beside it are those of another run"),
         (_results_without_labels, "the images it was tested on have no labels"),
-        (_in_the_middle, "it was saved in the middle of an epoch, and never measured"),
+        (_in_the_middle, "it was saved in the middle of an epoch, and never evaluated"),
     ],
 )
 def test_numbers_that_are_not_of_these_weights_are_never_shown(

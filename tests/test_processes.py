@@ -282,5 +282,5 @@ def test_a_process_that_dies_and_one_that_is_told_to_stop_lose_no_step(
 
     finished = lookalike(*resumed[2:], "--num-epochs", str(epoch + 1))
     assert finished.code == 0, finished.err
-    assert "saved by another number of processes (2)" in finished.err
+    assert "saved by a different number of processes (2)" in finished.err
     assert load(photos / f"out/weights/encoder_epoch_{epoch + 1:02}.pth")["epoch"] == epoch + 1

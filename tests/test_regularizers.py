@@ -158,7 +158,7 @@ def test_running_statistics_are_a_part_of_the_baseline_that_is_not_kept(
     tmp_path: Path, settings: Settings
 ) -> None:
     model = small_resnet(tmp_path / "resnet")
-    with pytest.raises(ConfigError, match=r"statistics as well \(BatchNorm\); set distil"):
+    with pytest.raises(ConfigError, match=r"also has running statistics \(BatchNorm\); set distil"):
         train(settings(model_name=model, distillation_weight=2))
 
 

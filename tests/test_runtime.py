@@ -179,7 +179,7 @@ def test_a_model_that_does_not_fit_on_its_device_says_what_to_do() -> None:
         runtime.place(Large())
     assert str(told.value) == (
         "cpu has too little memory for the model (CUDA out of memory); "
-        "take a smaller one, free some memory, or set --device cpu"
+        "use a smaller one, free some memory, or set --device cpu"
     )
     module = torch.nn.Linear(1, 1)
     assert runtime.place(module) is module

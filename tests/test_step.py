@@ -335,5 +335,5 @@ def test_a_run_in_chunks_learns_what_a_run_at_once_does(settings: Settings, phot
 
 
 def test_a_batch_memory_beyond_the_batch_is_refused(settings: Settings) -> None:
-    with pytest.raises(ConfigError, match=r"batch_memory is 9, and a batch has 8 images"):
+    with pytest.raises(ConfigError, match=r"batch_memory is 9, but a batch has 8 images"):
         train(settings(batch_memory=9))

@@ -191,7 +191,7 @@ def test_the_terminal_shows_text_search_and_drift_within_80_columns(
              if name not in ("train", "report")]  # fmt: skip
     assert main(["train", options["train"], *flags, "--no-report"]) == 0
     printed = capsys.readouterr().out
-    assert "by the names of their classes" in printed
+    assert "by searching for their class names" in printed
     assert "mean cosine" in printed
     assert "…" not in printed
     tables = [line for line in printed.splitlines() if "/" not in line]  # a path is as it is

@@ -656,7 +656,7 @@ def test_a_test_on_what_is_learned_is_warned_of(settings: Settings, photos: Path
     told = Told()
     options = config_from(TrainConfig, settings(test=str(photos / "train")))
     lookalike.train(options, progress=told)
-    assert any("30 of the 30 test images are learned from" in one for one in told.warnings)
+    assert any("30 of the 30 test images are trained on" in one for one in told.warnings)
 
 
 def test_a_finished_run_that_is_resumed_leaves_the_list_of_unreadable_files(

@@ -116,6 +116,6 @@ def test_a_group_pattern_that_finds_nothing_says_so(settings: Settings, tmp_path
     told = Told()
     plain = run(settings(out=str(tmp_path / "a")))
     result = run(settings(out=str(tmp_path / "b"), group_pattern="nothing"), told)
-    assert any("'nothing' finds nothing" in warning for warning in told.warnings)
+    assert any("'nothing' matches no name" in warning for warning in told.warnings)
     protocols = [document(one, 1)["protocol"] for one in (plain, result)]
     assert protocols[0] == protocols[1]  # and the numbers compare
