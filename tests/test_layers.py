@@ -149,7 +149,7 @@ def test_more_frozen_layers_than_there_are_is_refused(tiny_clip: Path) -> None:
 
 def test_freezing_all_that_could_be_trained_is_refused(tmp_path: Path) -> None:
     encoder = CLIPEncoder(resnet(tmp_path / "model"))
-    with pytest.raises(ConfigError, match=r"frozen_layers is 3, which leaves nothing .* set it to 2"):
+    with pytest.raises(ConfigError, match=r"frozen_layers is 3, which leaves .* set it to 2"):
         freeze_layers(encoder, 3)
 
 
