@@ -113,8 +113,8 @@ def shown(name: str | os.PathLike[str]) -> str:
 
 def does_not_exist(path: Path) -> str:
     """Returns a sentence on a path that does not exist, and one beside it that may be meant."""
-    there = os.listdir(path.parent) if path.parent.is_dir() else []
-    near = nearest(path.name, there)
+    _, folders, files = next(os.walk(path.parent), ("", [], []))
+    near = nearest(path.name, folders + files)
     hint = f"; did you mean {shown(path.with_name(near))}?" if near else "."
     return f"{shown(path)} does not exist{hint}"
 
