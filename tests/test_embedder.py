@@ -32,6 +32,7 @@ import lookalike
 from lookalike import CLIPEncoder, Embedder, ExportConfig, TrainConfig
 from lookalike.data.sources import load_unlabelled
 from lookalike.embedding import embedder as module
+from lookalike.embedding import fingerprint
 from lookalike.embedding.interchange import embedder_of_both, save_embeddings
 from lookalike.errors import ConfigError, DataError, ModelError
 from lookalike.model.inference import inference_form
@@ -473,7 +474,7 @@ def test_whatever_changes_an_embedding_changes_the_fingerprint(
         folder_with("preprocessor_config.json", size={"shortest_edge": 40}),
         folder_with("config.json", vision_config={"hidden_act": "gelu"}),
     ]
-    monkeypatch.setattr(module, "EMBEDDING_VERSION", 3)
+    monkeypatch.setattr(fingerprint, "EMBEDDING_VERSION", 3)
     others.append(of(tiny_clip).fingerprint)
     assert len({same, *others}) == 1 + len(others)
 

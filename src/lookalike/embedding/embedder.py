@@ -2,58 +2,43 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import os
-import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64, UInt8
 from PIL import Image
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from lookalike.config import DEFAULT_MAX_MEGAPIXELS, DEFAULT_MODEL
 from lookalike.config.groups import Basics
 from lookalike.config.options import checked
-from lookalike.data.images import ImageRef, ImageSet, InMemory, Unreadable, shown_path
+from lookalike.data.images import ImageRef, ImageSet, Unreadable, shown_path
 from lookalike.data.reading.cache import DecodeCache
-from lookalike.data.reading.decode import as_seen, read_image
 from lookalike.data.reading.loader import ImageLoader, chunks
 from lookalike.data.reading.reader import Request
 from lookalike.data.sources import load_unlabelled
 from lookalike.data.transforms import Preprocessing, preprocess
-from lookalike.errors import DataError, ImageError, ModelError, first_line
+from lookalike.embedding.fingerprint import fingerprint_of
+from lookalike.embedding.items import Item, content_of, decode
+from lookalike.errors import DataError, ImageError, ModelError
 from lookalike.files import shown
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.inference import EmbedBatch, inference_form
 from lookalike.model.layers import on_device
-from lookalike.model.lora import merged_state
 from lookalike.model.text import embed_texts
 from lookalike.progress import Progress, SilentProgress, counted
 from lookalike.runtime.device import Runtime, make_runtime
 from lookalike.runtime.memory import enough_memory
 
-Item: TypeAlias = "str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | np.ndarray"
-
-EMBEDDING_VERSION = 2
-"""Raised whenever our code gives the same weights and images other embeddings, beyond rounding."""
-
-# Settings of a vision model that do not change its embeddings, or show in its weights.
-_NO_MATTER = re.compile(
-    "_.*|.*(dropout|drop_path|layerdrop|initializer|dtype|label).*|architectures|problem_type"
-    "|transformers_version|projection_dim|output_(attentions|hidden_states)|return_dict|use_cache"
-    "|chunk_size_feed_forward|is_encoder_decoder"
-)
 _MOST_DECODERS = 8  # threads
 
 
@@ -160,32 +145,7 @@ class Embedder:
         precision, exact pixels. The first use reads all the weights: 0.8 s for ViT-L/14 (304
         million) on one core.
         """
-        encoder = self.encoder
-        # What projects by itself in its forward pass is not pooled by us.
-        pools = encoder.kind != "projected" or hasattr(encoder.backbone, "get_image_features")
-        pool = encoder.description()["pool"] if pools else "pooler"
-        vision = getattr(encoder.backbone.config, "vision_config", encoder.backbone.config)
-        facts = {
-            "version": EMBEDDING_VERSION,
-            "kind": encoder.kind,
-            "pool": pool,
-            "preprocessing": encoder.preprocessing.facts(),
-            "settings": _settings_of(vision),
-        }
-        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-        seen = {name for name, _ in encoder.vision_parameters()}
-        unseen = {name for name, _ in encoder.named_parameters() if name not in seen}
-        with torch.no_grad():
-            for name, tensor in merged_state(encoder):
-                # Running statistics count. A pooler that is passed by is random in each process.
-                passed_by = name in unseen or (pool != "pooler" and "pooler" in name)
-                if passed_by or not tensor.is_floating_point():
-                    continue
-                whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-                values = whole.detach().float().cpu().numpy().astype("<f4", copy=False)
-                digest.update(f"{name} {values.shape}".encode())
-                digest.update(np.ascontiguousarray(values).reshape(-1).data)
-        return digest.hexdigest()[:16]
+        return fingerprint_of(self.encoder)
 
     def facts(self) -> dict[str, Any]:
         """Returns what is written beside embeddings, for programs and people."""
@@ -345,7 +305,7 @@ class Embedder:
     ) -> UInt8[Tensor, "n 3 height width"]:
         """Returns the pixels of items, the first of which is number `start`."""
         once = {id(item): item for item in items}  # an opened one may come twice, and reads once
-        contents = [_content(item) for item in once.values()]
+        contents = [content_of(item) for item in once.values()]
         known = dict(zip(once, pool.map(self._pixels, contents), strict=True))
         pixels: list[Tensor] = []
         bad: list[str] = []
@@ -365,7 +325,7 @@ class Embedder:
     def _pixels(self, item: Any) -> UInt8[Tensor, "3 height width"] | str:
         """Returns the pixels of one item, or why it has none."""
         try:
-            image = _decoded(item, self.max_megapixels, self.preprocessing.draft_px())
+            image = decode(item, self.max_megapixels, self.preprocessing.draft_px())
         except ImageError as error:
             return error.reason
         try:
@@ -403,53 +363,3 @@ def check_finite(embeddings: Float32[Tensor, "n dim"], names: Sequence[str]) -> 
 def _checked_size(batch_size: int) -> int:
     """Returns a number of images, or raises ConfigError where it is not one."""
     return int(checked(Basics, "eval_batch_size", batch_size, called="batch_size"))
-
-
-def _settings_of(config: Any) -> dict[str, Any]:
-    """Returns the settings of a vision model that its embeddings depend on, and its type.
-
-    Only what its class does not have by default, as later releases of Transformers have more.
-    """
-    default = type(config)().to_dict()
-    return {
-        name: value
-        for name, value in config.to_dict().items()
-        if name == "model_type" or not (_NO_MATTER.fullmatch(name) or value == default.get(name))
-    }
-
-
-def _content(item: Item) -> Any:
-    """Returns the bytes of a binary file object, or the error; anything else as it is."""
-    if not hasattr(item, "read"):
-        return item
-    try:
-        content = item.read()
-    except (OSError, ValueError) as error:  # closed, or open for writing
-        return ImageError("", f"a file object that cannot be read: {first_line(error)}")
-    if not content:
-        return ImageError("", "a file object that is empty, or at its end (then seek(0) first)")
-    return content if isinstance(content, bytes) else item
-
-
-def _decoded(item: Any, max_megapixels: float, draft_px: int | None) -> Image.Image:
-    """Returns what `read_image` would make of an item in a file."""
-    if isinstance(item, ImageError):
-        raise item
-    if isinstance(item, (str, bytes, os.PathLike)):
-        ref = InMemory("", item) if isinstance(item, bytes) else os.fspath(item)
-        return read_image(ref, max_megapixels, draft_px=draft_px)
-    if isinstance(item, np.ndarray):
-        is_image = item.ndim == 2 or (item.ndim == 3 and item.shape[2] == 3)
-        if item.dtype != np.uint8 or not is_image or not item.size:
-            raise ImageError("", f"an array of {item.dtype} of shape {item.shape}; expected uint8 "
-                             "of shape (height, width, 3) or (height, width)")  # fmt: skip
-        item = Image.fromarray(item)
-    if not isinstance(item, Image.Image):
-        raise ImageError("", f"a {type(item).__name__}; expected a path, bytes, a binary file "
-                         "object, a Pillow image or a uint8 array")  # fmt: skip
-    if not item.width * item.height:
-        raise ImageError("", f"{item.width}x{item.height} px, which is empty")
-    if item.width * item.height > max_megapixels * 1e6:
-        raise ImageError("", f"{item.width}x{item.height} px, above the limit of "
-                         f"{max_megapixels:g} megapixels; raise max_megapixels")  # fmt: skip
-    return as_seen(item)  # not drafted, which would change the caller's own image
