@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 from helpers.photos import photo
 from PIL import Image, ImageEnhance
@@ -536,6 +537,19 @@ def test_a_folder_of_splits_is_not_taken_for_classes(check: Check, data: Path) -
     (data / "test").rename(both / "test")
     with pytest.raises(DataError, match="are test, train: splits, not classes"):
         check(data=str(both), test=None)
+
+
+def test_the_folders_of_a_saved_dataset_are_splits_and_checked_together(
+    check: Check, data: Path
+) -> None:
+    files = sorted((data / "train").rglob("*.png"))[:4]
+    rows = {"image": [{"bytes": path.read_bytes(), "path": path.name} for path in files],
+            "label": ["a", "a", "b", "b"]}  # fmt: skip
+    one = datasets.Dataset.from_dict(rows)
+    datasets.DatasetDict({"train": one, "test": one}).save_to_disk(data / "saved")
+    result = check(data=str(data / "saved"), test=None)
+    copies = [one for one in result.findings if one.kind == "exact_copies_other_split"]
+    assert len(copies) == len({path.read_bytes() for path in files})
 
 
 def test_findings_do_not_go_among_the_images(check: Check, data: Path) -> None:

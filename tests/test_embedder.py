@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from helpers import models
+from PIL import Image, ImageSequence
 from safetensors.numpy import load_file
 from transformers import (
     AutoTokenizer,
@@ -205,6 +206,26 @@ def test_an_opened_image_may_come_twice(embedder: Embedder, photos: Path) -> Non
     assert torch.equal(rows, embedder.images([path] * 4))
 
 
+def test_what_an_iterator_yields_may_change_when_it_is_asked_for_more(
+    embedder: Embedder, photos: Path, tmp_path: Path
+) -> None:
+    """Frames of an animation are one image object, those of a video often one array."""
+    arrays = [np.asarray(Image.open(path)) for path in paths_in(photos)[:3]]
+    expected = embedder.images(arrays)
+
+    def frames() -> Iterator[np.ndarray]:
+        buffer = np.empty_like(arrays[0])
+        for array in arrays:
+            buffer[:] = array
+            yield buffer
+
+    assert torch.equal(embedder.images(frames()), expected)
+    first, *others = [Image.fromarray(array) for array in arrays]
+    first.save(tmp_path / "a.png", save_all=True, append_images=others)
+    with Image.open(tmp_path / "a.png") as opened:
+        assert torch.equal(embedder.images(ImageSequence.Iterator(opened)), expected)
+
+
 def test_a_large_image_of_the_callers_keeps_its_size(embedder: Embedder, tmp_path: Path) -> None:
     Image.new("RGB", (320, 300), "red").save(tmp_path / "a.jpg")
     with Image.open(tmp_path / "a.jpg") as opened:
@@ -213,8 +234,9 @@ def test_a_large_image_of_the_callers_keeps_its_size(embedder: Embedder, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"batch_size": 0}, {"batch_size": -1}, {"embedding": "foo"}, {"num_workers": -2},
-              {"max_megapixels": 0}],
+    "wrong",
+    [{"device": None}, {"exact_pixels": "maybe"}, {"batch_size": 0}, {"batch_size": -1},
+     {"embedding": "foo"}, {"num_workers": -2}, {"max_megapixels": 0}],
 )  # fmt: skip
 def test_impossible_arguments_are_refused_by_their_names(
     tiny_clip: Path, wrong: dict[str, Any]
@@ -493,10 +515,8 @@ def test_settings_that_leave_no_trace_in_the_weights_change_the_fingerprint(
     folder = saved(tmp_path, make())
     before, file = of(folder).fingerprint, folder / "config.json"
     document = json.loads(file.read_text())
-    for more, is_same in (
-        (changes, False),
-        ({"attention_dropout": 0.5, "dtype": "bfloat16"}, True),
-    ):
+    nothing = {"attention_dropout": 0.5, "dtype": "bfloat16", "pruned_heads": {"0": [1]}}
+    for more, is_same in ((changes, False), (nothing, True)):
         file.write_text(json.dumps(document | more))
         assert (of(folder).fingerprint == before) is is_same
 
@@ -524,6 +544,20 @@ def test_the_weights_stay_as_they_are_while_the_fingerprint_is_computed(
     assert of(encoder).fingerprint
     assert len(during) > 10
     assert all(during)
+
+
+def test_a_checkpoint_of_a_model_that_changes_its_settings_has_the_fingerprint_of_its_folder(
+    tmp_path: Path, settings: Settings
+) -> None:
+    folder = models.levit(tmp_path)
+    trained = lookalike.train(TrainConfig(**settings(model_name=folder, train_size=None)),
+                              progress=SilentProgress())  # fmt: skip
+    exported = tmp_path / "exported"
+    lookalike.export(ExportConfig(model_name=str(trained.checkpoint), out=str(exported)),
+                     progress=SilentProgress())  # fmt: skip
+    found = {of(model).fingerprint for model in (str(trained.checkpoint), exported,
+                                                 trained.encoder)}  # fmt: skip
+    assert len(found) == 1
 
 
 def test_running_statistics_count_and_a_pooler_that_is_passed_by_does_not(tmp_path: Path) -> None:

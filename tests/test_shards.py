@@ -22,7 +22,9 @@ from PIL import Image
 import lookalike
 from lookalike import EmbedConfig, EmbedResult
 from lookalike.config import EvaluateConfig
+from lookalike.data.images import ImageSet
 from lookalike.data.sources import load_unlabelled
+from lookalike.embedding.interchange import rows_of_images
 from lookalike.embedding.shards import Plan, open_shards
 from lookalike.errors import ConfigError, DataError, OutputError
 from lookalike.progress import SilentProgress
@@ -353,6 +355,41 @@ def test_images_elsewhere_have_no_row_as_long_as_those_that_were_embedded_are_th
     evaluated(photos / "c", test=str(moved), **options)
 
 
+def test_images_are_known_by_their_real_places(tmp_path: Path) -> None:
+    """Links to folders and files, `..` behind a link, absolute paths in a table, parts of files."""
+    root, other = tmp_path / "root", tmp_path / "other"
+    for folder in (root / "a", other / "deep"):
+        folder.mkdir(parents=True)
+    for file in (root / "1.png", root / "a/1.png", other / "1.png", other / "2.png"):
+        file.write_bytes(b"")
+    (root / "link").symlink_to(other / "deep")
+    (other / "file.png").symlink_to(root / "a/1.png")
+    names = ["1.png", "a/1.png", "link/../1.png", str(other / "2.png"), "x.tar/3.png"]
+    (root / "x.tar").write_bytes(b"")
+    told: list[str] = []
+
+    class Noting(SilentProgress):
+        def warn(self, message: str) -> None:
+            told.append(message)
+
+    def rows(folder: Path, *names_there: str) -> list[int]:
+        images = ImageSet(folder, list(names_there))
+        return rows_of_images(tmp_path / "e", names, images, Noting(), root=str(root))
+
+    assert rows(root / "a", "1.png") == [1]
+    assert rows(other, "1.png", "2.png", "file.png") == [2, 3, 1]
+    assert rows(tmp_path, "root/x.tar/3.png") == [4]
+    with pytest.raises(DataError, match="1 of 1 images have no embedding"):
+        rows(other / "deep", "1.png")
+    with pytest.raises(DataError, match="1 of 1 images have no embedding"):
+        rows(tmp_path / "copy", "x.tar/3.png")
+    assert not told
+    root.rename(tmp_path / "moved")
+    assert rows(tmp_path / "moved/a", "1.png") == [1]
+    assert rows(tmp_path / "moved", "1.png", "x.tar/3.png") == [0, 4]
+    assert [text.split(" found in")[0] for text in told] == ["1 image", "2 images"]
+
+
 def test_a_folder_that_is_not_finished_or_not_ours_is_not_read(
     embed_settings: Settings, photos: Path
 ) -> None:
@@ -360,6 +397,9 @@ def test_a_folder_that_is_not_finished_or_not_ours_is_not_read(
     part, mark = folder / "part-00001.npy", folder / "part-00001.json"
     whole = part.read_bytes()
     part.write_bytes(whole[:-8])
+    with pytest.raises(DataError, match=r"part-00001\.npy cannot be read or is incomplete"):
+        open_shards(folder)
+    part.write_bytes(whole[:100].replace(b"  ", b" {") + whole[100:])  # no header in Python
     with pytest.raises(DataError, match=r"part-00001\.npy cannot be read or is incomplete"):
         open_shards(folder)
     np.save(part, np.ones((2, 24), np.float32))
@@ -391,7 +431,9 @@ def test_what_is_lost_or_changed_in_a_file_of_a_folder_is_an_error_that_names_it
     used = {key: document[key] for key in ("images", "embedder", "settings") if key in document}
     changed: list[Any] = [{}, {**document, "rows": 7}, {**document, "rows": "8"},
                           {**document, "unreadable": [{"position": 99}]},
-                          {**document, "unreadable": 3}]  # fmt: skip
+                          {**document, "unreadable": 3},
+                          {**document, "rows": 7, "unreadable": [
+                              {"position": 8.0, "path": "a", "reason": "b"}]}]  # fmt: skip
     if used:
         others: list[Any] = [None, [], {}, {"dim": "a"}]
         changed = [{**document, key: other} for key in used for other in others]
@@ -403,6 +445,12 @@ def test_what_is_lost_or_changed_in_a_file_of_a_folder_is_an_error_that_names_it
         if used:
             with pytest.raises(OutputError, match=rf"{name} that is damaged.*--overwrite"):
                 run(embed_settings())
+    if used:
+        for content in ("", json.dumps(document)[:100]):
+            file.write_text(content)
+            with pytest.raises(DataError, match=r"cannot be read as JSON .* with --overwrite"):
+                run(embed_settings())
+            assert run(embed_settings(overwrite=True)).num_parts_before == 0
     file.write_text(json.dumps(document))
     (folder / "part-99999.json").write_text('{"unreadable": [{}]}')  # of no part
     assert run(embed_settings()).num_parts_before == 3

@@ -244,6 +244,22 @@ def test_numbers_of_classes_have_the_names_that_the_file_says(tmp_path: Path) ->
     assert [read_content(ref) for ref in images.refs] == [png(1), png(2)]
 
 
+@pytest.mark.parametrize("saved", [False, True])
+def test_each_part_has_names_of_classes_of_its_own(tmp_path: Path, saved: bool) -> None:
+    names = write_images(tmp_path / "tree", 2)
+    classes = sorted({name.partition("/")[0] for name in names})
+    parts = {"train": as_dataset(tmp_path / "tree", names, (*classes,)),
+             "test": as_dataset(tmp_path / "tree", names, (*reversed(classes),))}  # fmt: skip
+    (tmp_path / "x").mkdir()
+    if saved:
+        datasets.DatasetDict(parts).save_to_disk(tmp_path / "x")
+    else:
+        for split, part in parts.items():
+            part.to_parquet(tmp_path / f"x/{split}-00000-of-00001.parquet")
+    images = load_images(tmp_path / "x")
+    assert images.labels == [name.partition("/")[0] for name in names] * 2
+
+
 def test_files_named_by_split_are_splits_unless_only_one_is_named(tmp_path: Path) -> None:
     for split in ("train", "test"):
         for number in range(2):

@@ -114,7 +114,7 @@ def shown(name: str | os.PathLike[str]) -> str:
 def does_not_exist(path: Path) -> str:
     """Returns a sentence on a path that does not exist, and one beside it that may be meant."""
     _, folders, files = next(os.walk(path.parent), ("", [], []))
-    near = nearest(path.name, folders + files)
+    near = nearest(path.name, (folders + files)[:10_000])  # each takes a while
     hint = f"; did you mean {shown(path.with_name(near))}?" if near else "."
     return f"{shown(path)} does not exist{hint}"
 
@@ -123,14 +123,6 @@ def folders_in(folder: str | os.PathLike[str]) -> list[str]:
     """Returns the names of the folders in a folder, without hidden ones."""
     _, names, _ = next(os.walk(folder), ("", [], []))
     return sorted(name for name in names if not name.startswith("."))
-
-
-def if_one_class(source: str) -> str:
-    """Returns advice on a folder without folders in it but others beside it; else nothing."""
-    above = Path(source).parent
-    if not os.path.isdir(source) or folders_in(source) or len(folders_in(above)) < 2:
-        return ""
-    return f"; if it is one class of {shown(above)}, give that"
 
 
 def _sync_folder(folder: Path) -> None:

@@ -31,11 +31,11 @@ from lookalike.checks.structure import (
 )
 from lookalike.config import CheckConfig
 from lookalike.data.images import ImageSet, shown_path
-from lookalike.data.sources import load_images
+from lookalike.data.sources import if_one_class, kind_of, load_images
 from lookalike.embedding.embed import embed
 from lookalike.embedding.embedder import Embedder, make_embedder
 from lookalike.errors import ConfigError, DataError, Interrupted
-from lookalike.files import folders_in, if_one_class, shown, writable_folder, write_json, write_text
+from lookalike.files import folders_in, shown, writable_folder, write_json, write_text
 from lookalike.progress import Progress, default_progress
 from lookalike.runtime.device import Runtime, make_runtime
 
@@ -132,7 +132,8 @@ def _sources(config: CheckConfig, progress: Progress) -> list[_Source]:
             raise ConfigError(f"out is {shown(config.out)}, inside the images in "
                               f"{shown(source)}, where it would be mistaken for a class; choose "
                               "another folder with --out")  # fmt: skip
-        _refuse_folders_of_splits(source)
+        if kind_of(source) == "folder":
+            _refuse_folders_of_splits(source)
         images = load_images(source, progress)
         if name == "train" and images.labels is None and (advice := if_one_class(source)):
             progress.warn(f"{shown(source)} has no folders in it, and so no classes{advice}")

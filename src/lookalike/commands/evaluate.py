@@ -199,9 +199,11 @@ def _measure_given(config: EvaluateConfig, protocol: Protocol, progress: Progres
     query_path = Path(config.test_embeddings or config.query_embeddings or "")
     gallery_path = Path(config.test_embeddings or config.gallery_embeddings or "")
     progress.note(f"test     {protocol.describe()}")
-    query = _given(query_path, protocol.query, protocol.query_ids)
+    query = _given(query_path, protocol.query, protocol.query_ids, progress)
     same = query_path == gallery_path and protocol.query is protocol.gallery
-    gallery = query if same else _given(gallery_path, protocol.gallery, protocol.gallery_ids)
+    gallery = (
+        query if same else _given(gallery_path, protocol.gallery, protocol.gallery_ids, progress)
+    )
     facts = embedder_of_both(query_path, gallery_path)
     retrieval = retrieve(
         query.embeddings,
@@ -225,12 +227,14 @@ class _Given(NamedTuple):
     unreadable: list[Unreadable]
 
 
-def _given(path: Path, images: ImageSet, ids: list[int]) -> _Given:
+def _given(path: Path, images: ImageSet, ids: list[int], progress: Progress) -> _Given:
     """Returns the embeddings of one side: a file's in memory, a folder's where they lie."""
     if not path.is_dir():
         return _Given(load_embeddings(path, images), images, ids, [])
     shards = open_shards(path)
-    rows = rows_of_images(path, shards.names, images, without=shards.unreadable, root=shards.root)
+    rows = rows_of_images(
+        path, shards.names, images, progress, without=shards.unreadable, root=shards.root
+    )
     unreadable = [
         Unreadable(full, shards.unreadable.get(name, "no embedding"))
         for row, name, full in zip(rows, images.names, images.paths, strict=True)

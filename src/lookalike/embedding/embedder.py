@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +27,7 @@ from lookalike.data.reading.reader import Request
 from lookalike.data.sources import load_unlabelled
 from lookalike.data.transforms import Preprocessing, preprocess
 from lookalike.embedding.fingerprint import fingerprint_of
-from lookalike.embedding.items import Item, content_of, decode
+from lookalike.embedding.items import Item, content_of, decode, is_file, own_copy
 from lookalike.errors import DataError, ImageError, ModelError
 from lookalike.files import shown
 from lookalike.model.encoder import CLIPEncoder
@@ -104,12 +103,15 @@ class Embedder:
             if isinstance(model, CLIPEncoder) and device == "auto":
                 device = str(model.device)
             num_workers = checked(Basics, "num_workers", num_workers)
-            runtime = make_runtime(device, precision, num_workers)
+            precision = checked(Basics, "precision", precision)
+            runtime = make_runtime(checked(Basics, "device", device), precision, num_workers)
         embedding = checked(Basics, "embedding", embedding)
         if not isinstance(model, CLIPEncoder):
-            model = on_device(CLIPEncoder(os.fspath(model), embedding=embedding), runtime)
+            name: str = checked(Basics, "model_name", model, called="model") or DEFAULT_MODEL
+            model = on_device(CLIPEncoder(name, embedding=embedding), runtime)
         self.encoder, self.runtime = model, runtime
         self.batch_size: int = _checked_size(batch_size)
+        exact_pixels = checked(Basics, "exact_pixels", exact_pixels)
         self.preprocessing: Preprocessing = replace(model.preprocessing, exact=exact_pixels)
         self.max_megapixels: float = checked(Basics, "max_megapixels", max_megapixels)
         self.progress = progress or SilentProgress()
@@ -172,12 +174,14 @@ class Embedder:
             ModelError: an embedding is not finite, or the device has too little memory.
         """
         is_array = isinstance(items, np.ndarray) and items.ndim < 4
-        is_single = isinstance(items, (str, bytes, os.PathLike, Image.Image, io.IOBase))
+        is_single = isinstance(items, (str, bytes, os.PathLike, Image.Image)) or is_file(items)
         if is_array or is_single or not isinstance(items, Iterable):
             raise DataError(f"images() takes a list of images and was given a single "
                             f"{type(items).__name__}; write images([...])")  # fmt: skip
         rows: list[Tensor] = []
-        left, start = iter(items), 0
+        # What an iterator yields may change when it is asked for more, as frames of a video do.
+        left = iter(items) if isinstance(items, Sequence) else self._copies_of(items)
+        start = 0
         most = min(_MOST_DECODERS, os.cpu_count() or 1)
         with ThreadPoolExecutor(most) as pool:  # starts no more threads than it is given images
             while batch := list(islice(left, self.batch_size)):
@@ -299,6 +303,9 @@ class Embedder:
     @cached_property
     def _form(self) -> EmbedBatch:
         return inference_form(self.encoder, self.runtime)
+
+    def _copies_of(self, items: Iterable[Item]) -> Iterator[Item]:
+        return (own_copy(item, self.max_megapixels) for item in items)
 
     def _pixels_of(
         self, items: list[Item], start: int, pool: ThreadPoolExecutor

@@ -9,9 +9,10 @@ import csv
 import io
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from lookalike.data.reading.content import read_parquet, require_pyarrow
 from lookalike.data.sources.columns import read_names, some
 from lookalike.errors import DataError
 from lookalike.files import shown, write_json, write_whole
-from lookalike.progress import counted
+from lookalike.progress import Progress, SilentProgress, counted
 
 MANIFEST = "manifest.json"
 """The file of a folder of shards that tells what it holds."""
@@ -135,60 +136,94 @@ def rows_of_images(
     path: Path,
     names: Sequence[str],
     images: ImageSet,
+    progress: Progress,
     *,
     without: Collection[str] = (),
     root: str | None = None,
 ) -> list[int]:
-    """Finds the row of each image in `names` by where it lies, or by its name below its folder.
+    """Finds the row of each image in `names` by where it lies, or else by its name.
 
-    Names in `without` are known to have no row; -1 stands for these. `root` is the folder that the
-    names are of, where it is known: as long as it is there, images elsewhere are other images,
-    whatever their names. `path` of the embeddings is for messages.
+    By name alone, as far up its path as agrees, those are found whose folder nobody knows, and
+    those that are no longer where they were; the latter with a warning, as they may be others.
+
+    Args:
+        path: of the embeddings, for messages.
+        names: of the rows, below `root`.
+        images: those that rows are wanted of.
+        progress: where the warning goes.
+        without: names of images that are known to have no row; -1 stands for these.
+        root: the folder that the names are of, where it is known.
 
     Raises:
         DataError: an image is missing or named twice.
     """
-    folder = cache(os.path.realpath)  # each looked at once
-
-    def place(*parts: str) -> str:
-        whole = os.path.abspath(os.path.join(*parts))
-        return _plain(os.path.join(folder(os.path.dirname(whole)), os.path.basename(whole)))
-
-    row_of = {_plain(name): -1 for name in without}
-    for row, name in enumerate(map(_plain, names)):
-        if row_of.setdefault(name, row) != row:
-            raise DataError(f"{shown(path)} names {shown(name)} twice; one embedding an image")
-    if root is not None and not os.path.exists(root):
-        root = None
+    numbered = [*((name, -1) for name in without), *zip(names, range(len(names)), strict=True)]
+    folder = cache(os.path.realpath)  # each is looked at once
+    by_place = dict[str, int]()
     if root is not None:
-        row_of = {place(root, name): row for name, row in row_of.items()}
-    rows, missing = list[int](), list[str]()
+        by_place = {_place(os.path.join(root, name), folder): row for name, row in numbered}
+    row_of = dict[str, int]()
+    for name, row in numbered:
+        if row_of.setdefault(_plain(name), row) != row and root is None:
+            raise DataError(f"{shown(path)} names {shown(name)} twice; one embedding an image")
+    rows, missing, moved = list[int](), list[str](), 0
     for name, full in zip(images.names, images.paths, strict=True):
-        by_name = [_plain(name), _plain(full), _plain(os.path.abspath(full))]
-        known = [
-            row_of[one] for one in (by_name if root is None else [place(full)]) if one in row_of
-        ]
-        missing += [] if known else [name]
-        rows += known[:1]
+        known = by_place.get(_place(full, folder))
+        if known is None and (found := _longest_known(name, full, row_of)) is not None:
+            is_elsewhere = root is not None and _is_there(os.path.join(root, found))
+            known = None if is_elsewhere else row_of[found]
+            moved += root is not None and not is_elsewhere
+        missing += [name] if known is None else []
+        rows += [] if known is None else [known]
     if missing:
         below = "" if root is None else f" in {shown(root)}"
         raise DataError(
             f"{len(missing):,} of {len(images):,} images have no embedding in {shown(path)}, "
-            f"such as {some(missing)}; it is of images{below} such as {some(names)}"
+            f"such as {some(missing)}; it is of images{below} such as {some(names)}. Embed the "
+            "others as well: lookalike embed IMAGES --model-name NAME"
+        )
+    if moved:
+        progress.warn(
+            f"{counted(moved, 'image')} found in {shown(path)} by name alone, as those that were "
+            f"embedded are no longer in {shown(root or '')}: make sure that they are the same"
         )
     return rows
 
 
+def _place(path: str, real: Callable[[str], str]) -> str:
+    """Returns where a file really lies; `real` does so for folders."""
+    above, name = os.path.split(path)
+    whole = os.path.join(real(above or "."), name)
+    return _text(os.path.realpath(whole) if os.path.islink(whole) else whole)
+
+
+def _longest_known(name: str, full: str, known: Collection[str]) -> str | None:
+    """Returns the longest end of a path, its name at least, that is in `known`."""
+    whole, least = _plain(os.path.abspath(full)), _plain(name)
+    parts = whole.split(os.sep)
+    ends = [whole, *(os.sep.join(parts[start:]) for start in range(1, len(parts))), least]
+    return next((end for end in ends if end in known and len(end) >= len(least)), None)
+
+
+def _is_there(path: str) -> bool:
+    """Returns whether a file is there, or the file it is a part of, such as a tar."""
+    while not os.path.lexists(path) and os.path.dirname(path) != path:
+        path = os.path.dirname(path)
+        if os.path.isfile(path):
+            return True
+    return not os.path.isdir(path)
+
+
 def load_embeddings(path: Path, images: ImageSet) -> Float32[Tensor, "n dim"]:
     """Reads the embeddings of these images, in their order, and brings them to length 1.
-    Rows of other images are passed over.
+    Rows of other images are left out.
 
     Raises:
         DataError: the file is no matrix of embeddings, an image is missing or named twice, or
             an embedding is zero or not finite.
     """
     names, matrix = _read(path)
-    rows = rows_of_images(path, names, images)
+    rows = rows_of_images(path, names, images, SilentProgress())
     result = torch.empty(len(rows), matrix.shape[1])
     for start in range(0, len(rows), _ROWS_AT_A_TIME):
         part = rows[start : start + _ROWS_AT_A_TIME]
@@ -217,7 +252,7 @@ def _read(path: Path) -> tuple[list[str], np.ndarray]:
             matrix = np.load(path, mmap_mode="r", allow_pickle=False)
         except OSError as error:
             raise DataError(f"cannot read {shown(path)}: {error.strerror or error}") from error
-        except (ValueError, EOFError) as error:
+        except (ValueError, EOFError, SyntaxError, TokenError) as error:  # of its header, in Python
             raise DataError(f"{shown(path)} is no .npy file of numbers, or not whole") from error
         if not isinstance(matrix, np.ndarray):
             matrix.close()

@@ -15,6 +15,21 @@ from lookalike.errors import ImageError, first_line
 Item: TypeAlias = "str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | np.ndarray"
 
 
+def is_file(item: Any) -> bool:
+    """Returns whether something is a file object, such as `open` and `tempfile` return."""
+    return hasattr(item, "read")
+
+
+def own_copy(item: Item, max_megapixels: float) -> Any:
+    """Returns an image whose pixels nobody else can change, or why not; others as they are."""
+    try:
+        if isinstance(item, Image.Image):
+            return decode(item, max_megapixels, None).copy()
+    except ImageError as error:
+        return error
+    return item.copy() if isinstance(item, np.ndarray) else item
+
+
 def content_of(item: Item) -> Any:
     """Returns the bytes of a binary file object, or the error; anything else as it is."""
     if not hasattr(item, "read"):

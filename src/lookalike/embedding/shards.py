@@ -20,6 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ IMAGES = "images.csv"
 _FORMATS = "lookalike-embeddings-"
 _ABANDONED_S = 60.0  # writing a part takes a second
 _REPAIR = "run the same lookalike embed command again to repair it"
+_EXPECTED = "expected what lookalike embed writes; if it did, embed again with --overwrite"
 _MANIFEST_HOLDS: dict[str, dict[str, type]] = {
     "images": {"root": str, "fingerprint": str, "num_images": int},
     "embedder": {"fingerprint": str, "model_name": str, "embedding": str, "dim": int},
@@ -150,7 +152,12 @@ def start_shards(
     }  # fmt: skip
     path = folder / MANIFEST
     if path.exists():
-        there = _read_json(path)
+        try:
+            there = _read_json(path)
+        except DataError:
+            if not (overwrite and _files_of_parts(folder)):
+                raise
+            there = {"format": FORMAT}  # one of ours that was cut short
         if not str(there.get("format")).startswith(_FORMATS):
             raise OutputError(f"{shown(path)} was not written by lookalike embed; choose another "
                               "folder with --out")  # fmt: skip
@@ -232,10 +239,12 @@ def open_shards(folder: Path) -> Shards:
             continue  # nothing that could be mapped
         try:
             rows = np.load(file_name, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except (ValueError, EOFError, FileNotFoundError, SyntaxError, TokenError) as error:
             raise DataError(
                 f"{shown(file_name)} cannot be read or is incomplete; {_REPAIR}"
             ) from error
+        except OSError as error:  # such as too many open files
+            raise DataError(f"cannot read {shown(file_name)}: {error.strerror or error}") from error
         expected = (mark.rows, manifest["embedder"]["dim"])
         if rows.shape != expected or rows.dtype != np.float32:
             raise DataError(f"{shown(file_name)} holds {rows.dtype} of shape {rows.shape}; "
@@ -320,6 +329,8 @@ def _read_mark(folder: Path, number: int, plan: Plan) -> Mark:
         unreadable = {one["position"]: Unreadable(one["path"], one["reason"])
                       for one in document["unreadable"]}  # fmt: skip
         mark = Mark(document["rows"], unreadable, document["sha256"])
+        if not {type(position) for position in unreadable} <= {int}:
+            raise TypeError("a position is a whole number")
         fits = mark.rows + len(unreadable) == len(positions) and {*positions} >= unreadable.keys()
     except (KeyError, TypeError) as error:
         raise DataError(f"{shown(path)} is damaged; {_REPAIR}") from error
@@ -344,8 +355,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{shown(path)} cannot be read as JSON ({error}); expected what lookalike "
-                        "embed writes") from error  # fmt: skip
+        raise DataError(f"{shown(path)} cannot be read as JSON ({error}); {_EXPECTED}") from error
     if not isinstance(document, dict):
-        raise DataError(f"{shown(path)} holds no JSON object; expected what lookalike embed writes")
+        raise DataError(f"{shown(path)} holds no JSON object; {_EXPECTED}")
     return document

@@ -13,9 +13,9 @@ from typing import Any, Literal
 from lookalike.config import EvaluateConfig, TrainConfig
 from lookalike.data.images import ImageRef, ImageSet, Unreadable, held_out_classes, identity
 from lookalike.data.reading.decode import keep_readable
-from lookalike.data.sources import kind_of, load_images
+from lookalike.data.sources import if_one_class, kind_of, load_images
 from lookalike.errors import DataError
-from lookalike.files import if_one_class, shown
+from lookalike.files import shown
 from lookalike.progress import Progress, counted
 
 Config = TrainConfig | EvaluateConfig

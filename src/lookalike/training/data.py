@@ -17,10 +17,10 @@ from lookalike.data.reading.decode import keep_readable
 from lookalike.data.reading.loader import ImageLoader
 from lookalike.data.reading.reader import Batch, Request
 from lookalike.data.sampler import BalancedBatchSampler
-from lookalike.data.sources import load_images
+from lookalike.data.sources import if_one_class, load_images
 from lookalike.errors import ConfigError, DataError, LookalikeError
 from lookalike.evaluation.protocol import Holdout
-from lookalike.files import if_one_class, shown
+from lookalike.files import shown
 from lookalike.progress import Progress
 from lookalike.runtime.world import World
 

@@ -93,12 +93,14 @@ def reading(what: str) -> Iterator[None]:
     """Turns whatever a library raises over a damaged file into a `DataError`."""
     try:
         yield
-    except LookalikeError:
+    except (LookalikeError, AttributeError, NameError, AssertionError):  # the last are our own
         raise
     except Exception as error:
         # What the system refuses is no damage, but a place that no file can have is.
         is_damage = getattr(error, "errno", None) in (None, errno.EINVAL)
         advice = "; it is damaged or cut short: write or copy it again" if is_damage else ""
+        if isinstance(error, MemoryError):  # a size that is wrong, or one that is right
+            advice = "; there is too little memory for it, or it is damaged or cut short"
         raise DataError(f"cannot read {what}: {first_line(error)}{advice}") from error
 
 

@@ -20,7 +20,7 @@ from lookalike.data.sources.columns import TABLE_ENDINGS, is_table, load_table
 from lookalike.data.sources.folder import load_folder
 from lookalike.data.sources.tar import is_tar, load_tar
 from lookalike.errors import DataError
-from lookalike.files import does_not_exist, shown
+from lookalike.files import does_not_exist, folders_in, shown
 from lookalike.progress import Progress, SilentProgress
 
 
@@ -62,6 +62,14 @@ def kind_of(source: str | Path) -> str:
         f"{shown(path)} is neither a folder nor a table; give a folder of images, a table whose "
         f"name ends in {', '.join(TABLE_ENDINGS)}, or one of the other kinds in docs/data.md"
     )
+
+
+def if_one_class(source: str) -> str:
+    """Returns advice on a folder of images without folders in it but others beside it, or ""."""
+    above = Path(source).parent
+    if kind_of(source) != "folder" or folders_in(source) or len(folders_in(above)) < 2:
+        return ""
+    return f"; if it is one class of {shown(above)}, give that"
 
 
 def load_images(source: str | Path, progress: Progress | None = None) -> ImageSet:

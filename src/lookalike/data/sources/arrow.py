@@ -86,6 +86,15 @@ def _class_names(schema: Any) -> list[str]:
         return []
 
 
+def _labels(table: Any) -> list[Any]:
+    """Returns the labels of a file or split, numbers of classes by the names it has for them."""
+    labels: list[Any] = table["label"].to_pylist()
+    classes = _class_names(table.schema)
+    if not classes or not require_pyarrow()[0].types.is_integer(table["label"].type):
+        return labels
+    return [classes[i] if i in range(len(classes)) else None for i in labels]
+
+
 def _joined(parts: Sequence[_Part], root: Path, source: str, *, labelled: bool) -> ImageSet:
     """Returns the images of all parts, labelled by the classes' names where these are known."""
     pyarrow, _ = require_pyarrow()
@@ -98,10 +107,8 @@ def _joined(parts: Sequence[_Part], root: Path, source: str, *, labelled: bool) 
         raise DataError(f"not all of {shown(source)} has the same columns: {error}") from error
     with reading(shown(source)):
         columns = {name: table[name].to_pylist() for name in told}
-    classes = _class_names(parts[0].table.schema)
-    if classes and "label" in told and pyarrow.types.is_integer(table["label"].type):
-        columns["label"] = [classes[i] if i in range(len(classes)) else None
-                            for i in columns["label"]]  # fmt: skip
+        if "label" in told:
+            columns["label"] = [label for part in parts for label in _labels(part.table)]
     splits = {part.split for part in parts}  # a single one may be called anything
     if len(splits) > 1 and None not in splits and "split" not in told:
         columns["split"] = [part.split for part in parts for _ in part.places]
@@ -187,6 +194,8 @@ def load_saved_dataset(source: str, progress: Progress, *, labelled: bool = True
     parts: list[_Part] = []
     with reading(f"the dataset {shown(source)}"):
         splits = json.loads(whole.read_bytes())["splits"] if whole.is_file() else [""]
+        if not splits:
+            raise DataError(f"the dataset {shown(source)} has no splits")
         with progress.task("listing splits", len(splits), "splits") as task:
             for split in splits:
                 folder = root / split

@@ -46,7 +46,7 @@ def load_tar(source: str, progress: Progress, *, labelled: bool = True) -> Image
     passed: list[str] = []
     with progress.task("listing shards", len(shards), "shards") as task:
         for shard in shards:
-            for place, note in _images(shard.path, passed):
+            for place, note in _images(shard.path, passed, labelled=labelled):
                 names.append(shard.prefix + place.name if shard.prefix else place.name)
                 places.append(place)
                 for column, values in columns.items():
@@ -66,7 +66,7 @@ def load_tar(source: str, progress: Progress, *, labelled: bool = True) -> Image
     return label_by_folder(images, [place.name for place in places], progress)
 
 
-def _images(path: str, passed: list[str]) -> list[tuple[Span, dict[str, Any]]]:
+def _images(path: str, passed: list[str], *, labelled: bool) -> list[tuple[Span, dict[str, Any]]]:
     """Returns the images of one tar in its order, each with what its sample says of it."""
     samples: defaultdict[str, list[tuple[str, Span]]] = defaultdict(list)
     notes: dict[str, dict[str, Any]] = {}
@@ -76,7 +76,8 @@ def _images(path: str, passed: list[str]) -> list[tuple[Span, dict[str, Any]]]:
         key, ending = posixpath.join(folder, stem), ending.lower()
         samples[key].append((ending, place))
         if content is not None and ending in ("cls", "json"):
-            note, known = _note(content, ending, place), notes.get(key, {})
+            note = _note(content, ending, place) if labelled else {}
+            known = notes.get(key, {})
             notes[key] = {**note, **known} if ending == "json" else {**known, **note}
     found: list[tuple[Span, dict[str, Any]]] = []
     for key, members in samples.items():
