@@ -296,7 +296,14 @@ def test_what_sentence_transformers_cannot_hold_is_refused(
 # --- ONNX -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", ["clip", vit_without_pooler, ijepa, resnet])
+@pytest.mark.parametrize(
+    "make",
+    [
+        "clip",
+        resnet,
+        *(pytest.param(one, marks=pytest.mark.slow) for one in (vit_without_pooler, ijepa)),
+    ],
+)
 def test_onnx_runtime_embeds_batches_of_any_size_as_the_checkpoint_does(
     make: Make | str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
