@@ -3,7 +3,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+# What pip does on one core, on all of them; some packages hold files for newer Pythons.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib
 # What it takes to run Lookalike, and on top of it what it takes to test it: each made once, and
 # anew when the dependencies change.
 BASE := $(VENV)/.base
@@ -51,6 +53,7 @@ check: lint types contract test
 $(BASE): pyproject.toml requirements.txt constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -r requirements.txt
+	$(COMPILE) || true
 	touch $@
 
 $(READY): $(BASE)
@@ -58,6 +61,7 @@ $(READY): $(BASE)
 	# Trackio asks for a Pillow below 13 and works with 13: what else it needs, then Trackio itself.
 	$(PIP) -c constraints.txt brotli gradio-client orjson python-multipart
 	$(PIP) -c constraints.txt --no-deps trackio
+	$(COMPILE) || true
 	touch $@
 
 clean:
