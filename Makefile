@@ -13,6 +13,8 @@ READY := $(VENV)/.ready
 # As many processes as there are cores: each begins with its share of the files, in order, so that
 # what a file's tests share is made once, and takes from the others' when it is done.
 SPREAD := -n logical --maxprocesses 8 --dist worksteal
+# The files with tests of a kind: each process imports all that it is given, in some seconds.
+FILES = $$(grep -lr --include='*.py' 'pytest\.mark\.$(1)' tests | sort)
 
 .PHONY: demo test test-slow test-browser test-gpu bench lint types contract check clean
 
@@ -24,11 +26,11 @@ test: $(READY)
 
 # The demo itself, killed processes, and real data where LOOKALIKE_REAL_DATA names it.
 test-slow: $(READY)
-	$(BIN)/python -m pytest $(SPREAD) -m "slow and not gpu and not browser and not server"
+	$(BIN)/python -m pytest $(SPREAD) -m "slow and not gpu and not browser and not server" $(call FILES,slow)
 
 # Reports as people use them, in the system's Chromium.
 test-browser: $(READY)
-	$(BIN)/python -m pytest $(SPREAD) -m "browser"
+	$(BIN)/python -m pytest $(SPREAD) -m "browser" $(call FILES,browser)
 
 # What only a GPU shows, where the torch that pip found has CUDA.
 test-gpu: $(READY)
