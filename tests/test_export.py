@@ -412,7 +412,10 @@ def test_an_export_that_fails_leaves_the_earlier_one(tiny_clip: Path, tmp_path: 
 
 
 @posix_only
-@pytest.mark.parametrize("to", ["transformers", "sentence-transformers", "onnx"])
+@pytest.mark.parametrize(
+    "to",
+    ["transformers", "sentence-transformers", pytest.param("onnx", marks=pytest.mark.slow)],
+)
 def test_a_full_disk_leaves_nothing_behind(to: str, tiny_clip: Path, tmp_path: Path) -> None:
     with (
         disk_with_room_for(50_000),

@@ -60,6 +60,7 @@ def wide(folder: Path) -> str:
     return save(folder, ViTModel(config), ViTImageProcessorPil(size={"height": 32, "width": 32}))
 
 
+@pytest.mark.slow
 def test_activations_are_on_steps_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = CLIPEncoder(wide(tmp_path))
     pixels = noise(encoder)
