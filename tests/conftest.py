@@ -8,6 +8,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before Transformers is imported, which loo
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from shutil import copyfile, copytree
 from typing import Any
 
 import pytest
@@ -41,14 +42,22 @@ def seed() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """`train`, `test`, `query` and `gallery` trees of the same six classes."""
+@pytest.fixture(scope="session")
+def drawn_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `photos` is a copy of: to draw it again for each test takes ten times as long."""
+    folder = tmp_path_factory.mktemp("drawn_photos")
     names = [f"class{c}" for c in "abcdef"]
-    write_tree(tmp_path / "train", dict.fromkeys(names, 5))
-    write_tree(tmp_path / "test", dict.fromkeys(names, 3), first=10)
-    write_tree(tmp_path / "query", dict.fromkeys(names, 1), first=20)
-    write_tree(tmp_path / "gallery", dict.fromkeys(names, 2), first=30)
+    write_tree(folder / "train", dict.fromkeys(names, 5))
+    write_tree(folder / "test", dict.fromkeys(names, 3), first=10)
+    write_tree(folder / "query", dict.fromkeys(names, 1), first=20)
+    write_tree(folder / "gallery", dict.fromkeys(names, 2), first=30)
+    return folder
+
+
+@pytest.fixture
+def photos(drawn_photos: Path, tmp_path: Path) -> Path:
+    """`train`, `test`, `query` and `gallery` trees of the same six classes, to be changed."""
+    copytree(drawn_photos, tmp_path, copy_function=copyfile, dirs_exist_ok=True)
     return tmp_path
 
 

@@ -288,8 +288,7 @@ def test_what_is_uncompiled_for_a_while_is_compiled_again(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # the compiler has some of its own
-@pytest.mark.parametrize("patch_dropout", [0.0, 0.25])
-@pytest.mark.parametrize("chunk_size", [5, 12])
+@pytest.mark.parametrize(("chunk_size", "patch_dropout"), [(12, 0.0), (5, 0.25)])
 def test_compiled_layers_have_the_gradients_of_plain_ones(
     tiny_clip: Path, chunk_size: int, patch_dropout: float
 ) -> None:

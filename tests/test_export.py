@@ -296,7 +296,14 @@ def test_what_sentence_transformers_cannot_hold_is_refused(
 # --- ONNX -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", ["clip", vit_without_pooler, ijepa, resnet])
+@pytest.mark.parametrize(
+    "make",
+    [
+        "clip",
+        resnet,
+        *(pytest.param(one, marks=pytest.mark.slow) for one in (vit_without_pooler, ijepa)),
+    ],
+)
 def test_onnx_runtime_embeds_batches_of_any_size_as_the_checkpoint_does(
     make: Make | str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -405,7 +412,10 @@ def test_an_export_that_fails_leaves_the_earlier_one(tiny_clip: Path, tmp_path: 
 
 
 @posix_only
-@pytest.mark.parametrize("to", ["transformers", "sentence-transformers", "onnx"])
+@pytest.mark.parametrize(
+    "to",
+    ["transformers", "sentence-transformers", pytest.param("onnx", marks=pytest.mark.slow)],
+)
 def test_a_full_disk_leaves_nothing_behind(to: str, tiny_clip: Path, tmp_path: Path) -> None:
     with (
         disk_with_room_for(50_000),

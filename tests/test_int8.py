@@ -29,7 +29,14 @@ from lookalike.progress import SilentProgress, others_hushed
 from lookalike.runtime.device import make_runtime
 
 
-@pytest.mark.parametrize("make", [dinov2, vit, siglip, convnext, levit])
+@pytest.mark.parametrize(
+    "make",
+    [
+        dinov2,
+        convnext,
+        *(pytest.param(one, marks=pytest.mark.slow) for one in (vit, siglip, levit)),
+    ],
+)
 def test_embeddings_point_where_float32_ones_do(tmp_path: Path, make: Any) -> None:
     encoder = CLIPEncoder(make(tmp_path))
     pixels = noise(encoder)
@@ -53,6 +60,7 @@ def wide(folder: Path) -> str:
     return save(folder, ViTModel(config), ViTImageProcessorPil(size={"height": 32, "width": 32}))
 
 
+@pytest.mark.slow
 def test_activations_are_on_steps_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = CLIPEncoder(wide(tmp_path))
     pixels = noise(encoder)
@@ -76,6 +84,7 @@ def test_an_embedding_does_not_depend_on_the_images_beside_it(tmp_path: Path) ->
     assert cosine_similarity(embed(pixels), alone).min() > 0.99999
 
 
+@pytest.mark.slow
 def test_openvino_reports_nothing_to_its_makers(tmp_path: Path) -> None:
     script = """
 import sys

@@ -185,6 +185,7 @@ def files_of(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*"))
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_reads_as_that_of_one(photos: Path, without_dropout: Path) -> None:
     """Files, numbers, words; sharded, because that is the most."""
     bad = photos / "train" / "classb" / "classb_001.png"
@@ -249,6 +250,7 @@ def steps_in(checkpoint: Path) -> tuple[int, int]:
     return state["epoch"], state["step"]
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_and_one_that_is_told_to_stop_lose_no_step(
     photos: Path, tiny_clip: Path
 ) -> None:

@@ -508,8 +508,7 @@ def test_a_command_killed_at_random_moments_ends_bit_for_bit_like_an_uninterrupt
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is of POSIX systems")
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize(("num_workers", "seed"), [(0, 0), (0, 1), (0, 2), (2, 0)])
 def test_a_command_killed_many_times_ends_like_an_uninterrupted_one(
     embed_settings: Settings, tmp_path: Path, seed: int, num_workers: int
 ) -> None:
@@ -518,6 +517,7 @@ def test_a_command_killed_many_times_ends_like_an_uninterrupted_one(
     kill_and_compare(settings, tmp_path, kills=15, seed=seed)
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_bits_of_one(embed_settings: Settings, tmp_path: Path) -> None:
     data = many(tmp_path / "many", 61)
     for number in (5, 40):
