@@ -508,13 +508,15 @@ def test_a_command_killed_at_random_moments_ends_bit_for_bit_like_an_uninterrupt
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is of POSIX systems")
-@pytest.mark.parametrize(("num_workers", "seed"), [(0, 0), (0, 1), (0, 2), (2, 0)])
+@pytest.mark.parametrize(
+    ("num_workers", "kills", "seed"), [(0, 15, 0), (0, 15, 1), (0, 15, 2), (2, 5, 0)]
+)
 def test_a_command_killed_many_times_ends_like_an_uninterrupted_one(
-    embed_settings: Settings, tmp_path: Path, seed: int, num_workers: int
+    embed_settings: Settings, tmp_path: Path, num_workers: int, kills: int, seed: int
 ) -> None:
     data = str(many(tmp_path / "many", 2000))
     settings = embed_settings(data=data, out=str(tmp_path / "out"), num_workers=num_workers)
-    kill_and_compare(settings, tmp_path, kills=15, seed=seed)
+    kill_and_compare(settings, tmp_path, kills=kills, seed=seed)
 
 
 @pytest.mark.slow
