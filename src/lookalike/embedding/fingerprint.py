@@ -31,7 +31,8 @@ def fingerprint_of(encoder: CLIPEncoder) -> str:
     # What projects by itself in its forward pass is not pooled by us.
     pools = encoder.kind != "projected" or hasattr(encoder.backbone, "get_image_features")
     pool = encoder.description()["pool"] if pools else "pooler"
-    vision = getattr(encoder.backbone.config, "vision_config", encoder.backbone.config)
+    config = encoder.backbone.config
+    vision = getattr(config, "vision_config", None) or config
     facts = {
         "version": EMBEDDING_VERSION,
         "kind": encoder.kind,

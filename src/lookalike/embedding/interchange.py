@@ -168,7 +168,7 @@ def rows_of_images(
             raise DataError(f"{shown(path)} names {shown(name)} twice; one embedding an image")
     rows, missing, moved = list[int](), list[str](), 0
     for name, full in zip(images.names, images.paths, strict=True):
-        known = by_place.get(_place(full, folder))
+        known = by_place.get(_place(full, folder)) if by_place else None
         if known is None and (found := _longest_known(name, full, row_of)) is not None:
             is_elsewhere = root is not None and _is_there(os.path.join(root, found))
             known = None if is_elsewhere else row_of[found]

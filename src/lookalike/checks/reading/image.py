@@ -54,7 +54,9 @@ class ImageFacts:
 def describe_file(ref: ImageRef, max_megapixels: float) -> ImageFacts:
     """Decodes a file in full and returns what it is; never raises for what a file holds."""
     if isinstance(ref, str) and os.path.exists(ref) and not os.path.isfile(ref):
-        return ImageFacts(reason="not a file but a pipe, socket, device or folder")  # would wait
+        return ImageFacts(
+            reason="not a regular file (a pipe, socket, device or folder)"
+        )  # would wait
     try:
         ref = held(ref)
         sha256 = _sha256(ref)
