@@ -327,7 +327,7 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_one_before(
     replace = os.replace
 
     def refused(source: Any, target: Any) -> None:
-        if str(source).endswith(".tmp"):
+        if str(source).endswith("-tmp"):
             raise PermissionError(errno.EACCES, "Permission denied")
         replace(source, target)
 

@@ -620,8 +620,8 @@ def test_files_that_a_killed_run_left_half_written_go(settings: Settings, photos
     first = train(settings())
     left = [
         photos / "out" / name
-        for name in ("results/.metrics_interpolated.json.ae.tmp", "weights/.interrupted.pth.a.tmp",
-                     "results/.retrieval_results_epoch_01.json.1.tmp")
+        for name in ("results/.metrics_interpolated.json.ae.lookalike-tmp",
+                     "weights/.interrupted.pth.a.lookalike-tmp")
     ]  # fmt: skip
     for path in left:
         path.touch()

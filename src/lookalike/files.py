@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and names that can always be shown."""
+"""Files that appear whole or not at all, alone or together, and names that can be shown."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from lookalike.errors import OutputError, nearest
+
+_TOGETHER = "together"
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -26,7 +28,7 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     Raises:
         OutputError: the file cannot be written; says why and what is left standing.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = _beside(path, secrets.token_hex(4), "tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb") as file:
@@ -36,7 +38,7 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise OutputError(_explain(path, error)) from error
+        raise OutputError(explain(path, error)) from error
     finally:
         with suppress(OSError):  # gone already where the rename succeeded
             temporary.unlink()
@@ -54,9 +56,7 @@ def write_folder_whole(folder: Path, write: Callable[[Path], None]) -> None:
     """
     folder = folder.resolve()  # "." has no name to put another beside
     mark = secrets.token_hex(4)
-    temporary, earlier = (
-        folder.with_name(f".{folder.name}.{mark}.{end}") for end in ("tmp", "old")
-    )
+    temporary, earlier = (_beside(folder, mark, end) for end in ("tmp", "old"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
@@ -71,7 +71,7 @@ def write_folder_whole(folder: Path, write: Callable[[Path], None]) -> None:
     except OutputError:
         raise  # says it already
     except OSError as error:
-        raise OutputError(_explain(folder, error)) from error
+        raise OutputError(explain(folder, error)) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # gone already where the rename succeeded
         if earlier.exists() and not folder.exists():
@@ -101,14 +101,68 @@ def writable_folder(folder: Path) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OutputError(_explain(folder, error, before="")) from error
+        raise OutputError(explain(folder, error, before="")) from error
     return folder
+
+
+@contextmanager
+def written_together(folder: Path, below: str) -> Iterator[Path]:
+    """Files that belong together: yields a folder to write `below/NAME` in, and at the end of the
+    block puts them all in their places below `folder`. Old files of these names are removed first,
+    so that old and new ones never lie side by side, and stay if anything fails within the block.
+
+    Raises:
+        OutputError: the files cannot be put there.
+    """
+    temporary = _beside(folder / below / _TOGETHER, secrets.token_hex(4), "tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        new = [(path, folder / below / path.name) for path in (temporary / below).iterdir()]
+        for _, place in new:
+            place.unlink(missing_ok=True)
+        for path, place in new:
+            os.replace(path, place)
+        _sync_folder(folder / below)
+    except OutputError:
+        raise  # says it already
+    except OSError as error:
+        raise OutputError(explain(folder / below, error, before="")) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_half_written(folder: Path) -> None:
+    """Removes what killed processes left half-written in a folder, which may be gigabytes."""
+    for path in folder.glob(".*.lookalike-tmp"):
+        if path.is_file():
+            path.unlink(missing_ok=True)
+        elif path.name.startswith(f".{_TOGETHER}."):  # not a folder that is written whole
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _beside(path: Path, mark: str, end: str) -> Path:
+    """Returns the name beside `path` of what is not whole yet, or about to be removed."""
+    return path.with_name(f".{path.name}.{mark}.lookalike-{end}")
 
 
 def shown(name: str | os.PathLike[str]) -> str:
     """Returns a file name as one line of printable text, whatever bytes it is made of."""
-    text = os.fspath(name).encode("utf-8", "backslashreplace").decode("utf-8")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return printable(os.fspath(name).replace("\n", "\\n"))
+
+
+def printable(text: str) -> str:
+    """Returns text of which every character but the line feed can be shown; others as escapes.
+
+    >>> printable("red" + chr(155)) == "red" + chr(92) + "x9b"
+    True
+    """
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def does_not_exist(path: Path) -> str:
@@ -136,10 +190,10 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _explain(
+def explain(
     path: Path, error: OSError, before: str = " Files written before are untouched."
 ) -> str:
-    """Returns what happened and what to do, for the failures people meet."""
+    """Returns why a file cannot be written and what to do, for the failures people meet."""
     advice = "Choose another folder with --out"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         advice = "Free some room or choose another disk with --out"

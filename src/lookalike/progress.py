@@ -14,6 +14,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Protocol
 
+from lookalike.files import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -112,7 +114,7 @@ class PlainProgress:
     def _line(self, text: str) -> None:
         # A stream that cannot show a character (ASCII logs, cp1252 pipes) shows its escape.
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        safe = text.encode(encoding, "backslashreplace").decode(encoding)
+        safe = printable(text).encode(encoding, "backslashreplace").decode(encoding)
         print(safe, file=self._stream, flush=True)
 
 
@@ -162,12 +164,15 @@ class LiveProgress:
         self._console = console
 
     def note(self, message: str) -> None:
-        self._console.print(message, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        text = printable(message)
+        self._console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def warn(self, message: str) -> None:
         from rich.text import Text
 
-        self._console.print(Text("warning: ", style="yellow") + Text(message), soft_wrap=True)
+        self._console.print(
+            Text("warning: ", style="yellow") + Text(printable(message)), soft_wrap=True
+        )
 
     @contextmanager
     def task(self, title: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Task]:
@@ -185,7 +190,7 @@ class LiveProgress:
             rich.TextColumn("{task.fields[stats]}", style="dim", markup=False),
             console=self._console,
         ) as bars:
-            row = bars.add_task(title, total=total, completed=done, rate="", stats="")
+            row = bars.add_task(printable(title), total=total, completed=done, rate="", stats="")
             started = time.monotonic()
             counted = 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lookalike.cli import tables
+from lookalike.cli.output import say
 from lookalike.cli.verb import Verb
 from lookalike.config import BenchConfig
 from lookalike.progress import counted
@@ -18,7 +19,7 @@ def print_bench(result: BenchResult) -> None:
     speed, shares = result.speed, result.speed.shares()
     images, batch_size = speed.images, speed.machine.batch_size
     formats = ", ".join(f"{number:,} {name}" for name, number in images.formats.items())
-    print(
+    say(
         f"{images.num_measured:,} of {counted(images.num_found, 'image')}: {formats}; median "
         f"{images.median_megapixels:.2g} megapixels, {images.median_kilobytes:,.0f} kB"
     )
@@ -40,12 +41,12 @@ def print_bench(result: BenchResult) -> None:
         workers = f"to start {counted(speed.machine.num_workers, 'worker')}"
         lines.append(("start-up", f"{result.workers_start_s:,.1f} seconds", workers))
     for what, value, note in lines:
-        print(f"{what:<12}  {value:>22}   {note}")
-    print()
+        say(f"{what:<12}  {value:>22}   {note}")
+    say()
     for sentence in result.advice:
         tables.print_wrapped(f"- {sentence}", rest="  ")
     times = [f"{n:,} images in {_duration(took)}" for n, took in result.seconds_for().items()]
-    print()
+    say()
     tables.print_wrapped(f"At this rate: {'; '.join(times)}.")
 
 

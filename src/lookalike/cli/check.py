@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lookalike.cli.output import say
 from lookalike.cli.tables import print_files, print_wrapped
 from lookalike.cli.verb import Verb
 from lookalike.config import CheckConfig
@@ -27,23 +28,23 @@ def print_findings(result: CheckResult) -> None:
         classes = found if split.num_classes else "no labels"
         bad = split.num_files - split.num_readable
         unreadable = f", {bad:,} unreadable" if bad else ""
-        print(f"{shown(split.name)}: {counted(split.num_files, 'file')}{unreadable}; {classes}")
+        say(f"{shown(split.name)}: {counted(split.num_files, 'file')}{unreadable}; {classes}")
     if result.classes is not None:
         _print_sizes(result.classes)
-    print()
+    say()
     print_wrapped(result.verdict())
     kinds = result.by_kind()
     if kinds:
-        print()
+        say()
     for kind, findings in kinds:
-        print(f"  {kind.severity:<10}{len(findings):>7,}  {kind.title}")
+        say(f"  {kind.severity:<10}{len(findings):>7,}  {kind.title}")
     for kind, findings in kinds:
         _print_kind(kind, findings)
     if result.left_out:
-        print("\nNot checked:")
+        say("\nNot checked:")
         for one in result.left_out:
             print_wrapped(one, first="  - ", rest="    ")
-    print()
+    say()
     print_files(result.files)
 
 
@@ -51,15 +52,15 @@ def _print_sizes(sizes: ClassSizes) -> None:
     longest = max(bar.num_classes for bar in sizes.histogram)
     ranges = [bar.describe() for bar in sizes.histogram]
     width = max(map(len, ranges))
-    print(f"\nClass sizes in {shown(sizes.split)}, K = {sizes.n_samples_per_class}:")
+    say(f"\nClass sizes in {shown(sizes.split)}, K = {sizes.n_samples_per_class}:")
     for words, bar in zip(ranges, sizes.histogram, strict=True):
         drawn = "#" * -(-_BAR * bar.num_classes // longest)
         below = "  below K" if bar.below_k and bar.num_classes else ""
-        print(f"  {words:>{width}}  {drawn:<{_BAR}} {bar.num_classes:,}{below}")
+        say(f"  {words:>{width}}  {drawn:<{_BAR}} {bar.num_classes:,}{below}")
 
 
 def _print_kind(kind: Kind, findings: Sequence[Finding]) -> None:
-    print(f"\n{kind.title[0].upper()}{kind.title[1:]} ({kind.severity}: {len(findings):,})")
+    say(f"\n{kind.title[0].upper()}{kind.title[1:]} ({kind.severity}: {len(findings):,})")
     print_wrapped(kind.advice, first="  ", rest="  ")
     most = _MOST[kind.severity]
     for finding in findings[:most]:
@@ -67,16 +68,16 @@ def _print_kind(kind: Kind, findings: Sequence[Finding]) -> None:
         if finding.kind == "wrong_label":
             names = names[:1]  # the others are there to be seen
         if len(names) == 1:
-            print(f"  - {names[0]}")
+            say(f"  - {names[0]}")
             print_wrapped(finding.says, first="      ", rest="      ")
             continue
         print_wrapped(finding.says, first="  - ", rest="    ")
         for name in names[:_MOST_IMAGES]:
-            print(f"      {name}")
+            say(f"      {name}")
         if len(names) > _MOST_IMAGES:
-            print(f"      and {len(names) - _MOST_IMAGES:,} more")
+            say(f"      and {len(names) - _MOST_IMAGES:,} more")
     if len(findings) > most:
-        print(f"  and {len(findings) - most:,} more")
+        say(f"  and {len(findings) - most:,} more")
 
 
 VERB = Verb(

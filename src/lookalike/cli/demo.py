@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lookalike.cli import tables
+from lookalike.cli.output import say
 from lookalike.cli.verb import Verb
 from lookalike.files import shown
 from lookalike.progress import default_progress
@@ -52,9 +53,9 @@ def print_demo(finished: tuple[Path, TrainResult]) -> None:
     tables.print_history(result.history, result.best)
     if result.retrieval is not None:
         tables.print_preview(result.retrieval)
-        print(f"Six queries and their results, as an image: {shown(out / SHEET)}")
-        print(f"The whole report, to open in a browser: {shown(report_file(out))}\n")
-    print(cleandoc(_YOUR_TURN))
+        say(f"Six queries and their results, as an image: {shown(out / SHEET)}")
+        say(f"The whole report, to open in a browser: {shown(report_file(out))}\n")
+    say(cleandoc(_YOUR_TURN))
 
 
 VERB = Verb(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from lookalike.cli.output import say
 from lookalike.cli.verb import Verb
 from lookalike.config import EmbedConfig
 from lookalike.files import shown
@@ -20,7 +21,7 @@ def print_embedded(result: EmbedResult) -> None:
     if there:
         some = "1 was" if there == 1 else f"{there:,} were"
         before = f"; {'all were' if there == result.num_parts else some} there already"
-    print(
+    say(
         f"Embedded {result.num_rows:,} of {counted(result.num_images, 'image')}: {result.kind} "
         f"{result.dim}-d, in {counted(result.num_parts, 'part')}{before}.\n"
         f"Model {shown(result.model_name)}, fingerprint {result.fingerprint}.\n\n"

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from lookalike.cli import tables
+from lookalike.cli.output import say
 from lookalike.cli.verb import Verb
 from lookalike.config import EvaluateConfig
 from lookalike.files import shown
@@ -23,7 +24,7 @@ def print_evaluated(result: EvaluateResult) -> None:
         tables.print_means(result.scores, headline())
         tables.print_unanswered(result.scores)
     if result.text_scores:
-        print("Images found by searching for their class names as text:")
+        say("Images found by searching for their class names as text:")
         tables.print_means(result.text_scores, text_headline())
     if result.retrieval:
         tables.print_preview(result.retrieval)

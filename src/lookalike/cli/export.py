@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from lookalike.cli.output import say
 from lookalike.cli.tables import print_files
 from lookalike.cli.verb import Verb
 from lookalike.config import ExportConfig
@@ -27,14 +28,14 @@ def _document(result: ExportResult) -> dict[str, Any]:
 
 def print_export(result: ExportResult) -> None:
     """Prints what was exported, how sure that is, and where it lies."""
-    print(f"Exported: {result.kind} embeddings of {result.dim:,} numbers.")
-    print(f"Checked: {result.agreement.in_words()}.")
+    say(f"Exported: {result.kind} embeddings of {result.dim:,} numbers.")
+    say(f"Checked: {result.agreement.in_words()}.")
     if result.unmeasured:
-        print(f"The model card has no measured numbers: {result.unmeasured}.")
-    print()
+        say(f"The model card has no measured numbers: {result.unmeasured}.")
+    say()
     print_files(result.files)
     if result.url:
-        print(f"\nOn the hub: {result.url}")
+        say(f"\nOn the hub: {result.url}")
 
 
 VERB = Verb(

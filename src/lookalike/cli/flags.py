@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, NoReturn
 
+from lookalike.cli.output import emit
 from lookalike.config.settings import options_by_group
 from lookalike.errors import nearest
+from lookalike.files import printable
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,8 +25,16 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         stop = "" if message.endswith("?") else "."
-        print(f"{self.prog}: {message}{stop} See {self.prog} --help", file=sys.stderr)
+        line = f"{self.prog}: {message}{stop} See {self.prog} --help"
+        print(printable(line), file=sys.stderr)
         sys.exit(2)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Prints help and versions as results are printed."""
+        if file is sys.stdout:
+            emit(message)
+        else:
+            super()._print_message(message, file)
 
     def refuse(self, kind: str, word: str, known: Sequence[str] = ()) -> NoReturn:
         """Ends the program over a word it has no meaning for; `known`: flags, unless given."""

@@ -12,9 +12,12 @@ from inspect import cleandoc
 
 from lookalike import __version__
 from lookalike.cli.flags import Parser
+from lookalike.cli.output import forget_unprinted
+from lookalike.cli.process import signals_as_ctrl_c, usable_streams
 from lookalike.cli.verb import carry_out
 from lookalike.cli.verbs import VERBS
 from lookalike.errors import ConfigError, Interrupted, LookalikeError
+from lookalike.files import shown
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 
@@ -24,19 +27,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0; 1 where `check` found what must be fixed; 2 for our own errors; 130
-        for Ctrl-C.
+        for Ctrl-C, SIGTERM and SIGHUP.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a name the terminal cannot show must not end the run
-            stream.reconfigure(errors="backslashreplace")
     # Read when torch is loaded. Threads that spin while they wait take the cores from the readers
     # and from whatever else runs: training small models went twice as fast without.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = sys.argv[1:] if arguments is None else arguments
-    if int(os.environ.get("WORLD_SIZE") or 1) > 1:  # of torchrun
-        return _run_together(words)
-    given = _parse(words)
-    return _end(partial(carry_out, given), partial(print, file=sys.stderr))
+    with usable_streams(), signals_as_ctrl_c():
+        if int(os.environ.get("WORLD_SIZE") or 1) > 1:  # of torchrun
+            return _run_together(words)
+        return _end(lambda: carry_out(_parse(words)), partial(print, file=sys.stderr))
 
 
 def _end(work: Callable[[], int], tell: Callable[[str], None]) -> int:
@@ -44,13 +44,13 @@ def _end(work: Callable[[], int], tell: Callable[[str], None]) -> int:
     try:
         return work()
     except (Interrupted, KeyboardInterrupt) as stopped:
-        tell(f"lookalike: {str(stopped) or 'stopped'}")
+        tell(f"lookalike: {shown(str(stopped)) or 'stopped'}")
         return INTERRUPTED
     except LookalikeError as error:
-        tell(f"lookalike: {error}")
+        tell(f"lookalike: {shown(str(error))}")
         return USAGE_ERROR
     except BrokenPipeError:  # whoever read the results, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        forget_unprinted()
         return 0
 
 
@@ -60,19 +60,20 @@ def _run_together(words: Sequence[str]) -> int:
     Rank 0 prints; of the messages that a command ends with, other ranks print those that nobody
     has printed yet.
     """
-    from lookalike.runtime.world import joined
+    from lookalike.runtime.world import end_with_parent, joined
 
+    end_with_parent()
     stderr = sys.stderr
     with ExitStack() as quiet:
         if os.environ.get("RANK", "0") != "0":
             nowhere = quiet.enter_context(open(os.devnull, "w", encoding="utf-8"))
             quiet.enter_context(redirect_stdout(nowhere))
             quiet.enter_context(redirect_stderr(nowhere))
-        given = _parse(words)
         world = None
 
         def work() -> int:
             nonlocal world
+            given = _parse(words)
             world = quiet.enter_context(joined())
             if not given.verb.shares_work:
                 several = " and ".join(f"lookalike {v.name}" for v in VERBS if v.shares_work)

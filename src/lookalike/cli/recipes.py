@@ -6,7 +6,8 @@ import argparse
 from inspect import cleandoc
 from typing import Any
 
-from lookalike.cli.verb import Verb, print_utf8
+from lookalike.cli.output import print_utf8
+from lookalike.cli.verb import Verb
 from lookalike.config.recipes import SHIPPED, find_recipe, shipped_text, summary
 
 _USE_A_RECIPE = """

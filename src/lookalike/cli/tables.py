@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lookalike.files import shown
+from lookalike.cli.output import emit, say
+from lookalike.files import printable, shown
 from lookalike.progress import counted, default_progress
 
 if TYPE_CHECKING:
@@ -52,17 +54,17 @@ def _print_best(best: Best, drift: Drift | None) -> None:
     """Says which epoch to take, and by what; a line's end may be a long path."""
     which = f"Best by {best.metric}: epoch {best.epoch} ({_number(best.value)})"
     if best.epoch == 0:
-        print(f"{which}, the baseline: training did not help.")
+        say(f"{which}, the baseline: training did not help.")
         if drift and drift.mean_cosine > HARDLY_MOVED:
-            print(
+            say(
                 f"It barely moved the embeddings (mean cosine {drift.mean_cosine:.4f}): raise "
                 "--learning-rate, or use a recipe (lookalike recipes)."
             )
-        print()
+        say()
     elif best.checkpoint is None:
-        print(f"{which}; its checkpoint is not in the run's folder.\n")
+        say(f"{which}; its checkpoint is not in the run's folder.\n")
     else:
-        print(f"{which}, {shown(best.checkpoint)}\n")
+        say(f"{which}, {shown(best.checkpoint)}\n")
 
 
 def _print_text_history(history: Sequence[EpochSummary]) -> None:
@@ -80,10 +82,10 @@ def _print_text_history(history: Sequence[EpochSummary]) -> None:
     if first and last:
         rows.append(("change", _changes(first, last)))
     if last:
-        print("Images found by searching for their class names as text; and similarity to the")
-        print("baseline's embeddings (mean cosine):")
+        say("Images found by searching for their class names as text; and similarity to the")
+        say("baseline's embeddings (mean cosine):")
     else:
-        print("Similarity to the baseline's embeddings:")
+        say("Similarity to the baseline's embeddings:")
     print_metrics([*(text_headline() if last else ()), "mean cosine"], rows)
 
 
@@ -91,8 +93,8 @@ def print_trade_off(trade_off: TradeOff) -> None:
     """Prints one row a mixture of two models' weights, the chosen one marked."""
     names = ("recall@1", trade_off.text_metric) if trade_off.end.text_metrics else ()
     what = ", and images found by text" if names else ""
-    print("Mixtures of the baseline's weights (alpha 0) with those of the last epoch (alpha 1):")
-    print(f"{trade_off.metric} of image search{what}.")
+    say("Mixtures of the baseline's weights (alpha 0) with those of the last epoch (alpha 1):")
+    say(f"{trade_off.metric} of image search{what}.")
     rows: list[Row] = [
         (f"alpha {one.alpha:.3g}{' chosen' if one == trade_off.chosen else ''}",
          {trade_off.metric: one.metrics[trade_off.metric]}
@@ -111,7 +113,7 @@ def print_means(scores: QueryScores, names: Sequence[str]) -> None:
 def print_unanswered(scores: QueryScores) -> None:
     """Prints how many queries the numbers leave out."""
     if scores.num_without_answer:
-        print(
+        say(
             f"{scores.num_without_answer:,} of {len(scores.labels):,} queries have no image of "
             "their class in the gallery; the numbers above leave them out.\n"
         )
@@ -121,9 +123,9 @@ def print_preview(retrieval: Retrieval) -> None:
     """Prints three queries with their first few results, marked."""
     query, gallery, total = retrieval.query, retrieval.gallery, len(retrieval.query)
     chosen = sorted({total // 6, total // 2, total * 5 // 6})
-    print(f"Retrieved for {len(chosen)} of {counted(total, 'query', 'queries')}:")
+    say(f"Retrieved for {len(chosen)} of {counted(total, 'query', 'queries')}:")
     for i in chosen:
-        print(f"\n  {shown(query.names[i])}")
+        say(f"\n  {shown(query.names[i])}")
         row = zip(retrieval.positions[i].tolist(), retrieval.similarities[i].tolist(), strict=True)
         for rank, (position, similarity) in enumerate(list(row)[:PREVIEW_RANKS], start=1):
             if position < 0:
@@ -132,14 +134,14 @@ def print_preview(retrieval: Retrieval) -> None:
             if query.labels and gallery.labels:
                 verdict = "right" if query.labels[i] == gallery.labels[position] else "wrong"
             name = shown(gallery.names[position])
-            print(f"    {rank}  {verdict}  {similarity:.3f}  {name}")
-    print()
+            say(f"    {rank}  {verdict}  {similarity:.3f}  {name}")
+    say()
 
 
 def print_files(files: Sequence[Any]) -> None:
     """Prints what was written."""
     if files:
-        print("Written:", *(shown(path) for path in files), sep="\n  ")
+        say("Written:", *(shown(path) for path in files), sep="\n  ")
 
 
 def tell_unreadable(unreadable: Sequence[Unreadable], listed_in: str) -> None:
@@ -167,13 +169,18 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in header:
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*row, style="bold" if row[0].startswith("change") else None)
-    Console(file=sys.stdout, highlight=False).print(table)
+        cells = (Text(printable(cell)) for cell in row)  # not text in rich's own markup
+        table.add_row(*cells, style="bold" if row[0].startswith("change") else None)
+    drawn = io.StringIO()
+    is_terminal = sys.stdout.isatty() or None  # None: rich asks the environment
+    Console(file=drawn, highlight=False, force_terminal=is_terminal).print(table)
+    emit(drawn.getvalue())
 
 
 def _changes(first: Mapping[str, float], last: Mapping[str, float]) -> dict[str, str]:
@@ -189,5 +196,5 @@ def _number(value: float | str | None) -> str:
 
 def print_wrapped(text: str, first: str = "", rest: str = "") -> None:
     """Prints a paragraph within the width of a terminal."""
-    print(textwrap.fill(shown(text), _WIDTH, initial_indent=first, subsequent_indent=rest,
+    say(textwrap.fill(shown(text), _WIDTH, initial_indent=first, subsequent_indent=rest,
                         break_long_words=False, break_on_hyphens=False))  # fmt: skip

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from lookalike.cli import tables
-from lookalike.cli.verb import Verb, options_of, print_utf8
+from lookalike.cli.output import print_utf8
+from lookalike.cli.verb import Verb, options_of
 from lookalike.config import TrainConfig
 from lookalike.config.recipes import find_recipe
 from lookalike.config.settings import config_from, format_recipe, merge_options

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from importlib import import_module
@@ -14,6 +12,7 @@ from operator import methodcaller
 from typing import Any
 
 from lookalike.cli.flags import Parser, add_options
+from lookalike.cli.output import print_utf8
 from lookalike.cli.tables import tell_unreadable
 from lookalike.config.recipes import read_recipe
 from lookalike.config.settings import config_from, format_recipe
@@ -107,10 +106,3 @@ def carry_out(given: argparse.Namespace) -> int:
 def options_of(given: argparse.Namespace) -> dict[str, Any]:
     """Returns the options of a configuration among the flags that were given."""
     return {name: value for name, value in vars(given).items() if name not in _OTHERS}
-
-
-def print_utf8(text: str) -> None:
-    """Prints text for a program to read: in UTF-8, whatever the terminal or pipe is set to."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")
-    print(text.encode("utf-8", "backslashreplace").decode("utf-8"), end="")

@@ -35,7 +35,8 @@ from lookalike.data.sources import if_one_class, kind_of, load_images
 from lookalike.embedding.embed import embed
 from lookalike.embedding.embedder import Embedder, make_embedder
 from lookalike.errors import ConfigError, DataError, Interrupted
-from lookalike.files import folders_in, shown, writable_folder, write_json, write_text
+from lookalike.files import folders_in, shown, write_json, write_text
+from lookalike.locking import sole_writer
 from lookalike.progress import Progress, default_progress
 from lookalike.runtime.device import Runtime, make_runtime
 
@@ -69,7 +70,14 @@ def check(config: CheckConfig, *, progress: Progress | None = None) -> CheckResu
 
 def _check(config: CheckConfig, progress: Progress) -> CheckResult:
     sources = _sources(config, progress)
-    out = writable_folder(Path(config.out))
+    with sole_writer(Path(config.out)) as out:
+        return _check_in(out, sources, config, progress)
+
+
+def _check_in(
+    out: Path, sources: list[_Source], config: CheckConfig, progress: Progress
+) -> CheckResult:
+    """Checks sources, and writes what it finds."""
     runtime = make_runtime(config.device, config.precision, config.num_workers)
     embedder = None
     if config.model_name is not None:  # before anything is read: it may not be there

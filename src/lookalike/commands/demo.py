@@ -13,7 +13,8 @@ from lookalike.config import TrainConfig
 from lookalike.demo.catalogue import write_catalogue
 from lookalike.demo.sheet import write_sheet
 from lookalike.errors import OutputError
-from lookalike.files import shown, writable_folder
+from lookalike.files import shown
+from lookalike.locking import LOCK_FILE, sole_writer
 from lookalike.model.pretrained import quiet_transformers
 from lookalike.progress import Progress
 from lookalike.runtime.randomness import seeded
@@ -35,25 +36,15 @@ def demo(out: Path, *, seed: int, progress: Progress) -> TrainResult:
     Raises:
         OutputError: `out` cannot be written, or holds something other than a demo.
     """
-    _make_room(out)
-    progress.note(
-        "This is a demonstration: invented images, and a toy encoder that starts from random\n"
-        f"weights. It learns {TRAIN_CLASSES:,} objects, and is then tested on {TEST_CLASSES} "
-        "others it has never seen."
-    )
     images = out / "images"
-    total = TRAIN_CLASSES * TRAIN_VIEWS + TEST_CLASSES * (QUERY_VIEWS + GALLERY_VIEWS)
-    with progress.task("drawing a catalogue", total, "images") as task:
-        write_catalogue(
-            images, seed=seed, num_train_classes=TRAIN_CLASSES, num_test_classes=TEST_CLASSES,
-            views_per_class=TRAIN_VIEWS, num_query_views=QUERY_VIEWS,
-            num_gallery_views=GALLERY_VIEWS, size_px=SIZE_PX,
-            num_workers=min(4, os.cpu_count() or 1), on_progress=task.advance,
-        )  # fmt: skip
+    _check_free(out)
+    with sole_writer(out):  # `train` is the writer after that
+        _make_room(out)
+        _draw(images, seed, progress)
+        encoder = _random_encoder(out / "toy-clip", seed)
     config = TrainConfig(
         train=str(images / "train"), query=str(images / "test" / "query"),
-        gallery=str(images / "test" / "gallery"), out=str(out), seed=seed,
-        model_name=str(_random_encoder(out / "toy-clip", seed)),
+        gallery=str(images / "test" / "gallery"), out=str(out), seed=seed, model_name=str(encoder),
         # Found by trying (docs/experiments.md); a model that starts from nothing needs a far
         # higher learning rate than one that is fine-tuned.
         n_classes_per_batch=64, n_samples_per_class=4, num_epochs=4, learning_rate=2e-3,
@@ -66,18 +57,42 @@ def demo(out: Path, *, seed: int, progress: Progress) -> TrainResult:
     return result
 
 
-def _make_room(out: Path) -> None:
-    """Makes `out` an empty folder of ours."""
+def _draw(images: Path, seed: int, progress: Progress) -> None:
+    """Draws the catalogue, and says what is going on."""
+    progress.note(
+        "This is a demonstration: invented images, and a toy encoder that starts from random\n"
+        f"weights. It learns {TRAIN_CLASSES:,} objects, and is then tested on {TEST_CLASSES} "
+        "others it has never seen."
+    )
+    total = TRAIN_CLASSES * TRAIN_VIEWS + TEST_CLASSES * (QUERY_VIEWS + GALLERY_VIEWS)
+    with progress.task("drawing a catalogue", total, "images") as task:
+        write_catalogue(
+            images, seed=seed, num_train_classes=TRAIN_CLASSES, num_test_classes=TEST_CLASSES,
+            views_per_class=TRAIN_VIEWS, num_query_views=QUERY_VIEWS,
+            num_gallery_views=GALLERY_VIEWS, size_px=SIZE_PX,
+            num_workers=min(4, os.cpu_count() or 1), on_progress=task.advance,
+        )  # fmt: skip
+
+
+def _check_free(out: Path) -> None:
+    """Raises where `out` holds something that a demo may not replace."""
     if out.exists() and not out.is_dir():
         raise OutputError(f"{shown(out)} is a file; give a folder with --out")
-    if out.is_dir() and any(out.iterdir()):
-        if not (out / _MARK).exists():
-            raise OutputError(
-                f"{shown(out)} holds something other than a demo; choose another folder with --out"
-            )
-        shutil.rmtree(out)
-    writable_folder(out)
+    names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if names - {LOCK_FILE} and _MARK not in names:
+        raise OutputError(
+            f"{shown(out)} holds something other than a demo; choose another folder with --out"
+        )
+
+
+def _make_room(out: Path) -> None:
+    """Empties `out`, but for what says that it is ours and in use."""
     (out / _MARK).touch()
+    for path in out.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name not in (_MARK, LOCK_FILE):
+            path.unlink()
 
 
 def _random_encoder(folder: Path, seed: int) -> Path:

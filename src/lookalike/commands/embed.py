@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from lookalike.data.sources import load_unlabelled
 from lookalike.embedding.embedder import make_embedder
 from lookalike.embedding.shards import Plan, embed_parts, start_shards, unreadable_in
 from lookalike.errors import ConfigError, DataError, Interrupted
-from lookalike.files import shown, writable_folder
+from lookalike.files import shown
+from lookalike.locking import sole_writer
 from lookalike.progress import Progress, SilentProgress, counted, default_progress
 from lookalike.runtime.device import make_runtime
 from lookalike.runtime.world import World, joined
@@ -56,17 +58,19 @@ def embed(config: EmbedConfig, *, progress: Progress | None = None) -> EmbedResu
         ModelError, CheckpointError: the model cannot be loaded.
         Interrupted: Ctrl-C; the parts that are done are kept.
     """
-    with joined() as world:
+    with joined() as world, ExitStack() as at_the_end:
         progress = (progress or default_progress()) if world.is_main else SilentProgress()
         try:
-            return _embed(config, progress, world)
+            return _embed(config, progress, world, at_the_end)
         except KeyboardInterrupt:
             raise Interrupted(f"stopped; finished parts are kept in {shown(config.out)}, and the "
                               "same command continues with the others") from None  # fmt: skip
 
 
-def _embed(config: EmbedConfig, progress: Progress, world: World) -> EmbedResult:
-    """Embeds in processes that have joined."""
+def _embed(
+    config: EmbedConfig, progress: Progress, world: World, at_the_end: ExitStack
+) -> EmbedResult:
+    """Embeds in processes that have joined; `at_the_end` lets go of the folder."""
     if config.data is None:
         raise ConfigError("there is nothing to embed; give a folder of images or a table: "
                           "lookalike embed IMAGES")  # fmt: skip
@@ -75,7 +79,7 @@ def _embed(config: EmbedConfig, progress: Progress, world: World) -> EmbedResult
         raise ConfigError(f"out is {shown(out)}, inside the images in {shown(source)}, where it "
                           "would pass for images; choose another folder with --out")  # fmt: skip
     images = load_unlabelled(config.data, progress)
-    writable_folder(out)
+    world.on_main(lambda: at_the_end.enter_context(sole_writer(out)))
     runtime = make_runtime(config.device, config.precision, config.num_workers, world)
     embedder = make_embedder(config, runtime, progress)
     batch_size = config.eval_batch_size

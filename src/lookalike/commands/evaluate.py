@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from lookalike.evaluation.protocol import Holdout, Protocol, load_protocol
 from lookalike.evaluation.results import (
     metrics_document,
     mixture_files,
+    report_file,
     result_files,
     write_results,
 )
@@ -41,7 +43,8 @@ from lookalike.evaluation.retrieval import (
 from lookalike.evaluation.scoring.scores import QueryScores
 from lookalike.evaluation.text import search_by_text, text_document, text_metrics, text_queries
 from lookalike.evaluation.trec import score_trec, write_trec
-from lookalike.files import shown, writable_folder, write_json
+from lookalike.files import shown, write_json, written_together
+from lookalike.locking import sole_writer
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.layers import on_device
 from lookalike.model.pretrained import chosen_embedding, is_checkpoint, read_checkpoint
@@ -93,8 +96,10 @@ def evaluate(config: EvaluateConfig, *, progress: Progress | None = None) -> Eva
     Raises:
         LookalikeError: of the kind that says what is wrong (see `lookalike.errors`).
     """
-    with joined() as world:
+    with joined() as world, ExitStack() as at_the_end:
         progress = (progress or default_progress()) if world.is_main else SilentProgress()
+        out = Path(config.out)
+        world.on_main(lambda: at_the_end.enter_context(sole_writer(out, "results")))
         if config.run or config.test_embeddings or config.query_embeddings:
             return world.on_main(lambda: _evaluate(config, progress, ALONE))
         return _evaluate(config, progress, world)
@@ -102,7 +107,7 @@ def evaluate(config: EvaluateConfig, *, progress: Progress | None = None) -> Eva
 
 def _evaluate(config: EvaluateConfig, progress: Progress, world: World) -> EvaluateResult:
     """Evaluates in one of the processes that have joined."""
-    out = writable_folder(Path(config.out))
+    out = Path(config.out)
     if config.run is not None and config.qrels is not None:
         return _evaluate_run(config, Path(config.run), Path(config.qrels), out, progress)
     if config.save_embeddings == "parquet":
@@ -131,19 +136,21 @@ def _evaluate(config: EvaluateConfig, progress: Progress, world: World) -> Evalu
     about |= text_document(found.text_scores) | ({"alpha": mixture["alpha"]} if mixture else {})
 
     def write() -> list[Path]:
-        one = (out, epoch, retrieval, protocol)
-        write_results(*one, about=about, of_mixture=mixture is not None)
-        if planned.trec:
-            write_trec(*planned.trec, retrieval)
-        for side, path in planned.embeddings.items():
-            images, embeddings = retrieval.query, retrieval.query_embeddings
-            if side == "gallery":
-                images, embeddings = retrieval.gallery, retrieval.gallery_embeddings
-            save_embeddings(path, embeddings[:], images, found.facts)
-        if not config.report:
-            return planned.files
-        page = write_report(*one, progress=progress, of_mixture=mixture is not None)
-        return [*planned.files, page]
+        _refuse_to_replace(planned.files, config)  # much may have happened since
+        with written_together(out, "results") as folder:
+            one = (folder, epoch, retrieval, protocol)
+            write_results(*one, about=about, of_mixture=mixture is not None)
+            plan = _plan(config, protocol, folder, epoch, of_mixture=mixture is not None)
+            if plan.trec:
+                write_trec(*plan.trec, retrieval)
+            for side, path in plan.embeddings.items():
+                images, embeddings = retrieval.query, retrieval.query_embeddings
+                if side == "gallery":
+                    images, embeddings = retrieval.gallery, retrieval.gallery_embeddings
+                save_embeddings(path, embeddings[:], images, found.facts)
+            if config.report:
+                write_report(*one, progress=progress, of_mixture=mixture is not None)
+        return [*planned.files, *([report_file(out)] if config.report else [])]
 
     files = world.on_main(write)
     return EvaluateResult(

@@ -9,14 +9,15 @@ from typing import Any
 from lookalike.config import ExportConfig
 from lookalike.errors import OutputError
 from lookalike.evaluation.results import library_versions
-from lookalike.exports.agreement import Agreement, check_agreement
+from lookalike.exports.agreement import Agreement, Form, check_agreement
 from lookalike.exports.card import write_card
 from lookalike.exports.formats.onnx_graph import ONNX
 from lookalike.exports.formats.sentence_transformers_folder import SENTENCE_TRANSFORMERS
 from lookalike.exports.formats.transformers_folder import TRANSFORMERS
 from lookalike.exports.hub import log_in, push
 from lookalike.exports.source import Source, read_source
-from lookalike.files import shown, writable_folder, write_folder_whole, write_json
+from lookalike.files import shown, write_folder_whole, write_json
+from lookalike.locking import sole_writer_of_whole
 from lookalike.progress import Progress, default_progress
 
 MANIFEST = "lookalike.json"
@@ -61,8 +62,13 @@ def export(config: ExportConfig, *, progress: Progress | None = None) -> ExportR
     progress = progress or default_progress()
     form, out = _FORMS[config.to], Path(config.out)
     form.require()
+    with sole_writer_of_whole(out):
+        return _export(form, out, config, progress)
+
+
+def _export(form: Form, out: Path, config: ExportConfig, progress: Progress) -> ExportResult:
+    """Exports to a folder that nobody else writes to."""
     _check_free(out, config)
-    writable_folder(out.resolve().parent)
     hub = log_in(config.push_to_hub) if config.push_to_hub is not None else None
     source = read_source(config)
     encoder = source.encoder
@@ -76,6 +82,7 @@ def export(config: ExportConfig, *, progress: Progress | None = None) -> ExportR
         found.append(check_agreement(folder, form, encoder))
         write_card(folder, source, config, found[0])
         write_json(folder / MANIFEST, _facts(source, config, found[0]))
+        _check_free(out, config)  # minutes have passed
 
     write_folder_whole(out, write)
     url = None

@@ -12,6 +12,7 @@ from torch import nn
 from lookalike.config import TrainConfig
 from lookalike.config.settings import config_from
 from lookalike.errors import Interrupted
+from lookalike.locking import sole_writer
 from lookalike.progress import Progress, SilentProgress, default_progress
 from lookalike.runtime.device import make_runtime
 from lookalike.runtime.randomness import seeded
@@ -62,6 +63,8 @@ def train(
         progress = (progress or default_progress()) if world.is_main else SilentProgress()
         resumed = read_resumed(resume) if resume is not None else None
         config = name_objective(_settle(config, resumed), objective)
+        out = Path(config.out)
+        world.on_main(lambda: at_the_end.enter_context(sole_writer(out, "results", "weights")))
         precision: str = config.precision
         if resumed and precision == "auto":  # it keeps its own, wherever it goes on
             precision = resumed.content["precision"]

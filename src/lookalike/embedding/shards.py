@@ -16,7 +16,6 @@ import io
 import json
 import os
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +38,6 @@ from lookalike.files import shown, write_json, write_whole
 FORMAT = "lookalike-embeddings-1"
 IMAGES = "images.csv"
 _FORMATS = "lookalike-embeddings-"
-_ABANDONED_S = 60.0  # writing a part takes a second
 _REPAIR = "run the same lookalike embed command again to repair it"
 _EXPECTED = "expected what lookalike embed writes; if it did, embed again with --overwrite"
 _MANIFEST_HOLDS: dict[str, dict[str, type]] = {
@@ -177,9 +175,6 @@ def start_shards(
         write_json(path, manifest)
     if not _names_are(folder / IMAGES, images):  # also where they were lost or changed
         write_names(folder / IMAGES, columns_of(images))
-    for abandoned in folder.glob(".*.????????.tmp"):  # by a process that was killed
-        if abandoned.is_file() and time.time() - abandoned.stat().st_mtime > _ABANDONED_S:
-            abandoned.unlink()
     done = [number for number in range(plan.num_parts) if _mark_of(folder, number).exists()]
     broken = [number for number in done if not _is_whole(folder, number, plan)]
     if broken:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +31,7 @@ _TIMEOUT = timedelta(minutes=30)
 # Nobody can say how long rank 0 ranks, draws or writes while the others wait. If it dies, they
 # notice at once all the same: its connections close.
 _PATIENCE = timedelta(days=365)
+_LOOK_S, _TO_SAVE_S = 1.0, 30.0  # at the parent; from its end to that of a rank that is stuck
 _LOST = re.compile(r"gloo[/\\]|NCCL|TCPStore")
 # Where in its source the backend noticed, and which port: nobody can do anything with these.
 _LOST_PLACE = re.compile(r"^\[[^\]]*\] | ?\[[\d.:a-f]+\]:\d+")
@@ -178,6 +182,25 @@ def _world() -> World:
         dist.new_group(backend="gloo", timeout=_PATIENCE),
         dist.distributed_c10d._get_default_store(),
     )
+
+
+def end_with_parent() -> None:
+    """Stops this process when the one that started it is gone, as if by SIGTERM.
+
+    `torchrun` stops its ranks when it is stopped, but not when it is killed.
+    """
+    if os.name != "posix":  # elsewhere a process does not learn of it
+        return
+    parent = os.getppid()
+
+    def follow() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK_S)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_TO_SAVE_S)
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 @contextmanager

@@ -226,7 +226,11 @@ def deferred_interrupt(*, quiet: bool = False) -> Iterator[Interrupt]:
         if not quiet:
             os.write(2, _HEARD)  # of all ways to print, the one that is safe in a signal handler
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    # Of a terminal that closes, unless nohup has it ignored.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield interrupt
     finally:

@@ -12,12 +12,6 @@ from lookalike.evaluation.results import find_results
 from lookalike.files import shown, writable_folder
 
 _INTERRUPTED = "interrupted.pth"
-_HALF_WRITTEN = (
-    "weights/.encoder_*.pth.*.tmp",
-    f"weights/.{_INTERRUPTED}.*.tmp",
-    "results/.metrics_*.tmp",
-    "results/.retrieval_results_*.tmp",
-)
 _EPOCH_FILE = re.compile(r"encoder_epoch_(\d+)\.pth")
 
 
@@ -58,10 +52,7 @@ class RunFolder:
         return removed
 
     def make_room(self) -> None:
-        """Removes what this run replaces, and what a killed one left half-written."""
-        for pattern in _HALF_WRITTEN:
-            for path in self.path.glob(pattern):
-                path.unlink(missing_ok=True)  # each may be gigabytes
+        """Removes what this run replaces."""
         while self._to_replace:
             self._to_replace.pop().unlink(missing_ok=True)
 
