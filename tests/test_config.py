@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lookalike.config import EvaluateConfig, TrainConfig
+from lookalike.config import (
+    BenchConfig,
+    CheckConfig,
+    EmbedConfig,
+    EvaluateConfig,
+    ExportConfig,
+    TrainConfig,
+)
 from lookalike.config.recipes import read_recipe
 from lookalike.config.settings import changed_on_resume, config_from, format_recipe
 from lookalike.errors import ConfigError, DataError, LookalikeError
@@ -67,27 +75,27 @@ def train_configs() -> st.SearchStrategy[TrainConfig]:
     others = st.fixed_dictionaries(
         {
             "train": texts_or_none,
-            "top_k": st.integers(1),
+            "top_k": st.integers(1, 10**6),
             "model_name": texts(),
             "embedding": st.sampled_from(["auto", "projected", "pooled"]),
             "max_megapixels": numbers(0, 178),
-            "eval_batch_size": st.integers(1),
+            "eval_batch_size": st.integers(1, 65_536),
             "device": texts(),
             "precision": st.sampled_from(["auto", "bf16", "fp16", "fp32"]),
             "num_workers": st.just("auto") | st.integers(0),
             "out": texts(),
             "overwrite": st.booleans(),
-            "n_classes_per_batch": st.integers(2),
-            "n_samples_per_class": st.integers(2),
+            "n_classes_per_batch": st.integers(2, 65_536),
+            "n_samples_per_class": st.integers(2, 65_536),
             "singletons": st.sampled_from(["exclude", "repeat"]),
             "augmentation": st.sampled_from(["crop-flip", "none"]),
             "min_crop_area": numbers(0, 1),
             "train_size": st.none() | numbers(0, 1) | st.integers(8, 10_000),
-            "num_epochs": st.integers(0),
-            "learning_rate": numbers(0, 1e300),
-            "temperature": st.floats(1e-4, 1e300),
-            "weight_decay": st.floats(0, 1e300),
-            "max_grad_norm": st.none() | numbers(0, 1e300),
+            "num_epochs": st.integers(0, 10**6),
+            "learning_rate": numbers(0, 10),
+            "temperature": st.floats(1e-4, 100),
+            "weight_decay": st.floats(0, 1000),
+            "max_grad_norm": st.none() | numbers(0, 1e9),
             "schedule": st.sampled_from(["constant", "cosine"]),
             "warmup_steps": st.floats(0, 1, exclude_max=True) | st.integers(1, 10**9),
             "gradient_checkpointing": st.booleans(),
@@ -415,3 +423,33 @@ def test_a_run_saved_before_an_option_existed_goes_on_with_its_default() -> None
     del saved["weight_decay"]
     assert changed_on_resume(saved, TrainConfig()) == []
     assert changed_on_resume(saved, TrainConfig(weight_decay=0.5)) == ["weight_decay: 0.01 -> 0.5"]
+
+
+CONFIGURATIONS = [TrainConfig, EvaluateConfig, EmbedConfig, CheckConfig, BenchConfig, ExportConfig]
+ABSURD: list[Any] = [
+    "9" * 40, "9" * 5000, 10**40, 10**5000, "1e300", "1e400", "inf", "-inf", "nan", "+-5", "--5",
+    "-" + "9" * 5000, -(10**40), 1e300, float("inf"), "1e", "0x7fffffff",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+def test_no_number_is_without_bounds(configuration: type) -> None:
+    hints = typing.get_type_hints(configuration)
+    for option in dataclasses.fields(configuration):
+        kinds = typing.get_args(hints[option.name]) or (hints[option.name],)
+        if not {int, float}.intersection(kinds) or option.name == "num_workers":
+            continue
+        for value in ABSURD:
+            with pytest.raises(ConfigError, match=rf"^{option.name} is ") as told:
+                configuration(**{option.name: value})
+            assert len(str(told.value)) < 300
+            assert str(told.value).isprintable()
+
+
+def test_a_bound_says_why_more_is_of_no_use() -> None:
+    with pytest.raises(ConfigError) as told:
+        TrainConfig(cross_batch_memory=100_000_000)
+    assert str(told.value) == (
+        "cross_batch_memory is 100000000; it must be at most 10,000,000: all of them are in "
+        "memory, as float32"
+    )

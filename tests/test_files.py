@@ -20,7 +20,14 @@ from lookalike.config import TrainConfig
 from lookalike.data.images import ImageSet
 from lookalike.data.sampler import BalancedBatchSampler
 from lookalike.errors import LookalikeError, OutputError
-from lookalike.files import shown, writable_folder, write_folder_whole, write_json, write_whole
+from lookalike.files import (
+    shown,
+    writable_folder,
+    write_folder_whole,
+    write_json,
+    write_whole,
+    written_together,
+)
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.progress import SilentProgress
 from lookalike.runtime.device import make_runtime
@@ -318,6 +325,55 @@ def test_a_folder_that_cannot_be_finished_changes_nothing(
     assert names_in(tmp_path) == (["folder"] if there_before else [])
     if there_before:
         assert (tmp_path / "folder/inner/a").read_bytes() == b"old"
+
+
+def test_files_written_together_replace_all_earlier_ones(tmp_path: Path) -> None:
+    for name in ("a", "b", "other"):
+        (tmp_path / "results").mkdir(exist_ok=True)
+        (tmp_path / "results" / name).write_text("old")
+    with written_together(tmp_path, "results") as folder:
+        for name in ("a", "b"):
+            write_whole(folder / "results" / name, writer_of(b"new"))
+        assert (tmp_path / "results/a").read_text() == "old"
+    content = {path.name: path.read_text() for path in (tmp_path / "results").iterdir()}
+    assert content == {"a": "new", "b": "new", "other": "old"}
+
+
+def test_files_written_together_never_lie_beside_old_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, replace = tmp_path / "results", os.replace
+    seen = []
+    for number in range(3):
+        write_whole(results / str(number), writer_of(b"old"))
+
+    def watched(source: Any, target: Any) -> None:
+        seen.append([path.read_bytes() for path in results.iterdir() if path.is_file()])
+        replace(source, target)
+
+    with written_together(tmp_path, "results") as folder:
+        for number in range(3):
+            write_whole(folder / "results" / str(number), writer_of(b"new"))
+        monkeypatch.setattr(os, "replace", watched)
+    assert seen == [[], [b"new"], [b"new"] * 2]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])
+def test_files_that_cannot_be_written_together_change_nothing(
+    tmp_path: Path, error: BaseException
+) -> None:
+    write_whole(tmp_path / "results" / "a", writer_of(b"old"))
+    expected = OutputError if isinstance(error, OSError) else KeyboardInterrupt
+
+    def write() -> None:
+        with written_together(tmp_path, "results") as folder:
+            write_whole(folder / "results" / "a", writer_of(b"new"))
+            raise error
+
+    with pytest.raises(expected):
+        write()
+    assert names_in(tmp_path / "results") == ["a"]
+    assert (tmp_path / "results" / "a").read_bytes() == b"old"
 
 
 def test_a_folder_that_cannot_take_its_place_leaves_the_one_before(

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from lookalike.cli import tables
 from lookalike.cli.output import say
 from lookalike.cli.verb import Verb
+from lookalike.config import TrainConfig
+from lookalike.config.options import checked
 from lookalike.files import shown
 from lookalike.progress import default_progress
 
@@ -29,15 +31,15 @@ _YOUR_TURN = """
 def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="lookalike-demo", metavar="FOLDER",
                         help="where to write everything (default: lookalike-demo)")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed; another "
+    parser.add_argument("--seed", default=0, metavar="N", help="random seed; another "
                         "draws another catalogue (default: 0)")  # fmt: skip
 
 
 def _call(given: argparse.Namespace) -> tuple[Path, TrainResult]:
     from lookalike.commands.demo import demo
 
-    out = Path(given.out)
-    return out, demo(out, seed=given.seed, progress=default_progress())
+    out, seed = Path(given.out), checked(TrainConfig, "seed", given.seed)
+    return out, demo(out, seed=seed, progress=default_progress())
 
 
 def _document(finished: tuple[Path, TrainResult]) -> dict[str, Any]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lookalike.cli import tables
+from lookalike.cli.inputs import look_at_checkpoint, look_at_inputs
 from lookalike.cli.output import print_utf8
 from lookalike.cli.verb import Verb, options_of
 from lookalike.config import TrainConfig
@@ -33,6 +35,10 @@ def _call(given: argparse.Namespace) -> TrainResult | None:
     if given.print_config and resume is None:
         print_utf8(format_recipe(config_from(TrainConfig, options)))
         return None
+    if resume is None:  # else what is not given is as the run had it
+        look_at_inputs(config_from(TrainConfig, options))
+    else:
+        look_at_checkpoint(Path(resume))
     from lookalike.commands.train import train, training_config
 
     if given.print_config:

@@ -12,6 +12,7 @@ from operator import methodcaller
 from typing import Any
 
 from lookalike.cli.flags import Parser, add_options
+from lookalike.cli.inputs import look_at_inputs
 from lookalike.cli.output import print_utf8
 from lookalike.cli.tables import tell_unreadable
 from lookalike.config.recipes import read_recipe
@@ -33,6 +34,7 @@ def call_configured(given: argparse.Namespace) -> Any:
     if given.print_config:
         print_utf8(format_recipe(config))
         return None
+    look_at_inputs(config)
     name = given.verb.name
     command = getattr(import_module(f"lookalike.commands.{name}"), name)
     return command(config, progress=default_progress())

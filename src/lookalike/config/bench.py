@@ -19,8 +19,16 @@ class BenchConfig(Basics):
     )
     model_name: str = same_option(Basics, "model_name")
     num_images: int = option(
-        256, "at most this many images, spread evenly over all", group="Measurement", at_least=1
+        256,
+        "at most this many images, spread evenly over all",
+        group="Measurement",
+        at_least=1,
+        at_most=1_000_000,
     )
     seconds: float = option(
-        10.0, "about how long to measure each stage at most", group="Measurement", above=0
+        10.0,
+        "about how long to measure each stage at most",
+        group="Measurement",
+        above=0,
+        at_most=86_400,
     )

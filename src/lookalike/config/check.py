@@ -31,7 +31,11 @@ class CheckConfig(BatchShape, Shared):
         "model the check also finds likely wrong labels, and near copies by embedding",
     )
     num_neighbors: int = option(
-        20, "how many nearest images are consulted about a label", group="Model", at_least=2
+        20,
+        "how many nearest images are consulted about a label",
+        group="Model",
+        at_least=2,
+        at_most=10_000,
     )
     out: str = same_option(
         Shared,

@@ -22,6 +22,8 @@ class EmbedConfig(Basics):
         "part it was working on",
         group="Output",
         at_least=1,
+        at_most=1_000_000,
+        because="the embeddings of a part are in memory at once",
     )
     out: str = option(
         "embeddings",

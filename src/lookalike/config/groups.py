@@ -15,6 +15,7 @@ DEFAULT_MAX_MEGAPIXELS = 89.0  # where Pillow begins to warn
 MAX_PILLOW_MEGAPIXELS = 178.0  # above this Pillow refuses a file by itself, as a bomb
 
 _images = partial(option, group="Images")
+_batches = partial(option, group="Batches", at_most=65_536, because="a batch is in memory at once")
 _machine = partial(option, group="Machine")
 _tests = partial(option, group="Test images")
 _test_images = partial(_tests, None, metavar="IMAGES")
@@ -48,7 +49,13 @@ class Basics:
         "decode and resize images exactly as the model's own processor does, to compare with "
         "other tools: slower, for large photos several times",
     )
-    eval_batch_size: int = _machine(64, "images embedded at a time", at_least=1)
+    eval_batch_size: int = _machine(
+        64,
+        "images embedded at a time",
+        at_least=1,
+        at_most=65_536,
+        because="all of them are in memory at once",
+    )
     device: str = _machine(
         "auto", "auto, cuda, cuda:1, mps, xpu or cpu; auto uses the first available", metavar="NAME"
     )
@@ -89,10 +96,8 @@ class Shared(Basics):
 class BatchShape:
     """The make-up of a training batch."""
 
-    n_classes_per_batch: int = option(4, "P: classes in each batch", group="Batches", at_least=2)
-    n_samples_per_class: int = option(
-        2, "K: images of each class; a batch is P x K", group="Batches", at_least=2
-    )
+    n_classes_per_batch: int = _batches(4, "P: classes in each batch", at_least=2)
+    n_samples_per_class: int = _batches(2, "K: images of each class; a batch is P x K", at_least=2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +110,9 @@ class Common(Shared):
         "one of several folds, such as 2/5",
         metavar="SHARE",
     )
-    holdout_seed: int = _tests(0, "random seed that picks the held-out classes", at_least=0)
+    holdout_seed: int = _tests(
+        0, "random seed that picks the held-out classes", at_least=0, at_most=2**63 - 1
+    )
     group_pattern: str | None = _tests(
         None,
         "a regular expression; test images whose names give the same match (its first group, or "
@@ -125,6 +132,7 @@ class Common(Shared):
         "GB (10^9 bytes) that decode_cache may use; once it is full, what is in it stays, and "
         "other images are decoded each time; 5 GB of the disk are always left free",
         above=0,
+        at_most=1_000_000,
     )
     caption_template: str = option(
         "a photo of a {}.",
@@ -132,7 +140,13 @@ class Common(Shared):
         group="Text search",
         metavar="TEXT",
     )
-    top_k: int = _tests(10, "results returned per query", at_least=1)
+    top_k: int = _tests(
+        10,
+        "results returned per query",
+        at_least=1,
+        at_most=1_000_000,
+        because="all of them are in memory, for each query",
+    )
     model_name: str = same_option(Shared, "model_name")
     overwrite: bool = option(False, "replace what an earlier run wrote there", group="Output")
     report: bool = option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+import re
 import types
 import typing
 from dataclasses import field
@@ -11,7 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lookalike.errors import ConfigError
+from lookalike.files import shown
 
+# More digits than any bound has are a number of another kind, which has no bound to name.
+_DIGITS = re.compile(r"[+-]?\d{1,40}")
+_BRIEF = 60  # characters of a value that a message repeats
 _BOUNDS = {"above": operator.gt, "at_least": operator.ge, "at_most": operator.le}
 
 
@@ -24,10 +29,17 @@ def option(
     above: float | None = None,
     at_least: float | None = None,
     at_most: float | None = None,
+    because: str = "",
 ) -> Any:
-    """Returns a dataclass field that carries what `--help`, the recipe and the checks need."""
+    """Returns a dataclass field that carries what `--help`, the recipe and the checks need.
+
+    A number needs `at_most`: whatever is typed is refused before memory is taken for it. `because`
+    says why more is of no use, where that is not plain.
+    """
     bounds = {"above": above, "at_least": at_least, "at_most": at_most}
-    metadata = {"help": help, "group": group, "metavar": metavar, "bounds": bounds}
+    metadata = {
+        "help": help, "group": group, "metavar": metavar, "bounds": bounds, "because": because
+    }  # fmt: skip
     return field(default=default, metadata=metadata)
 
 
@@ -64,12 +76,14 @@ def coerce(name: str, value: Any, hint: Any) -> Any:
         matched, result = _try_coerce(value, option)
         if matched:
             return result
-    raise ConfigError(f"{name} is {value!r}; expected {' or '.join(_named(o) for o in options)}")
+    expected = " or ".join(map(_named, options))
+    given = repr(value) if isinstance(value, str) else _text(value)
+    raise ConfigError(f"{name} is {_brief(given)}; expected {expected}")
 
 
 def _try_coerce(value: Any, option: Any) -> tuple[bool, Any]:
     """Returns whether `value` can stand for `option`, and as what."""
-    text = str(value).strip()
+    text = _text(value).strip()
     if option is type(None):
         # A recipe's bare `off` is False to YAML.
         return value is None or value is False or text.lower() in ("none", "off", "null"), None
@@ -84,7 +98,7 @@ def _try_coerce(value: Any, option: Any) -> tuple[bool, Any]:
         return isinstance(value, (str, Path)), text if isinstance(value, Path) else value
     if isinstance(value, bool):  # a bool is an int to Python, and no number to anybody else
         return False, None
-    if option is int and (isinstance(value, int) or text.lstrip("+-").isdecimal()):
+    if option is int and (isinstance(value, int) or _DIGITS.fullmatch(text)):
         return True, int(value)  # exact, where a float would round
     try:
         number = float(text)
@@ -107,9 +121,25 @@ def _check_bounds(name: str, option: dataclasses.Field[Any], value: Any) -> None
     """Raises where a number is not one, or out of the range its option states."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return
+    told = f"{name} is {_brief(_text(value))}"
     for bound, limit in option.metadata["bounds"].items():
         if limit is not None and not _BOUNDS[bound](value, limit):
-            words = bound.replace("_", " ")
-            raise ConfigError(f"{name} is {value}; it must be {words} {limit:g}")
+            exact = f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
+            why = option.metadata["because"] if bound == "at_most" else ""
+            because = f": {why}" if why else ""
+            raise ConfigError(f"{told}; it must be {bound.replace('_', ' ')} {exact}{because}")
     if value != value or value in (float("inf"), float("-inf")):
-        raise ConfigError(f"{name} is {value}; it must be a finite number")
+        raise ConfigError(f"{told}; it must be a finite number")
+
+
+def _text(value: Any) -> str:
+    """Returns a value as text; Python spells no whole number out that has thousands of digits."""
+    try:
+        return str(value)
+    except ValueError:
+        return f"a number of {value.bit_length():,} bits"
+
+
+def _brief(text: str) -> str:
+    """Returns what somebody gave as one line of bounded length."""
+    return shown(text if len(text) <= _BRIEF else f"{text[:_BRIEF]}… ({len(text):,} characters)")

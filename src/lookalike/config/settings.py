@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 ConfigT = TypeVar("ConfigT", bound="DataclassInstance")
 
+RESUME_ADVICE = "Give the run's folder with --out, or one of its checkpoints: --resume FILE"
+
 # What a resumed run may change: none of it alters what is learned, but for rounding. (That `train`
 # still holds the same images is checked by their names, wherever they lie now.)
 FREE_ON_RESUME = frozenset(

@@ -55,6 +55,7 @@ class TrainConfig(BatchShape, Common):
         "in chunks (gradient caching), which affects time, not results; auto: as many as fit; "
         "none: the whole batch",
         at_least=1,
+        at_most=65_536**2,
     )
     augmentation: Literal["crop-flip", "none"] = _augmentation(
         "crop-flip",
@@ -78,6 +79,7 @@ class TrainConfig(BatchShape, Common):
         "faster; none: the model's own, which evaluation always uses",
         metavar="SIDE",
         above=0,
+        at_most=10_000,
     )
     patch_dropout: float = _augmentation(
         0.0,
@@ -97,17 +99,25 @@ class TrainConfig(BatchShape, Common):
         "temperature of the objective; the smaller, the more the hardest negatives count (the "
         "papers use 0.07 for supcon, 0.016 for arcface)",
         at_least=1e-4,
+        at_most=100,
     )
     cross_batch_memory: int = _objective(
-        0, "embeddings of earlier batches that supcon also compares with; 0: off", at_least=0
+        0,
+        "embeddings of earlier batches that supcon also compares with; 0: off",
+        at_least=0,
+        at_most=10_000_000,
+        because="all of them are in memory, as float32",
     )
     margin: float = _objective(
         0.3, "margin of arcface, in radians; 0 is the normalised softmax", at_least=0, at_most=1.5
     )
 
-    num_epochs: int = _training(1, "passes over the training images", at_least=0)
+    num_epochs: int = _training(1, "passes over the training images", at_least=0, at_most=1_000_000)
     learning_rate: float = _training(
-        1e-7, "AdamW's learning rate; the default changes almost nothing, use 1e-5 to 5e-5", above=0
+        1e-7,
+        "AdamW's learning rate; the default changes almost nothing, use 1e-5 to 5e-5",
+        above=0,
+        at_most=10,
     )
     layer_decay: float = _training(
         1.0,
@@ -124,20 +134,29 @@ class TrainConfig(BatchShape, Common):
         "steps, such as 0.1",
         metavar="N",
         at_least=0,
+        at_most=1_000_000_000,
     )
     frozen_layers: int = _training(
-        0, "how many of the first layers to freeze, along with the patch embedding", at_least=0
+        0,
+        "how many of the first layers to freeze, along with the patch embedding",
+        at_least=0,
+        at_most=10_000,
     )
     lora_rank: int | None = _training(
         None,
         "train LoRA matrices of this rank instead of the weights; none: off",
         at_least=1,
+        at_most=4096,
+        because="layers are seldom wider, and a rank above their width adds nothing",
     )
     weight_decay: float = _training(
-        0.01, "AdamW's weight decay; not on biases, norms and tokens", at_least=0
+        0.01,
+        "AdamW's weight decay; not on biases, norms and tokens",
+        at_least=0,
+        at_most=1000,
     )
     max_grad_norm: float | None = _training(
-        1.0, "clip the gradient norm to this; none: off", above=0
+        1.0, "clip the gradient norm to this; none: off", above=0, at_most=1_000_000_000
     )
     gradient_checkpointing: bool = _training(
         False, "recompute activations in the backward pass: less memory, a third slower"
@@ -149,9 +168,13 @@ class TrainConfig(BatchShape, Common):
         "weight of a second loss, beside the objective, that keeps images near the text of "
         "their class; 0: off",
         at_least=0,
+        at_most=1_000_000,
     )
     distillation_weight: float = _text_search(
-        0.0, "weight of a loss that keeps embeddings near the baseline's; 0: off", at_least=0
+        0.0,
+        "weight of a loss that keeps embeddings near the baseline's; 0: off",
+        at_least=0,
+        at_most=1_000_000,
     )
     interpolation: int = _text_search(
         0,
@@ -171,15 +194,20 @@ class TrainConfig(BatchShape, Common):
         "stop after N epochs without improvement on the best before them, the baseline included; "
         "none: never",
         at_least=1,
+        at_most=1_000_000,
     )
     keep: int | Literal["all"] = _checkpoints(
-        "all", "how many of the newest checkpoints to keep, besides the best", at_least=1
+        "all",
+        "how many of the newest checkpoints to keep, besides the best",
+        at_least=1,
+        at_most=1_000_000,
     )
     autosave_minutes: float | None = _checkpoints(
         10.0,
         "minutes between saves within an epoch, to one file that --resume continues from; none: "
         "never",
         above=0,
+        at_most=525_600,
     )
 
     sharding: Literal["none", "full"] = option(

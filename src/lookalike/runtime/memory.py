@@ -13,8 +13,9 @@ from typing import Any
 import psutil
 import torch
 
-from lookalike.errors import LookalikeError
+from lookalike.errors import ConfigError, LookalikeError
 
+_ALWAYS_THERE = 2**28  # bytes
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h of glibc
 _GLIBC_TOLD = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_",
                "MALLOC_TOP_PAD_"}  # fmt: skip
@@ -35,6 +36,14 @@ def enough_memory(kind: type[LookalikeError], what: str, advice: str) -> Iterato
         yield
     except torch.OutOfMemoryError as error:
         raise kind(f"{what} ({str(error).partition('.')[0]}); {advice}") from error
+
+
+def check_memory(device: torch.device, num_bytes: int, what: str, advice: str) -> None:
+    """Raises ConfigError, before it is taken, where `what` would take more memory than is free."""
+    if num_bytes < _ALWAYS_THERE or num_bytes <= (free := free_bytes(device)):
+        return
+    raise ConfigError(f"{what} would take {num_bytes / 1e9:,.1f} GB of memory, of which {device} "
+                      f"has {free / 1e9:,.1f} GB free; {advice}")  # fmt: skip
 
 
 def free_bytes(device: torch.device) -> int:

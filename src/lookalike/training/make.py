@@ -23,7 +23,7 @@ from lookalike.model.lora import add_lora
 from lookalike.model.quick_gelu import train_in_fewer_passes
 from lookalike.progress import Progress
 from lookalike.runtime.device import Runtime
-from lookalike.runtime.memory import enough_memory
+from lookalike.runtime.memory import check_memory, enough_memory
 from lookalike.runtime.randomness import restore_random_state
 from lookalike.training import startup
 from lookalike.training.checkpoints.folder import RunFolder
@@ -143,6 +143,12 @@ def make_loader(
     """Returns a loader of images as training sees them: at its own size, and changed at random."""
     side = encoder.train_side(config.train_size)
     how = encoder.preprocessing_at(side) if side else encoder.preprocessing
+    size = config.n_classes_per_batch * config.n_samples_per_class // runtime.world.size
+    check_memory(
+        torch.device("cpu"), size * 3 * how.height * how.width * runtime.world.local_size,
+        f"a batch of {size:,} images of {how.width}x{how.height} px",
+        "lower --n-classes-per-batch or --n-samples-per-class",
+    )  # fmt: skip
     return ImageLoader(
         images.refs,
         replace(how, exact=config.exact_pixels),
@@ -169,6 +175,11 @@ def make_step(
     with runtime.autocast():
         dim = encoder.dim
     if objective is None:
+        check_memory(
+            runtime.device, config.cross_batch_memory * dim * 4,
+            f"cross_batch_memory of {config.cross_batch_memory:,} embeddings of {dim:,} numbers",
+            "lower --cross-batch-memory",
+        )  # fmt: skip
         warmup_steps = whole_warmup(config.warmup_steps, data.total_steps)
         objective = make_objective(config, len(classes), dim, warmup_steps)
     objective.to(runtime.device)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.config import TrainConfig
-from lookalike.config.settings import changed_on_resume, free_on_resume
+from lookalike.config.settings import RESUME_ADVICE, changed_on_resume, free_on_resume
 from lookalike.errors import CheckpointError, ConfigError
 from lookalike.files import does_not_exist, shown
 from lookalike.model.pretrained import CHECKPOINT_FORMAT, read_checkpoint
@@ -116,8 +116,7 @@ def read_resumed(resume: str | Path) -> Resumed:
             )
         path = found[-1]
     elif not path.exists():
-        raise CheckpointError(f"{does_not_exist(path)} Give the run's folder with --out, or one "
-                              "of its checkpoints: --resume FILE")  # fmt: skip
+        raise CheckpointError(f"{does_not_exist(path)} {RESUME_ADVICE}")
     content = read_checkpoint(path)
     if content["format"] != CHECKPOINT_FORMAT:
         raise CheckpointError(

@@ -1,0 +1,44 @@
+"""A look at what a command is to read, before torch is imported, which takes seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lookalike.config.settings import RESUME_ADVICE
+from lookalike.errors import CheckpointError, DataError, ModelError
+from lookalike.files import does_not_exist
+
+_SOURCES = ("train", "data", "test", "query", "gallery")
+_FILES = ("run", "qrels", "test_embeddings", "query_embeddings", "gallery_embeddings")
+
+
+def look_at_inputs(config: Any) -> None:
+    """Raises DataError or ModelError where a configuration names what does not exist.
+
+    The command itself looks closer.
+    """
+    from lookalike.data.sources import kind_of  # numpy and Pillow, not needed to print help
+
+    given = {name: getattr(config, name, None) for name in (*_SOURCES, *_FILES, "model_name")}
+    for name in _SOURCES:
+        if given[name] is not None:
+            kind_of(given[name])
+    for name in _FILES:
+        if given[name] is not None and not Path(given[name]).exists():
+            raise DataError(does_not_exist(Path(given[name])))
+    model = given["model_name"]
+    if model is not None and _is_path(model) and not Path(model).exists():
+        raise ModelError(f"{does_not_exist(Path(model))} Give a Transformers folder, a Lookalike "
+                         "checkpoint (.pth), or a hub id")  # fmt: skip
+
+
+def look_at_checkpoint(path: Path) -> None:
+    """Raises CheckpointError where there is nothing to resume from."""
+    if not path.exists():
+        raise CheckpointError(f"{does_not_exist(path)} {RESUME_ADVICE}")
+
+
+def _is_path(model: str) -> bool:
+    """Returns True for a name that no model on the hub has."""
+    return model.endswith(".pth") or model.startswith((".", "/", "~"))
