@@ -190,9 +190,10 @@ def test_a_command_told_to_stop_or_killed_at_any_moment_leaves_no_process_and_ha
     process.send_signal(kill)
     printed, told = process.communicate(timeout=60)
     assert all_gone(process.pid), living(process.pid)
-    if kill == signal.SIGTERM and process.returncode != 0:  # else it was done before
+    if kill == signal.SIGTERM and printed:  # it was done before
+        assert process.returncode == 0, told
+    elif kill == signal.SIGTERM:
         assert process.returncode == 130, told
-        assert printed == ""
         assert "Traceback" not in told
         assert told.splitlines()[-1].startswith("lookalike: stopped")
         assert not list(out.rglob(".*lookalike*"))
@@ -220,7 +221,8 @@ def test_ranks_end_when_torchrun_is_killed(photos: Path, tiny_clip: Path) -> Non
     while not list((photos / "out").rglob("encoder_epoch_01.pth")):
         assert time.monotonic() < ends
         time.sleep(0.1)
-    assert len(living(process.pid)) >= 3
+    ranks = psutil.Process(process.pid).children(recursive=True)  # each has a session of its own
+    assert len(ranks) >= 2
     process.kill()
     process.wait()
-    assert all_gone(process.pid), living(process.pid)
+    assert not psutil.wait_procs(ranks, timeout=30)[1]

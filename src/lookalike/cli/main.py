@@ -13,7 +13,11 @@ from inspect import cleandoc
 from lookalike import __version__
 from lookalike.cli.flags import Parser
 from lookalike.cli.output import forget_unprinted
-from lookalike.cli.process import signals_as_ctrl_c, usable_streams
+from lookalike.cli.process import (
+    leave_at_once_when_asked,
+    signals_as_ctrl_c,
+    usable_streams,
+)
 from lookalike.cli.verb import carry_out
 from lookalike.cli.verbs import VERBS
 from lookalike.errors import ConfigError, Interrupted, LookalikeError
@@ -35,8 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     with usable_streams(), signals_as_ctrl_c():
         if int(os.environ.get("WORLD_SIZE") or 1) > 1:  # of torchrun
-            return _run_together(words)
-        return _end(lambda: carry_out(_parse(words)), partial(print, file=sys.stderr))
+            code = _run_together(words)
+        else:
+            code = _end(lambda: carry_out(_parse(words)), partial(print, file=sys.stderr))
+        if arguments is None:
+            leave_at_once_when_asked(code)
+        return code
 
 
 def _end(work: Callable[[], int], tell: Callable[[str], None]) -> int:
