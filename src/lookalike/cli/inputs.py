@@ -20,23 +20,27 @@ def look_at_inputs(config: Any) -> None:
     """
     from lookalike.data.sources import kind_of  # numpy and Pillow, not needed to print help
 
-    given = {name: getattr(config, name, None) for name in (*_SOURCES, *_FILES, "model_name")}
-    for name in _SOURCES:
-        if given[name] is not None:
-            kind_of(given[name])
-    for name in _FILES:
-        if given[name] is not None and not Path(given[name]).exists():
-            raise DataError(does_not_exist(Path(given[name])))
-    model = given["model_name"]
-    if model is not None and _is_path(model) and not Path(model).exists():
-        raise ModelError(f"{does_not_exist(Path(model))} Give a Transformers folder, a Lookalike "
-                         "checkpoint (.pth), or a hub id")  # fmt: skip
+    for source in _given(config, _SOURCES):
+        kind_of(source)
+    for file in _given(config, _FILES):
+        if not Path(file).exists():
+            raise DataError(does_not_exist(Path(file)))
+    for model in _given(config, ("model_name",)):
+        if _is_path(model) and not Path(model).exists():
+            raise ModelError(f"{does_not_exist(Path(model))} Give a Transformers folder, a "
+                             "Lookalike checkpoint (.pth), or a hub id")  # fmt: skip
 
 
 def look_at_checkpoint(path: Path) -> None:
     """Raises CheckpointError where there is nothing to resume from."""
     if not path.exists():
         raise CheckpointError(f"{does_not_exist(path)} {RESUME_ADVICE}")
+
+
+def _given(config: Any, names: tuple[str, ...]) -> list[str]:
+    """Returns what a configuration names, of options that it may not have."""
+    values = (getattr(config, name, None) for name in names)
+    return [value for value in values if value is not None]
 
 
 def _is_path(model: str) -> bool:
