@@ -16,7 +16,7 @@ SPREAD := -n logical --maxprocesses 8 --dist worksteal
 # The files with tests of a kind: each process imports all that it is given, in some seconds.
 FILES = $$(grep -lr --include='*.py' 'pytest\.mark\.$(1)' tests | sort)
 
-.PHONY: demo test test-slow test-browser test-gpu bench lint types contract check clean
+.PHONY: demo test test-slow test-browser test-gpu soak bench lint types contract check clean
 
 demo: $(BASE)
 	$(BIN)/lookalike demo
@@ -35,6 +35,10 @@ test-browser: $(READY)
 # What only a GPU shows, where the torch that pip found has CUDA.
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m "gpu"
+
+# Random faults, in some twenty minutes: each command is to end well, in time, nothing damaged.
+soak: $(READY)
+	cd tests && ../$(BIN)/python -m soak --count 200 --seed $(or $(SEED),1)
 
 # How fast it is here, in some minutes; for all tables see benchmarks/speed/page.py.
 bench: $(READY)
