@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lookalike.errors import ConfigError
+from lookalike.files import briefly
 
 _BOUNDS = {"above": operator.gt, "at_least": operator.ge, "at_most": operator.le}
 
@@ -64,7 +65,8 @@ def coerce(name: str, value: Any, hint: Any) -> Any:
         matched, result = _try_coerce(value, option)
         if matched:
             return result
-    raise ConfigError(f"{name} is {value!r}; expected {' or '.join(_named(o) for o in options)}")
+    told = briefly(repr(value), 200)
+    raise ConfigError(f"{name} is {told}; expected {' or '.join(_named(o) for o in options)}")
 
 
 def _try_coerce(value: Any, option: Any) -> tuple[bool, Any]:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from lookalike.config import EvaluateConfig, TrainConfig
+from lookalike.data.classes import class_key, warnings_of_classes
 from lookalike.data.images import ImageRef, ImageSet, Unreadable, held_out_classes, identity
 from lookalike.data.reading.decode import keep_readable
 from lookalike.data.sources import if_one_class, kind_of, load_images
@@ -57,6 +58,22 @@ class Protocol:
         """Returns how many images have a file name that another of their side has as well."""
         sides = (self.query.names, self.gallery.names)
         return sum(len(names) - len(set(map(os.path.basename, names))) for names in sides)
+
+    def sides(self) -> dict[str, ImageSet]:
+        """Returns the images by the names that messages have for them."""
+        if self.kind == "leave-one-out":
+            return {"the test images": self.query}
+        return {"the queries": self.query, "the gallery": self.gallery}
+
+    def warnings(self, learned: ImageSet | None = None) -> list[str]:
+        """Returns what may be wrong with the classes, those that are learned from included."""
+        sources = self.sides() if learned is None else {"the training images": learned}
+        told = warnings_of_classes(sources | self.sides())
+        if self.labelled and len(set(self.gallery.labels or ())) == 1:
+            only = shown((self.gallery.labels or [""])[0])
+            told.append(f"all that is searched is of one class, {only!r}: whatever is found is "
+                        "right, so the numbers mean nothing")  # fmt: skip
+        return told
 
     def describe(self) -> str:
         """Returns one line for the start of a run."""
@@ -228,9 +245,16 @@ def _check_labels_meet(query: ImageSet, gallery: ImageSet) -> None:
     """Finds labels that can never match before anything is embedded."""
     a, b = query.labels, gallery.labels
     if a is not None and b is not None and not set(a) & set(b):
+        spelt = {class_key(label): label for label in b}
+        one = next((label for label in a if class_key(label) in spelt), a[0])
+        other = spelt.get(class_key(one), b[0])
+        differ = "; they differ in spelling only" if class_key(one) in spelt else ""
+        deep = [say for say in warnings_of_classes({"the queries": query, "the gallery": gallery})
+                if "look like the classes" in say]  # fmt: skip
         raise DataError(
-            f"queries and gallery have no class in common (query classes such as {shown(a[0])!r}, "
-            f"gallery classes such as {shown(b[0])!r}); use the same class names on both sides"
+            f"queries and gallery have no class in common (query classes such as {shown(one)!r}, "
+            f"gallery classes such as {shown(other)!r}{differ}); use the same class names on both "
+            f"sides{''.join(f'. {say}' for say in deep)}"
         )
 
 

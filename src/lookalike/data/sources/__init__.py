@@ -16,11 +16,11 @@ from lookalike.data.sources.arrow import (
     load_parquet,
     load_saved_dataset,
 )
-from lookalike.data.sources.columns import TABLE_ENDINGS, is_table, load_table
-from lookalike.data.sources.folder import load_folder
+from lookalike.data.sources.folder import class_folders, load_folder
+from lookalike.data.sources.tables.table import TABLE_ENDINGS, is_table, load_table
 from lookalike.data.sources.tar import is_tar, load_tar
 from lookalike.errors import DataError
-from lookalike.files import does_not_exist, folders_in, shown
+from lookalike.files import does_not_exist, shown
 from lookalike.progress import Progress, SilentProgress
 
 
@@ -67,7 +67,7 @@ def kind_of(source: str | Path) -> str:
 def if_one_class(source: str) -> str:
     """Returns advice on a folder of images without folders in it but others beside it, or ""."""
     above = Path(source).parent
-    if kind_of(source) != "folder" or folders_in(source) or len(folders_in(above)) < 2:
+    if kind_of(source) != "folder" or class_folders(source) or len(class_folders(above)) < 2:
         return ""
     return f"; if it is one class of {shown(above)}, give that"
 
