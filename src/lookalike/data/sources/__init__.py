@@ -53,6 +53,9 @@ def kind_of(source: str | Path) -> str:
         DataError: it does not exist, or is of no kind.
     """
     path = os.fspath(source)
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise DataError(f"{shown(path)} is neither a file nor a folder, but a pipe, a socket or a "
+                        "device")  # fmt: skip
     for name, kind in reversed(SOURCES.items()):
         if kind.matches(path):
             return name
@@ -85,12 +88,14 @@ def load_images(source: str | Path, progress: Progress | None = None) -> ImageSe
     - Parquet files with a column of images hold these themselves.
     - A folder that Hugging Face datasets saved is read where it lies.
 
-    Extensions of image files mean nothing: every file counts until it is read. Hidden
-    folders are skipped, and said so; hidden files are no images.
+    Extensions of image files mean nothing: every file counts until it is read. Hidden folders and
+    what systems leave in folders (`@eaDir`, `Thumbs.db`) are skipped, and said so; hidden files are
+    no images.
 
     Raises:
-        DataError: the source is missing, empty, damaged, or half tree and half flat; a table
-            lacks `path`, or names a file twice.
+        DataError: the source is missing, empty, damaged, half tree and half flat, or a folder of
+            splits (`train` and `test`, `query` and `gallery`) in place of classes; a table lacks
+            `path`, names a file twice, or has a cell that cannot be what its column says.
         MissingExtraError: Parquet or a saved dataset without `pyarrow` installed.
     """
     return SOURCES[kind_of(source)].load(os.fspath(source), progress or SilentProgress())

@@ -15,7 +15,7 @@ from lookalike.errors import DataError
 from lookalike.files import shown
 from lookalike.progress import Progress
 
-_MOST_VISITS = 10_000  # of one folder, through links: a few that lead to each other make billions
+_MOST_VISITS = 1_000  # of one folder, through links: a few that lead to each other make billions
 
 
 def load_folder(source: str, progress: Progress, *, labelled: bool = True) -> ImageSet:

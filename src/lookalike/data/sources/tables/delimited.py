@@ -72,14 +72,12 @@ def read_delimited(
         columns: dict[str, list[str]] = {name: [] for name in places}
         number = done = 0
         for row in rows:
+            if _is_blank(row):
+                continue
             if len(row) != len(header):
-                if not any(map(str.strip, row)):
-                    continue
                 raise DataError(f"row {number + 1} of {shown(path)} has a different number of "
                                 f"cells from the header ({len(header)}); quote cells with "
                                 "commas")  # fmt: skip
-            if not any(row):
-                continue
             number += 1
             for name, place in places.items():
                 columns[name].append(row[place] if name == "path" else intern(row[place]))
@@ -89,6 +87,10 @@ def read_delimited(
                 done = now
         task.advance(content.tell() // _MB - done)
     return Table(header, columns)
+
+
+def _is_blank(row: Sequence[str]) -> bool:
+    return not row or (not row[0].strip() and not any(map(str.strip, row)))
 
 
 def _form_of(file: TextIO, path: Path, used: Sequence[str]) -> _Form:

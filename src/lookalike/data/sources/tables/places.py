@@ -11,13 +11,17 @@ from functools import cache
 _LOOKED_FOR = 1_000  # paths, before a table is said to lie elsewhere than its images
 
 
-def find_root(cells: Sequence[str], folder: str, working: str) -> str:
+def find_root(cells: Sequence[str], folder: str) -> str:
     """Returns the folder that paths are relative to: a table's own, or else the working folder.
 
     The latter where none of them is in the former, and one in it.
     """
+    try:
+        working = os.getcwd()
+    except OSError:  # it was removed
+        working = folder
     relative = [cell for cell in _spread(cells) if not os.path.isabs(cell) and cell[0] != "~"]
-    for root in (folder, working):
+    for root in dict.fromkeys((folder, working)):
         names = Names(root)
         if not relative or any(names.is_there(names.find(cell)) for cell in relative):
             return root
@@ -52,7 +56,8 @@ class Names:
         """Returns text that is equal for two names of one file, but for links to it."""
         if not name.startswith("/") and ".." not in name and os.sep == "/":
             folder = name.rpartition("/")[0]
-            if self._real(os.path.join(self.root, folder)) == os.path.join(self._base(), folder):
+            expected = os.path.join(self._base(), folder) if folder else self._base()
+            if self._real(os.path.join(self.root, folder)) == expected:
                 return name
         folder, base = os.path.split(os.path.join(self.root, name))
         file = os.path.normcase(os.path.join(self._real(folder), base))

@@ -41,8 +41,8 @@ def load_table(source: str, progress: Progress, *, labelled: bool = True) -> Ima
             progress.warn(warning)
     told = shown(path)
     cells = parse_column(columns.pop("path"), parse_path, lambda row: f"row {row} of {told}")
-    folder, working = os.path.abspath(path.parent), os.getcwd()
-    root = find_root(cells, folder, working)
+    folder = os.path.abspath(path.parent)
+    root = find_root(cells, folder)
     if root != folder:
         progress.warn(f"no path in {told} is one below its own folder, {shown(folder)}; they are "
                       f"taken from the working folder, {shown(root)}")  # fmt: skip
