@@ -7,13 +7,13 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from helpers.runs import Told
 from PIL import Image
 
 from lookalike.data.images import ImageSet, identity
 from lookalike.data.sources import folder, load_images, load_unlabelled
 from lookalike.data.sources.leftovers import is_leftover
 from lookalike.errors import DataError
-from lookalike.progress import SilentProgress
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="needs links or such file names")
 
@@ -23,14 +23,6 @@ FILES = ("Thumbs.db", "desktop.ini", "Desktop.ini", "ehthumbs.db", "Picasa.ini",
          "ZbThumbnail.info", "cup.png@SynoResource", "Icon\r")  # fmt: skip
 HIDDEN = (".DS_Store", "._a.png", ".picasa.ini", ".thumbnails", ".picasaoriginals",
           ".ipynb_checkpoints", ".Trash-1000", ".@__thumb")  # fmt: skip
-
-
-class Warned(SilentProgress):
-    def __init__(self) -> None:
-        self.told: list[str] = []
-
-    def warn(self, message: str) -> None:
-        self.told.append(message)
 
 
 def put(root: Path, *names: str) -> Path:
@@ -63,7 +55,7 @@ def test_what_systems_leave_is_passed_over_and_counted(tmp_path: Path, kind: str
             put(place, f"{name}/SYNOFILE_THUMB_M.png", f"{name}/deep/x.png")
         for name in (*FILES, *HIDDEN[:3]):
             put(place, name)
-    source, told = root, Warned()
+    source, told = root, Told()
     if kind == "tar":
         source = tmp_path / "d.tar"
         with tarfile.open(source, "w") as tar:
@@ -71,9 +63,9 @@ def test_what_systems_leave_is_passed_over_and_counted(tmp_path: Path, kind: str
     for load in (load_images, load_unlabelled):
         assert sorted(load(source, told).names) == names
     if kind == "folder":
-        assert any("@eaDir (3)" in one and "Thumbs.db (3)" in one for one in told.told)
+        assert any("@eaDir (3)" in one and "Thumbs.db (3)" in one for one in told.warnings)
     else:
-        assert any("what lies in hidden folders or systems leave" in one for one in told.told)
+        assert any("what lies in hidden folders or systems leave" in one for one in told.warnings)
 
 
 def test_what_systems_leave_makes_no_tree_of_a_flat_folder(tmp_path: Path) -> None:
@@ -177,9 +169,9 @@ def test_a_tar_of_splits_is_refused(tmp_path: Path) -> None:
 
 
 def test_folders_that_differ_in_unicode_form_alone_are_one_class(tmp_path: Path) -> None:
-    root, told = tree(tmp_path, "caf\u00e9", "cafe\u0301", "7", "07"), Warned()
+    root, told = tree(tmp_path, "caf\u00e9", "cafe\u0301", "7", "07"), Told()
     assert sorted(set(load_images(root, told).labels or ())) == ["07", "7", "caf\u00e9"]
-    (warning,) = told.told
+    (warning,) = told.warnings
     assert "that are one class: cafe\u0301 and caf\u00e9" in warning
 
 

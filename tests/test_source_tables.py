@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from helpers.runs import Told
 from PIL import Image
 from pyarrow import parquet
 
@@ -19,19 +20,10 @@ from lookalike.data.images import ImageSet
 from lookalike.data.reading.decode import keep_readable
 from lookalike.data.sources import load_images, load_unlabelled
 from lookalike.errors import DataError
-from lookalike.progress import SilentProgress
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="needs links or such file names")
 NFC, NFD = (unicodedata.normalize(form, "café/übung") for form in ("NFC", "NFD"))
 ESCAPES = "\x1b[31mred\x1b]0;title\x07"
-
-
-class Warned(SilentProgress):
-    def __init__(self) -> None:
-        self.told: list[str] = []
-
-    def warn(self, message: str) -> None:
-        self.told.append(message)
 
 
 def put(root: Path, *names: str) -> None:
@@ -111,20 +103,20 @@ def test_a_column_that_stands_twice_is_refused_however_it_is_written(
      ("is_qeury", "is_qeury", "is_query")],
 )  # fmt: skip
 def test_a_near_miss_is_told(tmp_path: Path, header: str, column: str, meant: str) -> None:
-    told = Warned()
+    told = Told()
     load_images(csv(tmp_path, f"path,{header}\na.png,1\n"), told)
-    assert told.told == [
+    assert told.warnings == [
         f"column '{column}' of {tmp_path / 't.csv'} is not used; if it is the {meant}, call it "
         f"'{meant}'"
     ]
 
 
 def test_other_columns_are_nobodys_business(tmp_path: Path) -> None:
-    told = Warned()
+    told = Told()
     text = "path,label,split,group,table,price,labels\na.png,cat,test,,1,2,3\n"
     load_images(csv(tmp_path, text), told)
     load_unlabelled(csv(tmp_path, "path,lable\na.png,1\n"), told)
-    assert told.told == []
+    assert told.warnings == []
 
 
 def test_names_of_columns_are_shown_without_what_they_do_to_a_terminal(tmp_path: Path) -> None:
@@ -135,9 +127,9 @@ def test_names_of_columns_are_shown_without_what_they_do_to_a_terminal(tmp_path:
     ):
         assert "\\x1b[31m" in said(source)
     assert "a.png" not in said(csv(tmp_path, ",".join(["x" * 10_000] * 100) + "\na.png\n"))
-    told = Warned()
+    told = Told()
     load_images(csv(tmp_path, "path,la\x1bbel\na.png,1\n"), told)
-    assert told.told[0].isprintable()
+    assert told.warnings[0].isprintable()
 
 
 def test_a_file_without_lines_is_no_table(tmp_path: Path) -> None:
@@ -347,16 +339,16 @@ def test_paths_relative_to_the_working_folder_are_found_and_said_so(
     (tmp_path / "lists").mkdir()
     source = csv(tmp_path / "lists", "path\nd/gone.png\nd/a.png\n")
     monkeypatch.chdir(tmp_path)
-    told = Warned()
+    told = Told()
     images = load_images("lists/t.csv", told)
     assert images.paths == [str(tmp_path / "d/gone.png"), str(tmp_path / "d/a.png")]
-    assert "taken from the working folder" in told.told[0]
+    assert "taken from the working folder" in told.warnings[0]
     put(tmp_path / "lists", "d/b.png")  # what lies below the table goes before
     csv(tmp_path / "lists", "path\nd/a.png\nd/b.png\n")
-    told = Warned()
+    told = Told()
     images = load_images(source, told)
     assert images.paths == [str(tmp_path / "lists/d/a.png"), str(tmp_path / "lists/d/b.png")]
-    assert told.told == []
+    assert told.warnings == []
 
 
 def test_an_error_names_the_full_path_that_was_looked_at(

@@ -14,7 +14,7 @@ from lookalike.config import EvaluateConfig, TrainConfig
 from lookalike.data.classes import class_key, warnings_of_classes
 from lookalike.data.images import ImageRef, ImageSet, Unreadable, held_out_classes, identity
 from lookalike.data.reading.decode import keep_readable
-from lookalike.data.sources import if_one_class, kind_of, load_images
+from lookalike.data.sources import if_one_class, kind_of, load_images, load_unlabelled
 from lookalike.errors import DataError
 from lookalike.files import shown
 from lookalike.progress import Progress, counted
@@ -178,9 +178,19 @@ def _load_sides(
 ) -> tuple[ImageSet, ImageSet] | None:
     """Queries and gallery, the same of a leave-one-out test; files that are no images go apart."""
 
-    def listed(source: str, *splits: str) -> ImageSet:
+    def loaded(source: str, *, needs_labels: bool) -> ImageSet:
+        """The images of a source; of a folder where labels are of no use, any."""
+        try:
+            return load_images(source, progress)
+        except DataError as error:
+            if needs_labels or kind_of(source) != "folder":
+                raise
+            progress.note(f"no labels are read of {shown(source)}: {error}")
+            return load_unlabelled(source, progress)
+
+    def listed(source: str, *splits: str, needs_labels: bool = True) -> ImageSet:
         """The images of a source that take part, with their groups; none of them opened yet."""
-        images = load_images(source, progress).of_split(*splits)
+        images = loaded(source, needs_labels=needs_labels).of_split(*splits)
         if holdout is not None:
             images = images.of_classes(set(holdout.classes))
             if not len(images):
@@ -198,8 +208,8 @@ def _load_sides(
         unreadable.extend(bad)
         return images
 
-    def one_side(source: str, side: str) -> ImageSet:
-        images = _side_of(listed(source, "test", side), side)
+    def one_side(source: str, side: str, *, needs_labels: bool = True) -> ImageSet:
+        images = _side_of(listed(source, "test", side, needs_labels=needs_labels), side)
         if not len(images):
             raise DataError(f"{shown(source)} has no {side} rows; its column is_query or split, or "
                             "the holdout, leaves none")  # fmt: skip
@@ -217,7 +227,9 @@ def _load_sides(
     if test is None:
         if config.query is None or config.gallery is None:
             return None
-        return one_side(config.query, "query"), one_side(config.gallery, "gallery")
+        query = one_side(config.query, "query")
+        has_labels = query.labels is not None
+        return query, one_side(config.gallery, "gallery", needs_labels=has_labels)
     images = listed(test, *splits)
     if images.labels is None:
         raise DataError(
