@@ -175,17 +175,17 @@ def _read_parquet(shard: Shard, large: list[str]) -> _Part:
         table = _renamed(used, path)
         images = file.read(columns=[f"{column}.path"] if is_struct else [])
         names = iter(_row_names(table, images))
-    leaf = f"{column}.bytes" if is_struct else column
-    places: list[Cell] = []
-    num_missing = 0
-    for number in range(groups.num_row_groups):
-        group = groups.row_group(number)
-        places += [Cell(path, leaf, number, row, next(names)) for row in range(group.num_rows)]
-        for chunk in map(group.column, range(group.num_columns)):
-            if chunk.path_in_schema == leaf and chunk.statistics:
-                num_missing += chunk.statistics.null_count or 0
-        if group.total_byte_size > _LARGE_BYTES and path not in large:
-            large.append(path)
+        leaf = f"{column}.bytes" if is_struct else column
+        places: list[Cell] = []
+        num_missing = 0
+        for number in range(groups.num_row_groups):
+            group = groups.row_group(number)
+            places += [Cell(path, leaf, number, row, next(names)) for row in range(group.num_rows)]
+            for chunk in map(group.column, range(group.num_columns)):
+                if chunk.path_in_schema == leaf and chunk.statistics:
+                    num_missing += chunk.statistics.null_count or 0
+            if group.total_byte_size > _LARGE_BYTES and path not in large:
+                large.append(path)
     _check_bytes(num_missing, len(places), column, path)
     split = _SPLIT_IN_NAME.match(os.path.basename(path))
     return _Part(table, places, shard.prefix, split[1] if split else None)
@@ -237,6 +237,7 @@ def _read_arrow(paths: list[str]) -> _Part:
     for path in paths:
         content = pyarrow.memory_map(path).read_buffer()
         table = pyarrow.ipc.open_stream(pyarrow.BufferReader(content)).read_all()
+        table.validate(full=True)  # else places that are wrong are read wherever they lead
         column = _image_column(table.schema, path)
         tables.append(table)
         cells = table[column]
