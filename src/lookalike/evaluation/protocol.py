@@ -233,16 +233,14 @@ def _load_sides(
     images = listed(test, *splits)
     if images.labels is None:
         raise DataError(
-            f"{shown(images.root)} has no labels, but a test looks for each image's class among "
+            f"{shown(test)} has no labels, but a test looks for each image's class among "
             "the others; give one folder per class, a table with labels, or --query and "
             f"--gallery{if_one_class(test)}"
         )
     images = readable(images, "test")
     query, gallery = _side_of(images, "query"), _side_of(images, "gallery")
     if not len(query) or not len(gallery):
-        raise DataError(
-            f"{shown(images.root)} needs rows with is_query true and rows with it false"
-        )
+        raise DataError(f"{shown(test)} needs rows with is_query true and rows with it false")
     return query, gallery
 
 

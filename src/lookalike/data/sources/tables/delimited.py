@@ -70,6 +70,8 @@ def read_delimited(
         header = next(rows, [])
         places = find_columns(header, path, used)
         columns: dict[str, list[str]] = {name: [] for name in places}
+        if "path" not in places:  # of no use, and perhaps no table
+            return Table(header, columns)
         number = done = 0
         for row in rows:
             if _is_blank(row):

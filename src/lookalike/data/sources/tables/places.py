@@ -39,6 +39,7 @@ class Names:
         self.root = root
         self._real = cache(os.path.realpath)  # each folder is looked at once
         self._listed = cache(_by_composed_name)
+        self._is_itself = cache(self._leads_to_itself)
 
     def find(self, cell: str) -> str:
         """Returns the name, with forward slashes, that the file of a cell has.
@@ -54,11 +55,8 @@ class Names:
 
     def file(self, name: str) -> str:
         """Returns text that is equal for two names of one file, but for links to it."""
-        if not name.startswith("/") and ".." not in name and os.sep == "/":
-            folder = name.rpartition("/")[0]
-            expected = os.path.join(self._base(), folder) if folder else self._base()
-            if self._real(os.path.join(self.root, folder)) == expected:
-                return name
+        if not name.startswith("/") and self._is_itself(name.rpartition("/")[0]):
+            return name
         folder, base = os.path.split(os.path.join(self.root, name))
         file = os.path.normcase(os.path.join(self._real(folder), base))
         start = os.path.normcase(os.path.join(self._base(), ""))
@@ -70,6 +68,13 @@ class Names:
             return os.path.lexists(os.path.join(self.root, name))
         except ValueError:  # such as bytes that the system's encoding has not
             return False
+
+    def _leads_to_itself(self, folder: str) -> bool:
+        """Returns whether a folder is below the root and no link is on the way to it."""
+        if os.path.isabs(folder) or ".." in folder.split("/") or os.path.normcase("A") == "a":
+            return False
+        expected = os.path.join(self._base(), folder) if folder else self._base()
+        return self._real(os.path.join(self.root, folder)) == expected
 
     def _base(self) -> str:
         return str(self._real(self.root))
@@ -95,7 +100,8 @@ class Names:
 def _normal(name: str) -> str:
     """Returns a path written in one way, so that `./1.png` and `1.png` are one image."""
     # What stands before ".." may be a link, whose parent is elsewhere.
-    return name if ".." in name.split("/") else posixpath.normpath(name)
+    plain = name if ".." in name.split("/") else posixpath.normpath(name)
+    return name if plain == name else plain  # one object where it is one text
 
 
 def _spellings(cell: str) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from lookalike.data.sources.tables.places import Names, find_root
 from lookalike.errors import DataError
 from lookalike.files import briefly, shown
 from lookalike.progress import Progress
+
+_ROWS_AT_A_TIME = 50_000  # between two advances of what is shown
 
 TABLE_ENDINGS = (".csv", ".tsv", ".parquet")
 
@@ -46,15 +49,28 @@ def load_table(source: str, progress: Progress, *, labelled: bool = True) -> Ima
     if root != folder:
         progress.warn(f"no path in {told} is one below its own folder, {shown(folder)}; they are "
                       f"taken from the working folder, {shown(root)}")  # fmt: skip
-    names = Names(root)
-    found = list(map(names.find, cells))
-    for row, name in enumerate(found, start=1):
-        if is_no_unicode(name) and not names.is_there(name):
-            raise DataError(f"row {row} of {told} has {briefly(name)} in column 'path', which "
-                            f"{NO_UTF8}")  # fmt: skip
+    found, files = _found(cells, Names(root), told, progress)
     del cells
-    files = [names.file(name) for name in found]
     return image_set(Path(root), found, columns if labelled else {}, source=path, files=files)
+
+
+def _found(
+    cells: Sequence[str], names: Names, told: str, progress: Progress
+) -> tuple[list[str], list[str]]:
+    """Returns the name of each cell's file, and what is equal where two are of one file."""
+    found, files = list[str](), list[str]()
+    with progress.task("looking up paths", len(cells), "rows") as task:
+        for row, cell in enumerate(cells, start=1):
+            name = names.find(cell)
+            if is_no_unicode(name) and not names.is_there(name):
+                raise DataError(f"row {row} of {told} has {briefly(name)} in column 'path', which "
+                                f"{NO_UTF8}")  # fmt: skip
+            found.append(name)
+            files.append(names.file(name))
+            if row % _ROWS_AT_A_TIME == 0:
+                task.advance(_ROWS_AT_A_TIME)
+        task.advance(len(cells) % _ROWS_AT_A_TIME)
+    return found, files
 
 
 def _read_parquet(path: Path, progress: Progress) -> tuple[list[str], dict[str, list[Any]]]:
