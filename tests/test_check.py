@@ -16,10 +16,10 @@ from PIL import Image, ImageEnhance
 import lookalike
 from lookalike.checks.findings import KINDS, SEVERITIES, CheckResult, Finding
 from lookalike.checks.reading.scan import scan
-from lookalike.checks.structure import class_key
 from lookalike.cli.main import main
 from lookalike.config.recipes import read_recipe
 from lookalike.config.settings import config_from, format_recipe
+from lookalike.data.classes import class_key
 from lookalike.errors import ConfigError, DataError, Interrupted, OutputError
 from lookalike.progress import SilentProgress
 
@@ -207,7 +207,7 @@ def test_classes_of_one_split_and_spellings_are_noted(check: Check, data: Path) 
     (data / "test/pear").rename(data / "test/quince")
     result = check()
     assert kinds(result) == ["similar_class_names", "one_split_only"]
-    assert result.findings[0].says == '"LEEK " (2 in test) and "leek" (5 in train)'
+    assert result.findings[0].says == '"LEEK" (2 in test) and "leek" (5 in train)'
     assert [one.says for one in of_kind(result, "one_split_only")] == [
         "2 of 4 classes are only in train: leek, pear",
         "2 of 4 classes are only in test: LEEK , quince",

@@ -17,7 +17,7 @@ from lookalike.cli.main import main
 from lookalike.config import TrainConfig
 from lookalike.config.recipes import SHIPPED, find_recipe, read_recipe, shipped_text, summary
 from lookalike.config.settings import config_from
-from lookalike.errors import DataError
+from lookalike.errors import ConfigError, DataError
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -162,3 +162,68 @@ def test_the_wheel_holds_every_recipe(tmp_path: Path) -> None:
         for name in SHIPPED:
             text = archive.read(f"lookalike/config/shipped/{name}.yaml").decode()
             assert text == shipped_text(name)
+
+
+def refused(path: Path, content: bytes) -> str:
+    """The error of a recipe that cannot be used: one line that can be shown, and not a long one."""
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as told:
+        config_from(TrainConfig, read_recipe(path))
+    message = str(told.value)
+    assert message.isprintable()
+    assert len(message) < 1_000
+    return message
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]
+)
+def test_a_recipe_is_read_in_any_form_of_unicode(tmp_path: Path, encoding: str) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_bytes("# ü\r\ntrain: photos/käse\r\nlearning_rate: 2e-5\r\n".encode(encoding))
+    assert read_recipe(recipe) == {"train": "photos/käse", "learning_rate": "2e-5"}
+
+
+def test_a_recipe_in_windows_1252_is_refused_as_such(tmp_path: Path) -> None:
+    message = refused(tmp_path / "mine.yaml", "train: photos/käse\n".encode("cp1252"))
+    assert "not UTF-8, but perhaps Windows-1252" in message
+
+
+LAUGHS = "a0: &a0 [x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 40)
+)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (LAUGHS, "uses an anchor or alias ('a0')"),
+        (LAUGHS + "learning_rate: *a39\n", "uses an anchor or alias"),
+        ("learning_rate: &x 1\n", "anchor"),
+        ("a: &a\n  <<: *a\n", "anchor"),
+        ("learning_rate: " + "[" * 100_000, "nested more than 3 deep"),
+        ("learning_rate: " + "{a: " * 100_000, "nested more than 3 deep"),
+        ("- " * 100_000, "nested more than 3 deep"),
+        ("\n".join(" " * i + f"a{i}:" for i in range(500)), "nested more than 3 deep"),
+        ("? " * 1_000, "nested more than 3 deep"),
+        ("learning_rate: 1\nseed: 2\nlearning_rate: 3\n", "gives 'learning_rate' 2 times"),
+        ("learning_rate: " + "9" * 5_000, "5,000 characters"),
+        ("learning_rate: '" + "\x85x" * 5_000 + "'", "characters"),
+        ("learning_rate: [" + "x, " * 1_000 + "]", "learning_rate is ['x', 'x',"),
+        ("learning_rate: {a: {b: c}}", "expected a number"),
+        ("\u200b\u202elearning_rate: 1\n", "unknown key"),
+        ("\"\\e[31mx\": 1\n", "unknown key"),
+        ("!!python/object/apply:os.system ['true']\n", "is not YAML"),
+        ("learning_rate: !x\x1b[31m 1\n", "is not YAML"),
+        ("seed: 2024-13-45\n", "is not YAML"),
+        ("seed: 1:2:3:4e400\n", "seed is"),
+        ("a: 1\n---\nb: 2\n", "is not YAML"),
+        ("[]", "holds a list"),
+        ("7", "holds a int"),
+        ("x" * 2_000_000, "more than 1,048,576 bytes"),
+        ("k: " + "\t" * 100, "is not YAML"),
+    ],
+)  # fmt: skip
+def test_what_no_recipe_holds_is_refused_in_a_line(tmp_path: Path, text: str, told: str) -> None:
+    assert told in refused(tmp_path / "mine.yaml", text.encode())

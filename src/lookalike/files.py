@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import json
 import os
@@ -165,18 +166,33 @@ def printable(text: str) -> str:
     )
 
 
+def briefly(text: str, most: int = 60) -> str:
+    """Returns text of any length, from anybody's file, as part of a line that can be shown."""
+    return shown(text) if len(text) <= most else f"{shown(text[:most])}..."
+
+
+def encoding_of(start: bytes) -> str:
+    """Returns the encoding of a text by its first bytes: UTF-16 or UTF-32 where they show it.
+
+    Excel and PowerShell write UTF-16 with a mark at its start; without one, every other byte of
+    Latin letters is zero.
+    """
+    if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    zeros = [start[place::2].count(0) for place in (0, 1)]
+    if 8 * max(zeros) >= 3 * len(start) > 0:
+        return "utf-16-le" if zeros[1] > zeros[0] else "utf-16-be"
+    return "utf-8-sig"
+
+
 def does_not_exist(path: Path) -> str:
     """Returns a sentence on a path that does not exist, and one beside it that may be meant."""
     _, folders, files = next(os.walk(path.parent), ("", [], []))
     near = nearest(path.name, (folders + files)[:10_000])  # each takes a while
     hint = f"; did you mean {shown(path.with_name(near))}?" if near else "."
     return f"{shown(path)} does not exist{hint}"
-
-
-def folders_in(folder: str | os.PathLike[str]) -> list[str]:
-    """Returns the names of the folders in a folder, without hidden ones."""
-    _, names, _ = next(os.walk(folder), ("", [], []))
-    return sorted(name for name in names if not name.startswith("."))
 
 
 def _sync_folder(folder: Path) -> None:

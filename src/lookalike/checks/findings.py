@@ -45,6 +45,9 @@ KINDS: tuple[Kind, ...] = (
          "One photo, two labels: decide which is right."),
     Kind("similar_class_names", "look at", "class names that differ only in spelling",
          "If they mean the same thing, give it one name: the loss pushes classes apart."),
+    Kind("deeper_classes", "look at", "folders below the classes that look like the classes",
+         "The first folder on an image's path is its class. If the next one is meant, name the "
+         "folder that holds these, or list the images in a table with a column label."),
     Kind("exact_copies", "look at", "exact copies within a class",
          "They count twice, and make positives that are too easy. Keep one."),
     Kind("blank", "look at", "images that show nothing",

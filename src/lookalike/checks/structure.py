@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 import statistics
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from lookalike.checks.findings import Bar, ClassSizes, Files, Finding, FoundImage, listed
 from lookalike.checks.reading.image import BLANK_CONTRAST
+from lookalike.data.classes import class_key, deeper_classes, spelt_apart
+from lookalike.data.images import ImageSet
 from lookalike.files import shown
 
 TINY_PX = 64
@@ -23,17 +23,6 @@ _USUAL = {("JPEG", "RGB"), ("JPEG", "L"), ("PNG", "RGB"), ("PNG", "L"), ("WEBP",
           ("TIFF", "RGB")}  # fmt: skip
 _EXAMPLES = 6
 _SCHEME_SHARE = 0.1  # of all images; names that repeat more often are a way of counting
-
-
-def class_key(label: str) -> str:
-    """Returns a key that is the same for all spellings of one class name.
-
-    >>> class_key("Pink_Lady") == class_key("pink lady") == class_key("Pink-Lady ")
-    True
-    """
-    folded = unicodedata.normalize("NFKC", label).casefold()
-    spaced = re.sub(r"[\s_\-]+", " ", folded).strip()
-    return re.sub(r"(?<!\d) | (?!\d)", "", spaced) or label  # "lot 1-2" is not "lot 12"
 
 
 def unreadable(files: Files) -> Iterator[Finding]:
@@ -92,17 +81,26 @@ def classes_across_splits(files: Files) -> Iterator[Finding]:
 
 def similar_class_names(files: Files) -> Iterator[Finding]:
     """Yields classes that are one class by all but spelling."""
-    spellings: defaultdict[str, dict[str, list[int]]] = defaultdict(dict)
-    for label, members in _by_label(files).items():
-        spellings[class_key(label)][label] = members
-    for _, one_class in sorted(spellings.items()):
-        if len(one_class) > 1:
-            parts = []
-            for label, members in sorted(one_class.items()):
-                splits = sorted({files.splits[i] for i in members})
-                parts.append(f'"{shown(label)}" ({len(members):,} in {listed(splits)})')
-            images = [files.image(i) for members in one_class.values() for i in members[:2]]
-            yield Finding("similar_class_names", " and ".join(parts), images)
+    by_label = _by_label(files)
+    for labels in spelt_apart(by_label):
+        one_class = {label: by_label[label] for label in labels}
+        parts = []
+        for label, members in one_class.items():
+            splits = sorted({files.splits[i] for i in members})
+            parts.append(f'"{shown(label)}" ({len(members):,} in {listed(splits)})')
+        images = [files.image(i) for members in one_class.values() for i in members[:2]]
+        yield Finding("similar_class_names", " and ".join(parts), images)
+
+
+def classes_too_high(sources: Sequence[tuple[str, ImageSet]]) -> Iterator[Finding]:
+    """Yields splits whose second folders look like the classes, of a name and images each."""
+    for name, images in sources:
+        others = [label for other, one in sources if other != name for label in one.labels or ()]
+        if deep := deeper_classes(images, others):
+            of = listed(sorted(set(images.labels or ())))
+            yield Finding(
+                "deeper_classes", f"{name}: in the classes {of} lie {listed(deep, 8)}", []
+            )
 
 
 def repeated_names(files: Files, copies: Sequence[int]) -> tuple[list[Finding], str | None]:

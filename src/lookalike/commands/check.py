@@ -20,9 +20,9 @@ from lookalike.checks.page import write_page
 from lookalike.checks.reading.image import ImageFacts
 from lookalike.checks.reading.scan import SCAN_FILE, scan
 from lookalike.checks.structure import (
-    class_key,
     class_sizes,
     classes_across_splits,
+    classes_too_high,
     extremes,
     repeated_names,
     similar_class_names,
@@ -30,19 +30,19 @@ from lookalike.checks.structure import (
     unreadable,
 )
 from lookalike.config import CheckConfig
+from lookalike.data.classes import class_key
 from lookalike.data.images import ImageSet, shown_path
-from lookalike.data.sources import if_one_class, kind_of, load_images
+from lookalike.data.sources import if_one_class, load_images
 from lookalike.embedding.embed import embed
 from lookalike.embedding.embedder import Embedder, make_embedder
-from lookalike.errors import ConfigError, DataError, Interrupted
-from lookalike.files import folders_in, shown, write_json, write_text
+from lookalike.errors import ConfigError, Interrupted
+from lookalike.files import shown, write_json, write_text
 from lookalike.locking import sole_writer
 from lookalike.progress import Progress, default_progress
 from lookalike.runtime.device import Runtime, make_runtime
 
 _Source = tuple[str, str, ImageSet]  # the split's name, where it is from, its images
 
-_SPLIT_NAMES = {"train", "training", "test", "val", "valid", "validation", "query", "gallery"}
 _MAX_READERS = 16
 _SAYS_LITTLE = 0.5  # share of images whose neighbours disagree, above which a model is no judge
 
@@ -96,6 +96,7 @@ def _check_in(
         *unreadable(files),
         *classes_across_splits(files),
         *similar_class_names(files),
+        *classes_too_high([(name, images) for name, _, images in sources]),
         *names,
         *extremes(files, _input_px(embedder)),
         *wrong,
@@ -140,8 +141,6 @@ def _sources(config: CheckConfig, progress: Progress) -> list[_Source]:
             raise ConfigError(f"out is {shown(config.out)}, inside the images in "
                               f"{shown(source)}, where it would be mistaken for a class; choose "
                               "another folder with --out")  # fmt: skip
-        if kind_of(source) == "folder":
-            _refuse_folders_of_splits(source)
         images = load_images(source, progress)
         if name == "train" and images.labels is None and (advice := if_one_class(source)):
             progress.warn(f"{shown(source)} has no folders in it, and so no classes{advice}")
@@ -168,18 +167,6 @@ def _sides(name: str, source: str, images: ImageSet) -> list[_Source]:
         (f"{name} {side}", source, images.subset(i for i, flag in enumerate(flags) if flag == asks))
         for side, asks in (("query", True), ("gallery", False))
     ]
-
-
-def _refuse_folders_of_splits(source: str) -> None:
-    """Raises for a folder that holds train/ and test/: splits where classes are expected."""
-    names = folders_in(source)
-    if names and {name.lower() for name in names} <= _SPLIT_NAMES:
-        first = next((n for n in names if n.lower().startswith("train")), names[0])
-        raise DataError(
-            f"the folders in {shown(source)} are {', '.join(map(shown, names))}: splits, not "
-            f"classes. Name each: lookalike check {shown(os.path.join(source, first))} "
-            "[--test ... | --query ... --gallery ...]"
-        )
 
 
 def _read(sources: Sequence[_Source], config: CheckConfig, out: Path, progress: Progress) -> Files:

@@ -124,6 +124,8 @@ def _evaluate(config: EvaluateConfig, progress: Progress, world: World) -> Evalu
     if protocol is None:
         raise ConfigError("there is nothing to evaluate: give --test, or --query and --gallery; "
                           "or --run and --qrels from another system")  # fmt: skip
+    for warning in protocol.warnings():
+        progress.warn(warning)
     epoch, mixture = int(checkpoint.get("epoch", 0)), checkpoint.get("interpolation")
     planned = _plan(config, protocol, out, epoch, of_mixture=mixture is not None)
     _refuse_to_replace(planned.files, config)

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lookalike.errors import ConfigError
-from lookalike.files import shown
+from lookalike.files import briefly
 
 # More digits than any bound has are a number of another kind, which has no bound to name.
 _DIGITS = re.compile(r"[+-]?\d{1,40}")
-_BRIEF = 60  # characters of a value that a message repeats
 _BOUNDS = {"above": operator.gt, "at_least": operator.ge, "at_most": operator.le}
 
 
@@ -78,7 +77,7 @@ def coerce(name: str, value: Any, hint: Any) -> Any:
             return result
     expected = " or ".join(map(_named, options))
     given = repr(value) if isinstance(value, str) else _text(value)
-    raise ConfigError(f"{name} is {_brief(given)}; expected {expected}")
+    raise ConfigError(f"{name} is {briefly(given, 200)}; expected {expected}")
 
 
 def _try_coerce(value: Any, option: Any) -> tuple[bool, Any]:
@@ -121,7 +120,7 @@ def _check_bounds(name: str, option: dataclasses.Field[Any], value: Any) -> None
     """Raises where a number is not one, or out of the range its option states."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return
-    told = f"{name} is {_brief(_text(value))}"
+    told = f"{name} is {briefly(_text(value))}"
     for bound, limit in option.metadata["bounds"].items():
         if limit is not None and not _BOUNDS[bound](value, limit):
             exact = f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
@@ -138,8 +137,3 @@ def _text(value: Any) -> str:
         return str(value)
     except ValueError:
         return f"a number of {value.bit_length():,} bits"
-
-
-def _brief(text: str) -> str:
-    """Returns what somebody gave as one line of bounded length."""
-    return shown(text if len(text) <= _BRIEF else f"{text[:_BRIEF]}… ({len(text):,} characters)")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lookalike.config import TrainConfig
 from lookalike.errors import ConfigError, nearest
+from lookalike.files import briefly
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -48,7 +49,7 @@ def merge_options(cls: type[ConfigT], *mappings: Mapping[str, Any]) -> dict[str,
             if name not in known:
                 near = nearest(name, known, cutoff=0.5)
                 hint = f"did you mean {near!r}?" if near else f"known keys: {', '.join(known)}"
-                raise ConfigError(f"unknown key {key!r}; {hint}")
+                raise ConfigError(f"unknown key {briefly(repr(key), 200)}; {hint}")
             values[name] = value
         # Which test images is one choice: a later mapping that makes it undoes an earlier one.
         if mapping.get("test") is not None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
+from unicodedata import normalize
 
 from lookalike.config import holdout_bounds
 from lookalike.errors import DataError
@@ -91,9 +92,19 @@ def file_key(ref: ImageRef) -> FileKey:
 
 
 def identity(ref: ImageRef) -> str:
-    """Returns the same string for two references of the same image, whatever path leads to it."""
+    """Returns the same string for two references of the same image, whatever path leads to it.
+
+    A link leads to the file that it is of, a symbolic one as well as a hard one.
+    """
     path, place = _place(ref)
-    return FileKey(os.path.realpath(path) if path else path, place, 0, 0).identity
+    try:
+        status = os.stat(path) if path else None
+        real = os.path.realpath(path) if path else path
+    except (OSError, ValueError):  # ValueError: a path that cannot be one
+        status, real = None, os.path.abspath(path)
+    if status and status.st_nlink > 1 and status.st_ino:  # else its path alone is more certain
+        real = f"{status.st_dev}:{status.st_ino}"
+    return FileKey(real, place, 0, 0).identity
 
 
 def _place(ref: ImageRef) -> tuple[str, str]:
@@ -117,7 +128,7 @@ class Unreadable:
 
 def list_unreadable(bad: Sequence[Unreadable], most: int = 3) -> str:
     """Returns the first few bad files with their reasons, and how many more there are."""
-    told = "; ".join(f"{shown(os.path.basename(one.path))}: {one.reason}" for one in bad[:most])
+    told = "; ".join(f"{shown(one.path)}: {one.reason}" for one in bad[:most])
     return told + (f"; and {len(bad) - most:,} more" if len(bad) > most else "")
 
 
@@ -169,7 +180,9 @@ class ImageSet:
             return self
         positions = [i for i, split in enumerate(self.splits) if split in wanted]
         if not positions:
-            there = ", ".join(map(repr, sorted(set(self.splits))))
+            several = sorted(set(self.splits))
+            there = ", ".join(repr(shown(split)) for split in several[:10])
+            there += f" and {len(several) - 10:,} more" if len(several) > 10 else ""
             raise DataError(f"no row in {shown(self.root)} has split "
                             f"{' or '.join(map(repr, wanted))}; there are {there}")  # fmt: skip
         return self.subset(positions)
@@ -198,8 +211,12 @@ class ImageSet:
         return _hash_of([f"{key.place}|{key.num_bytes}|{key.mtime_ns}" for key in keys])
 
     def fingerprints(self) -> dict[str, str | None]:
-        """Returns a hash of each column, None where there is none."""
-        columns = {"names": self.names, "labels": self.labels, "groups": self.groups}
+        """Returns a hash of each column, None where there is none.
+
+        However a disk stores the letters of names, it is the same (of Unicode's forms NFC).
+        """
+        names = [name if name.isascii() else normalize("NFC", name) for name in self.names]
+        columns = {"names": names, "labels": self.labels, "groups": self.groups}
         return {name: None if column is None else _hash_of(column)
                 for name, column in columns.items()}  # fmt: skip
 

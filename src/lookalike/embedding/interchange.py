@@ -22,7 +22,8 @@ from torch import Tensor
 
 from lookalike.data.images import ImageSet
 from lookalike.data.reading.content import read_parquet, require_pyarrow
-from lookalike.data.sources.columns import read_names, some
+from lookalike.data.sources.columns import some
+from lookalike.data.sources.tables.delimited import read_names
 from lookalike.errors import DataError
 from lookalike.files import shown, write_json, write_whole
 from lookalike.progress import Progress, SilentProgress, counted

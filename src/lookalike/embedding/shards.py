@@ -29,7 +29,8 @@ from torch import Tensor
 
 from lookalike.data.images import ImageSet, Unreadable
 from lookalike.data.reading.reader import Request
-from lookalike.data.sources.columns import read_names, some
+from lookalike.data.sources.columns import some
+from lookalike.data.sources.tables.delimited import read_names
 from lookalike.embedding.embedder import Embedder, check_finite
 from lookalike.embedding.interchange import MANIFEST, columns_of, described, write_names
 from lookalike.errors import DataError, OutputError

@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from lookalike.config import EvaluateConfig, TrainConfig
+from lookalike.data.classes import class_key, warnings_of_classes
 from lookalike.data.images import ImageRef, ImageSet, Unreadable, held_out_classes, identity
 from lookalike.data.reading.decode import keep_readable
-from lookalike.data.sources import if_one_class, kind_of, load_images
+from lookalike.data.sources import if_one_class, kind_of, load_images, load_unlabelled
 from lookalike.errors import DataError
 from lookalike.files import shown
 from lookalike.progress import Progress, counted
@@ -57,6 +58,22 @@ class Protocol:
         """Returns how many images have a file name that another of their side has as well."""
         sides = (self.query.names, self.gallery.names)
         return sum(len(names) - len(set(map(os.path.basename, names))) for names in sides)
+
+    def sides(self) -> dict[str, ImageSet]:
+        """Returns the images by the names that messages have for them."""
+        if self.kind == "leave-one-out":
+            return {"the test images": self.query}
+        return {"the queries": self.query, "the gallery": self.gallery}
+
+    def warnings(self, learned: ImageSet | None = None) -> list[str]:
+        """Returns what may be wrong with the classes, those that are learned from included."""
+        sources = self.sides() if learned is None else {"the training images": learned}
+        told = warnings_of_classes(sources | self.sides())
+        if self.labelled and len(set(self.gallery.labels or ())) == 1:
+            only = shown((self.gallery.labels or [""])[0])
+            told.append(f"all that is searched is of one class, {only!r}: whatever is found is "
+                        "right, so the numbers mean nothing")  # fmt: skip
+        return told
 
     def describe(self) -> str:
         """Returns one line for the start of a run."""
@@ -161,9 +178,19 @@ def _load_sides(
 ) -> tuple[ImageSet, ImageSet] | None:
     """Queries and gallery, the same of a leave-one-out test; files that are no images go apart."""
 
-    def listed(source: str, *splits: str) -> ImageSet:
+    def loaded(source: str, *, needs_labels: bool) -> ImageSet:
+        """The images of a source; of a folder where labels are of no use, any."""
+        try:
+            return load_images(source, progress)
+        except DataError as error:
+            if needs_labels or kind_of(source) != "folder":
+                raise
+            progress.note(f"no labels are read of {shown(source)}: {error}")
+            return load_unlabelled(source, progress)
+
+    def listed(source: str, *splits: str, needs_labels: bool = True) -> ImageSet:
         """The images of a source that take part, with their groups; none of them opened yet."""
-        images = load_images(source, progress).of_split(*splits)
+        images = loaded(source, needs_labels=needs_labels).of_split(*splits)
         if holdout is not None:
             images = images.of_classes(set(holdout.classes))
             if not len(images):
@@ -181,8 +208,8 @@ def _load_sides(
         unreadable.extend(bad)
         return images
 
-    def one_side(source: str, side: str) -> ImageSet:
-        images = _side_of(listed(source, "test", side), side)
+    def one_side(source: str, side: str, *, needs_labels: bool = True) -> ImageSet:
+        images = _side_of(listed(source, "test", side, needs_labels=needs_labels), side)
         if not len(images):
             raise DataError(f"{shown(source)} has no {side} rows; its column is_query or split, or "
                             "the holdout, leaves none")  # fmt: skip
@@ -200,20 +227,20 @@ def _load_sides(
     if test is None:
         if config.query is None or config.gallery is None:
             return None
-        return one_side(config.query, "query"), one_side(config.gallery, "gallery")
+        query = one_side(config.query, "query")
+        has_labels = query.labels is not None
+        return query, one_side(config.gallery, "gallery", needs_labels=has_labels)
     images = listed(test, *splits)
     if images.labels is None:
         raise DataError(
-            f"{shown(images.root)} has no labels, but a test looks for each image's class among "
+            f"{shown(test)} has no labels, but a test looks for each image's class among "
             "the others; give one folder per class, a table with labels, or --query and "
             f"--gallery{if_one_class(test)}"
         )
     images = readable(images, "test")
     query, gallery = _side_of(images, "query"), _side_of(images, "gallery")
     if not len(query) or not len(gallery):
-        raise DataError(
-            f"{shown(images.root)} needs rows with is_query true and rows with it false"
-        )
+        raise DataError(f"{shown(test)} needs rows with is_query true and rows with it false")
     return query, gallery
 
 
@@ -228,9 +255,16 @@ def _check_labels_meet(query: ImageSet, gallery: ImageSet) -> None:
     """Finds labels that can never match before anything is embedded."""
     a, b = query.labels, gallery.labels
     if a is not None and b is not None and not set(a) & set(b):
+        spelt = {class_key(label): label for label in b}
+        one = next((label for label in a if class_key(label) in spelt), a[0])
+        other = spelt.get(class_key(one), b[0])
+        differ = "; they differ in spelling only" if class_key(one) in spelt else ""
+        deep = [say for say in warnings_of_classes({"the queries": query, "the gallery": gallery})
+                if "look like the classes" in say]  # fmt: skip
         raise DataError(
-            f"queries and gallery have no class in common (query classes such as {shown(a[0])!r}, "
-            f"gallery classes such as {shown(b[0])!r}); use the same class names on both sides"
+            f"queries and gallery have no class in common (query classes such as {shown(one)!r}, "
+            f"gallery classes such as {shown(other)!r}{differ}); use the same class names on both "
+            f"sides{''.join(f'. {say}' for say in deep)}"
         )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lookalike.config import TrainConfig
 from lookalike.config.settings import free_on_resume
+from lookalike.data.classes import warnings_of_classes
 from lookalike.data.images import identity
 from lookalike.evaluation.protocol import Protocol
 from lookalike.files import shown
@@ -97,7 +98,12 @@ def warnings_of(config: TrainConfig, data: TrainingData, protocol: Protocol | No
         "so each image's own earlier embedding is among its positives; lower "
         "--cross-batch-memory": size > report.num_images,
     }
-    return [warning for warning, applies in table.items() if applies]
+    learned_from = data.images.images
+    of_classes = (
+        protocol.warnings(learned_from) if protocol
+        else warnings_of_classes({"the training images": learned_from})
+    )  # fmt: skip
+    return [warning for warning, applies in table.items() if applies] + of_classes
 
 
 def warnings_of_disk(

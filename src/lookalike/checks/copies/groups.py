@@ -8,7 +8,7 @@ from typing import Any
 
 from lookalike.checks.copies.duplicates import NearCopy
 from lookalike.checks.findings import Files, Finding
-from lookalike.checks.structure import class_key
+from lookalike.data.classes import class_key
 from lookalike.data.images import identity
 from lookalike.files import shown
 

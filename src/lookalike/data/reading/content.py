@@ -12,7 +12,7 @@ from typing import Any
 
 from lookalike.data.images import Cell, ImageRef, InMemory, file_key, shown_path
 from lookalike.errors import DataError, ImageError, LookalikeError, first_line, missing_extra
-from lookalike.files import shown
+from lookalike.files import briefly, shown
 
 KEPT_BYTES = 2**28
 """Most that decoded row groups of Parquet files take in each process; one is kept at any rate."""
@@ -36,7 +36,8 @@ def read_content(ref: ImageRef, most: int | None = None) -> bytes:
             file.seek(ref.offset)
             content = file.read(wanted)
     except (OSError, ValueError, IndexError) as error:  # the last two: it has changed
-        reason = (isinstance(error, OSError) and error.strerror) or str(error)
+        told = (isinstance(error, OSError) and error.strerror) or first_line(error)
+        reason = briefly(told, 300)  # a library may tell what stands in the file
         raise ImageError(shown_path(ref), reason) from error
     if len(content) < wanted:
         reason = f"cut short: {len(content):,} of {wanted:,} bytes are in its file"
@@ -101,7 +102,8 @@ def reading(what: str) -> Iterator[None]:
         advice = "; it is damaged or cut short: write or copy it again" if is_damage else ""
         if isinstance(error, MemoryError):  # a size that is wrong, or one that is right
             advice = "; there is too little memory for it, or it is damaged or cut short"
-        raise DataError(f"cannot read {what}: {first_line(error)}{advice}") from error
+        reason = briefly(first_line(error), 300)  # may hold what stands in the file
+        raise DataError(f"cannot read {what}: {reason}{advice}") from error
 
 
 def require_pyarrow() -> tuple[Any, Any]:

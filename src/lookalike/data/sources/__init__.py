@@ -16,11 +16,11 @@ from lookalike.data.sources.arrow import (
     load_parquet,
     load_saved_dataset,
 )
-from lookalike.data.sources.columns import TABLE_ENDINGS, is_table, load_table
-from lookalike.data.sources.folder import load_folder
+from lookalike.data.sources.folder import class_folders, load_folder
+from lookalike.data.sources.tables.table import TABLE_ENDINGS, is_table, load_table
 from lookalike.data.sources.tar import is_tar, load_tar
 from lookalike.errors import DataError
-from lookalike.files import does_not_exist, folders_in, shown
+from lookalike.files import does_not_exist, shown
 from lookalike.progress import Progress, SilentProgress
 
 
@@ -53,6 +53,9 @@ def kind_of(source: str | Path) -> str:
         DataError: it does not exist, or is of no kind.
     """
     path = os.fspath(source)
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise DataError(f"{shown(path)} is neither a file nor a folder, but a pipe, a socket or a "
+                        "device")  # fmt: skip
     for name, kind in reversed(SOURCES.items()):
         if kind.matches(path):
             return name
@@ -67,7 +70,7 @@ def kind_of(source: str | Path) -> str:
 def if_one_class(source: str) -> str:
     """Returns advice on a folder of images without folders in it but others beside it, or ""."""
     above = Path(source).parent
-    if kind_of(source) != "folder" or folders_in(source) or len(folders_in(above)) < 2:
+    if kind_of(source) != "folder" or class_folders(source) or len(class_folders(above)) < 2:
         return ""
     return f"; if it is one class of {shown(above)}, give that"
 
@@ -85,12 +88,14 @@ def load_images(source: str | Path, progress: Progress | None = None) -> ImageSe
     - Parquet files with a column of images hold these themselves.
     - A folder that Hugging Face datasets saved is read where it lies.
 
-    Extensions of image files mean nothing: every file counts until it is read. Hidden
-    folders are skipped, and said so; hidden files are no images.
+    Extensions of image files mean nothing: every file counts until it is read. Hidden folders and
+    what systems leave in folders (`@eaDir`, `Thumbs.db`) are skipped, and said so; hidden files are
+    no images.
 
     Raises:
-        DataError: the source is missing, empty, damaged, or half tree and half flat; a table
-            lacks `path`, or names a file twice.
+        DataError: the source is missing, empty, damaged, half tree and half flat, or a folder of
+            splits (`train` and `test`, `query` and `gallery`) in place of classes; a table lacks
+            `path`, names a file twice, or has a cell that cannot be what its column says.
         MissingExtraError: Parquet or a saved dataset without `pyarrow` installed.
     """
     return SOURCES[kind_of(source)].load(os.fspath(source), progress or SilentProgress())

@@ -13,10 +13,11 @@ import numpy as np
 
 from lookalike.data.images import Cell, ImageSet, Span
 from lookalike.data.reading.content import reading, require_pyarrow
-from lookalike.data.sources.columns import COLUMNS, USED, check_header, image_set, some
-from lookalike.data.sources.folder import Shard, are_shards, find_shards
-from lookalike.errors import DataError
-from lookalike.files import shown
+from lookalike.data.sources.columns import COLUMNS, image_set, some
+from lookalike.data.sources.shards import Shard, are_shards, find_shards
+from lookalike.data.sources.tables.header import find_columns
+from lookalike.errors import DataError, first_line
+from lookalike.files import briefly, shown
 from lookalike.progress import Progress
 
 _LARGE_BYTES = 2**30
@@ -48,33 +49,44 @@ def _image_column(schema: Any, path: str) -> str:
     """Returns the column `image` of bytes or structs; or the only one of structs with `bytes`."""
     structs: list[str] = [one.name for one in schema if _has_field(one.type, "bytes")
                           and _is_bytes(one.type.field("bytes").type)]  # fmt: skip
-    if "image" in structs + [one.name for one in schema if _is_bytes(one.type)]:
-        return "image"
-    if len(structs) == 1:
-        return structs[0]
-    there = ", ".join(f"{one.name} ({one.type})" for one in schema)
+    able = structs + [one.name for one in schema if _is_bytes(one.type)]
+    named: list[str] = [name for name in able if name.strip().lower() == "image"]
+    if named or len(structs) == 1:
+        return (named or structs)[0]
+    there = some([f"{briefly(one.name)} ({briefly(str(one.type))})" for one in schema], 20)
     raise DataError(
         f"{shown(path)} has no column 'image' of bytes, or of Hugging Face's struct of bytes and "
         f"path; its columns are {there}. To use its images, {_ADVICE}"
     )
 
 
+def _renamed(table: Any, path: str) -> Any:
+    """Returns the columns of a table that are used, by the names that we know them by."""
+    places = find_columns(table.column_names, path)
+    used = table.select(list(places.values())).rename_columns(list(places))
+    return used.replace_schema_metadata(table.schema.metadata)  # the names of classes are there
+
+
 def _check_bytes(num_missing: int, num_rows: int, column: str, path: str) -> None:
     """Raises a `DataError` where no row has an image."""
     if num_missing == num_rows > 0:
-        raise DataError(f"column {column!r} of {shown(path)} holds no bytes in any row; {_ADVICE}")
+        raise DataError(f"column '{briefly(column)}' of {shown(path)} holds no bytes in any row; "
+                        f"{_ADVICE}")  # fmt: skip
 
 
-def _row_names(table: Any, column: str) -> list[str]:
-    """Returns the paths that images were stored with, if each has one of its own; else numbers."""
+def _row_names(used: Any, images: Any) -> list[str]:
+    """Returns the paths that images were stored with, if each has one of its own; else numbers.
+
+    `used` are the columns that are used, `images` is a table of the column of images.
+    """
     paths: list[str | None] = []
-    if "path" in table.column_names:
-        paths = table["path"].to_pylist()
-    elif column in table.column_names and _has_field(table[column].type, "path"):
-        paths = require_pyarrow()[0].compute.struct_field(table[column], "path").to_pylist()
+    if "path" in used.column_names:
+        paths = used["path"].to_pylist()
+    elif images.num_columns and _has_field(images.column(0).type, "path"):
+        paths = require_pyarrow()[0].compute.struct_field(images.column(0), "path").to_pylist()
     if paths and all(paths) and len(set(paths)) == len(paths):
         return [str(path) for path in paths]
-    return [f"{row:06d}" for row in range(len(table))]
+    return [f"{row:06d}" for row in range(max(len(used), len(images)))]
 
 
 def _class_names(schema: Any) -> list[str]:
@@ -104,7 +116,8 @@ def _joined(parts: Sequence[_Part], root: Path, source: str, *, labelled: bool) 
     try:
         table = pyarrow.concat_tables([part.table.select(told) for part in parts])
     except (KeyError, pyarrow.ArrowException) as error:
-        raise DataError(f"not all of {shown(source)} has the same columns: {error}") from error
+        raise DataError(f"not all of {shown(source)} has the same columns: "
+                        f"{briefly(first_line(error), 300)}") from error  # fmt: skip
     with reading(shown(source)):
         columns = {name: table[name].to_pylist() for name in told}
         if "label" in told:
@@ -155,22 +168,24 @@ def _read_parquet(shard: Shard, large: list[str]) -> _Part:
     with reading(shown(path)), parquet.ParquetFile(path) as file:
         schema, groups = file.schema_arrow, file.metadata
         column = _image_column(schema, path)
-        check_header(schema.names, path, (column, *USED))
+        find_columns(schema.names, path, (column,))
         is_struct = pyarrow.types.is_struct(schema.field(column).type)
-        wanted = [name for name in USED if name in schema.names]
-        table = file.read(columns=[*wanted, f"{column}.path"] if is_struct else wanted)
-        names = iter(_row_names(table, column))
-    leaf = f"{column}.bytes" if is_struct else column
-    places: list[Cell] = []
-    num_missing = 0
-    for number in range(groups.num_row_groups):
-        group = groups.row_group(number)
-        places += [Cell(path, leaf, number, row, next(names)) for row in range(group.num_rows)]
-        for chunk in map(group.column, range(group.num_columns)):
-            if chunk.path_in_schema == leaf and chunk.statistics:
-                num_missing += chunk.statistics.null_count or 0
-        if group.total_byte_size > _LARGE_BYTES and path not in large:
-            large.append(path)
+        wanted = [schema.names[place] for place in find_columns(schema.names, path).values()]
+        used = file.read(columns=[name for name in wanted if name != column])
+        table = _renamed(used, path)
+        images = file.read(columns=[f"{column}.path"] if is_struct else [])
+        names = iter(_row_names(table, images))
+        leaf = f"{column}.bytes" if is_struct else column
+        places: list[Cell] = []
+        num_missing = 0
+        for number in range(groups.num_row_groups):
+            group = groups.row_group(number)
+            places += [Cell(path, leaf, number, row, next(names)) for row in range(group.num_rows)]
+            for chunk in map(group.column, range(group.num_columns)):
+                if chunk.path_in_schema == leaf and chunk.statistics:
+                    num_missing += chunk.statistics.null_count or 0
+            if group.total_byte_size > _LARGE_BYTES and path not in large:
+                large.append(path)
     _check_bytes(num_missing, len(places), column, path)
     split = _SPLIT_IN_NAME.match(os.path.basename(path))
     return _Part(table, places, shard.prefix, split[1] if split else None)
@@ -198,12 +213,21 @@ def load_saved_dataset(source: str, progress: Progress, *, labelled: bool = True
             raise DataError(f"the dataset {shown(source)} has no splits")
         with progress.task("listing splits", len(splits), "splits") as task:
             for split in splits:
-                folder = root / split
-                files = json.loads((folder / "state.json").read_bytes())["_data_files"]
-                part = _read_arrow([str(folder / one["filename"]) for one in files])
+                folder = root / _plain(split, source) if split else root
+                state = json.loads((folder / "state.json").read_bytes())
+                files = [_plain(one["filename"], source) for one in state["_data_files"]]
+                part = _read_arrow([str(folder / file) for file in files])
                 parts.append(part._replace(prefix=f"{split}/" if split else "", split=split))
                 task.advance()
     return _joined(parts, root, source, labelled=labelled)
+
+
+def _plain(name: str, source: str) -> str:
+    """Returns the name of a file or folder in a dataset; raises where it is a path elsewhere."""
+    if re.split(r"[/\\:]", name) != [name] or name in ("", ".", ".."):
+        raise DataError(f"the dataset {shown(source)} names '{briefly(name)}', which does not lie "
+                        "in its folder; save it again")  # fmt: skip
+    return name
 
 
 def _read_arrow(paths: list[str]) -> _Part:
@@ -213,6 +237,7 @@ def _read_arrow(paths: list[str]) -> _Part:
     for path in paths:
         content = pyarrow.memory_map(path).read_buffer()
         table = pyarrow.ipc.open_stream(pyarrow.BufferReader(content)).read_all()
+        table.validate(full=True)  # else places that are wrong are read wherever they lead
         column = _image_column(table.schema, path)
         tables.append(table)
         cells = table[column]
@@ -224,8 +249,9 @@ def _read_arrow(paths: list[str]) -> _Part:
     if not tables:
         return _Part(pyarrow.table({}), [])
     whole = pyarrow.concat_tables(tables)
-    names = _row_names(whole, column)
-    return _Part(whole, [Span(*one, name) for one, name in zip(ranges, names, strict=True)])
+    table = _renamed(whole.drop_columns([column]), path)
+    names = _row_names(table, whole.select([column]))
+    return _Part(table, [Span(*one, name) for one, name in zip(ranges, names, strict=True)])
 
 
 def _ranges(chunk: Any, content: Any, path: str) -> list[tuple[int, int]]:

@@ -12,8 +12,10 @@ from typing import IO, Any
 
 from lookalike.data.images import ImageSet, Span, shown_path
 from lookalike.data.reading.content import reading
-from lookalike.data.sources.columns import COLUMNS, image_set, label_by_folder, some
-from lookalike.data.sources.folder import are_shards, find_shards
+from lookalike.data.sources.columns import COLUMNS, image_set, some
+from lookalike.data.sources.leftovers import lies_in_leftovers
+from lookalike.data.sources.shards import are_shards, find_shards
+from lookalike.data.sources.tree import label_by_folder
 from lookalike.errors import DataError, first_line
 from lookalike.files import shown
 from lookalike.progress import Progress
@@ -55,8 +57,9 @@ def load_tar(source: str, progress: Progress, *, labelled: bool = True) -> Image
             task.advance()
     if passed:
         progress.warn(
-            f"skipped {len(passed):,} members of {shown(source)} (links, members in hidden "
-            f"folders, and of labelled samples all but the image): {some(passed)}"
+            f"skipped {len(passed):,} members of {shown(source)} (links, what lies in hidden "
+            "folders or systems leave there, and of labelled samples all but the image): "
+            f"{some(passed)}"
         )
     told = {name: values for name, values in columns.items()
             if labelled and any(value is not None for value in values)}  # fmt: skip
@@ -101,7 +104,8 @@ def _members(path: str, passed: list[str]) -> Iterator[tuple[Span, bytes | None]
             folder, base = posixpath.split(name)
             if member.isdir() or base.startswith("."):
                 continue
-            if not member.isreg() or member.issparse() or "/." in f"/{folder}":
+            is_plain = member.isreg() and not member.issparse()
+            if not is_plain or "/." in f"/{folder}" or lies_in_leftovers(name):
                 passed.append(name)
                 continue
             content = None

@@ -1,0 +1,1 @@
+"""Tables of image files: CSV and its kin, and Parquet."""
