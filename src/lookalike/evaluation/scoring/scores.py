@@ -11,7 +11,7 @@ from jaxtyping import Int64
 
 from lookalike.errors import ConfigError
 from lookalike.evaluation.metrics import MEDIAN_RANK, METRICS, Counts, Ranks
-from lookalike.evaluation.scoring.statistics import Column, bootstrap_intervals
+from lookalike.evaluation.scoring.intervals import Column, classes_are_few, mean_intervals
 
 
 @dataclass(frozen=True)
@@ -52,17 +52,26 @@ class QueryScores:
 
     @cached_property
     def intervals(self) -> dict[str, tuple[float, float]]:
-        """The 95% bootstrap interval of each mean over queries."""
+        """The 95% interval of each mean over queries."""
         return self._intervals(None)
 
     @cached_property
     def intervals_by_class(self) -> dict[str, tuple[float, float]]:
-        """The same with whole classes drawn."""
-        return self._intervals(np.array(self.labels)[self.answerable].tolist())
+        """The same with whole classes as what is independent."""
+        return self._intervals(self._scored_labels)
+
+    @property
+    def classes_are_few(self) -> bool:
+        """True where what the numbers say of other classes needs the intervals by class."""
+        return classes_are_few(self._scored_labels)
+
+    @property
+    def _scored_labels(self) -> list[str]:
+        return [label for label, kept in zip(self.labels, self.answerable, strict=True) if kept]
 
     def _intervals(self, clusters: list[str] | None) -> dict[str, tuple[float, float]]:
         columns = {name: column[self.answerable] for name, column in self.averaged.items()}
-        return bootstrap_intervals(columns, clusters=clusters)
+        return mean_intervals(columns, clusters=clusters)
 
     def macro(self) -> dict[str, float]:
         """Returns the mean over classes of the mean over the class's queries."""
