@@ -20,7 +20,7 @@ import torch
 
 from lookalike.errors import DataError
 from lookalike.evaluation.metrics import ranks_of
-from lookalike.evaluation.protocol import hash_of
+from lookalike.evaluation.results import hash_of
 from lookalike.evaluation.retrieval import Retrieval, label_numbers
 from lookalike.evaluation.scoring.scores import QueryScores, score_ranks
 from lookalike.files import shown, write_whole
