@@ -105,8 +105,9 @@ VERB = Verb(
     description="""
         Puts metrics files side by side and tests each against the first, query by query:
         the mean difference, its 95% interval, and the p-value of a paired permutation test; by
-        class as well where classes are few. Results that were measured under different protocols (other images, by their
-        names, or other labels, groups or held-out classes) cannot be compared, and are refused.
+        class as well where classes are few. Results that were measured under different
+        protocols (other images, by their names, or other labels, groups or held-out classes)
+        cannot be compared, and are refused.
     """,
     examples="""
         examples:

@@ -1,4 +1,4 @@
-"""Metrics files as they are read back: whatever somebody made of them, checked before it is used."""
+"""Metrics files as they are read back: checked, for anybody may have changed them since."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read_metrics(path: Path, advice: str, *, needs: Iterable[str] = ()) -> Docum
     Raises:
         DataError: it cannot be read, or is not what Lookalike writes; names the part.
     """
-    document = read_json(path)
+    document = read_json(path, advice)
     if not isinstance(document, dict):
         raise DataError(f"{shown(path)} is not a metrics file; expected a results/metrics_*.json "
                         "that lookalike wrote")  # fmt: skip
@@ -41,22 +41,23 @@ def read_metrics(path: Path, advice: str, *, needs: Iterable[str] = ()) -> Docum
     return document
 
 
-def read_json(path: Path) -> Any:
-    """Reads a JSON file.
+def read_json(path: Path, advice: str) -> Any:
+    """Reads a JSON file; `advice` is what to do where that fails.
 
     Raises:
         DataError: it cannot be read, or is not JSON.
     """
     try:
         if path.exists() and not path.is_file():
-            raise DataError(f"{shown(path)} is not a regular file")  # reading it could wait forever
+            raise DataError(f"{shown(path)} is not a regular file; {advice}")  # would wait forever
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise DataError(f"cannot read {shown(path)}: {error.strerror}") from error
+        raise DataError(f"cannot read {shown(path)}: {error.strerror}; {advice}") from error
     except ValueError as error:
-        raise DataError(f"{shown(path)} is not JSON: {shown(str(error))[:200]}") from error
+        why = shown(str(error))[:200]
+        raise DataError(f"{shown(path)} is not JSON ({why}); {advice}") from error
     except RecursionError as error:
-        raise DataError(f"{shown(path)} is not JSON that can be read: nested too deep") from error
+        raise DataError(f"{shown(path)} is not JSON (nested too deep); {advice}") from error
 
 
 def is_number(value: Any) -> bool:
@@ -123,6 +124,7 @@ _HISTOGRAM = record(
     low=is_number, high=is_number, positives=_list_of(is_count), negatives=_list_of(is_count)
 )
 _HOLDOUT = record(rule=is_text, classes=_list_of(is_text), of_classes=is_text)
+_DRIFT = record(mean_cosine=is_number, low_cosine=is_number, num_images=is_count)
 _COUNTS = ("num_queries", "num_gallery", "num_queries_without_answer", "num_query_classes",
            "num_gallery_classes", "num_queries_scored")  # fmt: skip
 _PROTOCOL = {"kind": is_text, "holdout": optional(_HOLDOUT)}
@@ -149,7 +151,7 @@ _PARTS: dict[str, tuple[str, _Check]] = {
     "per_query": ("a column of numbers a metric", optional(_are_columns)),
     "drift": (
         "the cosines of images",
-        optional(record(mean_cosine=is_number, low_cosine=is_number, num_images=is_count)),
+        optional(_DRIFT),
     ),
     "health": (
         "measures of embeddings",

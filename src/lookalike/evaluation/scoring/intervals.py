@@ -114,13 +114,15 @@ def difference_intervals(
     1998; of any two estimates: Zou and Donner, Statistics in Medicine 27, 2008). Others have
     Student's. Arguments and the rest are as in `mean_intervals`.
     """
+    table = np.stack(list(differences.values()), axis=1)
+    both = units_of(np.concatenate([table.clip(0, None), -table.clip(None, 0)], axis=1), clusters)
     found = {}
-    for name, column in differences.items():
+    for i, (name, column) in enumerate(differences.items()):
+        parts = Units(both.sums[:, [i, len(differences) + i]], both.sizes)
         if np.abs(column).max() <= 1 + _ROUNDING:
-            parts = np.stack([column.clip(0, None), -column.clip(None, 0)], axis=1)
-            found[name] = _gained_less_lost(units_of(parts, clusters))
+            found[name] = _gained_less_lost(parts)
         else:
-            found[name] = _student(units_of(column[:, None], clusters), 0)
+            found[name] = _student(Units(-np.diff(parts.sums, axis=1), both.sizes), 0)
     return found
 
 
