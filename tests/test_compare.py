@@ -311,9 +311,7 @@ def test_a_difference_of_protocols_has_the_order_of_the_results(
 ) -> None:
     other = changed(two_runs[1], "protocol", "fingerprint", to="another")
     other = changed(other, "protocol", "num_queries", to=80)
-    with pytest.raises(
-        ConfigError, match=r"^first/epoch_00 and .*num_queries: 12 and 80"
-    ):
+    with pytest.raises(ConfigError, match=r"^first/epoch_00 and .*num_queries: 12 and 80"):
         compare([two_runs[0], other])
     with pytest.raises(ConfigError, match=r"^.*changed and first/epoch_00 .*: 80 and 12"):
         compare([other, two_runs[0]])
