@@ -143,7 +143,7 @@ _PARTS: dict[str, tuple[str, _Check]] = {
     "intervals": _INTERVALS,
     "intervals_by_class": _INTERVALS,
     "text_intervals": _INTERVALS,
-    "per_class": ("numbers by class", optional(by_name(by_name(optional(is_number))))),
+    "per_class": ("numbers by class", optional(by_name(by_name(is_number)))),
     "protocol": (
         "the facts of a test",
         lambda value: record(fingerprint=is_text)(value) and _has(_PROTOCOL)(value),

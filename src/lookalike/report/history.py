@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from lookalike.evaluation.documents import Document, read_metrics
 from lookalike.evaluation.metrics import headline
 from lookalike.evaluation.results import mixture_files, result_files
+from lookalike.evaluation.scoring.intervals import classes_are_few
 
 # What has an entry a query, and so is as large as the test; the rest of a file is small.
 _LARGE = ("per_query", "scores", "unreadable")
@@ -39,7 +40,20 @@ class History:
     @property
     def headline(self) -> list[str]:
         """The headline metrics that the current epoch has a number of."""
-        return [name for name in headline() if name in (self.current["metrics"] or {})]
+        metrics = self.current["metrics"] or {}
+        return [name for name in headline() if metrics.get(name) is not None]
+
+    @cached_property
+    def scored_labels(self) -> list[str]:
+        """The classes of the current epoch's queries that have an answer."""
+        rows = self.current["per_query"] or {}
+        columns = (rows.get(name, ()) for name in ("label", "num_relevant"))
+        return [label for label, n in zip(*columns, strict=True) if n]
+
+    @cached_property
+    def num_few_classes(self) -> int:
+        """How many classes the queries are of, where these are few; else 0."""
+        return len(set(self.scored_labels)) if classes_are_few(self.scored_labels) else 0
 
     @property
     def began(self) -> str:
