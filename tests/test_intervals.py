@@ -29,7 +29,7 @@ def of_differences(scores: Any, labels: list[str] | None = None) -> Interval:
 
 
 def labels_of(classes: int, size: int) -> list[str]:
-    return np.repeat(np.arange(classes), size).astype(str).tolist()
+    return [str(number) for number in range(classes) for _ in range(size)]
 
 
 def test_quantiles_are_those_of_scipy() -> None:

@@ -58,7 +58,10 @@ class Units:
 
     def errors(self) -> Float64[np.ndarray, "units columns"]:
         """By how much the sum of each unit differs from what the mean of all makes of its size."""
-        return self.sums - self.sizes[:, None] * (self.sums.sum(axis=0) / self.num_queries)
+        found: np.ndarray = (
+            self.sums - np.outer(self.sizes, self.sums.sum(axis=0)) / self.num_queries
+        )
+        return found
 
     @cached_property
     def variances(self) -> Float64[np.ndarray, " columns"]:
