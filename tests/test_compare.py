@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.commands import lookalike as command
 from helpers.photos import write_tree
 from helpers.runs import Settings
 
@@ -25,20 +29,31 @@ def evaluate(settings: dict[str, Any]) -> Path:
     return result.files[1]
 
 
-@pytest.fixture
-def two_runs(settings: Settings, tmp_path: Path) -> tuple[Path, Path]:
+@pytest.fixture(scope="module")
+def two_documents(tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """Two results of one protocol, the second of them wrong in its first query."""
-    write_tree(tmp_path / "more", {"a": 4, "b": 4, "c": 4})
-    paths = [
-        evaluate(settings(test=str(tmp_path / "more"), out=str(tmp_path / name)))
-        for name in ("first", "second")
-    ]
-    document = json.loads(paths[1].read_text())
-    document["per_query"]["recall@1"] = [0.0] * 6 + [1.0] * 6
-    paths[1].write_text(json.dumps(document))
-    first = json.loads(paths[0].read_text())
-    first["per_query"]["recall@1"] = [1.0] * 12
-    paths[0].write_text(json.dumps(first))
+    folder = tmp_path_factory.mktemp("two_documents")
+    images = write_tree(folder / "images", {"a": 4, "b": 4, "c": 4})
+    config = EvaluateConfig(test=str(images), model_name=str(tiny_clip), out=str(folder),
+                            num_workers=0, device="cpu", report=False)  # fmt: skip
+    path = lookalike.evaluate(config, progress=SilentProgress()).files[1]
+    texts = []
+    for hits in ([1.0] * 12, [0.0] * 6 + [1.0] * 6):
+        document = json.loads(path.read_text())
+        document["per_query"]["recall@1"] = hits
+        texts.append(json.dumps(document))
+    return texts[0], texts[1]
+
+
+@pytest.fixture
+def two_runs(two_documents: tuple[str, str], tmp_path: Path) -> tuple[Path, Path]:
+    """They as files of two runs."""
+    paths = []
+    for name, text in zip(("first", "second"), two_documents, strict=True):
+        path = tmp_path / name / "results" / "metrics_epoch_00.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+        paths.append(path)
     return paths[0], paths[1]
 
 
@@ -215,3 +230,118 @@ def test_a_metrics_file_that_is_not_whole_is_named(
     (tmp_path / "broken.json").write_text(json.dumps(document))
     with pytest.raises(DataError, match=r"broken\.json"):
         compare([two_runs[0], tmp_path / "broken.json"])
+
+
+def changed(path: Path, *keys: str, to: Any) -> Path:
+    """A copy of a metrics file in which one thing is another."""
+    document = json.loads(path.read_text())
+    at = document
+    for key in keys[:-1]:
+        at = at[key]
+    at[keys[-1]] = to
+    copy = path.with_name("changed.json")
+    copy.write_text(json.dumps(document))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (("metrics", "mAP"), "x"),
+        (("metrics", "mAP"), True),
+        (("metrics", "mAP"), float("nan")),
+        (("metrics", "mAP"), 10**400),
+        (("per_query", "mAP"), ["x"] * 12),
+        (("per_query", "mAP"), [None] * 12),
+        (("per_query", "mAP"), [[1.0]] * 12),
+        (("per_query", "mAP"), {"0": 1.0}),
+        (("per_query", "mAP"), [1.0] * 11),
+        (("per_query", "label"), [1] * 12),
+        (("per_query", "name"), None),
+        (("per_query", "num_relevant"), [1.5] * 12),
+        (("per_query", "num_relevant"), [-1] * 12),
+        (("per_query", "num_relevant"), [2**64] * 12),
+        (("intervals",), {"mAP": [1]}),
+        (("protocol", "holdout"), "1/2"),
+        (("protocol", "holdout"), {"rule": 3, "classes": [], "of_classes": ""}),
+        (("protocol", "kind"), {"a": 1}),
+        (("epoch",), "\x1b[31m1"),
+    ],
+)
+def test_a_metrics_file_that_somebody_changed_is_named(
+    keys: tuple[str, ...], value: Any, two_runs: tuple[Path, Path]
+) -> None:
+    with pytest.raises(DataError, match=r"changed\.json is damaged \(.*evaluate again"):
+        compare([two_runs[0], changed(two_runs[1], *keys, to=value)])
+
+
+def test_what_cannot_be_read_as_json_is_named(two_runs: tuple[Path, Path], tmp_path: Path) -> None:
+    broken = tmp_path / "broken.json"
+    for content in (b"[" * 200_000, b"\xff\xfe{}", b'{"a": ' + b"9" * 5000 + b"}", b"\0", b"{}x"):
+        broken.write_bytes(content)
+        with pytest.raises(DataError, match=r"broken\.json is not JSON"):
+            compare([two_runs[0], broken])
+    for content in (b"[]", b"null", b'"\x1b[31m"', b"{}"):
+        broken.write_bytes(content.replace(b"\x1b", b"\\u001b"))
+        with pytest.raises(DataError, match=r"broken\.json is not a metrics file"):
+            compare([two_runs[0], broken])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_is_not_waited_for(two_runs: tuple[Path, Path], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(DataError, match=r"pipe\.json is not a regular file"):
+        compare([two_runs[0], tmp_path / "pipe.json"])
+
+
+def test_names_and_facts_of_files_reach_no_terminal_raw(two_runs: tuple[Path, Path]) -> None:
+    strange = changed(two_runs[1], "protocol", "\x1b]0;title\x07", to="\x9b31m" + "long" * 1000)
+    document = json.loads(strange.read_text())
+    document["protocol"]["fingerprint"] = "another"
+    strange = strange.rename(strange.with_name("metrics_\x1b[31m.json"))
+    strange.write_text(json.dumps(document))
+    with pytest.raises(ConfigError) as refused:
+        compare([two_runs[0], strange])
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 500
+
+
+def test_a_difference_of_protocols_has_the_order_of_the_results(
+    two_runs: tuple[Path, Path],
+) -> None:
+    other = changed(two_runs[1], "protocol", "fingerprint", to="another")
+    other = changed(other, "protocol", "num_queries", to=80)
+    with pytest.raises(ConfigError, match=r"^first/epoch_00 and .*num_queries: 12 and 80"):
+        compare([two_runs[0], other])
+    with pytest.raises(ConfigError, match=r"^.*changed and first/epoch_00 .*: 80 and 12"):
+        compare([other, two_runs[0]])
+
+
+def test_few_classes_are_tested_by_class_without_asking(two_runs: tuple[Path, Path]) -> None:
+    plain, by_class = compare(two_runs), compare(two_runs, by_class=True)
+    assert plain.tests_by_class == by_class.tests
+    assert not by_class.tests_by_class
+    told = command("compare", *two_runs)
+    assert "by class, of which there are only 3:" in told.out
+    found = json.loads(command("compare", *two_runs, "--json").out)
+    assert found["tests_against_first_by_class"][0]["recall@1"]["p_value"] > 0.4
+
+
+def test_each_query_of_a_class_of_its_own_is_tested_once(two_runs: tuple[Path, Path]) -> None:
+    paths = [
+        changed(path, "per_query", "label", to=[str(i) for i in range(12)]).rename(
+            path.with_name("own.json")
+        )
+        for path in two_runs
+    ]
+    assert compare(paths).tests_by_class == []
+
+
+def test_comparing_loads_no_more_than_it_needs(two_runs: tuple[Path, Path]) -> None:
+    code = (
+        "import sys; from lookalike.cli.main import main; main(sys.argv[1:]);"
+        "print([m for m in ('torch', 'transformers', 'plotly', 'PIL') if m in sys.modules])"
+    )
+    words = [sys.executable, "-c", code, "compare", *map(str, two_runs)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

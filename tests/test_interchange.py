@@ -16,7 +16,12 @@ from helpers.runs import evaluate as run
 
 from lookalike.data.images import ImageSet
 from lookalike.data.sources import load_images
-from lookalike.embedding.interchange import load_embeddings, save_embeddings
+from lookalike.embedding.interchange import (
+    load_embeddings,
+    read_names_back,
+    save_embeddings,
+    write_names,
+)
 from lookalike.errors import ConfigError, DataError, MissingExtraError, OutputError
 
 ODD = ["plain.png", "a b, c.png", 'quo"te.png', "new\nline.png", "Screenshot 3.45\u202fPM.png",
@@ -171,3 +176,21 @@ def test_settings_that_would_do_nothing_are_refused(settings: Settings) -> None:
     for extra in ({"trec": True}, {"holdout_classes": "0.5"}, {"save_embeddings": "npy"}):
         with pytest.raises(ConfigError, match=f"leave {next(iter(extra))} out"):
             run(settings(test=None, run="a.trec", qrels="b.trec", **extra))
+
+
+FORMULAS = ["=1+1.jpg", "+a.jpg", "-1/b.jpg", "@SUM.jpg", "\t=x.jpg", "\r=x.jpg", "\n=x.jpg"]
+PLAIN = ["a=1.jpg", "'quoted'.jpg", "b/-1.jpg", "'", ""]
+
+
+def test_no_cell_is_a_formula_and_all_names_come_back(tmp_path: Path) -> None:
+    names = [*FORMULAS, *PLAIN, *(f"'{name}" for name in FORMULAS), "''=x.jpg"]
+    labels = ["=HYPERLINK(1)", *(["plain"] * (len(names) - 1))]
+    path = tmp_path / "names.csv"
+    write_names(path, {"path": names, "label": labels})
+    with open(path, newline="", encoding="utf-8") as file:
+        _, *rows = list(csv.reader(file))
+    cells = [cell for row in rows for cell in row]
+    assert not [cell for cell in cells if cell[:1] in tuple("=+-@\t\r\n") and cell]
+    assert [row[0] for row in rows][7 : 7 + len(PLAIN)] == PLAIN
+    assert rows[0][1] == "'=HYPERLINK(1)"
+    assert read_names_back(path) == names

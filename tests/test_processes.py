@@ -90,7 +90,7 @@ def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         assert torch.allclose(found[name], tensor, rtol=1e-4, atol=1e-6), name
 
 
-@pytest.mark.parametrize("case", [*CASES, "arcface", "held"])
+@pytest.mark.parametrize("case", [*CASES, "arcface", "held", "patches"])
 def test_two_processes_step_as_one_does(found: list[dict[str, Any]], case: str) -> None:
     alone, *both = (one[case] for one in found)
     for one in both:
@@ -112,6 +112,16 @@ def test_a_sharded_encoder_steps_as_a_whole_one(found: list[dict[str, Any]]) -> 
     for number, state in alone["optimizer"]["state"].items():
         assert first["optimizer"]["state"][number]["exp_avg"].shape == state["exp_avg"].shape
     assert_same_bits(first["texts"], second["texts"])
+
+
+def test_parts_and_wholes_are_clipped_by_one_norm(found: list[dict[str, Any]]) -> None:
+    """The encoder's weights lie in parts, those of the objective whole in each process."""
+    alone, first, second = (one["sharded arcface"] for one in found)
+    for one in (first, second):
+        assert one["norms"] == pytest.approx(alone["norms"], rel=1e-4)
+    assert_close(first["gradients"][0], alone["gradients"][0])
+    lengths = [gradient.norm() for gradient in first["gradients"][0].values()]
+    assert torch.stack(lengths).norm() == pytest.approx(0.5, rel=1e-3)  # the limit
 
 
 def test_two_processes_embed_to_the_bits_of_one(found: list[dict[str, Any]]) -> None:

@@ -306,7 +306,7 @@ def test_queries_and_first_results_get_their_thumbnails_before_later_ones() -> N
     ],
 )
 def test_a_p_value_is_said_in_words(p_value: float, words: str) -> None:
-    told = verdict.in_words(PairedTest(0.1, 0.05, 0.15, p_value))
+    told = verdict.in_words(PairedTest(0.1, 0.05, 0.15, p_value), "+10.0")
     assert "A change of +10.0 points, between +5.0 and +15.0 with 95% confidence" in told
     assert told.endswith(f"as large {words}.")
 
@@ -320,12 +320,52 @@ def test_the_verdict_says_better_worse_or_that_nobody_knows(
     written(tmp_path, 0, synthetic(200, 10, noise=before))
     page = written(tmp_path, 1, synthetic(200, 10, noise=after))
     history = read_history(tmp_path, 1)
-    cards = cards_of(history, history.headline, verdict.tests_of(history))
+    cards = cards_of(history, history.headline, verdict.tests_of(history, by_class=False))
     assert [card.metric for card in cards] == ["recall@1", "recall@5", "recall@10", "mAP", "mAP@R"]
     told = verdict.verdict_on(cards[0], 1)
     assert told.kind == kind
     assert told.sentence in text(page)
     assert percent(history.current["metrics"]["recall@1"]) in told.sentence
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"),
+    [(0.8125, "81.3%"), (0.1185, "11.9%"), (0.00049, "0.0%"), (1.0, "100.0%"), (2 / 3, "66.7%"),
+     (0.3 - 0.1 - 0.1, "10.0%"), (0.12345 + 1e-15, "12.3%")],
+)  # fmt: skip
+def test_shares_are_rounded_half_up_whatever_arithmetic_left_behind(
+    share: float, shown: str
+) -> None:
+    assert percent(share) == shown
+    assert points(share) == f"+{shown[:-1]}"
+    assert points(-share) == (f"-{shown[:-1]}" if shown != "0.0%" else "+0.0")
+
+
+def test_sentence_and_card_tell_one_change(tmp_path: Path) -> None:
+    """16 queries: changes of a sixteenth are ties of the first decimal."""
+    for noise in (0.8, 1.2, 1.6, 2.0):
+        folder = tmp_path / str(noise)
+        written(folder, 0, synthetic(16, 8, noise=2 * noise))
+        written(folder, 1, synthetic(16, 8, noise=noise))
+        history = read_history(folder, 1)
+        card = cards_of(history, history.headline, verdict.tests_of(history, by_class=False))[0]
+        told = verdict.verdict_on(card, 1)
+        assert told.how_sure is not None
+        assert f"A change of {card.change} points" in told.how_sure
+
+
+def test_few_classes_are_told_by_class_and_many_are_not(tmp_path: Path) -> None:
+    for num_classes in (10, 60):
+        folder = tmp_path / str(num_classes)
+        written(folder, 0, synthetic(200, num_classes, noise=2.0))
+        page = text(written(folder, 1, synthetic(200, num_classes, noise=1.0)))
+        current = read_history(folder, 1).current
+        low, high = current["intervals_by_class"]["recall@1"]
+        few = num_classes == 10
+        assert (f"by class {percent(low)} to {percent(high)}" in page) == few
+        assert (
+            f"The queries are of only {num_classes} classes: by class the change" in page
+        ) == few
 
 
 def test_classes_stand_worst_first_with_what_they_are_taken_for(tmp_path: Path) -> None:

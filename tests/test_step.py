@@ -16,6 +16,7 @@ from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.layers import drop_patches
 from lookalike.runtime import memory
 from lookalike.runtime.device import Runtime, make_runtime
+from lookalike.training.losses.arcface import ArcFaceLoss
 from lookalike.training.losses.memory import CrossBatchMemory
 from lookalike.training.losses.supcon import SupConLoss
 from lookalike.training.step import batch_memory
@@ -337,3 +338,45 @@ def test_a_run_in_chunks_learns_what_a_run_at_once_does(settings: Settings, phot
 def test_a_batch_memory_beyond_the_batch_is_refused(settings: Settings) -> None:
     with pytest.raises(ConfigError, match=r"batch_memory is 9, but a batch has 8 images"):
         train(settings(batch_memory=9))
+
+
+def test_patches_left_out_depend_on_the_image_alone(without_dropout: Path) -> None:
+    """Not on how many go through at a time, nor on the random numbers of torch."""
+    gradients = []
+    for chunk_size in (12, 5, 1):
+        learner = step_of(without_dropout, chunk_size)
+        drop_patches(learner.encoder, 0.5)
+        torch.rand(chunk_size)
+        learner.take(PIXELS, LABELS, seed=(3, 1, 4))
+        gradients.append(gradients_of(learner))
+    for other in gradients[1:]:
+        for name, gradient in gradients[0].items():
+            assert torch.allclose(other[name], gradient, rtol=1e-4, atol=1e-6), name
+    losses = set()
+    for seed in ((3, 1, 4), (3, 1, 5), (3, 2, 4), (4, 1, 4)):
+        learner = step_of(without_dropout, 12)
+        drop_patches(learner.encoder, 0.5)
+        losses.add(learner.take(PIXELS, LABELS, seed=seed).loss)
+    assert len(losses) == 4  # other ones in each step, epoch and run
+
+
+@pytest.mark.parametrize("limit", [None, 0.01])
+def test_the_gradient_of_all_that_is_trained_is_told_and_shortened(
+    without_dropout: Path, limit: float | None
+) -> None:
+    encoder = CLIPEncoder(str(without_dropout))
+    objective = ArcFaceLoss(4, encoder.dim)
+    parameters = [*(p for _, p in encoder.trainable_parameters()), *objective.parameters()]
+    learner = TrainingStep(
+        encoder, objective, torch.optim.SGD(parameters, lr=0.0), make_runtime("cpu", "fp32", 0),
+        chunk_size=12, max_grad_norm=limit,
+    )  # fmt: skip
+    norm = learner.take(PIXELS, LABELS).grad_norm
+    whole = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).norm()
+    of_objective = torch.cat([p.grad.flatten() for p in objective.parameters()]).norm()
+    assert of_objective > 1e-4
+    if limit is None:
+        assert float(whole) == pytest.approx(norm, rel=1e-5)
+    else:
+        assert float(whole) == pytest.approx(limit, rel=1e-3)
+        assert norm > limit

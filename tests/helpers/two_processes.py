@@ -19,6 +19,7 @@ from lookalike.embedding.embed import embed
 from lookalike.embedding.embedder import Embedder
 from lookalike.errors import ConfigError
 from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.layers import drop_patches
 from lookalike.model.text import embed_texts
 from lookalike.progress import SilentProgress
 from lookalike.runtime.device import Runtime, make_runtime
@@ -49,7 +50,9 @@ def main(model: str, images: str, out: Path, *command: str) -> int:
             **{name: stepped(model, runtime, *case) for name, case in CASES.items()},
             "arcface": stepped(model, runtime, 6, 4, arcface=True),
             "sharded": stepped(model, runtime, 7, 2, sharded=world.size > 1),
+            "sharded arcface": stepped(model, runtime, 6, 4, arcface=True, sharded=world.size > 1),
             "held": stepped(model, runtime, 7, 2, held=True),
+            "patches": stepped(model, runtime, 7, 2, patch_dropout=0.5),
         }
         if world.size > 1:
             found["gathered"] = gathered(world)
@@ -79,10 +82,13 @@ def stepped(
     arcface: bool = False,
     sharded: bool = False,
     held: bool = False,
+    patch_dropout: float = 0.0,
 ) -> dict[str, Any]:
     """Two steps on the same twelve images; before the second one, weights have changed."""
     world = runtime.world
     encoder = CLIPEncoder(model)
+    if patch_dropout:
+        drop_patches(encoder, patch_dropout)
     if sharded:
         shard(encoder, runtime)
         texts = embed_texts(encoder, ["one", "two"], progress=SilentProgress())
@@ -106,8 +112,8 @@ def stepped(
         regularizers=regularizers,
     )  # fmt: skip
     steps, gradients = [], list[dict[str, Tensor]]()
-    for _ in range(2):
-        steps.append(learner.take(PIXELS[own], LABELS[own]))
+    for number in range(2):
+        steps.append(learner.take(PIXELS[own], LABELS[own], seed=(1, 0, number)))
         named = [*encoder.trainable_parameters(), *objective.named_parameters()]
         of_step = {name: p.grad.clone() for name, p in named if p.grad is not None}
         gradients.append(whole_tensors(of_step, world))

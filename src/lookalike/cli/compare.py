@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
+from lookalike.cli.output import say
 from lookalike.cli.tables import print_metrics, print_table
 from lookalike.cli.verb import Verb
 from lookalike.files import shown
 
 if TYPE_CHECKING:
     from lookalike.commands.compare import Comparison
+    from lookalike.evaluation.scoring.statistics import PairedTest
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +37,10 @@ def _call(given: argparse.Namespace) -> Comparison:
 
 
 def _document(comparison: Comparison) -> dict[str, Any]:
-    tests = [{name: asdict(test) for name, test in one.items()} for one in comparison.tests]
+    tests, by_class = (
+        [{name: asdict(test) for name, test in one.items()} for one in tests]
+        for tests in (comparison.tests, comparison.tests_by_class)
+    )
     return {
         "results": [
             {"name": one.name, "file": shown(one.path), "metrics": one.document["metrics"],
@@ -41,6 +48,7 @@ def _document(comparison: Comparison) -> dict[str, Any]:
             for one in comparison.results
         ],
         "tests_against_first": tests,
+        "tests_against_first_by_class": tests if comparison.by_class else by_class or None,
         "why_untested": comparison.why_untested,
         "folds": comparison.folds,
         "missing_metrics": comparison.missing,
@@ -57,21 +65,35 @@ def print_comparison(comparison: Comparison) -> None:
     if comparison.missing:
         lacking = (f"{name} (not in {', '.join(map(shown, files))})"
                    for name, files in comparison.missing.items())  # fmt: skip
-        print(f"Left out, because not all results have them: {'; '.join(lacking)}.\n")
+        say(f"Left out, because not all results have them: {'; '.join(lacking)}.\n")
     first = shown(comparison.results[0].name)
-    for one, tests in zip(comparison.results[1:], comparison.tests, strict=False):
-        print(f"{shown(one.name)} against {first}, on the same queries:")
-        rows = [
-            [metric, f"{test.difference:+.4f}", f"{test.low:+.4f} .. {test.high:+.4f}",
-             f"{test.p_value:.4f}"]
-            for metric, test in tests.items()
-        ]  # fmt: skip
-        print_table(["", "difference", "95% interval", "p"], rows)
-    if comparison.tests and not comparison.by_class:
-        print("Queries are assumed to be independent. Those of one class seldom are: --by-class\n"
+    tested = zip_longest(comparison.tests, comparison.tests_by_class)
+    for one, (tests, by_class) in zip(comparison.results[1:], tested, strict=False):
+        say(f"{shown(one.name)} against {first}, on the same queries:")
+        _print_tests(tests)
+        if by_class is not None:
+            number = len(set(comparison.results[0].scored_labels))
+            say(f"The same by class, of which there {'is' if number == 1 else 'are'} only "
+                  f"{number}:")  # fmt: skip
+            _print_tests(by_class)
+    if comparison.tests_by_class:
+        say("Queries of one class are seldom independent: what holds for other classes as well\n"
+              "is what stands by class.\n")  # fmt: skip
+    elif comparison.tests and not comparison.by_class:
+        say("Queries are assumed to be independent. Those of one class seldom are: --by-class\n"
               "allows for that, and takes more to call a difference real.\n")  # fmt: skip
     if comparison.why_untested:
-        print(f"The differences are not tested: {comparison.why_untested}.\n")
+        say(f"The differences are not tested: {comparison.why_untested}.\n")
+
+
+def _print_tests(tests: Mapping[str, PairedTest]) -> None:
+    """Prints one row a metric."""
+    rows = [
+        [metric, f"{test.difference:+.4f}", f"{test.low:+.4f} .. {test.high:+.4f}",
+         f"{test.p_value:.4f}"]
+        for metric, test in tests.items()
+    ]  # fmt: skip
+    print_table(["", "difference", "95% interval", "p"], rows)
 
 
 VERB = Verb(
@@ -83,9 +105,10 @@ VERB = Verb(
     usage="compare RESULT RESULT ... [options]",
     description="""
         Puts metrics files side by side and tests each against the first, query by query:
-        the mean difference, its 95% bootstrap interval, and the p-value of a paired permutation
-        test. Results that were measured under different protocols (other images, by their
-        names, or other labels, groups or held-out classes) cannot be compared, and are refused.
+        the mean difference, its 95% interval, and the p-value of a paired permutation test; by
+        class as well where classes are few. Results that were measured under different
+        protocols (other images, by their names, or other labels, groups or held-out classes)
+        cannot be compared, and are refused.
     """,
     examples="""
         examples:

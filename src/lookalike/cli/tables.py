@@ -107,7 +107,11 @@ def print_trade_off(trade_off: TradeOff) -> None:
 def print_means(scores: QueryScores, names: Sequence[str]) -> None:
     """Prints the means of some metrics with their intervals."""
     low, high = ({name: scores.intervals[name][end] for name in names} for end in (0, 1))
-    print_metrics(names, [("", scores.micro()), ("95% from", low), ("to", high)])
+    rows: list[Row] = [("", scores.micro()), ("95% from", low), ("to", high)]
+    if scores.classes_are_few:  # what holds for other classes, too
+        low, high = ({n: scores.intervals_by_class[n][end] for n in names} for end in (0, 1))
+        rows += [("by class from", low), ("to", high)]
+    print_metrics(names, rows)
 
 
 def print_unanswered(scores: QueryScores) -> None:

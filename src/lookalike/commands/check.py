@@ -255,8 +255,8 @@ def _wrong_labels(
 ) -> tuple[list[Finding], list[str]]:
     """Returns likely wrong labels, and notes on what could not be judged."""
     if config.model_name is None:
-        return [], ["likely wrong labels, and near copies by embedding: give a model with "
-                    "--model-name"]  # fmt: skip
+        return [], ["likely wrong labels, and copies that only an embedding finds: give a model "
+                    "with --model-name"]  # fmt: skip
     has_one = [] if embeddings is None else embeddings.any(dim=1).tolist()
     positions = [i for i, has in enumerate(has_one) if has and files.labels[i] is not None]
     if embeddings is None or not positions:

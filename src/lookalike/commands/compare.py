@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lookalike.errors import ConfigError, DataError
+from lookalike.evaluation.documents import Document, read_metrics
 from lookalike.evaluation.metrics import METRICS, headline
-from lookalike.evaluation.protocol import hash_of
-from lookalike.evaluation.results import find_results
+from lookalike.evaluation.results import find_results, hash_of
+from lookalike.evaluation.scoring.intervals import classes_are_few
 from lookalike.evaluation.scoring.statistics import PairedTest, paired_tests
 from lookalike.files import does_not_exist, shown
 
 _FOLLOWS = ("fingerprint", "searched_fingerprint", "num_queries_scored", "holdout",
             "num_queries_without_answer")  # fmt: skip
 """Facts that differ because others do."""
+_LONGEST_FACT = 60
+_ADVICE = "evaluate again"
 
 
 @dataclass(frozen=True)
@@ -32,14 +34,20 @@ class Measured:
 
     name: str
     path: Path
-    document: dict[str, Any]
+    document: Document
     metrics: tuple[str, ...]
 
     @property
-    def protocol(self) -> dict[str, Any]:
+    def protocol(self) -> Document:
         """The facts of what the numbers were measured on."""
-        found: dict[str, Any] = self.document["protocol"]
+        found: Document = self.document["protocol"]
         return found
+
+    @property
+    def scored_labels(self) -> list[str]:
+        """The classes of the queries that have an answer."""
+        rows = self.document["per_query"]
+        return [label for label, n in zip(rows["label"], rows["num_relevant"], strict=True) if n]
 
     @property
     def searched(self) -> Any:
@@ -54,7 +62,8 @@ class Comparison:
 
     `metrics` are the headline metrics that all results have; `missing` tells of each other one
     which results lack it, as those of an earlier version or without a registered metric do.
-    With `by_class` whole classes were drawn and flipped. Without tests `why_untested` says why.
+    With `by_class` whole classes count as independent; where it was not asked for and classes are
+    few, `tests_by_class` are such tests beside the others. Without tests `why_untested` says why.
     `folds` holds mean and standard deviation of each metric over results that are the folds of
     one holdout, else None.
     """
@@ -66,6 +75,7 @@ class Comparison:
     why_untested: str | None
     folds: dict[str, tuple[float, float]] | None
     by_class: bool = False
+    tests_by_class: list[dict[str, PairedTest]] = field(default_factory=list)
 
 
 def compare(
@@ -81,7 +91,7 @@ def compare(
             epoch counts; a folder that stands alone is compared with itself, first to last epoch.
         different_protocols: put results of different protocols beside each other all the same,
             untested.
-        by_class: tests and intervals draw whole classes (see `evaluation.scoring.statistics`).
+        by_class: tests and intervals by whole classes (see `evaluation.scoring.intervals`).
 
     Raises:
         DataError: a file that Lookalike did not write, or without metrics; or no metric in common.
@@ -95,18 +105,25 @@ def compare(
     odd = next((b for b in others if b.protocol["fingerprint"] != a["fingerprint"]), None)
     if odd is not None and not different_protocols and folds is None:
         raise ConfigError(
-            f"{odd.name} and {first.name} were measured under different protocols "
+            f"{shown(first.name)} and {shown(odd.name)} were measured under different protocols "
             f"({_difference(a, odd.protocol)}), so their numbers are not "
             "comparable; --different-protocols shows them side by side anyway"
         )
-    why, tests = None, []
+    comparison = Comparison(results, metrics, missing, [], None, folds)
     if odd is not None:
-        why = "they were measured under different protocols"
-    elif any(one.searched != first.searched for one in others):
-        why = "they did not read the same images"
-    elif tested := [name for name in metrics if METRICS[name].over_queries == "mean"]:
-        tests = [_tests(first, one, tested, by_class=by_class) for one in others]
-    return Comparison(results, metrics, missing, tests, why, folds, by_class and why is None)
+        return replace(comparison, why_untested="they were measured under different protocols")
+    if any(one.searched != first.searched for one in others):
+        return replace(comparison, why_untested="they did not read the same images")
+    tested = [name for name in metrics if METRICS[name].over_queries == "mean"]
+    if not tested:
+        return replace(comparison, by_class=by_class)
+    if not first.scored_labels:
+        return replace(comparison, why_untested="no query has an answer")
+    tests = [_tests(first, one, tested, by_class=by_class) for one in others]
+    also: list[dict[str, PairedTest]] = []
+    if not by_class and classes_are_few(first.scored_labels):
+        also = [_tests(first, one, tested, by_class=True) for one in others]
+    return replace(comparison, tests=tests, by_class=by_class, tests_by_class=also)
 
 
 def _find(sources: Sequence[str | Path]) -> list[Path]:
@@ -132,34 +149,33 @@ def _find(sources: Sequence[str | Path]) -> list[Path]:
 
 
 def _read(path: Path) -> Measured:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"cannot read {shown(path)}: {error.strerror}") from error
-    except ValueError as error:
-        raise DataError(f"{shown(path)} is not JSON: {error}") from error
-    protocol = document.get("protocol") if isinstance(document, dict) else None
-    if not isinstance(protocol, dict) or not isinstance(protocol.get("fingerprint"), str):
-        raise DataError(f"{shown(path)} is not a metrics file; expected a results/metrics_*.json "
-                        "that lookalike wrote")  # fmt: skip
+    document = read_metrics(path, _ADVICE)
     if document.get("metrics") is None:
         raise DataError(f"{shown(path)} holds no metrics: the images had no labels")
     metrics = _whole_metrics(document)
     if not metrics:
         raise DataError(f"{shown(path)} holds none of the metrics ({', '.join(headline())}) with "
-                        "each query's scores; evaluate again")  # fmt: skip
+                        f"each query's scores; {_ADVICE}")  # fmt: skip
+    rows = document["per_query"]
+    for name in metrics:
+        scored = (one for one, n in zip(rows[name], rows["num_relevant"], strict=True) if n)
+        if METRICS[name].over_queries == "mean" and None in scored:
+            raise DataError(f"{shown(path)} is damaged (it has no {name} for a query that has an "
+                            f"answer); {_ADVICE}")  # fmt: skip
     return Measured(os.fspath(path), path, document, metrics)
 
 
-def _whole_metrics(document: dict[str, Any]) -> tuple[str, ...]:
+def _whole_metrics(document: Document) -> tuple[str, ...]:
     """The headline metrics that a file has of all queries, and of each."""
-    metrics, rows = document["metrics"], document.get("per_query")
-    if not isinstance(metrics, dict) or not isinstance(rows, dict):
+    metrics, rows = document["metrics"], document.get("per_query") or {}
+    if not rows.keys() >= {"name", "label", "num_relevant"}:
         return ()
-    lengths = {name: len(column) for name, column in rows.items() if isinstance(column, list)}
-    wanted = {lengths.get(name) for name in ("name", "label", "num_relevant")}
-    whole = {name for name, length in lengths.items() if {length} == wanted}
-    return tuple(name for name in headline() if name in metrics and name in whole)
+    return tuple(
+        name for name in headline()
+        if name in rows and name in metrics
+        # a median may be infinite
+        and (metrics[name] is not None or METRICS[name].over_queries == "median")
+    )  # fmt: skip
 
 
 def _in_common(results: list[Measured]) -> tuple[list[str], dict[str, list[str]]]:
@@ -169,8 +185,8 @@ def _in_common(results: list[Measured]) -> tuple[list[str], dict[str, list[str]]
     }
     common = [metric for metric, names in lacking.items() if not names]
     if not common:
-        held = "; ".join(f"{one.name} has {', '.join(one.metrics)}" for one in results)
-        raise DataError(f"the results have no metric in common ({held}); evaluate again")
+        held = "; ".join(f"{shown(one.name)} has {', '.join(one.metrics)}" for one in results)
+        raise DataError(f"the results have no metric in common ({held}); {_ADVICE}")
     return common, {m: names for m, names in lacking.items() if 0 < len(names) < len(results)}
 
 
@@ -187,15 +203,21 @@ def _named(results: list[Measured]) -> list[Measured]:
     return [replace(one, name=name) for one, name in zip(results, names, strict=True)]
 
 
-def _difference(a: dict[str, Any], b: dict[str, Any]) -> str:
-    """The first few facts in which two protocols differ."""
+def _difference(a: Document, b: Document) -> str:
+    """The first few facts in which two protocols differ, the first one's first."""
     told = [
-        f"other {key}" if key.split()[-1] in ("names", "labels", "groups")
-        else f"{key}: {a.get(key)} and {b.get(key)}"
+        f"other {shown(key)}" if key.endswith(("names", "labels", "groups"))
+        else f"{shown(key)}: {_fact(a.get(key))} and {_fact(b.get(key))}"
         for key in {**a, **b}
         if a.get(key) != b.get(key) and key not in _FOLLOWS
     ]  # fmt: skip
     return "; ".join(told[:3]) or "other images"
+
+
+def _fact(value: Any) -> str:
+    """A fact as a file has it, on one line."""
+    text = shown(str(value))
+    return text if len(text) <= _LONGEST_FACT else f"{text[:_LONGEST_FACT]}…"
 
 
 def _tests(
@@ -203,13 +225,12 @@ def _tests(
 ) -> dict[str, PairedTest]:
     """Each of these metrics, on the queries that have an answer."""
     before, after = a.document["per_query"], b.document["per_query"]
-    scored = np.array(before["num_relevant"]) > 0
+    scored = np.array(before["num_relevant"], dtype=np.int64) > 0
     columns = (
         {name: np.array(rows[name], dtype=np.float64)[scored] for name in metrics}
         for rows in (before, after)
     )
-    labels = np.array(before["label"])[scored].tolist() if by_class else None
-    return paired_tests(*columns, clusters=labels)
+    return paired_tests(*columns, clusters=a.scored_labels if by_class else None)
 
 
 def _over_folds(

@@ -42,8 +42,9 @@ from lookalike.evaluation.retrieval import (
 )
 from lookalike.evaluation.scoring.scores import QueryScores
 from lookalike.evaluation.text import search_by_text, text_document, text_metrics, text_queries
-from lookalike.evaluation.trec import score_trec, write_trec
-from lookalike.files import shown, write_json, written_together
+from lookalike.evaluation.trec import write_trec
+from lookalike.evaluation.trec_scoring import score_trec
+from lookalike.files import briefly, shown, write_json, written_together
 from lookalike.locking import sole_writer
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.layers import on_device
@@ -308,7 +309,7 @@ def _evaluate_run(
     ):
         if names:
             number = counted(len(names), "query", "queries")
-            progress.warn(f"not in {where}: {number} {outcome}, such as {shown(names[0])}")
+            progress.warn(f"not in {where}: {number} {outcome}, such as {briefly(names[0])}")
     protocol = {
         "kind": "run-qrels",
         "num_queries": len(scored.names),

@@ -28,7 +28,7 @@ class CheckConfig(BatchShape, Shared):
         "model_name",
         default=None,
         help="a hub id, a local Transformers folder, or a Lookalike checkpoint (.pth); with a "
-        "model the check also finds likely wrong labels, and near copies by embedding",
+        "model the check also finds likely wrong labels, and copies that only an embedding finds",
     )
     num_neighbors: int = option(
         20,

@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -34,6 +35,8 @@ MANIFEST = "manifest.json"
 _METADATA = b"lookalike"  # key in the metadata of a Parquet file's schema
 _TOLD = {"fingerprint", "model_name", "embedding", "dim"}  # of an embedder, by all files of ours
 _ROWS_AT_A_TIME = 2**16
+_FORMULA = re.compile(r"\A'*[=+\-@\t\r\n]")
+_QUOTED = re.compile(r"\A'(?='*[=+\-@\t\r\n])")
 
 
 def embedding_files(path: Path) -> list[Path]:
@@ -82,17 +85,27 @@ def columns_of(images: ImageSet) -> dict[str, list[str]]:
 
 
 def write_names(path: Path, columns: Mapping[str, Sequence[str]]) -> None:
-    """Writes a CSV file of names, whatever bytes they are made of."""
+    """Writes a CSV file of names, whatever bytes they are made of.
+
+    One that a spreadsheet would take for a formula, and run, gets an apostrophe before it (OWASP,
+    "CSV Injection"), and so does one that already begins so, that `read_names_back` can tell.
+    """
 
     def write(file: IO[bytes]) -> None:
         text = io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="")
         table = csv.writer(text)
         table.writerow(columns)
-        table.writerows(zip(*columns.values(), strict=True))
+        safe = ([_FORMULA.sub(r"'\g<0>", cell) for cell in cells] for cells in columns.values())
+        table.writerows(zip(*safe, strict=True))
         text.flush()
         text.detach()
 
     write_whole(path, write)
+
+
+def read_names_back(path: Path) -> list[str]:
+    """Returns column `path` of such a file, or of another system's; DataError if there is none."""
+    return [_QUOTED.sub("", cell, count=1) for cell in read_names(path)]
 
 
 def embedder_of_both(first: Path, second: Path) -> dict[str, Any] | None:
@@ -127,7 +140,7 @@ def _embedder_of(path: Path) -> dict[str, Any] | None:
         text = file.read_bytes() if file.is_file() else b"null"
     try:
         document = json.loads(text)
-    except ValueError:  # a file of somebody else's, by chance of that name
+    except (ValueError, RecursionError):  # a file of somebody else's, by chance of that name
         return None
     known = document.get("embedder") if isinstance(document, dict) else None
     return known if isinstance(known, dict) and known.keys() >= _TOLD else None
@@ -258,7 +271,7 @@ def _read(path: Path) -> tuple[list[str], np.ndarray]:
         if not isinstance(matrix, np.ndarray):
             matrix.close()
             raise DataError(f"{shown(path)} is an archive of arrays; expected a single array")
-        names = read_names(path.with_suffix(".csv"))
+        names = read_names_back(path.with_suffix(".csv"))
     else:
         raise DataError(f"{shown(path)} is neither .npy nor .parquet")
     if matrix.ndim != 2 or len(matrix) != len(names) or not matrix.shape[1]:

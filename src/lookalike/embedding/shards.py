@@ -30,9 +30,14 @@ from torch import Tensor
 from lookalike.data.images import ImageSet, Unreadable
 from lookalike.data.reading.reader import Request
 from lookalike.data.sources.columns import some
-from lookalike.data.sources.tables.delimited import read_names
 from lookalike.embedding.embedder import Embedder, check_finite
-from lookalike.embedding.interchange import MANIFEST, columns_of, described, write_names
+from lookalike.embedding.interchange import (
+    MANIFEST,
+    columns_of,
+    described,
+    read_names_back,
+    write_names,
+)
 from lookalike.errors import DataError, OutputError
 from lookalike.files import shown, write_json, write_whole
 
@@ -222,7 +227,7 @@ def open_shards(folder: Path) -> Shards:
             f"{shown(folder)} is not finished: {num_done:,} of {plan.num_parts:,} parts are done. "
             "Go on with the lookalike embed command that began it"
         )
-    names = read_names(folder / IMAGES)
+    names = read_names_back(folder / IMAGES)
     if len(names) != plan.num_images:
         raise DataError(f"{shown(folder / IMAGES)} names {len(names):,} images where "
                         f"{plan.num_images:,} were embedded; {_REPAIR}")  # fmt: skip
@@ -294,7 +299,7 @@ def _mark_of(folder: Path, number: int) -> Path:
 def _names_are(path: Path, images: ImageSet) -> bool:
     """Returns whether a list of images is there and is that of these."""
     try:
-        return read_names(path) == images.names
+        return read_names_back(path) == images.names
     except DataError:
         return False
 
@@ -350,7 +355,7 @@ def _is_complete(manifest: Mapping[str, Any]) -> bool:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{shown(path)} cannot be read as JSON ({error}); {_EXPECTED}") from error
     if not isinstance(document, dict):
         raise DataError(f"{shown(path)} holds no JSON object; {_EXPECTED}")

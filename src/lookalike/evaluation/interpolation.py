@@ -6,13 +6,22 @@ lie between those of the baseline and those it was fine-tuned to.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, fields
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 from lookalike.errors import DataError
-from lookalike.evaluation.metrics import is_better
+from lookalike.evaluation.documents import (
+    by_name,
+    is_count,
+    is_number,
+    is_text,
+    optional,
+    read_json,
+    record,
+)
+from lookalike.evaluation.metrics import METRICS, TEXT_PREFIX, is_better
 from lookalike.files import shown, write_json
 
 
@@ -117,15 +126,39 @@ def read_trade_off(path: Path, run: str) -> TradeOff | None:
     Raises:
         DataError: the file is not one of ours.
     """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        facts = {field.name: document[field.name] for field in fields(TradeOff)}
-        facts["mixtures"] = tuple(Mixture(**one) for one in document["mixtures"])
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    advice = "remove it and resume the run to measure mixtures of weights again"
+    document = read_json(path, advice)
+    if not _is_trade_off(document):
         raise DataError(
-            f"{shown(path)} is damaged ({type(error).__name__}: {error}); remove it and resume the "
-            "run to measure the mixtures of weights again"
-        ) from error
+            f"{shown(path)} is damaged (it does not hold mixtures of weights and what they "
+            f"come to); {advice}"
+        )
+    facts = {field.name: document[field.name] for field in fields(TradeOff)}
+    facts["mixtures"] = tuple(
+        Mixture(one["alpha"], one["metrics"], one["text_metrics"]) for one in document["mixtures"]
+    )
     return TradeOff(**facts) if facts["run"] == run else None
+
+
+_is_mixture = record(
+    alpha=is_number, metrics=by_name(is_number), text_metrics=optional(by_name(is_number))
+)
+_has_parts = record(
+    run=is_text, epoch=is_count, metric=is_text, text_metric=is_text, fingerprint=is_text,
+    mixtures=lambda value: isinstance(value, list) and len(value) > 1,
+)  # fmt: skip
+
+
+def _is_trade_off(document: Any) -> bool:
+    """Whether all is there that a trade-off is computed from."""
+    if not _has_parts(document) or not all(map(_is_mixture, document["mixtures"])):
+        return False
+    metric, text_metric = document["metric"], document["text_metric"]
+    texts = [one["text_metrics"] for one in document["mixtures"]]
+    return (
+        metric.removeprefix(TEXT_PREFIX) in METRICS
+        and all(metric in one["metrics"] for one in document["mixtures"])
+        and (not any(texts) or all(one and text_metric in one for one in texts))
+    )

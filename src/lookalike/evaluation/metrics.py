@@ -6,7 +6,8 @@ gallery holds for it, retrieved or not. All functions return one number a query 
 a query without an answer in the gallery has no score, and is counted apart by the caller.
 
 Unless a function says otherwise the source is Manning, Raghavan and Schütze, "Introduction to
-Information Retrieval" (2008), chapter 8. Relevance is binary throughout: right or wrong.
+Information Retrieval" (2008), chapter 8. Relevance is binary, right or wrong, but for nDCG, which
+counts by grades where there are any.
 
 What is measured, shown, compared and known as `best_metric` is whatever `METRICS` holds; a metric
 of your own joins it by `register`, before `lookalike.train` or `lookalike.evaluate` is called.
@@ -16,17 +17,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
-from jaxtyping import Bool, Float64, Int64
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from lookalike.errors import ConfigError
 
-Ranks = Int64[Tensor, "queries hits"]
-Counts = Int64[Tensor, " queries"]
-Scores = Float64[Tensor, " queries"]
+if TYPE_CHECKING:  # whoever only reads what was measured need not wait until torch is loaded
+    from jaxtyping import Bool, Float64, Int64
+    from torch import Tensor
+
+    Ranks = Int64[Tensor, "queries hits"]
+    Counts = Int64[Tensor, " queries"]
+    Scores = Float64[Tensor, " queries"]
+
+
+@dataclass(frozen=True)
+class Grades:
+    """How relevant images are where some are more so than others, as qrels of TREC may say.
+
+    Attributes:
+        found: of the image at each of the ranks; 0 where these are padded.
+        ideal: of all right images of a query, largest first, padded at its end with 0.
+    """
+
+    found: Float64[Tensor, "queries hits"]
+    ideal: Float64[Tensor, "queries relevant"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,7 @@ class Metric:
         is_share: whether it lies between 0 and 1, and is shown to people in percent.
         over_queries: how queries are summarised. Intervals, tests, and means over classes are
             those of means, and so a median has none.
+        graded: the same where right images have grades; None for a metric that ignores them.
     """
 
     name: str
@@ -54,6 +69,7 @@ class Metric:
     higher_is_better: bool = True
     is_share: bool = True
     over_queries: Literal["mean", "median"] = "mean"
+    graded: Callable[[Ranks, Counts, Grades], Scores] | None = None
 
 
 def recall_at_k(ranks: Ranks, k: int) -> Scores:
@@ -62,6 +78,7 @@ def recall_at_k(ranks: Ranks, k: int) -> Scores:
     Formula: [min rank <= k]. Source: Jégou et al., "Product Quantization for Nearest Neighbor
     Search" (PAMI 2011), section V; in text retrieval "recall" means found / R, which this is not.
 
+    >>> import torch
     >>> recall_at_k(torch.tensor([[2, 3], [3, 0]]), k=2)
     tensor([1., 0.], dtype=torch.float64)
     """
@@ -73,6 +90,7 @@ def precision_at_k(ranks: Ranks, k: int) -> Scores:
 
     Formula: |{rank <= k}| / k. The denominator stays k where the gallery is smaller or R < k.
 
+    >>> import torch
     >>> precision_at_k(torch.tensor([[2, 3], [3, 0]]), k=2)
     tensor([0.5000, 0.0000], dtype=torch.float64)
     """
@@ -84,6 +102,7 @@ def r_precision(ranks: Ranks, num_relevant: Counts) -> Scores:
 
     Formula: |{rank <= R}| / R. Below R = 2 and one of the first two places is right.
 
+    >>> import torch
     >>> r_precision(torch.tensor([[1, 3]]), torch.tensor([2]))
     tensor([0.5000], dtype=torch.float64)
     """
@@ -97,6 +116,7 @@ def average_precision(ranks: Ranks, num_relevant: Counts) -> Scores:
     the ranks of all right images in the whole gallery; those that were not retrieved count as
     zero. Below: right at ranks 1 and 3 of two, (1/1 + 2/3) / 2.
 
+    >>> import torch
     >>> average_precision(torch.tensor([[1, 3]]), torch.tensor([2]))
     tensor([0.8333], dtype=torch.float64)
     """
@@ -110,6 +130,7 @@ def average_precision_at_r(ranks: Ranks, num_relevant: Counts) -> Scores:
     queries is mAP@R: 1 only if all right images come before all wrong ones. Source: Musgrave
     et al., "A Metric Learning Reality Check" (ECCV 2020), section 3.1. Below (1/1 + 0) / 2.
 
+    >>> import torch
     >>> average_precision_at_r(torch.tensor([[1, 3]]), torch.tensor([2]))
     tensor([0.5000], dtype=torch.float64)
     """
@@ -127,6 +148,7 @@ def average_precision_at_k(
     R) can. (Dividing by the hits found, as some do, rewards finding fewer.) Below, right at
     ranks 1 and 4 of three, k = 2: 1 / 3 and 1 / 2.
 
+    >>> import torch
     >>> ranks, num_relevant = torch.tensor([[1, 4]]), torch.tensor([3])
     >>> average_precision_at_k(ranks, num_relevant, 2, over="R")
     tensor([0.3333], dtype=torch.float64)
@@ -137,21 +159,30 @@ def average_precision_at_k(
     return (_precisions(ranks) * _within(ranks, k)).sum(dim=1) / denominator
 
 
-def ndcg_at_k(ranks: Ranks, num_relevant: Counts, k: int) -> Scores:
+def ndcg_at_k(ranks: Ranks, num_relevant: Counts, k: int, grades: Grades | None = None) -> Scores:
     """Returns the normalised discounted cumulative gain of the first k places.
 
-    Formula: DCG / IDCG with DCG = sum over rank_i <= k of 1 / log2(rank_i + 1) and IDCG the
-    same for right images at ranks 1 .. min(k, R). Source: Järvelin and Kekäläinen,
-    "Cumulated Gain-Based Evaluation of IR Techniques" (TOIS 2002), with the discount that
-    became usual. Below, right at ranks 1 and 3 of two: (1 + 1/2) / (1 + 1/log2(3)).
+    Formula: DCG / IDCG with DCG = sum over rank_i <= k of g_i / log2(rank_i + 1) and IDCG the
+    same for right images at ranks 1 .. min(k, R), the largest g first. The gain g_i is the grade
+    of the image, as in trec_eval, and 1 where there are no grades. Source: Järvelin and
+    Kekäläinen, "Cumulated Gain-Based Evaluation of IR Techniques" (TOIS 2002), with the discount
+    that became usual. Below, right at ranks 1 and 3 of two: (1 + 1/2) / (1 + 1/log2(3)); then
+    with grades 1 and 2: (1 + 2/2) / (2 + 1/log2(3)).
 
-    >>> ndcg_at_k(torch.tensor([[1, 3]]), torch.tensor([2]), k=3)
+    >>> import torch
+    >>> ranks, num_relevant = torch.tensor([[1, 3]]), torch.tensor([2])
+    >>> ndcg_at_k(ranks, num_relevant, k=3)
     tensor([0.9197], dtype=torch.float64)
+    >>> grades = Grades(torch.tensor([[1.0, 2.0]]).double(), torch.tensor([[2.0, 1.0]]).double())
+    >>> ndcg_at_k(ranks, num_relevant, 3, grades)
+    tensor([0.7602], dtype=torch.float64)
     """
-    gains = torch.where(_within(ranks, k), 1 / torch.log2(ranks.double() + 1), 0.0)
-    places = torch.arange(1, k + 1, dtype=torch.float64, device=ranks.device)
-    ideal = (1 / torch.log2(places + 1)).cumsum(dim=0)
-    return gains.sum(dim=1) / ideal[num_relevant.clamp(max=k) - 1]
+    shares = (1 / (ranks.double() + 1).log2()).masked_fill(~_within(ranks, k), 0.0)
+    discounts = 1 / (num_relevant.new_tensor(range(1, k + 1)).double() + 1).log2()
+    if grades is None:
+        return shares.sum(dim=1) / discounts.cumsum(dim=0)[num_relevant.clamp(max=k) - 1]
+    best = grades.ideal[:, :k]
+    return (shares * grades.found).sum(dim=1) / (best * discounts[: best.shape[1]]).sum(dim=1)
 
 
 def reciprocal_rank(ranks: Ranks) -> Scores:
@@ -159,6 +190,7 @@ def reciprocal_rank(ranks: Ranks) -> Scores:
 
     Source: Voorhees, "The TREC-8 Question Answering Track Report" (1999).
 
+    >>> import torch
     >>> reciprocal_rank(torch.tensor([[2, 3], [0, 0]]))
     tensor([0.5000, 0.0000], dtype=torch.float64)
     """
@@ -170,26 +202,27 @@ def first_rank(ranks: Ranks) -> Scores:
 
     Its median over queries is the median rank.
 
+    >>> import torch
     >>> first_rank(torch.tensor([[2, 3], [0, 0]]))
     tensor([2., inf], dtype=torch.float64)
     """
-    never = ranks.new_zeros((len(ranks), 1))  # a column there is, if nothing was retrieved at all
-    first = torch.cat([ranks, never], dim=1)[:, 0].double()
-    return torch.where(first > 0, first, float("inf"))
+    first = ranks[:, 0] if ranks.shape[1] else ranks.new_zeros(len(ranks))  # no query found any
+    return first.double().masked_fill(first == 0, float("inf"))
 
 
 def ranks_of(relevant: Bool[Tensor, "queries places"]) -> Ranks:
     """Returns ranks for the functions above from ranked relevance: is the result in a place right?
 
+    >>> import torch
     >>> ranks_of(torch.tensor([[True, False, True], [False, True, False]]))
     tensor([[1, 3],
             [2, 0]])
     """
-    places = torch.arange(1, relevant.shape[1] + 1, device=relevant.device)
     never = relevant.shape[1] + 1
+    places = relevant.new_ones(relevant.shape[1]).cumsum(dim=0).expand_as(relevant)
     hits = int(relevant.sum(dim=1).max()) if relevant.numel() else 0
-    ranks = torch.where(relevant, places, never).sort(dim=1).values[:, :hits]
-    return torch.where(ranks == never, 0, ranks)
+    ranks = places.masked_fill(~relevant, never).sort(dim=1).values[:, :hits]
+    return ranks.masked_fill(ranks == never, 0)
 
 
 def _within(ranks: Ranks, k: int | Tensor) -> Bool[Tensor, "queries hits"]:
@@ -198,8 +231,8 @@ def _within(ranks: Ranks, k: int | Tensor) -> Bool[Tensor, "queries hits"]:
 
 def _precisions(ranks: Ranks) -> Float64[Tensor, "queries hits"]:
     """The precision at the rank of each right image, 0 where it was not retrieved."""
-    found = torch.arange(1, ranks.shape[1] + 1, dtype=torch.float64, device=ranks.device)
-    return torch.where(ranks > 0, found / ranks, 0.0)
+    found = ranks.new_ones(ranks.shape[1]).cumsum(dim=0).double()
+    return (found / ranks).masked_fill(ranks == 0, 0.0)
 
 
 def _recall(k: int, of_query: str, of_text: str) -> Metric:
@@ -224,7 +257,8 @@ METRICS = {
         Metric("precision@10", lambda ranks, _: precision_at_k(ranks, 10),
                "how many of the first 10 are right"),
         Metric("nDCG@10", lambda ranks, counts: ndcg_at_k(ranks, counts, 10),
-               "how much right images among the first 10 gain by standing far up"),
+               "how much right images among the first 10 gain by standing far up",
+               graded=lambda ranks, counts, grades: ndcg_at_k(ranks, counts, 10, grades)),
         Metric("MRR", lambda ranks, _: reciprocal_rank(ranks),
                "1 over the place of the first right image"),
         Metric(MEDIAN_RANK, lambda ranks, _: first_rank(ranks),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +14,7 @@ from lookalike.data.images import ImageRef, ImageSet, Unreadable, held_out_class
 from lookalike.data.reading.decode import keep_readable
 from lookalike.data.sources import if_one_class, kind_of, load_images, load_unlabelled
 from lookalike.errors import DataError
+from lookalike.evaluation.results import hash_of
 from lookalike.files import shown
 from lookalike.progress import Progress, counted
 
@@ -279,8 +278,3 @@ def _warn_of_useless_groups(
                       "queries or in the gallery, so no images are kept apart")  # fmt: skip
     elif groups != [None, None]:
         progress.warn("only one of queries and gallery has groups, so no images are kept apart")
-
-
-def hash_of(facts: Any) -> str:
-    """Returns a short hash of what JSON can hold."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

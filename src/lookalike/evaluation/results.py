@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 import platform
@@ -11,15 +13,16 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lookalike import __version__
 from lookalike.evaluation.metrics import MEDIAN_RANK
-from lookalike.evaluation.protocol import Protocol
-from lookalike.evaluation.retrieval import Retrieval, label_numbers
-from lookalike.evaluation.scoring.health import measure_health
-from lookalike.evaluation.scoring.scores import QueryScores
 from lookalike.files import write_json
+
+if TYPE_CHECKING:
+    from lookalike.evaluation.protocol import Protocol
+    from lookalike.evaluation.retrieval import Retrieval
+    from lookalike.evaluation.scoring.scores import QueryScores
 
 
 def write_results(
@@ -42,6 +45,10 @@ def write_results(
     Returns:
         The two paths.
     """
+    # Not needed by those who look for the files: they load torch.
+    from lookalike.evaluation.retrieval import label_numbers
+    from lookalike.evaluation.scoring.health import measure_health
+
     query, gallery = retrieval.query, retrieval.gallery
     query_names, gallery_names = query.names, gallery.names
     if not protocol.repeated_names():  # else paths below their folders tell them apart
@@ -169,3 +176,8 @@ def library_versions() -> dict[str, str]:
     """Returns the versions of what the numbers depend on."""
     own = {"python": platform.python_version(), "lookalike": __version__}
     return own | {name: version(name) for name in ("torch", "transformers", "pillow", "numpy")}
+
+
+def hash_of(facts: Any) -> str:
+    """Returns a short hash of what JSON can hold."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

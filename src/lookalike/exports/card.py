@@ -120,7 +120,10 @@ def _row(before: Document | None, now: Document, name: str, kind: str) -> list[s
 
 
 def _with_interval(document: Document, name: str, kind: str) -> str:
-    value, ends = document[f"{kind}metrics"][name], document[f"{kind}intervals"].get(name)
+    value, ends = (
+        document[f"{kind}metrics"][name],
+        (document.get(f"{kind}intervals") or {}).get(name),
+    )
     return f"{value:.4f}" + (f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else "")
 
 

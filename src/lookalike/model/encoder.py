@@ -91,6 +91,7 @@ class CLIPEncoder(nn.Module):
         self.epoch = 0  # of the checkpoint it was loaded from
         self.trained_on: frozenset[str] = frozenset()  # classes, where a checkpoint tells
         self.frozen_parts: list[nn.Module] = []  # that training leaves in evaluation mode
+        self.patch_seed: tuple[tuple[int, ...], int] | None = None  # see `patches_drawn_by`
         if checkpoint is None and is_checkpoint(model_name):
             checkpoint = read_checkpoint(Path(model_name))
         self.embedding = chosen_embedding(embedding, checkpoint)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -15,6 +18,7 @@ from lookalike.model.preprocessing import num_patches
 from lookalike.runtime.device import Runtime
 
 _SHORT_SEQUENCE = 300  # patches
+_OF_PATCHES = 1
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,9 @@ def drop_patches(encoder: CLIPEncoder, share: float) -> None:
     """Makes training leave out patches (Liu et al., PatchDropout, WACV 2023).
 
     A `share` (from 0 to below 1) of the patches of each image, drawn anew each time it is embedded
-    in training mode, stops before the first layer, where positions have been added; one patch at
-    least goes on, and so do class token and registers. Evaluation has all patches.
+    in training mode (see `patches_drawn_by`), stops before the first layer, where positions have
+    been added; one patch at least goes on, and so do class token and registers. Evaluation has all
+    patches.
 
     Raises:
         ModelError: the layers cannot be found, or need all patches.
@@ -116,6 +121,20 @@ def drop_patches(encoder: CLIPEncoder, share: float) -> None:
     finally:
         encoder.eval()
     first.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+@contextmanager
+def patches_drawn_by(
+    encoder: CLIPEncoder, seed: tuple[int, ...] | None, first: int
+) -> Iterator[None]:
+    """Inside the block patch dropout draws for image i by `seed` and the place `first + i` alone,
+    whichever process embeds it and with which others. Without a seed torch's generator draws.
+    """
+    encoder.patch_seed = None if seed is None else (seed, first)
+    try:
+        yield
+    finally:
+        encoder.patch_seed = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,9 +157,21 @@ class _PatchDropout:
         """Returns the tokens (batch, tokens, dim) that are no patch, and some patches, in order."""
         others, patches = tokens[:, : self.num_others], tokens[:, self.num_others :]
         batch, count, dim = patches.shape
-        order = torch.rand(batch, count, device=tokens.device).argsort(dim=1)
+        order = self._draws(batch, count, tokens.device).argsort(dim=1)
         kept = order[:, : max(1, round(count * (1 - self.share)))].sort(dim=1).values
         return torch.cat([others, patches.gather(1, kept[:, :, None].expand(-1, -1, dim))], dim=1)
+
+    def _draws(self, batch: int, count: int, device: torch.device) -> Tensor:
+        """Returns a random number for each patch of each image."""
+        if self.encoder.patch_seed is None:
+            return torch.rand(batch, count, device=device)
+        seed, first = self.encoder.patch_seed
+        rows = [
+            # Augmentation draws by the same numbers, without the last one.
+            np.random.default_rng((*seed, first + i, _OF_PATCHES)).random(count, np.float32)
+            for i in range(batch)
+        ]
+        return torch.from_numpy(np.stack(rows)).to(device)
 
 
 def on_device(

@@ -23,6 +23,7 @@ class Card:
     interval_before: tuple[float, float] | None
     test: PairedTest | None
     is_share: bool
+    interval_by_class: tuple[float, float] | None = None  # where classes are few
 
     @property
     def change(self) -> str:
@@ -51,13 +52,15 @@ def cards_of(
         for what in ("metrics", "intervals")
         for document in (history.current, history.before)
     )
+    by_class = history.current.get("intervals_by_class") or {}
+    by_class = by_class if history.num_few_classes and not kind else {}
     cards = []
     for name in names:
         metric = METRICS[name]
         meaning = (metric.text_meaning if kind else "") or metric.meaning
-        if name in now:
+        if now.get(name) is not None:
             cards.append(Card(
                 name, meaning, now[name], ends.get(name), then.get(name), ends_then.get(name),
-                tests.get(name), metric.is_share,
+                tests.get(name), metric.is_share, by_class.get(name),
             ))  # fmt: skip
     return cards

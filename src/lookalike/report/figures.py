@@ -53,9 +53,10 @@ def metric_curves(
     shares = [name for name in names if METRICS[name].is_share]
     lines: list[Trace] = []
     for series, metric in enumerate(shares):
-        known = [one for one in measured if metric in one[means]]  # an earlier file may lack it
+        # an earlier file may lack it
+        known = [one for one in measured if one[means].get(metric) is not None]
         values = [one[means][metric] for one in known]
-        ends = [one[intervals].get(metric, (value, value))
+        ends = [(one.get(intervals) or {}).get(metric, (value, value))
                 for one, value in zip(known, values, strict=True)]  # fmt: skip
         same_kind = metric.partition("@")[0] == shares[0].partition("@")[0]
         lines.append({

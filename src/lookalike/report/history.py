@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from lookalike.errors import DataError
+from lookalike.evaluation.documents import Document, read_metrics
 from lookalike.evaluation.metrics import headline
 from lookalike.evaluation.results import mixture_files, result_files
-from lookalike.files import shown
-
-Document = dict[str, Any]
+from lookalike.evaluation.scoring.intervals import classes_are_few
 
 # What has an entry a query, and so is as large as the test; the rest of a file is small.
 _LARGE = ("per_query", "scores", "unreadable")
+_NEEDED = ("epoch", "metrics", "per_query", "health", "versions", "config")
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,20 @@ class History:
     @property
     def headline(self) -> list[str]:
         """The headline metrics that the current epoch has a number of."""
-        return [name for name in headline() if name in (self.current["metrics"] or {})]
+        metrics = self.current["metrics"] or {}
+        return [name for name in headline() if metrics.get(name) is not None]
+
+    @cached_property
+    def scored_labels(self) -> list[str]:
+        """The classes of the current epoch's queries that have an answer."""
+        rows = self.current["per_query"] or {}
+        columns = (rows.get(name, ()) for name in ("label", "num_relevant"))
+        return [label for label, n in zip(*columns, strict=True) if n]
+
+    @cached_property
+    def num_few_classes(self) -> int:
+        """How many classes the queries are of, where these are few; else 0."""
+        return len(set(self.scored_labels)) if classes_are_few(self.scored_labels) else 0
 
     @property
     def began(self) -> str:
@@ -71,17 +81,15 @@ def read_history(out: Path, epoch: int, *, of_mixture: bool = False) -> History:
         DataError: the epoch's own metrics file is missing, is not ours, or is an earlier version's.
     """
     path = (mixture_files(out) if of_mixture else result_files(out, epoch))[1]
-    current = _read(path)
-    if "health" not in current or "fingerprint" not in current["protocol"]:
-        raise DataError(f"{shown(path)} is of an earlier version of Lookalike; evaluate anew")
+    current = _read(path, *_NEEDED)
     run, fingerprint = current.get("run"), current["protocol"]["fingerprint"]
     numbers = range(epoch + 1 if of_mixture else epoch) if run is not None else ()
     earlier: list[Path] = []
     epochs: list[Document] = []
     for path in (result_files(out, number)[1] for number in numbers):
         one = _light(path, path.stat().st_mtime_ns) if path.is_file() else {}
-        same_test = (one.get("protocol") or {}).get("fingerprint") == fingerprint
-        if one.get("run") == run and same_test and "health" in one:
+        same_test = one.get("protocol", {}).get("fingerprint") == fingerprint
+        if one.get("run") == run and same_test and one.keys() >= set(_NEEDED) - set(_LARGE):
             earlier.append(path)
             epochs.append(one)
     epochs.append(_without_queries(current))
@@ -114,9 +122,5 @@ def _without_queries(document: Document) -> Document:
     return {key: value for key, value in document.items() if key not in _LARGE}
 
 
-def _read(path: Path) -> Document:
-    try:
-        document: Document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {shown(path)}: {error}; evaluate anew") from error
-    return document
+def _read(path: Path, *needs: str) -> Document:
+    return read_metrics(path, "evaluate anew", needs=needs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import ROUND_HALF_UP, Decimal
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,16 +65,25 @@ def percent(share: float | None) -> str:
     >>> percent(0.8153)
     '81.5%'
     """
-    return NO_NUMBER if share is None else f"{100 * share:.1f}%"
+    return NO_NUMBER if share is None else f"{_in_percent(share):.1f}%"
 
 
 def points(difference: float | None) -> str:
     """Returns a difference of two shares, in percentage points, with its sign.
 
     >>> points(0.1185)
-    '+11.8'
+    '+11.9'
     """
-    return NO_NUMBER if difference is None else f"{100 * difference:+.1f}"
+    return NO_NUMBER if difference is None else f"{_in_percent(difference):+.1f}"
+
+
+def _in_percent(share: float) -> Decimal:
+    """A share in percent with one decimal, half away from zero, as the page's script rounds it.
+
+    What arithmetic leaves behind the ninth digit decides nothing: 0.8 - 0.3125 is 48.75 exactly.
+    """
+    exact = Decimal(repr(round(100 * share, 9)))
+    return exact.quantize(Decimal("0.1"), ROUND_HALF_UP) + 0  # no minus before a zero
 
 
 def in_units(value: float | None, metric: str) -> str:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int64
 
 from lookalike.data.images import ImageRef
 from lookalike.evaluation.retrieval import Retrieval
-from lookalike.evaluation.scoring.statistics import Column
+from lookalike.evaluation.scoring.intervals import Column
 from lookalike.report.page import brief
 
 SHOWN_RESULTS = 10

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lookalike.data.images import Unreadable
-from lookalike.errors import DataError
+from lookalike.evaluation.documents import read_metrics
 from lookalike.evaluation.drift import Drift
 from lookalike.evaluation.interpolation import TradeOff
 from lookalike.evaluation.metrics import is_better
@@ -17,7 +16,6 @@ from lookalike.evaluation.protocol import Protocol
 from lookalike.evaluation.results import result_files
 from lookalike.evaluation.retrieval import Retrieval
 from lookalike.evaluation.text import named_apart
-from lookalike.files import shown
 from lookalike.model.encoder import CLIPEncoder
 
 
@@ -118,16 +116,18 @@ def earlier_epochs(out: Path, run: str, last: int, protocol: Protocol | None) ->
         path = result_files(out, epoch)[1]
         if not path.is_file():
             continue
-        try:
-            told = json.loads(path.read_bytes())
-            same_test = all(told["protocol"].get(name) == value for name, value in facts)
-            if told.get("run") == run and same_test:
-                drift = Drift(**told["drift"]) if told.get("drift") else None
-                of_both = told["metrics"], told.get("text_metrics")
-                summaries.append(EpochSummary(epoch, told["loss"], *of_both, drift))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f"{shown(path)} is damaged ({type(error).__name__}: {error}); remove it, and the "
-                "run continues without the numbers of that epoch"
-            ) from error
+        told = read_metrics(path, "remove it, and the run continues without the numbers of that "
+                            "epoch", needs=("metrics",))  # fmt: skip
+        same_test = all(told["protocol"].get(name) == value for name, value in facts)
+        if told.get("run") == run and same_test:
+            drift = Drift(**told["drift"]) if told.get("drift") else None
+            of_both = _read_back(told["metrics"]), _read_back(told.get("text_metrics"))
+            summaries.append(EpochSummary(epoch, told.get("loss"), *of_both, drift))
     return summaries
+
+
+def _read_back(metrics: dict[str, float | None] | None) -> dict[str, float] | None:
+    """Metrics as a file has them; of a rank beyond what was retrieved it has none."""
+    if metrics is None:
+        return None
+    return {name: math.inf if value is None else value for name, value in metrics.items()}

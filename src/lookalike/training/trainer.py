@@ -117,7 +117,8 @@ class Trainer:
         given = (batch.pixels, self.data.images.labels[batch.indices[batch.own]])
         try:
             stepped = self.step.take(
-                *(one.to(self.runtime.device, non_blocking=True) for one in given)
+                *(one.to(self.runtime.device, non_blocking=True) for one in given),
+                seed=(self.config.seed, self.state.epoch, self.state.step),
             )
         except NonFiniteError as error:
             names = ", ".join(shown(self.data.images.images.names[i]) for i in batch.indices)

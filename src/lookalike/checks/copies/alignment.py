@@ -59,12 +59,12 @@ def align(
         a, b = (functional.adaptive_avg_pool2d(images, side) for images in (first, second))
         for _ in range(iterations):
             placement = _improved(a, b, placement)
-    moved, overlap, _ = _moved(second, placement)
-    agreement = _correlation(_detail(first), _detail(moved), overlap)
+    seen, overlap, _ = moved(second, placement)
+    agreement = _correlation(_detail(first), _detail(seen), overlap)
     return Alignment(placement, agreement, _spill(placement))
 
 
-def _moved(
+def moved(
     images: Float[Tensor, "pairs side side"], placement: Float[Tensor, "pairs 4"]
 ) -> tuple[Float[Tensor, "pairs side side"], Bool[Tensor, "pairs side side"], Tensor]:
     """Returns images as the first one's grid sees them, where that lies inside, and the grid."""
@@ -87,8 +87,8 @@ def _improved(
     slope_x, slope_y = torch.zeros_like(second), torch.zeros_like(second)
     slope_x[:, :, 1:-1] = (second[:, :, 2:] - second[:, :, :-2]) * side / 4
     slope_y[:, 1:-1] = (second[:, 2:] - second[:, :-2]) * side / 4
-    seen, overlap, grid = _moved(second, placement)
-    by_x, by_y = _moved(slope_x, placement)[0], _moved(slope_y, placement)[0]
+    seen, overlap, grid = moved(second, placement)
+    by_x, by_y = moved(slope_x, placement)[0], moved(slope_y, placement)[0]
     columns = [by_x * grid, by_x, by_y * grid[:, None], by_y, -first, -torch.ones_like(first)]
     jacobian = (torch.stack(columns, dim=-1) * overlap[..., None]).flatten(1, 2)
     residual = (seen * overlap).flatten(1)[:, :, None]

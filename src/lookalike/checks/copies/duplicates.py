@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, normalize
 
 from lookalike.checks.copies.alignment import align
+from lookalike.checks.copies.colour import of_one_colour
 from lookalike.checks.reading.image import BLANK_CONTRAST, ImageFacts, chroma_of, luma_of
 from lookalike.data.images import ImageRef
 from lookalike.data.reading.decode import read_image
@@ -177,9 +178,10 @@ def _look_closely(
 
     def small(position: int) -> Image.Image | None:
         try:
-            image = read_image(refs[position], max_megapixels, draft_px=2 * _KEPT_PX).convert("L")
+            image = read_image(refs[position], max_megapixels, draft_px=2 * _KEPT_PX)
         except ImageError:
             return None  # it has changed since the scan
+        image = image.convert("YCbCr")
         image.thumbnail((_KEPT_PX, _KEPT_PX), Image.Resampling.BOX)
         return image
 
@@ -206,15 +208,17 @@ def _agreeing(
     squares = [_alike_squares(image_of[a], image_of[b]) for a, b, _ in pairs]
     first, second = (torch.stack(side) for side in zip(*squares, strict=True))
     start = torch.stack([placement for _, _, placement in pairs])
-    aligned = align(first, second, start=start, sides=(_LOOK_PX,), iterations=6)
+    aligned = align(first[:, 0], second[:, 0], start=start, sides=(_LOOK_PX,), iterations=6)
     passed = (aligned.agreement >= MIN_AGREEMENT) & (aligned.spill <= MAX_SPILL)
+    passed &= of_one_colour(first, second, aligned.placement)
     found = zip(pairs, aligned.agreement.tolist(), passed.tolist(), strict=True)
     return [NearCopy(a, b, agreement) for (a, b, _), agreement, is_copy in found if is_copy]
 
 
 def _alike_squares(a: Image.Image, b: Image.Image) -> list[Tensor]:
-    """Returns two images as squares of one size, both as sharp as the smaller one."""
+    """Returns two images as squares of one size, both as sharp as the smaller one; Y, Cb, Cr."""
     size = (min(a.width, b.width), min(a.height, b.height))
     shrunk = [image.resize(size, Image.Resampling.BOX) for image in (a, b)]
     squares = [image.resize((_LOOK_PX, _LOOK_PX)) for image in shrunk]
-    return [torch.from_numpy(np.asarray(square, dtype=np.float32)) for square in squares]
+    planes = [np.moveaxis(np.asarray(square, dtype=np.float32), 2, 0) for square in squares]
+    return [torch.from_numpy(np.ascontiguousarray(one)) for one in planes]

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int64
 
 from lookalike.errors import ConfigError
-from lookalike.evaluation.metrics import MEDIAN_RANK, METRICS, Counts, Ranks
-from lookalike.evaluation.scoring.statistics import Column, bootstrap_intervals
+from lookalike.evaluation.metrics import MEDIAN_RANK, METRICS, Grades
+from lookalike.evaluation.scoring.intervals import Column, classes_are_few, mean_intervals
+
+if TYPE_CHECKING:
+    from lookalike.evaluation.metrics import Counts, Ranks
 
 
 @dataclass(frozen=True)
@@ -52,17 +56,26 @@ class QueryScores:
 
     @cached_property
     def intervals(self) -> dict[str, tuple[float, float]]:
-        """The 95% bootstrap interval of each mean over queries."""
+        """The 95% interval of each mean over queries."""
         return self._intervals(None)
 
     @cached_property
     def intervals_by_class(self) -> dict[str, tuple[float, float]]:
-        """The same with whole classes drawn."""
-        return self._intervals(np.array(self.labels)[self.answerable].tolist())
+        """The same with whole classes as what is independent."""
+        return self._intervals(self._scored_labels)
+
+    @property
+    def classes_are_few(self) -> bool:
+        """True where what the numbers say of other classes needs the intervals by class."""
+        return classes_are_few(self._scored_labels)
+
+    @property
+    def _scored_labels(self) -> list[str]:
+        return [label for label, kept in zip(self.labels, self.answerable, strict=True) if kept]
 
     def _intervals(self, clusters: list[str] | None) -> dict[str, tuple[float, float]]:
         columns = {name: column[self.answerable] for name, column in self.averaged.items()}
-        return bootstrap_intervals(columns, clusters=clusters)
+        return mean_intervals(columns, clusters=clusters)
 
     def macro(self) -> dict[str, float]:
         """Returns the mean over classes of the mean over the class's queries."""
@@ -91,17 +104,26 @@ class QueryScores:
         return table
 
 
-def score_ranks(labels: Sequence[str], ranks: Ranks, num_relevant: Counts) -> QueryScores:
+def score_ranks(
+    labels: Sequence[str], ranks: Ranks, num_relevant: Counts, grades: Grades | None = None
+) -> QueryScores:
     """Returns all metrics of queries whose right images were found at these ranks.
+
+    With `grades` right images are not all equally so, which metrics that can tell count.
 
     Raises:
         ConfigError: a metric does not return one number a query, or returns none that is finite.
     """
     answerable = num_relevant > 0
     kept, counts = ranks[answerable], num_relevant[answerable]
+    if grades is not None:
+        grades = Grades(grades.found[answerable], grades.ideal[answerable])
     columns = {}
     for name, metric in METRICS.items():
-        scores = metric.score(kept, counts)  # a metric from outside may return anything
+        if grades is not None and metric.graded is not None:
+            scores = metric.graded(kept, counts, grades)
+        else:
+            scores = metric.score(kept, counts)  # a metric from outside may return anything
         if scores.shape != (len(kept),):
             raise ConfigError(
                 f"the metric {name!r} returned a tensor of shape {tuple(scores.shape)} for "

@@ -32,16 +32,23 @@ def make(context: Context) -> Section | None:
     history = context.history
     if not history.measured:
         return None
-    cards = cards_of(history, history.headline, tests_of(history))
+    cards = cards_of(history, history.headline, tests_of(history, by_class=False))
+    by_class = tests_of(history, by_class=True) if history.num_few_classes else {}
     facts = {
-        "verdict": verdict_on(cards[0], history.current["epoch"], history.epochs[0]["epoch"]),
+        "verdict": verdict_on(
+            cards[0],
+            history.current["epoch"],
+            history.epochs[0]["epoch"],
+            by_class=by_class.get(cards[0].metric),
+            num_classes=history.num_few_classes,
+        ),
         "cards": cards,
         "text": next(iter(cards_of(history, ["mAP"], {}, "text_")), None),
     }
     return Section("verdict", "overview", "Overview", facts)
 
 
-def tests_of(history: History) -> dict[str, PairedTest]:
+def tests_of(history: History, *, by_class: bool) -> dict[str, PairedTest]:
     """Tests headline metrics now against the first epoch's, where both read the same images."""
     now = history.current
     scored = np.array((now["per_query"] or {}).get("num_relevant", ())) > 0
@@ -51,11 +58,22 @@ def tests_of(history: History) -> dict[str, PairedTest]:
         if column is not None and mine is not None and METRICS[name].over_queries == "mean":
             a[name], b[name] = column[scored], mine[scored]
     resamples = min(10_000, max(500, _FLIPS // max(1, int(scored.sum()))))
-    return paired_tests(a, b, resamples=resamples) if a else {}
+    clusters = history.scored_labels if by_class else None
+    return paired_tests(a, b, clusters=clusters, resamples=resamples) if a else {}
 
 
-def verdict_on(card: Card, epoch: int, first_epoch: int = 0) -> Verdict:
-    """Returns the verdict, by recall@1: what people see first is the first result."""
+def verdict_on(
+    card: Card,
+    epoch: int,
+    first_epoch: int = 0,
+    *,
+    by_class: PairedTest | None = None,
+    num_classes: int = 0,
+) -> Verdict:
+    """Returns the verdict, by recall@1: what people see first is the first result.
+
+    With a test `by_class`, of so few classes, it says what that comes to as well.
+    """
     now = f"the first result is right for {percent(card.now)} of the queries"
     if card.before is None:
         return Verdict("alone", f"{now[0].upper()}{now[1:]}.", None)
@@ -69,20 +87,29 @@ def verdict_on(card: Card, epoch: int, first_epoch: int = 0) -> Verdict:
         kind = "unclear"
     change = "No clear change" if kind == "unclear" else kind.capitalize()
     since = f"after {epoch} {'epoch' if epoch == 1 else 'epochs'} of training"
-    return Verdict(kind, f"{change} {since}: {told}", in_words(card.test))
+    how_sure = in_words(card.test, card.change)
+    if by_class is not None:
+        number = "a single class" if num_classes == 1 else f"only {num_classes} classes"
+        how_sure += (
+            f" The queries are of {number}: by class the change lies between "
+            f"{points(by_class.low)} and {points(by_class.high)}, and chance would bring one as "
+            f"large {_by_chance(by_class)}."
+        )
+    return Verdict(kind, f"{change} {since}: {told}", how_sure)
 
 
-def in_words(test: PairedTest) -> str:
-    """Returns what a paired test says, for people who have no use for a p-value."""
-    low, high = points(test.low), points(test.high)
-    if test.p_value >= 0.995:
-        by_chance = "nearly always"
-    elif test.p_value >= 0.01:
-        by_chance = f"in about {100 * test.p_value:.0f} of 100 cases"
-    else:
-        by_chance = f"in at most {10_000 * test.p_value:.0f} of 10,000 cases"
+def in_words(test: PairedTest, change: str) -> str:
+    """Returns what a paired test says of a change, for people who have no use for a p-value."""
     return (
-        f"A change of {points(test.difference)} points, between {low} and {high} with 95% "
+        f"A change of {change} points, between {points(test.low)} and {points(test.high)} with 95% "
         f"confidence. If training made no difference, chance alone would bring a change as large "
-        f"{by_chance}."
+        f"{_by_chance(test)}."
     )
+
+
+def _by_chance(test: PairedTest) -> str:
+    if test.p_value >= 0.995:
+        return "nearly always"
+    if test.p_value >= 0.01:
+        return f"in about {100 * test.p_value:.0f} of 100 cases"
+    return f"in at most {10_000 * test.p_value:.0f} of 10,000 cases"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from lookalike.runtime.world import ALONE, World
 
 
 def backward_in_chunks(
-    embed: Callable[[Tensor], Tensor],
+    embed: Callable[[Tensor, int], Tensor],
     pixels: Tensor,
     loss_of: Callable[[Tensor], Tensor],
     *,
@@ -38,20 +39,23 @@ def backward_in_chunks(
     all, and derives it by its own; the mean of what they add is the gradient.
 
     Args:
-        embed: images to embeddings, each image for itself; called with gradients on or off.
+        embed: images to embeddings, each image for itself; called with gradients on or off, and
+            told the place of the first image among `pixels`.
         pixels: the whole batch, or this process's part of it, of which `chunk_size` go at a time.
         loss_of: the loss of the whole batch's embeddings; called once, and returned.
         keeping_gradients: all backward passes but the last one are done inside of it.
     """
     *chunks, last_chunk = split_in_chunks(pixels, chunk_size, world)
+    sizes = [len(chunk) for chunk in (*chunks, last_chunk)]
+    *places, last_place = accumulate([0, *sizes[:-1]])
     states, embeddings = [], []
-    for chunk in chunks:
+    for chunk, place in zip(chunks, places, strict=True):
         states.append(random_state(pixels.device))
         with torch.no_grad():
-            embeddings.append(embed(chunk))
+            embeddings.append(embed(chunk, place))
     kept = keeping_gradients if chunks else nullcontext
     with kept():
-        last = embed(last_chunk)
+        last = embed(last_chunk, last_place)
     after = random_state(pixels.device)
 
     mine = torch.cat([*embeddings, last.detach()])[: len(pixels)]
@@ -62,15 +66,14 @@ def backward_in_chunks(
     assert leaf.grad is not None, "the loss does not depend on the embeddings"
     # Means over the processes are what they will make of it.
     gradient = leaf.grad[own] * world.size
-    sizes = [len(chunk) for chunk in (*chunks, last_chunk)]
     filled = pad(gradient, (0, 0, 0, sum(sizes) - len(gradient)))
     *gradients, last_gradient = filled.split(sizes)
     with kept():
         last.backward(last_gradient)
-    for chunk, state, part in zip(chunks, states, gradients, strict=True):
+    for chunk, place, state, part in zip(chunks, places, states, gradients, strict=True):
         restore_random_state(state, pixels.device)
         with nullcontext() if chunk is chunks[-1] else keeping_gradients():
-            embed(chunk).backward(part)
+            embed(chunk, place).backward(part)
     restore_random_state(after, pixels.device)
     return loss.detach()
 

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lookalike.errors import NonFiniteError, TrainingError
 from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.layers import patches_drawn_by
 from lookalike.model.lora import merge_for_good, merged
 from lookalike.runtime.device import Runtime
 from lookalike.runtime.memory import enough_memory
@@ -41,7 +42,7 @@ class TrainingStep:
         objective: called once a step, as `objective(embeddings, labels)`, with the whole batch.
         optimizer: of the encoder's parameters and the objective's.
         chunk_size: images that go through the encoder at a time, in each process.
-        max_grad_norm: the encoder's gradient is shortened to it; None: never.
+        max_grad_norm: the gradient of all that is trained is shortened to it; None: never.
         regularizers: what holds the encoder near its baseline.
     """
 
@@ -60,27 +61,31 @@ class TrainingStep:
         self.runtime, self.scaler = runtime, runtime.grad_scaler()
         self.chunk_size, self.max_grad_norm = chunk_size, max_grad_norm
         self.regularizers = regularizers
-        self.parameters = [p for _, p in encoder.trainable_parameters()]
+        self.parameters = _all_parameters(encoder, optimizer)
         self._parallel = _parallel(encoder, runtime.world)
         self.weights_are_whole = True  # False while weights and optimizer are being changed
 
     def take(
-        self, pixels: UInt8[Tensor, "part 3 height width"], labels: Int64[Tensor, " part"]
+        self,
+        pixels: UInt8[Tensor, "part 3 height width"],
+        labels: Int64[Tensor, " part"],
+        *,
+        seed: tuple[int, ...] | None = None,
     ) -> Stepped:
         """Changes the weights once; the gradient is that of the whole batch, of which `pixels` are
         all or this process's part, with their `labels`.
+
+        With a `seed` of this step the patches that are left out depend on it and on the place of
+        an image in the whole batch alone, not on processes and chunks.
 
         Raises:
             NonFiniteError: loss or gradient is; no weight was changed.
             TrainingError: the device has too little memory; no weight was changed.
         """
         with self._undone_on_failure():
-            loss = self._backward(pixels, labels)
+            loss = self._backward(pixels, labels, seed)
             self.scaler.unscale_(self.optimizer)
-            limit = self.max_grad_norm or float("inf")
-            norm = nn.utils.clip_grad_norm_(self.parameters, limit)
-            if isinstance(norm, DTensor):
-                norm = norm.full_tensor()
+            norm = _clip_gradient(self.parameters, self.max_grad_norm)
             # With gradient scaling an overflow is expected now and then, and the scaler skips it.
             if not self.scaler.is_enabled():
                 _check_finite("gradient", norm)
@@ -93,12 +98,14 @@ class TrainingStep:
                 _check_finite("gradient", norm)
             return Stepped(loss.item(), norm.item())
 
-    def _backward(self, pixels: Tensor, labels: Tensor) -> Float[Tensor, ""]:
+    def _backward(
+        self, pixels: Tensor, labels: Tensor, seed: tuple[int, ...] | None
+    ) -> Float[Tensor, ""]:
         """Makes the gradient of a batch, which may be scaled; returns the loss, which is not."""
         if not self.encoder.training:  # to say so to hundreds of modules takes a while
             self.encoder.train()
         self.optimizer.zero_grad(set_to_none=True)
-        all_labels, _ = self.runtime.world.all_gather_rows(labels)
+        all_labels, own = self.runtime.world.all_gather_rows(labels)
         with enough_memory(
             TrainingError,
             f"{self.runtime.device} has too little memory for {self.chunk_size} images at a time",
@@ -114,8 +121,12 @@ class TrainingStep:
                 _check_finite("loss", loss)
                 return loss
 
+            def embed(chunk: Tensor, place: int) -> Tensor:
+                with patches_drawn_by(self.encoder, seed, own.start + place):
+                    return self._embed(chunk)
+
             return backward_in_chunks(
-                self._embed, pixels, loss_of, chunk_size=self.chunk_size, scale=self.scaler.scale,
+                embed, pixels, loss_of, chunk_size=self.chunk_size, scale=self.scaler.scale,
                 world=self.runtime.world, keeping_gradients=self._keeping_gradients,
             )  # fmt: skip
 
@@ -174,6 +185,29 @@ def _parallel(encoder: CLIPEncoder, world: World) -> nn.Module:
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(encoder, left_out)
     # Gradients are views of what is sent: one copy of them in memory, not two.
     return DistributedDataParallel(encoder, gradient_as_bucket_view=True)
+
+
+def _all_parameters(encoder: CLIPEncoder, optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """Returns what is trained: the encoder's parameters, and the others that the optimizer has."""
+    parameters = [p for _, p in encoder.trainable_parameters()]
+    known = set(map(id, parameters))
+    others = (p for group in optimizer.param_groups for p in group["params"])
+    return parameters + [p for p in others if id(p) not in known]
+
+
+def _clip_gradient(parameters: list[nn.Parameter], limit: float | None) -> Float[Tensor, ""]:
+    """Shortens the gradient to the limit, if there is one; returns the norm that it had."""
+    parts = (  # of an encoder in parts, and of what each process has whole
+        [p for p in parameters if isinstance(p.grad, DTensor)],
+        [p for p in parameters if isinstance(p.grad, Tensor) and not isinstance(p.grad, DTensor)],
+    )
+    norms = [nn.utils.get_total_norm([p.grad for p in part if p.grad is not None])
+             for part in parts if part]  # fmt: skip
+    norms = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
+    norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
+    for part in parts if limit is not None else ():
+        nn.utils.clip_grads_with_norm_(part, limit, norm)
+    return norm
 
 
 def _check_finite(what: str, value: Tensor) -> None:
