@@ -210,7 +210,7 @@ def test_classes_of_one_split_and_spellings_are_noted(check: Check, data: Path) 
     assert result.findings[0].says == '"LEEK" (2 in test) and "leek" (5 in train)'
     assert [one.says for one in of_kind(result, "one_split_only")] == [
         "2 of 4 classes are only in train: leek, pear",
-        "2 of 4 classes are only in test: LEEK , quince",
+        "2 of 4 classes are only in test: LEEK, quince",
     ]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.commands import MACHINE, lookalike
+from helpers.commands import MACHINE, Words, lookalike
 from helpers.photos import write_tree
 from helpers.runs import Settings, Told
 
@@ -24,8 +24,8 @@ def images(*names: str, labels: list[str] | None = None) -> ImageSet:
 
 
 def protocol_of(**options: Any) -> Protocol:
-    config = package.EvaluateConfig(**{name: str(value) for name, value in options.items()})
-    protocol = load_protocol(config, SilentProgress())
+    sources: dict[str, Any] = {name: str(value) for name, value in options.items()}
+    protocol = load_protocol(package.EvaluateConfig(**sources), SilentProgress())
     assert protocol is not None
     return protocol
 
@@ -154,13 +154,13 @@ def test_train_and_evaluate_and_check_say_the_same(
 ) -> None:
     (photos / "gallery" / "classa").rename(photos / "gallery" / "Class A")
     (photos / "train" / "classb").rename(photos / "train" / "Classb")
-    sides = ["--query", photos / "query", "--gallery", photos / "gallery"]
-    model = ["--model-name", tiny_clip, *MACHINE, "--no-report"]
+    sides: Words = ["--query", photos / "query", "--gallery", photos / "gallery"]
+    model: Words = ["--model-name", tiny_clip, *MACHINE, "--no-report"]
     evaluated = lookalike("evaluate", *sides, *model, "--out", photos / "e")
     assert evaluated.code == 0
     assert "warning: classes that differ in spelling only" in evaluated.err
     assert "'Class A' (the gallery) and 'classa' (the queries)" in evaluated.err
-    few = ["--num-epochs", "0", "--n-classes-per-batch", "2", "--n-samples-per-class", "2"]
+    few: Words = ["--num-epochs", "0", "--n-classes-per-batch", "2", "--n-samples-per-class", "2"]
     trained = lookalike("train", photos / "train", *sides, *model, *few, "--out", photos / "t")
     assert trained.code == 0
     assert "'Class A' (the gallery) and 'classa' (the training images, the queries)" in trained.err
@@ -175,7 +175,7 @@ def test_a_split_above_the_classes_is_refused_by_every_verb(photos: Path, tiny_c
     for side in ("query", "gallery"):
         (photos / side).rename(both / side)
     right = f"--query {both}/query --gallery {both}/gallery"
-    model = ["--model-name", tiny_clip, *MACHINE]
+    model: Words = ["--model-name", tiny_clip, *MACHINE]
     for words in (["evaluate", "--test", both, *model], ["check", both, *MACHINE],
                   ["train", photos / "train", "--test", both, *model],
                   ["train", both, *model]):  # fmt: skip

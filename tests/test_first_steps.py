@@ -107,7 +107,8 @@ def test_check_says_once_that_it_was_given_splits(photos: Path) -> None:
     for split in ("train", "test"):
         (photos / split).rename(photos / "both" / split)
     answer = lookalike("check", photos / "both", "--out", photos / "out")
-    assert_refused(answer, "splits, not classes", f"check {photos / 'both' / 'train'}")
+    right = f"{photos / 'both' / 'train'} --test {photos / 'both' / 'test'}"
+    assert_refused(answer, "splits, not classes", right)
 
 
 def test_a_single_class_is_pointed_to_its_parent(photos: Path, tiny_clip: Path) -> None:

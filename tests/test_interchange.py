@@ -194,3 +194,35 @@ def test_no_cell_is_a_formula_and_all_names_come_back(tmp_path: Path) -> None:
     assert [row[0] for row in rows][7 : 7 + len(PLAIN)] == PLAIN
     assert rows[0][1] == "'=HYPERLINK(1)"
     assert read_names_back(path) == names
+
+
+def test_names_are_found_in_either_form_of_unicode(tmp_path: Path) -> None:
+    composed, apart = "caf\u00e9/1.png", "cafe\u0301/1.png"
+    rows = embeddings(2)
+    for stored, asked in ((composed, apart), (apart, composed)):
+        path = foreign(tmp_path / "e.npy", ["0.png", stored], rows.numpy())
+        assert torch.allclose(load_embeddings(path, images([asked])), rows[1:], atol=1e-7)
+
+
+def test_columns_of_others_embeddings_are_known_whatever_their_capitals(tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = embeddings(2)
+    table = pyarrow.table({"note": [1, 2], " Embedding": rows.tolist(), "Path": ["a", "b"]})
+    parquet.write_table(table, tmp_path / "e.parquet")
+    found = load_embeddings(tmp_path / "e.parquet", images(["b", "a"]))
+    assert torch.allclose(found, rows.flip(dims=[0]), atol=1e-7)
+    (tmp_path / "e.csv").write_text("note; PATH\n1;a\n2;b\n")
+    np.save(tmp_path / "e.npy", rows.numpy())
+    found = load_embeddings(tmp_path / "e.npy", images(["b", "a"]))
+    assert torch.allclose(found, rows.flip(dims=[0]), atol=1e-7)
+    parquet.write_table(pyarrow.table({"pa\x1b[31mth": ["a"]}), tmp_path / "e.parquet")
+    with pytest.raises(DataError) as told:
+        load_embeddings(tmp_path / "e.parquet", images(["a"]))
+    assert str(told.value).isprintable()
+
+
+def test_a_file_whose_name_is_blank_keeps_its_row(tmp_path: Path) -> None:
+    rows = embeddings(3)
+    known = images(["a.png", "  ", "b.png"])
+    save_embeddings(tmp_path / "e.npy", rows, known)
+    assert torch.allclose(load_embeddings(tmp_path / "e.npy", known), rows, atol=1e-7)

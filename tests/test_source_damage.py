@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import tarfile
 from pathlib import Path
 
@@ -195,6 +196,32 @@ def test_a_saved_dataset_whose_description_is_junk_is_refused(
     message = said(tmp_path / "saved")
     assert message.startswith("cannot read the dataset")
     assert message.endswith("write or copy it again")
+
+
+def test_places_that_lead_out_of_a_saved_dataset_are_damage(tmp_path: Path) -> None:
+    """The library reads wherever they lead, and the process dies of it."""
+    for column, cells in (("label", ["cup", "pot"]), ("image", [b"cup", b"pot"])):
+        columns = {"image": [b"12345", b"6789"], "label": ["a", "b"], column: cells}
+        datasets.Dataset.from_dict(columns).save_to_disk(tmp_path / column)
+        (path,) = (tmp_path / column).glob("*.arrow")
+        content = path.read_bytes()
+        right, wrong = struct.pack("<3i", 0, 3, 6), struct.pack("<3i", 0, 2**30, 2**31 - 1)
+        assert content.count(right) == 1
+        path.write_bytes(content.replace(right, wrong))
+        assert "damaged or cut short" in said(tmp_path / column)
+
+
+@pytest.mark.parametrize("name", ["../saved2", "/etc", "..", "a/b", "a\\b", "C:", "."])
+def test_a_saved_dataset_names_no_file_outside_its_folder(tmp_path: Path, name: str) -> None:
+    full = datasets.Dataset.from_dict({"image": [b"1", b"2"], "label": ["a", "b"]})
+    datasets.DatasetDict({"train": full}).save_to_disk(tmp_path / "saved")
+    full.save_to_disk(tmp_path / "saved2")
+    told = json.dumps({"splits": [name]})
+    (tmp_path / "saved" / "dataset_dict.json").write_text(told)
+    assert "does not lie in its folder" in said(tmp_path / "saved")
+    state = tmp_path / "saved2" / "state.json"
+    state.write_text(json.dumps({"_data_files": [{"filename": name}]}))
+    assert "does not lie in its folder" in said(tmp_path / "saved2")
 
 
 def test_images_of_a_saved_dataset_do_not_need_its_description(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pytest
 from helpers.runs import Told
@@ -109,6 +110,17 @@ def test_a_near_miss_is_told(tmp_path: Path, header: str, column: str, meant: st
         f"column '{column}' of {tmp_path / 't.csv'} is not used; if it is the {meant}, call it "
         f"'{meant}'"
     ]
+
+
+def test_a_near_miss_is_told_where_images_are_in_the_table(tmp_path: Path) -> None:
+    source = arrow(tmp_path, {"image": [b"x", b"y"], "Labels": [0, 1], "split": ["test", "test"]})
+    datasets.Dataset.from_dict({"image": [b"x"], "lable": [0]}).save_to_disk(tmp_path / "saved")
+    for path, column in ((source, "Labels"), (tmp_path / "saved", "lable")):
+        told = Told()
+        assert load_images(path, told).labels is None
+        assert told.warnings == [
+            f"column '{column}' of {path} is not used; if it is the label, call it 'label'"
+        ]
 
 
 def test_other_columns_are_nobodys_business(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from tokenize import TokenError
 from typing import IO, Any
+from unicodedata import normalize
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from lookalike.data.images import ImageSet
 from lookalike.data.reading.content import read_parquet, require_pyarrow
 from lookalike.data.sources.columns import some
 from lookalike.data.sources.tables.delimited import read_names
+from lookalike.data.sources.tables.header import find_columns
 from lookalike.errors import DataError
 from lookalike.files import shown, write_json, write_whole
 from lookalike.progress import Progress, SilentProgress, counted
@@ -286,9 +288,11 @@ def _read(path: Path) -> tuple[list[str], np.ndarray]:
 
 def _read_parquet(path: Path) -> tuple[list[str], np.ndarray]:
     pyarrow, table = require_pyarrow()[0], read_parquet(path)
-    if not {"path", "embedding"} <= set(table.column_names):
-        raise DataError(f"{shown(path)} has columns {', '.join(table.column_names)}; expected path "
+    places = find_columns(table.column_names, path, ("path", "embedding"))
+    if len(places) < 2:
+        raise DataError(f"{shown(path)} has columns {some(table.column_names, 20)}; expected path "
                         "and embedding")  # fmt: skip
+    table = table.select(list(places.values())).rename_columns(list(places))
     lists = table["embedding"].combine_chunks()
     try:
         widths = set(pyarrow.compute.list_value_length(lists).to_pylist())
@@ -303,8 +307,8 @@ def _read_parquet(path: Path) -> tuple[list[str], np.ndarray]:
 
 
 def _plain(name: str) -> str:
-    """Returns a path as it is compared: `./a//b.png` is `a/b.png`."""
-    return _text(os.path.normpath(name))
+    """Returns a path as it is compared: `./a//b.png` is `a/b.png`, in either form of Unicode."""
+    return _text(normalize("NFC", os.path.normpath(name)))
 
 
 def _text(name: str) -> str:

@@ -15,7 +15,7 @@ from lookalike.data.images import Cell, ImageSet, Span
 from lookalike.data.reading.content import reading, require_pyarrow
 from lookalike.data.sources.columns import COLUMNS, image_set, some
 from lookalike.data.sources.shards import Shard, are_shards, find_shards
-from lookalike.data.sources.tables.header import find_columns
+from lookalike.data.sources.tables.header import find_columns, near_misses
 from lookalike.errors import DataError, first_line
 from lookalike.files import briefly, shown
 from lookalike.progress import Progress
@@ -33,6 +33,7 @@ class _Part(NamedTuple):
     places: Sequence[Cell | Span]
     prefix: str = ""  # of its images' names below the source's root
     split: str | None = None
+    others: Sequence[str] = ()  # columns that are not used
 
 
 def _is_bytes(kind: Any) -> bool:
@@ -107,12 +108,16 @@ def _labels(table: Any) -> list[Any]:
     return [classes[i] if i in range(len(classes)) else None for i in labels]
 
 
-def _joined(parts: Sequence[_Part], root: Path, source: str, *, labelled: bool) -> ImageSet:
+def _joined(
+    parts: Sequence[_Part], root: Path, source: str, progress: Progress, *, labelled: bool
+) -> ImageSet:
     """Returns the images of all parts, labelled by the classes' names where these are known."""
     pyarrow, _ = require_pyarrow()
     parts = [part for part in parts if part.places] or parts[:1]
     there = {name for part in parts for name in part.table.column_names}
     told = [name for name in COLUMNS if name in there and labelled]
+    for warning in near_misses(parts[0].others, there, source) if labelled and parts else ():
+        progress.warn(warning)
     try:
         table = pyarrow.concat_tables([part.table.select(told) for part in parts])
     except (KeyError, pyarrow.ArrowException) as error:
@@ -159,7 +164,7 @@ def load_parquet(source: str, progress: Progress, *, labelled: bool = True) -> I
             f"row groups of {some(large)} take more than {_LARGE_BYTES / 1e9:.0f} GB, and each "
             "process that reads holds one at least; write them again with 100 images in each"
         )
-    return _joined(parts, root, source, labelled=labelled)
+    return _joined(parts, root, source, progress, labelled=labelled)
 
 
 def _read_parquet(shard: Shard, large: list[str]) -> _Part:
@@ -188,7 +193,8 @@ def _read_parquet(shard: Shard, large: list[str]) -> _Part:
                 large.append(path)
     _check_bytes(num_missing, len(places), column, path)
     split = _SPLIT_IN_NAME.match(os.path.basename(path))
-    return _Part(table, places, shard.prefix, split[1] if split else None)
+    others = [name for name in schema.names if name not in (*wanted, column)]
+    return _Part(table, places, shard.prefix, split[1] if split else None, others)
 
 
 def is_saved_dataset(source: str) -> bool:
@@ -219,7 +225,7 @@ def load_saved_dataset(source: str, progress: Progress, *, labelled: bool = True
                 part = _read_arrow([str(folder / file) for file in files])
                 parts.append(part._replace(prefix=f"{split}/" if split else "", split=split))
                 task.advance()
-    return _joined(parts, root, source, labelled=labelled)
+    return _joined(parts, root, source, progress, labelled=labelled)
 
 
 def _plain(name: str, source: str) -> str:
@@ -251,7 +257,8 @@ def _read_arrow(paths: list[str]) -> _Part:
     whole = pyarrow.concat_tables(tables)
     table = _renamed(whole.drop_columns([column]), path)
     names = _row_names(table, whole.select([column]))
-    return _Part(table, [Span(*one, name) for one, name in zip(ranges, names, strict=True)])
+    places = [Span(*one, name) for one, name in zip(ranges, names, strict=True)]
+    return _Part(table, places, others=[name for name in whole.column_names if name != column])
 
 
 def _ranges(chunk: Any, content: Any, path: str) -> list[tuple[int, int]]:

@@ -92,7 +92,10 @@ def read_delimited(
 
 
 def _is_blank(row: Sequence[str]) -> bool:
-    return not row or (not row[0].strip() and not any(map(str.strip, row)))
+    """Returns whether nothing is in a row; in a list of names alone, a blank may be a name."""
+    if len(row) < 2:
+        return not any(row)
+    return not row[0].strip() and not any(map(str.strip, row))
 
 
 def _form_of(file: TextIO, path: Path, used: Sequence[str]) -> _Form:

@@ -74,7 +74,7 @@ class Names:
         if os.path.isabs(folder) or ".." in folder.split("/") or os.path.normcase("A") == "a":
             return False
         expected = os.path.join(self._base(), folder) if folder else self._base()
-        return self._real(os.path.join(self.root, folder)) == expected
+        return bool(self._real(os.path.join(self.root, folder)) == expected)
 
     def _base(self) -> str:
         return str(self._real(self.root))
