@@ -204,7 +204,7 @@ def _clip_gradient(parameters: list[nn.Parameter], limit: float | None) -> Float
         return _whole(nn.utils.clip_grad_norm_(parameters, limit or math.inf))
     # Torch's function takes one kind only; with an infinite limit it just tells the norm.
     norms = [_whole(nn.utils.clip_grad_norm_(some, math.inf)) for some in (in_parts, whole)]
-    norm = torch.stack(norms).norm()
+    norm: Tensor = torch.stack(norms).norm()
     share = min(1.0, limit / (norm.item() + 1e-6)) if limit is not None else 1.0
     for parameter in (*in_parts, *whole):
         assert parameter.grad is not None
@@ -213,9 +213,8 @@ def _clip_gradient(parameters: list[nn.Parameter], limit: float | None) -> Float
 
 
 def _whole(norm: Tensor) -> Float[Tensor, ""]:
-    if isinstance(norm, DTensor):
-        norm = norm.full_tensor()
-    return norm
+    whole: Tensor = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    return whole
 
 
 def _check_finite(what: str, value: Tensor) -> None:
