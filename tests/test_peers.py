@@ -6,6 +6,8 @@ from there learns why ours differ.
 
 from __future__ import annotations
 
+import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from lookalike.evaluation import metrics as m
 from lookalike.evaluation.scoring.scores import QueryScores, score_ranks
+from lookalike.evaluation.trec_scoring import score_trec
 from lookalike.search.ranks import ranks_of_relevant
 
 # Their dependencies warn about numba's casts, faiss' clusters and SciPy's deprecations.
@@ -57,6 +60,29 @@ def test_ranx_agrees_wherever_a_query_has_an_answer() -> None:
         assert ours[own] == pytest.approx(theirs[name], abs=1e-12), name
     over_r = m.average_precision_at_k(m.ranks_of(relevant), torch.tensor(counts), 10, over="R")
     assert over_r.numpy() == pytest.approx(theirs["map@10"], abs=1e-12)
+
+
+@pytest.mark.slow  # numba compiles it first
+def test_ranx_agrees_on_graded_relevance(tmp_path: Path) -> None:
+    ranx = pytest.importorskip("ranx")
+    generator = random.Random(0)
+    qrels: dict[str, dict[str, int]] = {}
+    run: dict[str, dict[str, float]] = {}
+    for q in (f"q{q:02}" for q in range(30)):
+        images = [f"i{i:02}" for i in range(40)]
+        qrels[q] = {image: generator.choice([0, 1, 2, 3]) for image in generator.sample(images, 20)}
+        qrels[q]["best"] = 3  # each has an answer
+        run[q] = {image: generator.random() for image in generator.sample(images, 25)}
+    (tmp_path / "qrels").write_text(
+        "".join(f"{q} 0 {i} {grade}\n" for q, row in qrels.items() for i, grade in row.items())
+    )
+    (tmp_path / "run").write_text(
+        "".join(f"{q} Q0 {i} 1 {score!r} x\n" for q, row in run.items() for i, score in row.items())
+    )
+    theirs = ranx.evaluate(ranx.Qrels(qrels), ranx.Run(run), ["ndcg@10", "map"], return_mean=False)
+    ours = score_trec(tmp_path / "run", tmp_path / "qrels").scores.columns
+    assert ours["nDCG@10"] == pytest.approx(theirs["ndcg@10"], abs=1e-12)
+    assert ours["mAP"] == pytest.approx(theirs["map"], abs=1e-12)
 
 
 @pytest.mark.slow  # numba compiles it first

@@ -529,3 +529,23 @@ def test_a_report_of_100_000_queries_is_within_its_bound_in_a_minute(
     assert time.monotonic() - started < 60
     assert path.stat().st_size < write.MAX_PAGE_BYTES
     assert "of 100,000 queries are shown" in text(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("epoch", "1"), ("metrics", {"mAP": [1]}), ("intervals", {"mAP": None}), ("health", {}),
+        ("health", {"histogram": {"low": 0, "high": 1, "positives": [1], "negatives": [2]}}),
+        ("drift", {"mean_cosine": "x"}), ("per_class", {"a": {"mAP": None}}), ("per_query", []),
+        ("text_metrics", 3), ("config", None), ("versions", {"torch": 2}),
+    ],
+)  # fmt: skip
+def test_an_earlier_epochs_file_that_somebody_changed_is_named(
+    tmp_path: Path, part: str, value: Any
+) -> None:
+    written(tmp_path, 0, synthetic(12, 3))
+    written(tmp_path, 1, synthetic(12, 3))
+    path = result_files(tmp_path, 0)[1]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {part: value}))
+    with pytest.raises(DataError, match=rf"epoch_00\.json is damaged \('{part}' .*evaluate anew"):
+        read_history(tmp_path, 1)

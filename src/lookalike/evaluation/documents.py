@@ -13,6 +13,8 @@ from lookalike.files import shown
 Document = dict[str, Any]
 _Check = Callable[[Any], bool]
 
+NUM_BINS = 100
+"""Of a histogram of similarities."""
 _LARGEST = 1e300
 
 
@@ -120,9 +122,11 @@ def _are_columns(value: Any) -> bool:
     return right and len({len(column) for column in value.values()}) <= 1
 
 
-_HISTOGRAM = record(
-    low=is_number, high=is_number, positives=_list_of(is_count), negatives=_list_of(is_count)
-)
+def _are_bins(value: Any) -> bool:
+    return _list_of(is_count)(value) and len(value) == NUM_BINS
+
+
+_HISTOGRAM = record(low=is_number, high=is_number, positives=_are_bins, negatives=_are_bins)
 _HOLDOUT = record(rule=is_text, classes=_list_of(is_text), of_classes=is_text)
 _DRIFT = record(mean_cosine=is_number, low_cosine=is_number, num_images=is_count)
 _COUNTS = ("num_queries", "num_gallery", "num_queries_without_answer", "num_query_classes",

@@ -63,7 +63,9 @@ def search_by_text(
     labels = torch.tensor([number.get(label, -1) for label in gallery.labels])
     classes = torch.arange(len(number))
     parts = ranks_of_relevant(queries.embeddings, gallery_embeddings, classes, labels)
-    return joined([score_ranks(queries.labels[part], *ranked) for part, *ranked in parts])
+    return joined(
+        [score_ranks(queries.labels[one.queries], one.ranks, one.num_relevant) for one in parts]
+    )
 
 
 def text_metrics(scores: QueryScores) -> dict[str, float]:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from lookalike.config import ExportConfig, TrainConfig
 from lookalike.config.settings import FREE_ON_RESUME
+from lookalike.evaluation.documents import Document
 from lookalike.evaluation.metrics import text_headline
 from lookalike.evaluation.results import library_versions
 from lookalike.exports.agreement import Agreement
 from lookalike.exports.source import Source
 from lookalike.files import write_text
 from lookalike.progress import counted
-from lookalike.report.history import Document, History
+from lookalike.report.history import History
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lookalike.evaluation.documents import Document
 from lookalike.evaluation.metrics import METRICS
-from lookalike.report.history import Document
 
 Figure = dict[str, Any]
 Trace = dict[str, Any]

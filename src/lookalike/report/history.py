@@ -104,10 +104,10 @@ def query_column(document: Document | None, like: Document, metric: str) -> np.n
     None where the file has other queries than `like` (an image became unreadable on the way), or
     lacks the metric.
     """
-    mine, theirs = like["per_query"], document and document["per_query"]
+    mine, theirs = like["per_query"], (document or {}).get("per_query")
     if mine is None or theirs is None or metric not in theirs:
         return None
-    if any(mine[key] != theirs[key] for key in ("name", "label", "num_relevant")):
+    if any(mine.get(key) != theirs.get(key) for key in ("name", "label", "num_relevant")):
         return None
     return np.array(theirs[metric], dtype=np.float64)  # None becomes NaN
 

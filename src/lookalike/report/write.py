@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lookalike.evaluation.documents import Document
 from lookalike.evaluation.interpolation import TradeOff, read_trade_off
 from lookalike.evaluation.protocol import Protocol
 from lookalike.evaluation.results import interpolation_file, report_file
@@ -13,7 +14,7 @@ from lookalike.files import write_text
 from lookalike.progress import Progress
 from lookalike.report import queries
 from lookalike.report.embedding_map import choose_points, draw_map
-from lookalike.report.history import Document, History, query_column, read_history
+from lookalike.report.history import History, query_column, read_history
 from lookalike.report.page import human_bytes, render_page
 from lookalike.report.section import Context
 from lookalike.report.sections import SECTIONS

@@ -17,13 +17,14 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from lookalike.evaluation.documents import NUM_BINS
 from lookalike.search.exclusions import Exclude, any_equal, equal_pairs
 from lookalike.search.rows import Rows
 
 Similarities = Float32[Tensor, " pairs"]
 
 RANK_ROWS = 8192
-BINS = 100
+BINS = NUM_BINS
 _AT_A_TIME = 2**20  # similarities computed at once
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from lookalike.evaluation.documents import Document
 from lookalike.evaluation.scoring.health import BINS
 from lookalike.report.figures import Figure, Trace, metric_curves, plotted
-from lookalike.report.history import Document
 from lookalike.report.section import Context, Section
 
 _KINDS = {"negatives": ("different classes", "var(--wrong)"),

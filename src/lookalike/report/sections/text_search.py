@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lookalike.evaluation.documents import Document
 from lookalike.evaluation.metrics import text_headline
 from lookalike.report.cards import cards_of
 from lookalike.report.figures import Figure, metric_curves, over_epochs
-from lookalike.report.history import Document
 from lookalike.report.section import Context, Section
 
 

@@ -55,7 +55,9 @@ def tests_of(history: History, *, by_class: bool) -> dict[str, PairedTest]:
     a, b = {}, {}
     for name in history.headline:
         column, mine = query_column(history.before, now, name), query_column(now, now, name)
-        if column is not None and mine is not None and METRICS[name].over_queries == "mean":
+        if column is None or mine is None or METRICS[name].over_queries != "mean":
+            continue
+        if np.isfinite(column[scored]).all() and np.isfinite(mine[scored]).all():
             a[name], b[name] = column[scored], mine[scored]
     resamples = min(10_000, max(500, _FLIPS // max(1, int(scored.sum()))))
     clusters = history.scored_labels if by_class else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -197,17 +198,23 @@ def _all_parameters(encoder: CLIPEncoder, optimizer: torch.optim.Optimizer) -> l
 
 def _clip_gradient(parameters: list[nn.Parameter], limit: float | None) -> Float[Tensor, ""]:
     """Shortens the gradient to the limit, if there is one; returns the norm that it had."""
-    parts = (  # of an encoder in parts, and of what each process has whole
-        [p for p in parameters if isinstance(p.grad, DTensor)],
-        [p for p in parameters if isinstance(p.grad, Tensor) and not isinstance(p.grad, DTensor)],
-    )
-    norms = [nn.utils.get_total_norm([p.grad for p in part if p.grad is not None])
-             for part in parts if part]  # fmt: skip
-    norms = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
-    norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
-    for part in parts if limit is not None else ():
-        nn.utils.clip_grads_with_norm_(part, limit, norm)
+    in_parts = [p for p in parameters if isinstance(p.grad, DTensor)]
+    whole = [p for p in parameters if p.grad is not None and not isinstance(p.grad, DTensor)]
+    if not in_parts or not whole:
+        return _whole(nn.utils.clip_grad_norm_(parameters, limit or math.inf))
+    # Torch's function takes one kind only; with an infinite limit it just tells the norm.
+    norms = [_whole(nn.utils.clip_grad_norm_(some, math.inf)) for some in (in_parts, whole)]
+    norm: Tensor = torch.stack(norms).norm()
+    share = min(1.0, limit / (norm.item() + 1e-6)) if limit is not None else 1.0
+    for parameter in (*in_parts, *whole):
+        assert parameter.grad is not None
+        parameter.grad.mul_(share)
     return norm
+
+
+def _whole(norm: Tensor) -> Float[Tensor, ""]:
+    whole: Tensor = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    return whole
 
 
 def _check_finite(what: str, value: Tensor) -> None:
