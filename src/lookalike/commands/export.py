@@ -66,7 +66,7 @@ def export(config: ExportConfig, *, progress: Progress | None = None) -> ExportR
     hub = log_in(config.push_to_hub) if config.push_to_hub is not None else None
     source = read_source(config)
     encoder = source.encoder
-    progress.note(f"model    {shown(source.name)} · {encoder.kind} {encoder.dim}-d")
+    progress.note(f"model    {source.title} · {encoder.kind} {encoder.dim}-d")
     found: list[Agreement] = []
 
     def write(folder: Path) -> None:

@@ -95,6 +95,32 @@ def num_patches(config: Any, height: int, width: int) -> int | None:
     return None if patch is None else (height // patch) * (width // patch)
 
 
+def why_no_embedding(config: Any, how: Preprocessing, model_name: str) -> str:
+    """Returns why a model does not embed the images that its processor prepares, in words: what of
+    their two configurations disagrees, as far as these tell.
+    """
+    vision = getattr(config, "vision_config", None) or config
+    channels, size = getattr(vision, "num_channels", 3), getattr(vision, "image_size", None)
+    sides = size if isinstance(size, (list, tuple)) else (size, size)
+    if channels != 3:
+        return (
+            f"{model_name} takes images of {channels} channels (num_channels in its config.json), "
+            "and photographs have 3; take another model"
+        )
+    if size is not None and tuple(sides) != (how.height, how.width):
+        return (
+            f"the processor of {model_name} prepares images of {how.width}x{how.height} px "
+            f"(preprocessor_config.json), and the model takes {sides[-1]}x{sides[0]} px "
+            "(image_size in config.json); copy the preprocessor_config.json of the model that it "
+            "was made from"
+        )
+    return (
+        f"{model_name} does not embed an image of {how.width}x{how.height} px with 3 channels, "
+        "as its preprocessor_config.json prepares it; copy config.json and "
+        "preprocessor_config.json of the model that it was made from"
+    )
+
+
 def _as_size(size: Any) -> dict[str, Any]:
     """Returns a size as a mapping; old configurations hold a bare number for a square."""
     return {"height": size, "width": size} if isinstance(size, int) else dict(size or {})

@@ -95,8 +95,8 @@ class Evaluator:
         self._originals = read_originals(path, state.run, protocol.facts()["fingerprint"])
         if self._originals is None:
             self.progress.warn(
-                f"drift from the baseline cannot be measured: {shown(path)} is missing or "
-                "belongs to another run or test"
+                f"drift from the baseline cannot be measured: {shown(path)} is missing, "
+                "damaged, or of another run or test"
             )
 
     def measure(self, state: TrainingState) -> None:
