@@ -316,7 +316,8 @@ def test_test_images_are_given_in_one_way(make: Callable[..., Any]) -> None:
 @example(TrainConfig())
 @example(TrainConfig(test="t", max_grad_norm=None, num_workers=0, learning_rate=2e-5, seed=2**62))
 def test_a_recipe_brings_back_the_whole_configuration(config: TrainConfig) -> None:
-    assert round_trip(config) == config
+    once = dict.fromkeys(ONE_TIME, False)  # what one command wished is in no recipe
+    assert round_trip(config) == dataclasses.replace(config, **once)
 
 
 @pytest.mark.parametrize("text", AWKWARD_TEXT + CONTROL_TEXT)

@@ -198,8 +198,8 @@ def _set_random_numbers(
     except (RuntimeError, TypeError) as error:
         where = shown(resumed.path) if resumed else ""
         raise CheckpointError(
-            f"the random numbers in {where} cannot be continued ({first_line(error)}): it is damaged, "
-            "or of another release of PyTorch. Resume from another checkpoint of the run"
+            f"the random numbers in {where} cannot be continued ({first_line(error)}): it is "
+            "damaged, or of another release of PyTorch. Resume from another checkpoint of the run"
         ) from error
     if rank:  # the first one has those that a single process would have
         torch.manual_seed(config.seed + rank)

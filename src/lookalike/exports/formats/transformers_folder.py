@@ -29,6 +29,10 @@ def save_transformers(encoder: CLIPEncoder, folder: Path) -> None:
             f"cannot write {folder.name}: {error}. Free some room, or choose another disk with "
             "--out; nothing is left of this export"
         ) from error
+    # The weights are written by way of a temporary file, which their owner alone may read.
+    mode = (folder / "config.json").stat().st_mode
+    for path in folder.glob("*.safetensors"):
+        path.chmod(mode)
     # The config.json just written is of these weights.
     side_files = {k: v for k, v in encoder.side_files.items() if k != "config.json"}
     write_side_files(side_files, folder)

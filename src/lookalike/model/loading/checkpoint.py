@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModel, CLIPVisionModelWithProjection
 
 from lookalike.data.transforms import Preprocessing
-from lookalike.errors import CheckpointError, first_line
+from lookalike.errors import CheckpointError
 from lookalike.files import shown
 from lookalike.model.loading import schema
 from lookalike.model.loading.archive import DamagedError, file_start, no_content, read_archive
@@ -43,7 +43,7 @@ _model = schema.record(
     {
         "embedding": schema.one_of("projected", "pooled"),
         "backbone_class": schema.text(most=200, pattern=r"\w+"),
-        "backbone_config": schema.document,
+        "backbone_config": schema.architecture(MOST_EPOCHS),
         "preprocessing": _preprocessing,
         "pool": schema.one_of("pooler", "cls", "mean"),
         # They become files: of these names only, in a folder of ours.
@@ -174,33 +174,33 @@ def from_checkpoint(checkpoint: dict[str, Any], path: str) -> Pretrained:
     how = {**model["preprocessing"], "exact": True}
     how |= {name: tuple(how[name]) for name in ("mean", "std")}
     settings = dict(model["backbone_config"])
-    check_content(schema.repeats(max(len(state), 1000)), settings, path)
-    try:
-        with quiet_transformers(), torch.device("meta"):  # no memory, of which it may want all
-            planned = _build(model["backbone_class"], settings).state_dict()
-    # Transformers raises nearly everything for a configuration that it did not write itself.
-    except Exception as error:
-        raise CheckpointError(
-            f"{shown(path)} holds a {model['backbone_class']} that this release of "
-            f"Transformers cannot build ({shown(first_line(error))}); install the release it was "
-            "saved with"
-        ) from error
+    check_content(schema.architecture(max(len(state), 1000)), settings, path)
+    with torch.device("meta"):  # without memory, of which a hostile one may want all
+        planned = _build(model["backbone_class"], settings, path).state_dict()
     if misfit := misfit_of(state, {f"backbone.{name}": one for name, one in planned.items()}):
         raise CheckpointError(
             f"the weights in {shown(path)} do not fit the {model['backbone_class']} that it "
             f"describes: {misfit}"
         )
-    with quiet_transformers():
-        backbone = _build(model["backbone_class"], settings).float()
+    backbone = _build(model["backbone_class"], settings, path).float()
     side_files, hub_id = dict(model["side_files"]), model.get("hub_id")
     return Pretrained(backbone, Preprocessing(**how), model["pool"], side_files, hub_id)
 
 
-def _build(class_name: str, settings: Mapping[str, Any]) -> Any:
-    config = CONFIG_MAPPING[settings["model_type"]].from_dict(plain_settings(settings))
-    if class_name == CLIPVisionModelWithProjection.__name__:
-        return CLIPVisionModelWithProjection._from_config(config)
-    return AutoModel.from_config(config, trust_remote_code=False)
+def _build(class_name: str, settings: Mapping[str, Any], path: str) -> Any:
+    try:
+        with quiet_transformers():
+            config = CONFIG_MAPPING[settings["model_type"]].from_dict(plain_settings(settings))
+            if class_name == CLIPVisionModelWithProjection.__name__:
+                return CLIPVisionModelWithProjection._from_config(config)
+            return AutoModel.from_config(config, trust_remote_code=False)
+    # Transformers raises nearly everything for a configuration that it did not write itself.
+    except Exception as error:
+        why = " ".join(str(error).split())[:300] or type(error).__name__
+        raise CheckpointError(
+            f"{shown(path)} holds a {class_name} that this release of Transformers cannot build "
+            f"({shown(why)}); install the release it was saved with"
+        ) from error
 
 
 def plain_settings(settings: Any) -> Any:

@@ -127,8 +127,8 @@ def check_is_model(folder: Path, name: str) -> None:
     config = read_json(config_file) if config_file.is_file() else {}
     has_weights = any((folder / one).is_file() for one in WEIGHTS)
     try:
-        schema.document(config, "")
-        schema.repeats(_MOST_REPEATS)(config, "")
+        if "model_type" in config:
+            schema.architecture(_MOST_REPEATS)(config, "")
     except schema.MisfitError as error:
         raise ModelError(f"{shown(config_file)} is of no model: {error}") from error
     if config.get("model_type") and has_weights:

@@ -15,6 +15,7 @@ Check: TypeAlias = Callable[[Any, str], None]
 _MOST_DEEP = 32  # lists and dicts in each other
 # Names of a model's settings that it is built in a loop over.
 _REPEATS = re.compile(r"(.*_)?(layers|depths?|stages|blocks|num_labels)")
+_SHARES = re.compile(r".*(dropout|drop_path|layerdrop)(_rate|_prob|_p)?")
 _MOST_SHOWN = 40  # characters of a value
 
 
@@ -117,8 +118,10 @@ def document(value: Any, where: str, depth: int = 0) -> None:
         raise _misfit(where, value, "text, a number, a list or a mapping")
 
 
-def repeats(most: int) -> Check:
-    """A model's configuration of which no part is repeated more than `most` times."""
+def architecture(most: int) -> Check:
+    """A model's configuration: a document of finite numbers, with shares up to 1 where something is
+    left out at random, and of which no part is repeated more than `most` times.
+    """
 
     def checked(value: Any, where: str) -> None:
         if isinstance(value, dict):
@@ -127,10 +130,19 @@ def repeats(most: int) -> Check:
         elif isinstance(value, (list, tuple)):
             for part in value:
                 checked(part, where)
-        elif type(value) is int and value > most and _REPEATS.fullmatch(where):
-            raise _misfit(where, value, f"{most:,} at most")
+        elif type(value) in (int, float):
+            number()(value, where)
+            if value > most and _REPEATS.fullmatch(where):
+                raise _misfit(where, value, f"{most:,} at most")
+            if _SHARES.fullmatch(where) and not 0 <= value <= 1:
+                raise _misfit(where, value, "a share from 0 to 1")
 
-    return checked
+    def check(value: Any, where: str) -> None:
+        record({"model_type": text(most=200)}, open=True)(value, where)
+        document(value, where)
+        checked(value, where)
+
+    return check
 
 
 def nothing_or(check: Check) -> Check:

@@ -12,10 +12,17 @@ from lookalike.model.loading import schema
 from lookalike.model.loading.checkpoint import MOST_EPOCHS, tensors
 from lookalike.training.sharding import sharded_like
 
-_MOST = 2**62
+_MOST = 2**63 - 1
 _name = schema.text(most=1000)
 _FOLLOWS_SCHEDULE = ("lr", "initial_lr")  # set anew before each step
 _bytes_by_device = schema.mapping_of(schema.text(most=20), schema.bytes_tensor)
+
+
+def _count_or_word(value: Any, where: str) -> None:
+    check = (
+        schema.text(most=100, pattern=r"\w+") if isinstance(value, str) else schema.whole(0, _MOST)
+    )
+    check(value, where)
 
 
 def _random_states(value: Any, where: str) -> None:
@@ -68,7 +75,7 @@ TRAINING = schema.record(
         "training_state_dict": tensors,
         "scaler_state_dict": schema.mapping_of(_name, schema.number(at_least=0)),
         "chunk_size": schema.whole(1, 2**31),
-        "sampler_state_dict": schema.mapping_of(_name, schema.setting),
+        "sampler_state_dict": schema.mapping_of(_name, _count_or_word),
         "random_states": _random_states,
         "precision": schema.one_of("bf16", "fp16", "fp32"),
     },

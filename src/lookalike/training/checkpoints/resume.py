@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,7 @@ class Resumed:
         return TrainingState(**content["state"])
 
     def _misfits(self, step: TrainingStep, data: TrainingData) -> dict[str, str | None]:
-        """Returns how each part of the state differs from what the run would have had; None: not."""
+        """Returns how each part of the state differs from what the run would have had."""
         content, encoder, steps = self.content, step.encoder, data.steps_per_epoch
         state, sampler = content["state"], content["sampler_state_dict"]
         training = content["training_state_dict"]
@@ -201,13 +201,13 @@ def read_resumed(resume: str | Path) -> Resumed:
         )
     try:
         check_content(TRAINING, content, path)
-        config_from(TrainConfig, kept_settings(content["config"]))
+        content["config"] = asdict(config_from(TrainConfig, kept_settings(content["config"])))
     except CheckpointError as error:
         raise CheckpointError(f"{error}{_last_good(path)}") from error
     except ConfigError as error:
         raise CheckpointError(
-            f"{shown(path)} was saved with settings that cannot be: {error}. It was made by hand, "
-            "or by another version of Lookalike"
+            f"{shown(path)} was saved with settings that cannot be: {str(error)[:500]}. It was "
+            "made by hand, or by another version of Lookalike"
         ) from error
     return Resumed(path, content)
 
