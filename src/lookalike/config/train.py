@@ -134,7 +134,9 @@ class TrainConfig(BatchShape, Common):
         at_least=1,
     )
     weight_decay: float = _training(
-        0.01, "AdamW's weight decay; not on biases, norms and tokens", at_least=0
+        0.01,
+        "AdamW's weight decay; not on biases, norms, tokens and position embeddings",
+        at_least=0,
     )
     max_grad_norm: float | None = _training(
         1.0, "clip the gradient norm to this; none: off", above=0

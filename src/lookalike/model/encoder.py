@@ -21,11 +21,12 @@ from lookalike.data.transforms import Preprocessing
 from lookalike.errors import CheckpointError, ModelError, first_line
 from lookalike.files import shown
 from lookalike.model.preprocessing import (
+    FAILS_IN_A_PASS,
     check_whole_patches,
+    no_embedding,
     num_patches,
     patch_px,
     share_of_side,
-    why_no_embedding,
 )
 from lookalike.model.pretrained import (
     chosen_embedding,
@@ -42,9 +43,6 @@ from lookalike.model.pretrained import (
 # Parts of a two-tower model that an image never passes through; kept for text search, frozen.
 _NOT_VISION = ("text_model.", "text_projection.", "logit_scale", "logit_bias")
 Pixels: TypeAlias = UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"]
-# What a model's own code raises for images that it was not built for, or a configuration that
-# contradicts itself.
-_FAILS_IN_A_PASS = (ValueError, RuntimeError, TypeError, IndexError, ArithmeticError)
 _SAME = 1e-4  # by which no number of two embeddings of one image may differ; rounding is 1e-7
 _SMALL = 6  # patches a side of an image that costs a large model next to nothing
 
@@ -230,7 +228,7 @@ class CLIPEncoder(nn.Module):
         height, width = self.preprocessing.height, self.preprocessing.width
         try:
             return self._dim_at(height, width)
-        except _FAILS_IN_A_PASS as error:
+        except FAILS_IN_A_PASS as error:
             raise self._no_embedding(error) from error
 
     @property
@@ -288,11 +286,11 @@ class CLIPEncoder(nn.Module):
         height, width = own if patch is None else (min(side, _SMALL * patch) for side in own)
         try:
             outputs = self._outputs_for_one_image(height, width)
-        except _FAILS_IN_A_PASS:  # it takes no other size than its own
+        except FAILS_IN_A_PASS:  # it takes no other size than its own
             height, width = own
             try:
                 outputs = self._outputs_for_one_image(height, width)
-            except _FAILS_IN_A_PASS as error:
+            except FAILS_IN_A_PASS as error:
                 raise self._no_embedding(error) from error
         patches = num_patches(self.backbone.config, height, width)
         self._source = replace(self._source, pool=self._pool_of(outputs[0], patches))
@@ -313,11 +311,8 @@ class CLIPEncoder(nn.Module):
             )
 
     def _no_embedding(self, error: Exception) -> Exception:
-        """Returns what to raise for an error of the model's own code; out of memory is no such."""
-        if isinstance(error, torch.OutOfMemoryError):
-            return error
-        why = why_no_embedding(self.backbone.config, self.preprocessing, self.model_name)
-        return ModelError(f"{why} ({shown(first_line(error))})")
+        config, how = self.backbone.config, self.preprocessing
+        return no_embedding(error, config, how, self.model_name)
 
     @torch.no_grad()
     def _outputs_for_one_image(self, height: int, width: int) -> list[Any]:

@@ -75,6 +75,8 @@ class Evaluator:
         self._originals: Originals | None = None
         self._loader: ImageLoader | None = None
         if self.protocol is not None:
+            if self.protocol.gallery.labels is not None and self.encoder.has_text:
+                _ = self.encoder.tokenizer  # one that cannot be built says so before training
             self._loader = ImageLoader(
                 self.protocol.files,
                 replace(self.encoder.preprocessing, exact=self.config.exact_pixels),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -43,6 +44,7 @@ from lookalike.model.loading.side_files import (
 )
 from lookalike.model.preprocessing import preprocessing_from
 
+_MOST_OF_A_REASON = 300  # characters
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 # Neither run nor asked about, wherever it comes from.
 _NO_CODE = {"trust_remote_code": False}
@@ -263,7 +265,13 @@ def _why_not_loaded(name: str, error: Exception) -> str:
             f"the weights of {shown(name)} (pytorch_model.bin) hold more than tensors, which may "
             "be code and is never run, or are damaged; take the model with a model.safetensors"
         )
+    if isinstance(error, SafetensorError):
+        return (
+            f"the weights of {shown(name)} (model.safetensors) are damaged or cut off ({why}); "
+            "download the model again"
+        )
     if os.path.isdir(name):
+        why = shown(" ".join(str(error).split()))[:_MOST_OF_A_REASON].rstrip(".")
         return (
             f"cannot load a model from the folder {shown(name)}: {why}. It needs "
             "what save_pretrained writes: config.json, preprocessor_config.json, model.safetensors"
