@@ -77,7 +77,7 @@ def altered(document: Any, path: Place, other: Any) -> Any:
 
 def some(document: Any, count: int, seed: int, without: tuple[str, ...] = ()) -> list[Any]:
     """Returns `count` altered copies, drawn at random, and what was altered in each."""
-    paths = [path for path in entries(document) if path[0] not in without]
+    paths = [path for path in entries(document) if path[-1] not in without]
     rng, drawn = random.Random(seed), []
     for _ in range(count):
         path = rng.choice(paths)

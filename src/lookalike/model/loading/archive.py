@@ -11,6 +11,7 @@ import torch
 from lookalike.errors import LookalikeError, first_line
 
 _PART_BYTES = 1 << 20
+_IS_FOLDER = 0x10  # among the attributes of a file under DOS
 # They come where there was to be a file, when a download failed or never took place.
 _NO_CONTENT = {
     b"version https://git-lfs": "it is a Git LFS pointer, not the file: git lfs pull fetches it",
@@ -79,6 +80,8 @@ def _check_records(file: IO[bytes]) -> None:
         file.seek(0)
         with zipfile.ZipFile(file) as archive:
             for record in archive.infolist():
+                if record.external_attr & _IS_FOLDER:  # of which torch would read nothing
+                    raise DamagedError(f"its record {record.filename!r} is marked as a folder")
                 if record.compress_type != zipfile.ZIP_STORED:  # as torch never writes them
                     raise DamagedError(f"its record {record.filename!r} is compressed")
                 with archive.open(record) as content:

@@ -25,6 +25,7 @@ CHECKPOINT_FORMAT = "lookalike-checkpoint-4"
 _EARLIER_FORMATS = tuple(f"lookalike-checkpoint-{number}" for number in (1, 2, 3))
 MOST_EPOCHS = 10**9
 _MOST_PX = 16_384
+_NOT_FOLLOWED = ("num_labels", "output_attentions", "output_hidden_states")
 _WHERE = "a weights/encoder_epoch_XX.pth that lookalike train wrote"
 
 _preprocessing = schema.record(
@@ -204,8 +205,9 @@ def _build(class_name: str, settings: Mapping[str, Any], path: str) -> Any:
 
 
 def plain_settings(settings: Any) -> Any:
-    """Returns a configuration without what has no part in an embedding and is not to be followed:
-    a wish for kernels of its own, which is one for code from the hub, and numbers of labels.
+    """Returns a configuration without what has no part in an embedding and is not to be followed: a
+    wish for kernels of its own, which is one for code from the hub, for more output, and a number
+    of labels.
     """
     if isinstance(settings, (list, tuple)):
         return [plain_settings(one) for one in settings]
@@ -214,7 +216,7 @@ def plain_settings(settings: Any) -> Any:
     return {
         name: plain_settings(one)
         for name, one in settings.items()
-        if "implementation" not in name and name != "num_labels"
+        if "implementation" not in name and name not in _NOT_FOLLOWED
     }
 
 
