@@ -55,7 +55,8 @@ def pixels() -> Tensor:
 def adapter(base: Path, folder: Path, **settings: Any) -> Any:
     """Writes an adapter of a CLIP, without the model, and returns the two together."""
     model = CLIPModel.from_pretrained(base)
-    adapted = drawn(model, LoraConfig(**{"r": 4, "target_modules": ATTENTION} | settings))
+    chosen: dict[str, Any] = {"r": 4, "target_modules": ATTENTION, **settings}
+    adapted = drawn(model, LoraConfig(**chosen))
     adapted.save_pretrained(folder)
     return adapted
 

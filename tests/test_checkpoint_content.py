@@ -81,9 +81,11 @@ def ends_well(loader: Loader, path: Path, run: Path, what: str) -> bool:
     return message is None
 
 
-def check_altered(loader: Loader, content: Any, run: Path, folder: Path, how: Any) -> None:
+def check_altered(
+    loader: Loader, content: Any, run: Path, folder: Path, *, count: int, seed: int
+) -> None:
     taken = []
-    for what, altered in some(content, *how, without=ASKS_FOR_MUCH):
+    for what, altered in some(content, count, seed, ASKS_FOR_MUCH):
         path = folder / "altered.pth"
         torch.save(altered, path)
         taken.append(ends_well(loader, path, run, what))
@@ -94,7 +96,7 @@ def check_altered(loader: Loader, content: Any, run: Path, folder: Path, how: An
 def test_one_altered_entry_is_refused_in_one_line_or_does_no_harm(
     loader: Loader, checkpoint: Path, run: Path, tmp_path: Path
 ) -> None:
-    check_altered(loader, load(checkpoint), run, tmp_path, (10, 3))
+    check_altered(loader, load(checkpoint), run, tmp_path, count=10, seed=3)
 
 
 @pytest.mark.slow
@@ -103,7 +105,7 @@ def test_one_altered_entry_is_refused_in_one_line_or_does_no_harm(
 def test_many_altered_entries_are_refused_in_one_line_or_do_no_harm(
     loader: Loader, seed: int, checkpoint: Path, run: Path, tmp_path: Path
 ) -> None:
-    check_altered(loader, load(checkpoint), run, tmp_path, (150, 100 + seed))
+    check_altered(loader, load(checkpoint), run, tmp_path, count=150, seed=100 + seed)
 
 
 @pytest.mark.parametrize("loader", [evaluate, resume, export])

@@ -363,7 +363,7 @@ def test_a_process_killed_while_folders_change_places_leaves_one_of_them_whole(
 
     real = files._exchange if can_exchange else lambda *_: False
     if not (child := os.fork()):
-        files._exchange, os.replace = killed_after(real), killed_after(os.replace)  # type: ignore
+        files._exchange, os.replace = killed_after(real), killed_after(os.replace)
         write_folder_whole(folder, folder_writer(a=b"new"))
         os._exit(0)
     os.waitpid(child, 0)

@@ -40,7 +40,6 @@ from transformers import (
 
 from lookalike.errors import CheckpointError, LookalikeError, ModelError, OutputError
 from lookalike.model.encoder import CLIPEncoder
-from lookalike.model.loading import side_files
 from lookalike.model.text import embed_texts
 
 Change = Callable[[Path], Any]
@@ -379,7 +378,7 @@ def test_a_folders_tokenizer_needs_no_room_and_a_checkpoints_says_where_there_is
                   "model_state_dict": encoder.state_dict()}  # fmt: skip
     torch.save(checkpoint, tmp_path / "one.pth")
     again = loaded(tmp_path / "one.pth")
-    monkeypatch.setattr(side_files.tempfile, "TemporaryDirectory", full)
+    monkeypatch.setattr("tempfile.TemporaryDirectory", full)
     words = ["a red mug"]
     ours = embed_texts(encoder, words, progress=SILENT)
     with pytest.raises(OutputError, match=r"TMPDIR"):

@@ -28,6 +28,15 @@ _SETTINGS, _WEIGHTS, _PICKLED = (
 ADAPTER_FILES = (_SETTINGS, _WEIGHTS, _PICKLED)
 # Ways to begin that leave the base model's weights as they are.
 _PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva", "true", "false")
+# Settings that are merged here, or that say how it was trained and change nothing by now. PEFT has
+# other kinds of LoRA by settings of their own, and gets new ones.
+_MERGED = frozenset({
+    "peft_type", "r", "lora_alpha", "alpha_pattern", "rank_pattern", "use_rslora", "use_dora",
+    "fan_in_fan_out", "modules_to_save", "bias", "base_model_name_or_path", "init_lora_weights",
+    "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "lora_dropout",
+    "revision", "task_type", "auto_mapping", "inference_mode", "peft_version", "megatron_core",
+    "loftq_config", "eva_config", "corda_config", "runtime_config", "qalora_group_size",
+})  # fmt: skip
 _MERGE = "merge it with PEFT (merge_and_unload), and save the model that comes of it"
 _PREFIX = re.compile(r"(base_model\.model\.)?(.*)")
 _CHANGE = re.compile(
@@ -65,6 +74,10 @@ def read_adapter(folder: Path, name: str) -> Adapter:
     """
     settings = read_json(folder / _SETTINGS)
     kind = settings.get("peft_type")
+    variant = next(
+        (shown(name)[:100] for name, value in settings.items() if value and name not in _MERGED),
+        None,
+    )
     reasons = {
         f"is a PEFT adapter of kind {shown(str(kind))[:40]}, and LoRA alone is merged here": (
             kind != "LORA"
@@ -73,10 +86,7 @@ def read_adapter(folder: Path, name: str) -> Adapter:
         f"(init_lora_weights {shown(str(settings.get('init_lora_weights')))[:40]})": (
             settings.get("init_lora_weights", True) not in _PLAIN_STARTS
         ),
-        "has layers twice (layer_replication)": bool(settings.get("layer_replication")),
-        "is of a kind of LoRA that is not merged here": any(
-            settings.get(one) for one in ("use_qalora", "arrow_config", "alora_invocation_tokens")
-        ),
+        f"is of a kind of LoRA that is not merged here ({variant})": variant is not None,
         "has settings that cannot be read (lora_alpha, alpha_pattern)": not _has_scales(settings),
     }
     for reason, applies in reasons.items():

@@ -267,8 +267,8 @@ def _why_not_loaded(name: str, error: Exception) -> str:
         )
     if isinstance(error, SafetensorError):
         return (
-            f"the weights of {shown(name)} (model.safetensors) are damaged or cut off ({why}); "
-            "download the model again"
+            f"cannot load a model from the folder {shown(name)}: its weights (model.safetensors) "
+            f"are damaged or cut off ({why}); download the model again"
         )
     if os.path.isdir(name):
         why = shown(" ".join(str(error).split()))[:_MOST_OF_A_REASON].rstrip(".")
