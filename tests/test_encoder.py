@@ -56,8 +56,9 @@ from transformers import (
 from lookalike.data.transforms import preprocess
 from lookalike.errors import CheckpointError, ConfigError, ModelError
 from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.loading.folder import _side_files_from_hub
 from lookalike.model.preprocessing import share_of_side
-from lookalike.model.pretrained import CHECKPOINT_FORMAT, _side_files_from_hub
+from lookalike.model.pretrained import CHECKPOINT_FORMAT
 
 
 def pixels_of(encoder: CLIPEncoder, images: list[Image.Image]) -> torch.Tensor:

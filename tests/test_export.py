@@ -217,6 +217,17 @@ def test_an_exported_folder_can_be_exported_again(
     assert torch.equal(embeddings_of(tmp_path / "second", images), expected)
 
 
+@posix_only
+@pytest.mark.parametrize("to", ["transformers", "sentence-transformers"])
+def test_all_files_of_an_export_have_the_permissions_of_new_files(
+    to: Any, tiny_clip: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "new").touch()
+    export(tiny_clip, tmp_path / "out", to=to)
+    modes = {path.stat().st_mode for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert modes == {(tmp_path / "new").stat().st_mode}
+
+
 # --- sentence-transformers --------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from helpers.limits import disk_with_room_for, posix_only
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lookalike import files
 from lookalike.config import TrainConfig
 from lookalike.data.images import ImageSet
 from lookalike.data.sampler import BalancedBatchSampler
@@ -388,10 +389,49 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_one_before(
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", refused)
+    monkeypatch.setattr(files, "_exchange", lambda *_: False)  # as on a disk that cannot
     with pytest.raises(OutputError, match="Permission denied"):
         write_folder_whole(tmp_path / "folder", folder_writer(a=b"new"))
     assert names_in(tmp_path) == ["folder"]
     assert (tmp_path / "folder/inner/a").read_bytes() == b"old"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.parametrize("renames", [1, 2, 3])
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_process_killed_while_folders_change_places_leaves_one_of_them_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool, renames: int
+) -> None:
+    folder = tmp_path / "folder"
+    write_folder_whole(folder, folder_writer(a=b"old"))
+    done = 0
+
+    def killed_after(rename: Callable[..., Any]) -> Callable[..., Any]:
+        def killed(*names: Any) -> Any:
+            nonlocal done
+            result = rename(*names)
+            done += 1
+            if done == renames:
+                os._exit(9)
+            return result
+
+        return killed
+
+    real = files._exchange if can_exchange else lambda *_: False
+    if not (child := os.fork()):
+        files._exchange, os.replace = killed_after(real), killed_after(os.replace)
+        write_folder_whole(folder, folder_writer(a=b"new"))
+        os._exit(0)
+    os.waitpid(child, 0)
+    if can_exchange:
+        assert (folder / "inner/a").read_bytes() == b"new"
+
+    def fails(_: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left")
+
+    with pytest.raises(OutputError):  # the next one finds whichever was there
+        write_folder_whole(folder, fails)
+    assert (folder / "inner/a").read_bytes() in (b"old", b"new")
 
 
 def test_the_files_of_a_folder_are_flushed_before_it_appears(

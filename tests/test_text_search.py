@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers.reports import embeddings, image_set, leave_one_out
 from helpers.runs import Settings, Told
+from safetensors.torch import save_file
 from torch.nn.functional import normalize
 
 import lookalike
@@ -118,6 +119,38 @@ def test_originals_come_back_as_they_were_and_only_for_their_run_and_test(tmp_pa
     assert read_originals(path, "run", "another") is None
     path.write_bytes(b"cut off")
     assert read_originals(path, "run", "test") is None
+
+
+def test_originals_are_not_used_where_a_bit_of_them_is_another(tmp_path: Path) -> None:
+    of_class = torch.arange(10) % 5
+    side = image_set([f"{i}.png" for i in range(10)], [str(c) for c in of_class.tolist()])
+    kept = originals_of(leave_one_out(embeddings(of_class, noise=1.0), side)[0], "run", "test")
+    path = tmp_path / "originals.safetensors"
+    write_originals(path, kept)
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for place in rng.integers(len(whole), size=200).tolist():
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        found = read_originals(path, "run", "test")
+        refused += found is None
+        assert found is None or (
+            found.names == kept.names and torch.equal(found.embeddings, kept.embeddings)
+        )
+    assert refused > 150
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e34, float("nan")])
+def test_originals_of_earlier_versions_are_read_as_far_as_they_are_embeddings(
+    scale: float, tmp_path: Path
+) -> None:
+    rows = normalize(torch.randn(3, 4), dim=1)
+    rows[1] *= scale
+    about = {"run": "run", "test": "test", "names": '["a", "b", "c"]'}
+    save_file({"embeddings": rows}, tmp_path / "old.safetensors", metadata=about)
+    found = read_originals(tmp_path / "old.safetensors", "run", "test")
+    assert (found is not None) == (scale == 1.0)
 
 
 # --- Where they are told ---------------------------------------------------------------------

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import ctypes
 import errno
+import glob
 import json
 import os
 import secrets
@@ -17,6 +19,7 @@ from typing import IO, Any
 from lookalike.errors import OutputError, nearest
 
 _TOGETHER = "together"
+_FROM_HERE, _SWAP = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux; RENAME_SWAP of macOS is 2, too
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -49,7 +52,8 @@ def write_folder_whole(folder: Path, write: Callable[[Path], None]) -> None:
     """Writes a folder so that it holds either what it held before or all of the new.
 
     `write` puts the files into a temporary folder beside `folder`; they are flushed to the disk,
-    and it takes the place of `folder`. If anything fails on the way the temporary folder is
+    and it takes the place of `folder`, in one step where the system can: whoever is killed leaves
+    the one or the other under that name. If anything fails on the way the temporary folder is
     removed and `folder` is untouched. Missing folders above it are made.
 
     Raises:
@@ -60,21 +64,24 @@ def write_folder_whole(folder: Path, write: Callable[[Path], None]) -> None:
     temporary, earlier = (_beside(folder, mark, end) for end in ("tmp", "old"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _bring_back(folder)
         temporary.mkdir()
         write(temporary)
         for path in filter(Path.is_file, temporary.rglob("*")):
             with open(path, "r+b") as file:
                 os.fsync(file.fileno())
-        if folder.exists():
+        if not folder.exists():
+            os.replace(temporary, folder)
+        elif not _exchange(temporary, folder):
             os.replace(folder, earlier)
-        os.replace(temporary, folder)
+            os.replace(temporary, folder)
         _sync_folder(folder.parent)
     except OutputError:
         raise  # says it already
     except OSError as error:
         raise OutputError(explain(folder, error)) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # gone already where the rename succeeded
+        shutil.rmtree(temporary, ignore_errors=True)  # or, by now, what `folder` held before
         if earlier.exists() and not folder.exists():
             os.replace(earlier, folder)
         shutil.rmtree(earlier, ignore_errors=True)
@@ -193,6 +200,25 @@ def does_not_exist(path: Path) -> str:
     near = nearest(path.name, (folders + files)[:10_000])  # each takes a while
     hint = f"; did you mean {shown(path.with_name(near))}?" if near else "."
     return f"{shown(path)} does not exist{hint}"
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Makes two folders change names in one step; False where system or disk cannot."""
+    if os.name != "posix":
+        return False
+    libc, names = ctypes.CDLL(None), (os.fsencode(one), os.fsencode(other))
+    if hasattr(libc, "renameat2"):  # Linux
+        return bool(libc.renameat2(_FROM_HERE, names[0], _FROM_HERE, names[1], _SWAP) == 0)
+    return hasattr(libc, "renamex_np") and bool(libc.renamex_np(*names, _SWAP) == 0)  # macOS
+
+
+def _bring_back(folder: Path) -> None:
+    """Gives a folder its name again that a process was killed over, between two renames."""
+    if folder.exists():
+        return
+    for earlier in folder.parent.glob(f".{glob.escape(folder.name)}.*.lookalike-old"):
+        os.replace(earlier, folder)
+        return
 
 
 def _sync_folder(folder: Path) -> None:

@@ -104,7 +104,7 @@ def bench(config: BenchConfig, *, progress: Progress | None = None) -> BenchResu
     kind, dim, how, device = (
         embedder.kind, embedder.dim, embedder.preprocessing, runtime.describe()
     )  # fmt: skip
-    progress.note(f"model    {config.model_name} · {kind} {dim}-d")
+    progress.note(f"model    {embedder.encoder.title} · {kind} {dim}-d")
     progress.note(f"device   {device}")
     sample = read_one_by_one(
         spread(refs, config.num_images),

@@ -197,7 +197,7 @@ def _embed(
     if not readable:
         return None, files
     progress.note(
-        f"model    {embedder.model_name} · {embedder.kind} · {embedder.runtime.describe()}"
+        f"model    {embedder.encoder.title} · {embedder.kind} · {embedder.runtime.describe()}"
     )
     embedded = embed(embedder, embedder.loader([files.refs[position] for position in readable]))
     result = torch.zeros(len(files), embedded.embeddings.shape[1])

@@ -85,7 +85,7 @@ def _embed(
     batch_size = config.eval_batch_size
     batches = -(-config.images_per_part // batch_size)
     plan = Plan(len(images), batches * batch_size, batch_size)
-    progress.note(f"model    {config.model_name} · {embedder.kind} {embedder.dim}-d")
+    progress.note(f"model    {embedder.encoder.title} · {embedder.kind} {embedder.dim}-d")
     progress.note(f"images   {counted(len(images), 'image')} of {shown(source)}")
     progress.note(f"device   {runtime.describe()}")
     missing = world.on_main(

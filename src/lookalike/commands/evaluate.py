@@ -183,7 +183,9 @@ def _measure_model(
     )
     embedder = make_embedder(config, runtime, progress, encoder)
     refuse_learned_classes(encoder, protocol)
-    progress.note(f"model    {config.model_name} · {embedder.kind} {embedder.dim}-d")
+    if protocol.gallery.labels is not None and encoder.has_text:
+        _ = encoder.tokenizer  # one that cannot be built says so before anything is embedded
+    progress.note(f"model    {encoder.title} · {embedder.kind} {embedder.dim}-d")
     progress.note(f"test     {protocol.describe()}")
     progress.note(f"device   {runtime.describe()}")
     cache = make_cache(config, progress)

@@ -72,7 +72,7 @@ def _export(form: Form, out: Path, config: ExportConfig, progress: Progress) -> 
     hub = log_in(config.push_to_hub) if config.push_to_hub is not None else None
     source = read_source(config)
     encoder = source.encoder
-    progress.note(f"model    {shown(source.name)} · {encoder.kind} {encoder.dim}-d")
+    progress.note(f"model    {source.title} · {encoder.kind} {encoder.dim}-d")
     found: list[Agreement] = []
 
     def write(folder: Path) -> None:

@@ -102,4 +102,4 @@ def training_config(options: Mapping[str, Any], resume: str | Path | None = None
 def _settle(config: TrainConfig | Mapping[str, Any], resumed: Resumed | None) -> TrainConfig:
     if isinstance(config, TrainConfig):
         return config
-    return config_from(TrainConfig, resumed.content["config"] if resumed else {}, config)
+    return config_from(TrainConfig, resumed.settings() if resumed else {}, config)

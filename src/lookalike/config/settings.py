@@ -27,6 +27,9 @@ FREE_ON_RESUME = frozenset(
      "track", "track_project", "track_optional", "report", "decode_cache", "decode_cache_gb"}
 )  # fmt: skip
 
+# Wishes of one command, not settings: kept nowhere, so that no later command has them unasked.
+ONE_TIME = frozenset({"overwrite"})
+
 
 def config_from(cls: type[ConfigT], *mappings: Mapping[str, Any]) -> ConfigT:
     """Returns a configuration from mappings of option names to values, later ones winning.
@@ -59,12 +62,19 @@ def merge_options(cls: type[ConfigT], *mappings: Mapping[str, Any]) -> dict[str,
     return values
 
 
+def kept_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what of a run's settings is kept, and goes on in a resumed one: all but the wishes of
+    one command, which files of earlier versions hold.
+    """
+    return {name: value for name, value in settings.items() if name not in ONE_TIME}
+
+
 def format_recipe(config: DataclassInstance) -> str:
     """Returns the whole configuration as a commented recipe, which `read_recipe` reads back."""
     lines: list[str] = []
     for group, options in options_by_group(type(config)):
         lines += ["", f"# {group}"]
-        for option in options:
+        for option in (one for one in options if one.name not in ONE_TIME):
             line = f"{option.name}: {_as_yaml(getattr(config, option.name))}"
             lines.append(f"{line:<44}  # {option.metadata['help']}")
     return "\n".join(lines).lstrip("\n") + "\n"

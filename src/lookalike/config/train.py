@@ -151,7 +151,7 @@ class TrainConfig(BatchShape, Common):
     )
     weight_decay: float = _training(
         0.01,
-        "AdamW's weight decay; not on biases, norms and tokens",
+        "AdamW's weight decay; not on biases, norms, tokens and position embeddings",
         at_least=0,
         at_most=1000,
     )

@@ -151,9 +151,9 @@ class BalancedBatchSampler(Sampler[list[int]]):
             CheckpointError: that one had other images, another batch shape or another seed.
         """
         for name, value in self._identity.items():
-            if state[name] != value:
+            if state.get(name) != value:
                 raise CheckpointError(
-                    f"the saved run's sampler had {name} {state[name]}, this one has {value}: "
+                    f"the saved run's sampler had {name} {state.get(name)}, this one has {value}: "
                     "the training images or the batch shape changed. Start a new run instead"
                 )
         self._epoch, self._batches_done = state["epoch"], state["batches_done"]

@@ -109,6 +109,8 @@ class Embedder:
         if not isinstance(model, CLIPEncoder):
             name: str = checked(Basics, "model_name", model, called="model") or DEFAULT_MODEL
             model = on_device(CLIPEncoder(name, embedding=embedding), runtime)
+            with runtime.autocast():
+                _ = model.dim  # a model that cannot embed says so here, not at the first image
         self.encoder, self.runtime = model, runtime
         self.batch_size: int = _checked_size(batch_size)
         exact_pixels = checked(Basics, "exact_pixels", exact_pixels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ from lookalike.evaluation.retrieval import Retrieval
 from lookalike.files import write_whole
 
 MOST_IMAGES = 10_000
-_ROWS = "embeddings"
+_ROWS, _CHECKSUM = "embeddings", "sha256"
+_OF_LENGTH_1 = 1e-3  # by which embeddings may differ from it; rounding is 1e-7
 
 
 @dataclass(frozen=True)
@@ -72,20 +74,43 @@ def write_originals(path: Path, originals: Originals) -> None:
         OutputError: the file cannot be written.
     """
     about = {"run": originals.run, "test": originals.test, "names": json.dumps(originals.names)}
-    content = safetensors.torch.save({_ROWS: originals.embeddings.contiguous()}, about)
+    rows = originals.embeddings.contiguous()
+    content = safetensors.torch.save({_ROWS: rows}, about | {_CHECKSUM: _checksum(about, rows)})
     write_whole(path, lambda file: file.write(content))
 
 
 def read_originals(path: Path, run: str, test: str) -> Originals | None:
-    """Loads the baseline embeddings of a run on a test; None where there are none."""
+    """Loads the baseline embeddings of a run on a test; None where there are none, or not those
+    that were written: what they are compared with would be wrong.
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            if (about.get("run"), about.get("test")) != (run, test):
-                return None
-            return Originals(run, test, json.loads(about["names"]), file.get_tensor(_ROWS))
-    except (OSError, SafetensorError):
+            about, rows = file.metadata() or {}, file.get_tensor(_ROWS)
+        names = json.loads(about["names"])
+    # KeyError, ValueError, RecursionError: a file that somebody else wrote, or that is damaged.
+    except (OSError, SafetensorError, KeyError, ValueError, RecursionError):
         return None
+    if (about.get("run"), about.get("test")) != (run, test):
+        return None
+    written = about.pop(_CHECKSUM, None)  # which earlier versions did not write
+    if written is not None and written != _checksum(about, rows):
+        return None
+    is_sound = (
+        isinstance(names, list)
+        and all(isinstance(name, str) for name in names)
+        and rows.dtype == torch.float32
+        and rows.ndim == 2
+        and len(rows) == len(names)
+        and bool(((rows.norm(dim=1) - 1).abs() < _OF_LENGTH_1).all())
+    )
+    return Originals(run, test, names, rows) if is_sound else None
+
+
+def _checksum(about: dict[str, str], rows: Float32[Tensor, "images dim"]) -> str:
+    """Returns a hash of all that the file holds."""
+    digest = hashlib.sha256(json.dumps([about, list(rows.shape)], sort_keys=True).encode())
+    digest.update(rows.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def _images(retrieval: Retrieval) -> tuple[list[str], Float32[Tensor, "images dim"]]:

@@ -31,6 +31,11 @@ class Source:
     unmeasured: str | None
 
     @property
+    def title(self) -> str:
+        """Returns the name as one printable line, and what was merged to make the model."""
+        return shown(self.name) + self.encoder.title.removeprefix(shown(self.encoder.model_name))
+
+    @property
     def base_model(self) -> str | None:
         """The hub id of the model it was trained from, or is; None if it came from a folder."""
         hub_id: str | None = self.encoder.description()["hub_id"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +20,14 @@ from lookalike.config import DEFAULT_MODEL
 from lookalike.data.transforms import Preprocessing
 from lookalike.errors import CheckpointError, ModelError, first_line
 from lookalike.files import shown
-from lookalike.model.preprocessing import check_whole_patches, num_patches, patch_px, share_of_side
+from lookalike.model.preprocessing import (
+    FAILS_IN_A_PASS,
+    check_whole_patches,
+    no_embedding,
+    num_patches,
+    patch_px,
+    share_of_side,
+)
 from lookalike.model.pretrained import (
     chosen_embedding,
     from_checkpoint,
@@ -27,6 +35,8 @@ from lookalike.model.pretrained import (
     is_checkpoint,
     load_pretrained,
     load_tokenizer,
+    misfit_of,
+    not_finite,
     read_checkpoint,
 )
 
@@ -176,6 +186,13 @@ class CLIPEncoder(nn.Module):
         return how.at(side)
 
     @property
+    def title(self) -> str:
+        """The name it was loaded by, as one printable line, and what was merged to make it."""
+        base = self._source.adapted
+        merged = f" (a LoRA adapter, merged into {shown(base)})" if base is not None else ""
+        return f"{shown(self.model_name)}{merged}"
+
+    @property
     def kind(self) -> str:
         """The embedding this encoder really gives: "projected" or "pooled"."""
         names = ("get_image_features", "visual_projection")
@@ -201,12 +218,19 @@ class CLIPEncoder(nn.Module):
     @cached_property
     def tokenizer(self) -> Any:
         """Returns the tokenizer of the text tower; raises a `ModelError` if it cannot be built."""
-        return load_tokenizer(self.side_files, self.model_name)
+        return load_tokenizer(self.side_files, self.model_name, self._source.folder)
 
     @cached_property
     def dim(self) -> int:
-        """The length of an embedding; found by embedding one black image."""
-        return self._dim_at(self.preprocessing.height, self.preprocessing.width)
+        """The length of an embedding; found by embedding one black image of the model's own size.
+
+        It raises ModelError where the model does not embed what its processor prepares.
+        """
+        height, width = self.preprocessing.height, self.preprocessing.width
+        try:
+            return self._dim_at(height, width)
+        except FAILS_IN_A_PASS as error:
+            raise self._no_embedding(error) from error
 
     @property
     def device(self) -> torch.device:
@@ -236,15 +260,17 @@ class CLIPEncoder(nn.Module):
         return {"embedding": self.embedding, **self._source.description()}
 
     def load_weights(self, state: dict[str, Tensor], path: str) -> None:
-        """Loads a checkpoint's `model_state_dict`; raises CheckpointError where it does not fit."""
-        try:
-            self.load_state_dict(state)
-        except RuntimeError as error:
-            lines = [line.strip() for line in str(error).splitlines()]
+        """Loads a checkpoint's `model_state_dict`; raises CheckpointError where it does not fit, or
+        holds what is no finite number.
+        """
+        misfit = misfit_of(state, self.state_dict())
+        if misfit is None and (name := not_finite(state)) is not None:
+            misfit = f"{name} holds what is no finite number"
+        if misfit is not None:
             raise CheckpointError(
-                f"the weights in {shown(path)} do not fit {self.model_name}: "
-                f"{lines[1] if len(lines) > 1 else lines[0]}"
-            ) from error
+                f"the weights in {shown(path)} do not fit {self.model_name}: {misfit}"
+            )
+        self.load_state_dict(state)
 
     def _dim_at(self, height: int, width: int) -> int:
         """Returns the length of the embedding of an image of a size."""
@@ -261,13 +287,21 @@ class CLIPEncoder(nn.Module):
         height, width = own if patch is None else (min(side, _SMALL * patch) for side in own)
         try:
             outputs = self._outputs_for_one_image(height, width)
-        except (ValueError, RuntimeError):  # it takes no other size than its own
+        except FAILS_IN_A_PASS:  # it takes no other size than its own
             height, width = own
-            outputs = self._outputs_for_one_image(height, width)
+            try:
+                outputs = self._outputs_for_one_image(height, width)
+            except FAILS_IN_A_PASS as error:
+                raise self._no_embedding(error) from error
         patches = num_patches(self.backbone.config, height, width)
         self._source = replace(self._source, pool=self._pool_of(outputs[0], patches))
         first, second = (self._embeddings(output) for output in outputs)
         difference = float((first - second).abs().max())
+        if math.isnan(difference):
+            raise ModelError(
+                f"{self.model_name} gives embeddings that are no numbers: its weights are damaged; "
+                "download it again"
+            )
         if difference > _SAME:
             raise ModelError(
                 f"{self.model_name} ({self.backbone.config.model_type}) embeds one image "
@@ -276,6 +310,10 @@ class CLIPEncoder(nn.Module):
                 'which hides patches at random, is a plain one with "model_type": "vit" in its '
                 "config.json"
             )
+
+    def _no_embedding(self, error: Exception) -> Exception:
+        config, how = self.backbone.config, self.preprocessing
+        return no_embedding(error, config, how, self.model_name)
 
     @torch.no_grad()
     def _outputs_for_one_image(self, height: int, width: int) -> list[Any]:
@@ -320,11 +358,15 @@ class CLIPEncoder(nn.Module):
             return output
         if getattr(output, "image_embeds", None) is not None:
             return output.image_embeds
-        if self._source.pool == "mean":
-            return output.last_hidden_state.mean(dim=1)
         if getattr(output, "pooler_output", None) is not None and self._source.pool == "pooler":
             return output.pooler_output
-        return output.last_hidden_state[:, 0]
+        tokens = getattr(output, "last_hidden_state", None)
+        if tokens is None:
+            raise ModelError(
+                f"{self.model_name} ({self.backbone.config.model_type}) gives neither tokens nor a "
+                "pooled output, of which an embedding could be made; take another model"
+            )
+        return tokens.mean(dim=1) if self._source.pool == "mean" else tokens[:, 0]
 
     def _checkpoint_gradients(self) -> None:
         if not self.backbone.supports_gradient_checkpointing:

@@ -11,7 +11,8 @@ from jaxtyping import Float32
 from torch import Tensor
 from torch.nn import functional
 
-from lookalike.errors import ModelError
+from lookalike.errors import ModelError, first_line
+from lookalike.files import shown
 from lookalike.model.encoder import CLIPEncoder, evaluation_mode
 from lookalike.progress import Progress
 
@@ -70,13 +71,30 @@ def embed_texts(
     ):
         for start in range(0, len(texts), TEXTS_AT_A_TIME):
             some = [_encodable(text) for text in texts[start : start + TEXTS_AT_A_TIME]]
-            inputs = _tokens(encoder.tokenizer, some, encoder.backbone.config)
-            moved = {name: tensor.to(encoder.device) for name, tensor in inputs.items()}
-            output: Any = encoder.backbone.get_text_features(**moved)
-            pooled = output if isinstance(output, Tensor) else output.pooler_output
+            pooled = _pooled_texts(encoder, some)
             rows.append(functional.normalize(pooled.float(), dim=-1).cpu())
             task.advance(len(some))
     return torch.cat(rows)  # outside of inference mode, so that a loss may use it
+
+
+def _pooled_texts(encoder: CLIPEncoder, texts: list[str]) -> Tensor:
+    """Returns what the text tower gives, before normalisation."""
+    tokenizer = encoder.tokenizer
+    try:
+        inputs = _tokens(tokenizer, texts, encoder.backbone.config)
+        moved = {name: tensor.to(encoder.device) for name, tensor in inputs.items()}
+        output: Any = encoder.backbone.get_text_features(**moved)
+    # A tower that is not of this tokenizer, or whose settings contradict each other.
+    except (ValueError, RuntimeError, TypeError, IndexError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ModelError(
+            f"the text tower of {shown(encoder.model_name)} does not embed what its tokenizer "
+            f"makes of a text ({shown(first_line(error))}); copy the files of the tokenizer from "
+            "the model it was made from"
+        ) from error
+    pooled: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+    return pooled
 
 
 def _tokens(tokenizer: Any, texts: list[str], config: Any) -> dict[str, Tensor]:

@@ -75,6 +75,8 @@ class Evaluator:
         self._originals: Originals | None = None
         self._loader: ImageLoader | None = None
         if self.protocol is not None:
+            if self.protocol.gallery.labels is not None and self.encoder.has_text:
+                _ = self.encoder.tokenizer  # one that cannot be built says so before training
             self._loader = ImageLoader(
                 self.protocol.files,
                 replace(self.encoder.preprocessing, exact=self.config.exact_pixels),
@@ -95,8 +97,8 @@ class Evaluator:
         self._originals = read_originals(path, state.run, protocol.facts()["fingerprint"])
         if self._originals is None:
             self.progress.warn(
-                f"drift from the baseline cannot be measured: {shown(path)} is missing or "
-                "belongs to another run or test"
+                f"drift from the baseline cannot be measured: {shown(path)} is missing, "
+                "damaged, or of another run or test"
             )
 
     def measure(self, state: TrainingState) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lookalike.config.settings import kept_settings
 from lookalike.errors import CheckpointError, ModelError
 from lookalike.evaluation.interpolation import Mixture, TradeOff, read_trade_off, write_trade_off
 from lookalike.evaluation.metrics import METRICS
@@ -94,7 +95,7 @@ def interpolate(
         return result
     encoder = CLIPEncoder(str(checkpoint), embedding=config.embedding, checkpoint=trained)
     encoder = on_device(encoder, runtime)
-    about = {key: trained.pop(key) for key in _ABOUT} | {"config": asdict(config)}
+    about = {key: trained.pop(key) for key in _ABOUT} | {"config": kept_settings(asdict(config))}
     del trained
     evaluator = replace(evaluator, encoder=encoder)
     evaluator.resume(state)

@@ -14,9 +14,10 @@ from lookalike.data.reading.cache import DecodeCache, make_cache
 from lookalike.data.reading.loader import ImageLoader
 from lookalike.data.sampler import BalancedBatchSampler
 from lookalike.data.transforms import Augmentation
-from lookalike.errors import TrainingError
+from lookalike.errors import CheckpointError, TrainingError, first_line
 from lookalike.evaluation.protocol import find_holdout, load_protocol
 from lookalike.evaluation.retrieval import refuse_learned_classes
+from lookalike.files import shown
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.layers import drop_patches, freeze_layers, on_device
 from lookalike.model.lora import add_lora
@@ -171,6 +172,8 @@ def make_step(
 ) -> TrainingStep:
     """Returns what trains the encoder; a resumed run's state is put back elsewhere."""
     saved, classes = resumed.content if resumed else None, data.images.classes
+    if resumed:
+        resumed.check_baseline(config, encoder)
     regularizers = make_regularizers(config, encoder, classes, progress, saved=saved)
     with runtime.autocast():
         dim = encoder.dim
@@ -200,8 +203,15 @@ def _set_random_numbers(
     """Takes up those of dropout where they were saved; each process has others."""
     states, rank = resumed.content["random_states"] if resumed else [], runtime.world.rank
     fits = len(states) == runtime.world.size
-    if fits and restore_random_state(states[rank], runtime.device):
-        return
+    try:
+        if fits and restore_random_state(states[rank], runtime.device):
+            return
+    except (RuntimeError, TypeError) as error:
+        where = shown(resumed.path) if resumed else ""
+        raise CheckpointError(
+            f"the random numbers in {where} cannot be continued ({first_line(error)}): it is "
+            "damaged, or of another release of PyTorch. Resume from another checkpoint of the run"
+        ) from error
     if rank:  # the first one has those that a single process would have
         torch.manual_seed(config.seed + rank)
     if resumed:

@@ -34,8 +34,11 @@ def describe(
     trained = sum(p.numel() for p in step.parameters)
     weights = {"captions": config.caption_weight, "distillation": config.distillation_weight}
     held_by = ", ".join(f"{name} x {weight:g}" for name, weight in weights.items() if weight)
+    # The encoder of a resumed run has the checkpoint's name.
+    is_own = encoder.model_name == config.model_name
+    model = encoder.title if is_own else shown(config.model_name)
     return [
-        f"model    {config.model_name} · {encoder.kind} {dim}-d · {how.width}x{how.height} px"
+        f"model    {model} · {encoder.kind} {dim}-d · {how.width}x{how.height} px"
         + (f", trained at {side}" if side else "")
         + f" · {trained:,} parameters trained",
         f"train    {counted(report.num_images, 'image')}, "

@@ -8,8 +8,9 @@ from pathlib import Path
 from PIL import Image
 from safetensors import SafetensorError
 
-from lookalike.errors import OutputError
+from lookalike.errors import ModelError, OutputError
 from lookalike.exports.agreement import Embeddings, Form, embed_images
+from lookalike.files import shown
 from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.pretrained import quiet_transformers, write_side_files
 
@@ -29,6 +30,18 @@ def save_transformers(encoder: CLIPEncoder, folder: Path) -> None:
             f"cannot write {folder.name}: {error}. Free some room, or choose another disk with "
             "--out; nothing is left of this export"
         ) from error
+    except OSError:
+        raise
+    # Its own checks refuse in many ways to write a configuration that it has read.
+    except Exception as error:
+        raise ModelError(
+            f"Transformers does not save the configuration of {shown(encoder.model_name)}: "
+            f"{shown(' '.join(str(error).split()))[:300]}"
+        ) from error
+    # The weights are written by way of a temporary file, which their owner alone may read.
+    mode = (folder / "config.json").stat().st_mode
+    for path in folder.glob("*.safetensors"):
+        path.chmod(mode)
     # The config.json just written is of these weights.
     side_files = {k: v for k, v in encoder.side_files.items() if k != "config.json"}
     write_side_files(side_files, folder)

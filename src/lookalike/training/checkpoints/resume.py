@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lookalike.config import TrainConfig
-from lookalike.config.settings import RESUME_ADVICE, changed_on_resume, free_on_resume
+from lookalike.config.settings import (
+    RESUME_ADVICE,
+    changed_on_resume,
+    config_from,
+    free_on_resume,
+    kept_settings,
+)
 from lookalike.errors import CheckpointError, ConfigError
 from lookalike.files import does_not_exist, shown
-from lookalike.model.pretrained import CHECKPOINT_FORMAT, read_checkpoint
+from lookalike.model.encoder import CLIPEncoder
+from lookalike.model.loading.archive import DamagedError, check_archive
+from lookalike.model.lora import layers_under_lora, lora_matrices
+from lookalike.model.pretrained import (
+    CHECKPOINT_FORMAT,
+    check_content,
+    misfit_of,
+    not_finite,
+    read_checkpoint,
+)
 from lookalike.progress import counted
+from lookalike.training.checkpoints.content import (
+    TRAINING,
+    load_optimizer,
+    misfit_of_optimizer,
+)
 from lookalike.training.checkpoints.folder import find_checkpoints
 from lookalike.training.data import TrainingData, TrainingImages
 from lookalike.training.history import TrainingState
-from lookalike.training.sharding import part_of, sharded_like
+from lookalike.training.sharding import part_of
 from lookalike.training.step.step import TrainingStep
 
 
@@ -26,6 +46,15 @@ class Resumed:
 
     path: Path
     content: dict[str, Any]
+
+    def settings(self) -> dict[str, Any]:
+        """Returns the settings that the run was saved with. It goes on in the folder that it lies
+        in (`out`), wherever that is now. What its first command alone wished is no setting.
+        """
+        saved = kept_settings(self.content["config"])
+        if self.path.parent.name == "weights":
+            saved["out"] = str(self.path.parent.parent)
+        return saved
 
     def check_settings(self, config: TrainConfig) -> None:
         """Refuses to go on with other settings than the run began with.
@@ -62,6 +91,19 @@ class Resumed:
                 "removed or renamed since. Put them back, or start a new run without --resume"
             )
 
+    def check_baseline(self, config: TrainConfig, encoder: CLIPEncoder) -> None:
+        """Raises CheckpointError where distillation has no baseline to go on with."""
+        if not config.distillation_weight:
+            return
+        saved = self.content["baseline_state_dict"] or {}
+        own = dict(encoder.trainable_parameters())
+        misfit = misfit_of(saved, own) or not_finite(saved)
+        if misfit is not None:
+            raise CheckpointError(
+                f"the baseline in {shown(self.path)} does not fit ({misfit}). Resume from another "
+                "checkpoint of the run"
+            )
+
     def restore(self, step: TrainingStep, data: TrainingData) -> TrainingState:
         """Puts a run back where it was saved, and returns how far it had come.
 
@@ -69,31 +111,55 @@ class Resumed:
         the business of whoever draws them.
 
         Raises:
-            CheckpointError: the checkpoint does not fit the model.
+            CheckpointError: the checkpoint does not fit the model, its optimizer or its objective.
         """
-        content, here = self.content, dict(step.encoder.named_parameters())
-        training = {
-            name: part_of(weight, here.get(name, weight))
-            for name, weight in content["training_state_dict"].items()
-        }
+        content, encoder = self.content, step.encoder
+        for what, misfit in self._misfits(step, data).items():
+            if misfit is not None:
+                raise CheckpointError(
+                    f"the training state in {shown(self.path)} does not fit ({what}: {misfit}). "
+                    "Resume with the releases of peft and Transformers that it was saved with, or "
+                    "from another checkpoint of the run"
+                )
+        here = dict(encoder.named_parameters())
+        encoder.load_state_dict(
+            {
+                name: part_of(weight, here.get(name, weight))
+                for name, weight in content["training_state_dict"].items()
+            },
+            strict=False,
+        )
+        load_optimizer(content["optimizer_state_dict"], step.optimizer)
         try:
-            loaded = step.encoder.load_state_dict(training, strict=False)
-            saved = sharded_like(content["optimizer_state_dict"], step.optimizer)
-            step.optimizer.load_state_dict(saved)
             step.objective.load_state_dict(content["objective_state_dict"])
-        except (ValueError, RuntimeError) as error:
+        # Of an objective of one's own, with a state of its own, as of one that ships.
+        except (ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
             raise CheckpointError(
-                f"the training state in {shown(self.path)} does not fit: {error}"
+                f"the objective's state in {shown(self.path)} does not fit: "
+                f"{shown(' '.join(str(error).split()))[:500]}"
             ) from error
-        if loaded.unexpected_keys:
-            raise CheckpointError(
-                f"the checkpoint has weights that the model lacks ({loaded.unexpected_keys[0]}); "
-                "it was saved with another release of peft or Transformers: resume with that one"
-            )
         if content["scaler_state_dict"] and step.scaler.is_enabled():
             step.scaler.load_state_dict(content["scaler_state_dict"])
         data.sampler.load_state_dict(content["sampler_state_dict"])
         return TrainingState(**content["state"])
+
+    def _misfits(self, step: TrainingStep, data: TrainingData) -> dict[str, str | None]:
+        """Returns how each part of the state differs from what the run would have had."""
+        content, encoder, steps = self.content, step.encoder, data.steps_per_epoch
+        state, sampler = content["state"], content["sampler_state_dict"]
+        training = content["training_state_dict"]
+        under_lora = layers_under_lora(encoder) | lora_matrices(encoder)
+        told = (content["epoch"], sampler.get("epoch"), sampler.get("batches_done"))
+        known = (state["epoch"], state["epoch"], state["step"])
+        is_further = state["step"] > steps
+        is_larger = content["chunk_size"] > data.batch_size
+        return {
+            "weights under training": misfit_of(training, under_lora) or not_finite(training),
+            "optimizer": misfit_of_optimizer(content["optimizer_state_dict"], step.optimizer),
+            "epoch and step": f"{told}, expected {known}" if told != known else None,
+            "step": f"{state['step']} of {steps} in an epoch" if is_further else None,
+            "images at a time": f"more than {data.batch_size}" if is_larger else None,
+        }
 
 
 def read_resumed(resume: str | Path) -> Resumed:
@@ -117,7 +183,10 @@ def read_resumed(resume: str | Path) -> Resumed:
         path = found[-1]
     elif not path.exists():
         raise CheckpointError(f"{does_not_exist(path)} {RESUME_ADVICE}")
-    content = read_checkpoint(path)
+    try:
+        content = read_checkpoint(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{_last_good(path)}") from error
     if content["format"] != CHECKPOINT_FORMAT:
         raise CheckpointError(
             f"{shown(path)} was written by an earlier version of Lookalike, and lacks what this "
@@ -130,4 +199,29 @@ def read_resumed(resume: str | Path) -> Resumed:
             f"{shown(path)} is a mixture of weights, not a training checkpoint; resume from "
             f"{shown(last)}, or start a new run from the mixture with --model-name"
         )
+    try:
+        check_content(TRAINING, content, path)
+        content["config"] = asdict(config_from(TrainConfig, kept_settings(content["config"])))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{_last_good(path)}") from error
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{shown(path)} was saved with settings that cannot be: {str(error)[:500]}. It was "
+            "made by hand, or by another version of Lookalike"
+        ) from error
     return Resumed(path, content)
+
+
+def _last_good(path: Path) -> str:
+    """Returns the furthest other checkpoint of the same run that is whole, as advice."""
+    if path.parent.name != "weights":
+        return ""
+    for other in reversed(find_checkpoints(path.parent.parent)):
+        if other.resolve() == path.resolve():
+            continue
+        try:
+            check_archive(other)
+        except (DamagedError, OSError):
+            continue
+        return f". The last one that is whole: --resume {shown(shlex.quote(str(other)))}"
+    return ""

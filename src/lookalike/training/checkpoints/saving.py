@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from lookalike.config import TrainConfig
+from lookalike.config.settings import kept_settings
 from lookalike.errors import OutputError, first_line
 from lookalike.evaluation.protocol import Holdout
 from lookalike.evaluation.results import library_versions
@@ -125,7 +126,7 @@ class Checkpoints:
             "epoch": state.epoch,
             "state": asdict(state),
             "model": encoder.description(),
-            "config": asdict(self.config),
+            "config": kept_settings(asdict(self.config)),
             "train_fingerprint": images.fingerprint,
             "train_classes": sorted(encoder.trained_on.union(images.classes)),
             "holdout": asdict(self.holdout) if self.holdout else None,

@@ -22,7 +22,8 @@ def make_optimizer(
     """Returns AdamW (Loshchilov and Hutter, ICLR 2019) of what is trained.
 
     Only weight matrices (and convolutions) are decayed, as BEiT (Bao et al., ICLR 2022) does it:
-    shrinking biases, norms, position embeddings and class tokens does not regularise.
+    shrinking biases, norms, position embeddings and class tokens does not regularise. (OpenCLIP and
+    DINOv2, which train from nothing, do decay position embeddings; decision 9 says why not here.)
 
     With `layer_decay` the learning rate of layer l of n is `layer_decay ** (n + 1 - l)` times
     that of the head (ELECTRA, Clark et al., ICLR 2020; BEiT): the first layers know what all

@@ -1,0 +1,1 @@
+"""What lies in files that others may have written, and how a model is made of it."""
