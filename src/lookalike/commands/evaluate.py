@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lookalike.config import EvaluateConfig
 from lookalike.data.images import ImageSet, Unreadable, list_unreadable
+from lookalike.data.placement import keep_cache_apart, keep_out_of_images
 from lookalike.data.reading.cache import make_cache
 from lookalike.data.reading.content import require_pyarrow
 from lookalike.embedding.embedder import make_embedder
@@ -102,6 +103,9 @@ def evaluate(config: EvaluateConfig, *, progress: Progress | None = None) -> Eva
 
 def _evaluate(config: EvaluateConfig, progress: Progress, world: World) -> EvaluateResult:
     """Evaluates in one of the processes that have joined."""
+    sources = [config.test, config.query, config.gallery]
+    keep_out_of_images(config.out, sources)
+    keep_cache_apart(config.decode_cache, config.out, sources)
     out = writable_folder(Path(config.out))
     if config.run is not None and config.qrels is not None:
         return _evaluate_run(config, Path(config.run), Path(config.qrels), out, progress)

@@ -10,6 +10,7 @@ from torch import nn
 
 from lookalike.config import TrainConfig
 from lookalike.data.images import ImageSet
+from lookalike.data.placement import keep_cache_apart, keep_out_of_images
 from lookalike.data.reading.cache import DecodeCache, make_cache
 from lookalike.data.reading.loader import ImageLoader
 from lookalike.data.sampler import BalancedBatchSampler
@@ -58,6 +59,9 @@ def make_trainer(
     """
     world = runtime.world
     check_divisible(world, config.n_classes_per_batch, config.n_samples_per_class)
+    sources = [config.train, config.test, config.query, config.gallery]
+    keep_out_of_images(config.out, sources)
+    keep_cache_apart(config.decode_cache, config.out, sources)
     folder = RunFolder(config, resumed.path if resumed else None)
     if resumed:
         resumed.check_settings(config)

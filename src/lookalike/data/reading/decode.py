@@ -66,8 +66,8 @@ def read_image(
 
     Args:
         ref: the file; every format that Pillow decodes by itself, AVIF and (by pillow-heif) HEIC.
-        max_megapixels: a larger image is refused before its pixels are decoded; of formats that take
-            more memory or time than others, one that would take more than such an image does.
+        max_megapixels: a larger image is refused before its pixels are decoded; so is a smaller
+            one in a format that takes more memory or time for it than others.
         draft_px: a JPEG file may come out at a half, a quarter or an eighth of its size, its sides
             at least this, which is quicker.
 
