@@ -31,7 +31,7 @@ from lookalike.data.images import (
 from lookalike.data.reading.cache import CachedReader, Reads
 from lookalike.data.reading.decode import read_image
 from lookalike.data.reading.loader import ImageLoader, chunks
-from lookalike.data.reading.reader import SharedList
+from lookalike.data.reading.shared import SharedList
 from lookalike.data.sources import SOURCES, Source, load_images
 from lookalike.data.transforms import Preprocessing
 from lookalike.evaluation.protocol import load_protocol
