@@ -121,7 +121,8 @@ def augment(
     """Returns the pixels of an RGB image after random changes drawn from `rng`.
 
     "crop-flip" keeps a random part (area between `min_crop_area` and 1, aspect ratio between
-    3:4 and 4:3 of the target's), resizes it to the target, and mirrors it half the time.
+    3:4 and 4:3 of the target's, or as near to that as the image has room for so large a part),
+    resizes it to the target, and mirrors it half the time.
     "none" cuts it as `preprocess` does.
 
     Then, in random order, brightness, contrast and saturation (the difference from black, from an
@@ -204,14 +205,15 @@ def _random_box(
 ) -> tuple[float, float, float, float]:
     """Returns left, top, right and bottom of a random part of an image, in px."""
     width, height = size
-    for _ in range(10):  # long thin images have room for few of the shapes that may be drawn
+    for _ in range(10):  # long images have room for few of the shapes that may be drawn
         area = width * height * rng.uniform(min_area, 1.0)
         aspect = how.width / how.height * math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
         box_width, box_height = math.sqrt(area * aspect), math.sqrt(area / aspect)
         if box_width <= width and box_height <= height:
             break
-    else:
-        box_width = min(width, height * how.width / how.height)
-        box_height = min(height, box_width * how.height / how.width)
+    else:  # the share counts for more than the shape, which is the nearest that there is room for
+        aspect = min(max(aspect, area / height**2), width**2 / area)
+        box_width = min(width, math.sqrt(area * aspect))
+        box_height = min(height, math.sqrt(area / aspect))
     left, top = rng.uniform(0, width - box_width), rng.uniform(0, height - box_height)
     return left, top, left + box_width, top + box_height
