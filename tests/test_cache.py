@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.photos import draw
+from helpers.photos import draw, swap, write_twins
 from helpers.runs import Settings, Watch, assert_same_bits, load
 from helpers.runs import train as run_training
 from PIL import Image
@@ -266,6 +266,19 @@ def test_a_file_that_changed_is_decoded_anew_and_takes_the_place_of_the_old_one(
     assert same_image(cached.read(paths[0]), read_image(paths[0]))
     assert cached.take_reads() == Reads(decoded=3, added=3)
     assert len(kept(folder)) == 1
+
+
+@pytest.mark.parametrize("what", ["files", "folders", "copy"])
+def test_images_that_change_places_are_decoded_anew_though_size_and_time_are_the_same(
+    tmp_path: Path, folder: Path, what: str
+) -> None:
+    paths = write_twins(tmp_path)
+    cached = reader(folder)
+    before = [cached.read(path) for path in paths]
+    swap(paths, what)
+    after = [cached.read(path) for path in paths]
+    assert same_image(after[0], before[1])
+    assert same_image(after[1], before[1] if what == "copy" else before[0])
 
 
 def test_a_file_that_changes_while_it_is_decoded_is_not_kept(

@@ -553,7 +553,7 @@ def test_the_folders_of_a_saved_dataset_are_splits_and_checked_together(
 
 
 def test_findings_do_not_go_among_the_images(check: Check, data: Path) -> None:
-    with pytest.raises(ConfigError, match="would be mistaken for a class"):
+    with pytest.raises(ConfigError, match="pass for images"):
         check(out=str(data / "train/out"))
 
 

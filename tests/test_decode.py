@@ -474,7 +474,7 @@ def test_what_is_no_image_is_refused_with_a_reason(
 def test_a_long_message_of_a_decoder_becomes_one_short_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: object) -> None:
+    def fails(*given: object, **named: object) -> Image.Image:
         raise ValueError("bad\n\n  block " + "x" * 5000)
 
     Image.new("RGB", (2, 2)).save(tmp_path / "image.png")

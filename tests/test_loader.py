@@ -21,7 +21,6 @@ from lookalike.data.reading.decode import probe_image, read_image
 from lookalike.data.reading.loader import ImageLoader, chunks
 from lookalike.data.reading.reader import Batch, Request
 from lookalike.data.transforms import Augmentation, Preprocessing, augment, preprocess
-from lookalike.errors import DataError
 from lookalike.runtime.device import Runtime
 
 HOW = Preprocessing(16, 12, None, 3, 1 / 255, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -327,7 +326,6 @@ def test_a_class_is_never_in_two_parts_since_its_stand_ins_must_differ(
     assert [list(one.indices) for one in evaluated] == [[0, 1, 4], [5, 6, 8], [9, 2]]
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores here
 @pytest.mark.parametrize("side", [16, 224, 336, 518, 896])
 @pytest.mark.parametrize("num_workers", [1, 4, 16, 32])
 def test_what_is_read_ahead_fits_into_a_gigabyte(side: int, num_workers: int) -> None:
@@ -336,7 +334,8 @@ def test_what_is_read_ahead_fits_into_a_gigabyte(side: int, num_workers: int) ->
     reader = ImageLoader([""], how, runtime, max_megapixels=1)
     parts = list(reader._in_parts([Request(range(4096))], deque()))
     assert [index for part in parts for index in part.indices] == list(range(4096))
-    at_once = num_workers * (reader._loader.prefetch_factor or 0)
+    assert reader._pool is not None
+    at_once = num_workers * reader._pool.ahead
     assert at_once * max(len(part.indices) for part in parts) * 3 * side * side <= 2**30
     assert at_once >= min(2 * num_workers, 32)
 
@@ -417,37 +416,6 @@ def test_workers_tell_of_a_lost_class_and_go_on(
     assert [one.path for one in batches[1].unreadable] == [shared[8], shared[9]]
 
 
-@pytest.mark.timeout(60)
-def test_a_worker_that_dies_with_a_lock_in_its_hands_leaves_nobody_waiting(
-    shared: list[str],
-) -> None:
-    reader = loader(shared, num_workers=1)
-    batches = reader.read(Request([number % 4], (number,)) for number in range(1000))
-    before = {process.pid for process in multiprocessing.active_children()}
-    next(batches)
-    iterator: Any = reader._loader._iterator
-    lock = iterator._workers_done_event._event._cond
-    lock.acquire()  # as the worker does, now and then
-    (worker,) = [p for p in multiprocessing.active_children() if p.pid not in before]
-    worker.kill()
-    worker.join()  # torch sees the death by itself, not by a pipe that broke
-    with pytest.raises(DataError, match="died"):
-        list(batches)
-    iterator._shutdown_workers()  # as Python does when nobody needs it any more
-
-
-def test_a_worker_that_dies_is_an_error_that_says_what_to_try(shared: list[str]) -> None:
-    reader = loader(shared, num_workers=1)
-    batches = reader.read(Request([number % 4], (number,)) for number in range(1000))
-    before = {process.pid for process in multiprocessing.active_children()}
-    next(batches)
-    (worker,) = [p for p in multiprocessing.active_children() if p.pid not in before]
-    worker.kill()
-    with pytest.raises(DataError, match=r"died .* --num-workers 0.*__main__") as caught:
-        list(batches)
-    assert len(str(caught.value).splitlines()) == 1
-
-
 # How much is decoded
 
 
@@ -509,5 +477,5 @@ def test_what_a_reader_is_sent_does_not_grow_with_the_images(
             augmentation=CHANGES,
             labels=[f"class {number % 5}" for number in range(count)],
         )
-        sizes.append(len(ForkingPickler.dumps(reader._loader.dataset)))
+        sizes.append(len(ForkingPickler.dumps(reader._reader)))
     assert sizes[1] < sizes[0] + 100

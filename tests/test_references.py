@@ -31,7 +31,7 @@ from lookalike.data.images import (
 from lookalike.data.reading.cache import CachedReader, Reads
 from lookalike.data.reading.decode import read_image
 from lookalike.data.reading.loader import ImageLoader, chunks
-from lookalike.data.reading.reader import SharedList
+from lookalike.data.reading.shared import SharedList
 from lookalike.data.sources import SOURCES, Source, load_images
 from lookalike.data.transforms import Preprocessing
 from lookalike.evaluation.protocol import load_protocol
@@ -86,7 +86,10 @@ def test_a_key_changes_with_its_file_and_not_with_the_way_to_it(
     link.symlink_to(tar)
     first, second = load_images(tar).refs[:2]
     status = tar.stat()
-    assert file_key(str(tar)) == (os.path.realpath(tar), "", status.st_size, status.st_mtime_ns)
+    assert file_key(str(tar)) == (
+        os.path.realpath(tar), "", status.st_size, status.st_mtime_ns, status.st_ctime_ns,
+        status.st_ino,
+    )  # fmt: skip
     assert file_key(first) != file_key(second)
     assert file_key(first)[2:] == file_key(second)[2:] == file_key(str(tar))[2:]
     assert file_key(first) == file_key(load_images(link).refs[0])

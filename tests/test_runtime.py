@@ -208,3 +208,17 @@ def test_memory_that_is_kept_can_be_given_back() -> None:
     resident = psutil.Process().memory_info().rss
     give_back_freed_memory()
     assert psutil.Process().memory_info().rss < resident - 2**28
+
+
+@pytest.mark.parametrize("cores", [1, 2, 64])
+def test_more_readers_than_the_cores_could_serve_are_refused_with_the_bound(
+    monkeypatch: pytest.MonkeyPatch, cores: int
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    most = max(32, 8 * cores)
+    assert make_runtime("cpu", "fp32", most).num_workers == most
+    for many in (most + 1, 1_000_000, 10**40):
+        with pytest.raises(
+            ConfigError, match=f"num_workers is {many}; at most {most} .*{cores} core"
+        ):
+            make_runtime("cpu", "fp32", many)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.decoders import crash_or_hang, die
-from helpers.photos import draw
+from helpers.photos import draw, swap, write_twins
 from PIL import Image
 
 from lookalike.checks.reading.image import ImageFacts, chroma_of, describe_file, luma_of
@@ -103,6 +103,17 @@ def test_a_second_scan_reads_only_what_has_changed(files: list[str], tmp_path: P
     assert reader.asked == [files[2], files[4], str(tmp_path / "new.png")]
     assert again[2].sha256 != first[2].sha256
     assert again[4] == first[4]
+
+
+@pytest.mark.parametrize("what", ["files", "folders", "copy"])
+def test_files_that_change_places_are_read_again_though_size_and_time_are_the_same(
+    tmp_path: Path, what: str
+) -> None:
+    paths, kept = write_twins(tmp_path), tmp_path / "scan.sqlite"
+    first = [one.pixels_sha256 for one in read(paths, kept)]
+    swap(paths, what)
+    again = [one.pixels_sha256 for one in read(paths, kept)]
+    assert again == [first[1], first[1] if what == "copy" else first[0]]
 
 
 def test_another_limit_of_megapixels_reads_again(files: list[str], tmp_path: Path) -> None:

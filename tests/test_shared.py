@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 import pytest
 
-from lookalike.data.reading.reader import SharedArray, SharedList
+from lookalike.data.reading.shared import SharedArray, SharedList
 
 NAMES = ["cats/1.jpg", "", "Ünï/ 猫.png", "with\nnewline", "byte \udcff", "last"]
 

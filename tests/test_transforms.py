@@ -328,13 +328,31 @@ def test_the_part_kept_lies_inside_and_has_a_fair_area_and_shape(
     width, height = right - left, bottom - top
     stretch = (width / height) / (target[0] / target[1])
     area = width * height / (size[0] * size[1])
-    if math.isclose(stretch, 1, rel_tol=1e-6):
-        # Where no part of the area asked for fits, it is the largest of the target's shape.
-        largest = math.isclose(width, size[0]) or math.isclose(height, size[1])
-        assert largest or min_crop_area - 1e-9 <= area
-    else:
-        assert min_crop_area - 1e-9 <= area <= 1 + 1e-9
-        assert 3 / 4 - 1e-9 <= stretch <= 4 / 3 + 1e-9
+    assert min_crop_area - 1e-9 <= area <= 1 + 1e-9
+    if not 3 / 4 - 1e-9 <= stretch <= 4 / 3 + 1e-9:
+        # A part that large has room in no shape nearer to the target's.
+        assert math.isclose(width if stretch < 1 else height, size[0 if stretch < 1 else 1])
+
+
+@pytest.mark.parametrize("shortest_edge", [64, None])  # None: a model that squashes
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize(
+    "size", [(240, 240), (320, 240), (240, 360), (426, 240), (240, 480), (900, 100)]
+)
+def test_the_share_that_is_asked_for_is_kept_of_images_of_any_shape(
+    size: tuple[int, int], exact: bool, shortest_edge: int | None
+) -> None:
+    how = Preprocessing(64, 64, shortest_edge, 2, 1.0, (0.0,) * 3, (1.0,) * 3, exact=exact)
+    # Colour tells the place: red across, green down.
+    across, down = np.meshgrid(np.linspace(0, 255, size[0]), np.linspace(0, 255, size[1]))
+    image = Image.fromarray(np.stack([across, down, 0 * down], -1).round().astype(np.uint8))
+    shares = []
+    for seed in range(60):
+        pixels = augment(image, how, crop_flip(0.8), rng(seed)).numpy().astype(float)
+        wide, high = np.ptp(pixels[0].mean(0)), np.ptp(pixels[1].mean(1))
+        shares.append(wide / 255 * 64 / 63 * high / 255 * 64 / 63)
+    assert min(shares) > 0.77  # 0.8, less what the edges are smoothed by
+    assert max(shares) > 0.93
 
 
 def test_the_parts_kept_are_spread_over_all_areas_shapes_and_places() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -36,3 +38,27 @@ def write_tree(root: Path, counts: dict[str, int], first: int = 0) -> Path:
         for copy in range(first, first + count):
             draw(label, copy).save(folder / f"{name}_{copy:03}.png")
     return root
+
+
+def write_twins(folder: Path) -> list[str]:
+    """Writes two images that differ in nothing but their pixels: size and time are the same."""
+    paths = []
+    for name, grey in (("one", 40), ("other", 200)):
+        (folder / name).mkdir()
+        path = folder / name / "image.bmp"
+        Image.new("RGB", (12, 10), (grey, grey, grey)).save(path)
+        os.utime(path, ns=(10**18, 10**18))
+        paths.append(str(path))
+    return paths
+
+
+def swap(paths: list[str], what: str) -> None:
+    """Has two files change places ("files", "folders"), or the first be a "copy" of the second."""
+    if what == "copy":
+        shutil.copy2(paths[1], paths[0])
+        return
+    first, second = (Path(path) if what == "files" else Path(path).parent for path in paths)
+    aside = first.with_name("aside")
+    first.rename(aside)
+    second.rename(first)
+    aside.rename(second)

@@ -32,6 +32,7 @@ from lookalike.checks.structure import (
 from lookalike.config import CheckConfig
 from lookalike.data.classes import class_key
 from lookalike.data.images import ImageSet, shown_path
+from lookalike.data.placement import keep_out_of_images
 from lookalike.data.sources import if_one_class, load_images
 from lookalike.embedding.embed import embed
 from lookalike.embedding.embedder import Embedder, make_embedder
@@ -137,10 +138,7 @@ def _sources(config: CheckConfig, progress: Progress) -> list[_Source]:
                 progress.warn(f"{shown(source)} was given twice; it is checked once")
             continue
         seen.add(real)
-        if is_folder and Path(config.out).resolve().is_relative_to(real):
-            raise ConfigError(f"out is {shown(config.out)}, inside the images in "
-                              f"{shown(source)}, where it would be mistaken for a class; choose "
-                              "another folder with --out")  # fmt: skip
+        keep_out_of_images(config.out, [source])
         images = load_images(source, progress)
         if name == "train" and images.labels is None and (advice := if_one_class(source)):
             progress.warn(f"{shown(source)} has no folders in it, and so no classes{advice}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lookalike.config import EmbedConfig
 from lookalike.data.images import Unreadable, list_unreadable
+from lookalike.data.placement import keep_out_of_images
 from lookalike.data.sources import load_unlabelled
 from lookalike.embedding.embedder import make_embedder
 from lookalike.embedding.shards import Plan, embed_parts, start_shards, unreadable_in
@@ -75,9 +76,7 @@ def _embed(
         raise ConfigError("there is nothing to embed; give a folder of images or a table: "
                           "lookalike embed IMAGES")  # fmt: skip
     source, out = Path(config.data), Path(config.out)
-    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
-        raise ConfigError(f"out is {shown(out)}, inside the images in {shown(source)}, where it "
-                          "would pass for images; choose another folder with --out")  # fmt: skip
+    keep_out_of_images(out, [config.data])
     images = load_unlabelled(config.data, progress)
     world.on_main(lambda: at_the_end.enter_context(sole_writer(out)))
     runtime = make_runtime(config.device, config.precision, config.num_workers, world)

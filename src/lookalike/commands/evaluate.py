@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lookalike.config import EvaluateConfig
 from lookalike.data.images import ImageSet, Unreadable, list_unreadable
+from lookalike.data.placement import keep_cache_apart, keep_out_of_images
 from lookalike.data.reading.cache import make_cache
 from lookalike.data.reading.content import require_pyarrow
 from lookalike.embedding.embedder import make_embedder
@@ -99,7 +100,9 @@ def evaluate(config: EvaluateConfig, *, progress: Progress | None = None) -> Eva
     """
     with joined() as world, ExitStack() as at_the_end:
         progress = (progress or default_progress()) if world.is_main else SilentProgress()
-        out = Path(config.out)
+        out, sources = Path(config.out), [config.test, config.query, config.gallery]
+        keep_out_of_images(out, sources)
+        keep_cache_apart(config.decode_cache, out, sources)
         world.on_main(lambda: at_the_end.enter_context(sole_writer(out, "results")))
         if config.run or config.test_embeddings or config.query_embeddings:
             return world.on_main(lambda: _evaluate(config, progress, ALONE))

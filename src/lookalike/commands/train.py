@@ -11,6 +11,7 @@ from torch import nn
 
 from lookalike.config import TrainConfig
 from lookalike.config.settings import config_from
+from lookalike.data.placement import keep_cache_apart, keep_out_of_images
 from lookalike.errors import Interrupted
 from lookalike.locking import sole_writer
 from lookalike.progress import Progress, SilentProgress, default_progress
@@ -63,7 +64,9 @@ def train(
         progress = (progress or default_progress()) if world.is_main else SilentProgress()
         resumed = read_resumed(resume) if resume is not None else None
         config = name_objective(_settle(config, resumed), objective)
-        out = Path(config.out)
+        out, sources = Path(config.out), [config.train, config.test, config.query, config.gallery]
+        keep_out_of_images(out, sources)
+        keep_cache_apart(config.decode_cache, out, sources)
         world.on_main(lambda: at_the_end.enter_context(sole_writer(out, "results", "weights")))
         precision: str = config.precision
         if resumed and precision == "auto":  # it keeps its own, wherever it goes on

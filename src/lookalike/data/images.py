@@ -62,13 +62,16 @@ class FileKey(NamedTuple):
     """All that must be the same for an image to be the one that was read before.
 
     `path` is the real path of the file it is or lies in ("" for bytes in memory), `place` where in
-    there ("" for a whole file); `num_bytes` and `mtime_ns` are the file's, -1 where there is none.
+    there ("" for a whole file); the others are the file's, -1 where there is none. Size and time
+    stay where files change places, or are copied with their times: inode and ctime do not.
     """
 
     path: str
     place: str
     num_bytes: int
     mtime_ns: int
+    ctime_ns: int = -1
+    inode: int = -1
 
     @property
     def identity(self) -> str:
@@ -86,7 +89,8 @@ def file_key(ref: ImageRef) -> FileKey:
         return FileKey(path, place, len(ref.content), 0)
     try:
         status = os.stat(path)
-        return FileKey(os.path.realpath(path), place, status.st_size, status.st_mtime_ns)
+        changed = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+        return FileKey(os.path.realpath(path), place, *changed)
     except (OSError, ValueError):  # ValueError: a path that cannot be one
         return FileKey(os.path.abspath(path), place, -1, -1)
 

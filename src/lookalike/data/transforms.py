@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 _LARGEST_RESIZED_PX = 50_000_000
+_BAND_PX = 2**22  # of a large image that are converted at a time
 # Torch's filters by Pillow's numbers: the same windows, in arithmetic of which all rows are done
 # at a time. Four times as fast, and rounded a little differently.
 _QUICK_FILTERS = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
@@ -119,7 +121,8 @@ def augment(
     """Returns the pixels of an RGB image after random changes drawn from `rng`.
 
     "crop-flip" keeps a random part (area between `min_crop_area` and 1, aspect ratio between
-    3:4 and 4:3 of the target's), resizes it to the target, and mirrors it half the time.
+    3:4 and 4:3 of the target's, or as near to that as the image has room for so large a part),
+    resizes it to the target, and mirrors it half the time.
     "none" cuts it as `preprocess` does.
 
     Then, in random order, brightness, contrast and saturation (the difference from black, from an
@@ -146,7 +149,27 @@ def augment(
 
 def to_tensor(image: Image.Image) -> UInt8[Tensor, "3 height width"]:
     """Returns an RGB image as a contiguous tensor, channels first."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    return _pixels(image).permute(2, 0, 1).contiguous()
+
+
+def bands(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
+    """Yields boxes of some rows (left, top, right, bottom) that are an image of a size together,
+    so that what is made of a large one on the way is small.
+    """
+    width, height = size
+    rows = max(1, _BAND_PX // max(1, width))
+    for top in range(0, height, rows):
+        yield 0, top, width, min(height, top + rows)
+
+
+def _pixels(image: Image.Image) -> UInt8[Tensor, "height width 3"]:
+    """Returns an RGB image as a tensor."""
+    if image.width * image.height <= _BAND_PX:
+        return torch.from_numpy(np.array(image))
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for box in bands(image.size):
+        pixels[box[1] : box[3]] = image.crop(box)
+    return torch.from_numpy(pixels)
 
 
 def _resized(
@@ -162,7 +185,7 @@ def _resized(
     if box is not None:  # which ends at whole pixels here, and anywhere above
         left, top, right, bottom = box
         image = image.crop((int(left), int(top), math.ceil(right), math.ceil(bottom)))
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    pixels = _pixels(image).permute(2, 0, 1)[None]
     resized: Tensor = functional.interpolate(pixels, size[::-1], mode=quick, antialias=True)
     return resized[0].contiguous()
 
@@ -182,14 +205,15 @@ def _random_box(
 ) -> tuple[float, float, float, float]:
     """Returns left, top, right and bottom of a random part of an image, in px."""
     width, height = size
-    for _ in range(10):  # long thin images have room for few of the shapes that may be drawn
+    for _ in range(10):  # long images have room for few of the shapes that may be drawn
         area = width * height * rng.uniform(min_area, 1.0)
         aspect = how.width / how.height * math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
         box_width, box_height = math.sqrt(area * aspect), math.sqrt(area / aspect)
         if box_width <= width and box_height <= height:
             break
-    else:
-        box_width = min(width, height * how.width / how.height)
-        box_height = min(height, box_width * how.height / how.width)
+    else:  # the share counts for more than the shape, which is the nearest that there is room for
+        aspect = min(max(aspect, area / height**2), width**2 / area)
+        box_width = min(width, math.sqrt(area * aspect))
+        box_height = min(height, math.sqrt(area / aspect))
     left, top = rng.uniform(0, width - box_width), rng.uniform(0, height - box_height)
     return left, top, left + box_width, top + box_height

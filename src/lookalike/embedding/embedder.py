@@ -256,7 +256,12 @@ class Embedder:
     def loader(self, refs: Sequence[ImageRef], *, cache: DecodeCache | None = None) -> ImageLoader:
         """Returns a loader that cuts these images as the model takes them."""
         return ImageLoader(
-            refs, self.preprocessing, self.runtime, max_megapixels=self.max_megapixels, cache=cache
+            refs,
+            self.preprocessing,
+            self.runtime,
+            max_megapixels=self.max_megapixels,
+            cache=cache,
+            progress=self.progress,
         )
 
     def read(

@@ -20,9 +20,9 @@ from lookalike.report.history import History
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
-    from jinja2 import Template
+    from jinja2 import Environment
 
-CARD = "README.md"
+CARD, PREPARE = "README.md", "prepare.py"
 # These have a sentence of their own, or mean something on the trainer's machine alone.
 _NOT_LISTED = (FREE_ON_RESUME - {"precision"}) | {
     "model_name", "objective", "learning_rate", "n_classes_per_batch", "n_samples_per_class",
@@ -30,25 +30,32 @@ _NOT_LISTED = (FREE_ON_RESUME - {"precision"}) | {
 
 
 def write_card(folder: Path, source: Source, config: ExportConfig, agreement: Agreement) -> None:
-    """Writes README.md into the folder of an export.
+    """Writes README.md into the folder of an export, and prepare.py, which reads images for it.
 
     The hub's front matter first, then for people: how well it retrieves (the table that the
     checkpoint's run measured, before and after, or why there is none), how to load it, how it
     was trained, versions. It names no folder of the machine it was made on.
     """
+    prepare = _environment().get_template("prepare.py.j2").render()
+    write_text(folder / PREPARE, f'"""How this model takes its images."""\n\n{prepare}\n')
     name = config.push_to_hub or Path(config.out).resolve().name
-    body = _template().render(
-        name=name,
-        config=config,
-        source=source,
-        encoder=source.encoder,
-        checkpoint=source.checkpoint or {},
-        table=results_table(source.history) if source.history else None,
-        measured=source.history.current if source.history else None,
-        settings=_changed_settings(source),
-        loading=_loading(source),
-        agreement=agreement.in_words(),
-        versions=library_versions(),
+    body = (
+        _environment()
+        .get_template("card.md.j2")
+        .render(
+            name=name,
+            config=config,
+            source=source,
+            encoder=source.encoder,
+            checkpoint=source.checkpoint or {},
+            table=results_table(source.history) if source.history else None,
+            measured=source.history.current if source.history else None,
+            settings=_changed_settings(source),
+            loading=_loading(source),
+            prepare=prepare,
+            agreement=agreement.in_words(),
+            versions=library_versions(),
+        )
     )
     write_text(folder / CARD, f"---\n{front_matter(source, config)}\n---\n\n{body.strip()}\n")
 
@@ -161,7 +168,7 @@ def _loading(source: Source) -> dict[str, Any]:
 
 
 @cache
-def _template() -> Template:
+def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -170,7 +177,7 @@ def _template() -> Template:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"code": code, "counted": counted}
-    return environment.get_template("card.md.j2")
+    return environment
 
 
 def code(text: str) -> str:

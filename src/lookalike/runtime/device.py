@@ -20,6 +20,7 @@ from lookalike.runtime.world import ALONE, World
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 Precision = Literal["bf16", "fp16", "fp32", "int8"]
 _FIRST_SCALE = 2.0**16  # of the gradient of a whole batch
+_READERS_PER_CORE, _READERS_AT_LEAST = 8, 32
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -86,9 +87,10 @@ def make_runtime(
 
     Raises:
         ConfigError: the device does not exist here, or cannot compute in that precision; or there
-            are fewer GPUs than processes.
+            are fewer GPUs than processes; or more readers than the cores could ever serve.
         MissingExtraError: int8 is wanted, and OpenVINO is not installed.
     """
+    num_workers = _bounded(num_workers)
     chosen = _find_device() if device == "auto" else _named_device(device)
     if world.size > 1:
         chosen = _own_device(chosen, world)
@@ -104,6 +106,19 @@ def make_runtime(
         # On a CPU the model needs the cores itself; a GPU leaves them to the readers.
         num_workers = max(1, min(4, cores // 2)) if chosen.type == "cpu" else min(16, cores)
     return Runtime(chosen, _find_precision(precision, chosen), int(num_workers), world)
+
+
+def _bounded(num_workers: int | Literal["auto"]) -> int | Literal["auto"]:
+    """Returns the number of readers, or raises where it is beyond what the cores could serve."""
+    cores = os.cpu_count() or 1
+    most = max(_READERS_AT_LEAST, _READERS_PER_CORE * cores)
+    if num_workers != "auto" and num_workers > most:
+        raise ConfigError(
+            f"num_workers is {num_workers}; at most {most} on this machine with "
+            f"{counted(cores, 'core')}: each is a process of about 300 MB, and more of them than "
+            f"cores read faster only where files come slowly. {min(16, cores)} or auto will do"
+        )
+    return num_workers
 
 
 def _own_device(device: torch.device, world: World) -> torch.device:

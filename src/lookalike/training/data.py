@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -90,8 +90,12 @@ class TrainingData:
         """Returns the steps of all epochs together."""
         return self.config.num_epochs * self.steps_per_epoch
 
-    def batches(self, epoch: int, step: int) -> Iterator[Batch]:
+    def batches(
+        self, epoch: int, step: int, stop: Callable[[], bool] | None = None
+    ) -> Iterator[Batch]:
         """Yields this process's part of the batches of an epoch that come after `step` of them.
+
+        A single process that waits for its readers asks `stop` whether to go on waiting.
 
         Raises:
             DataError: almost nothing of a batch can be read.
@@ -103,7 +107,9 @@ class TrainingData:
             Request(whole[own], (seed, epoch, number), own.start, whole)
             for number, whole in enumerate(self.sampler, step)
         )
-        for batch in _read_together(self.loader.read(requests), self.world):
+        if self.world.size > 1:  # they stop together, between two steps
+            stop = None
+        for batch in _read_together(self.loader.read(requests, stop), self.world):
             self._tell(batch)
             yield batch
 

@@ -83,6 +83,7 @@ class Evaluator:
                 self.runtime,
                 max_megapixels=self.config.max_megapixels,
                 cache=self.cache,
+                progress=self.progress,
             )
 
     def resume(self, state: TrainingState) -> None:

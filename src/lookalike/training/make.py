@@ -81,7 +81,7 @@ def make_trainer(
         encoder = make_encoder(config, runtime, resumed)
         if protocol is not None and resumed is None:
             refuse_learned_classes(encoder, protocol)
-        loader = make_loader(config, runtime, encoder, images.images, cache)
+        loader = make_loader(config, runtime, encoder, images.images, cache, progress)
         data = TrainingData(config, images, sampler, loader, cache, world, progress)
         step = make_step(config, runtime, encoder, data, progress, resumed, objective)
     evaluator = Evaluator(config, protocol, encoder, runtime, progress, folder, cache)
@@ -140,6 +140,7 @@ def make_loader(
     encoder: CLIPEncoder,
     images: ImageSet,
     cache: DecodeCache | None = None,
+    progress: Progress | None = None,
 ) -> ImageLoader:
     """Returns a loader of images as training sees them: at its own size, and changed at random."""
     side = encoder.train_side(config.train_size)
@@ -158,6 +159,7 @@ def make_loader(
         augmentation=Augmentation(config.augmentation, config.min_crop_area, config.color_jitter),
         labels=images.labels,
         cache=cache,
+        progress=progress,
     )
 
 

@@ -64,7 +64,9 @@ class Trainer:
                 self._saving_on_failure(interrupt),
                 self.progress.task(title, total, done=done) as task,
             ):
-                for batch in data.batches(state.epoch, state.step):
+                for batch in data.batches(
+                    state.epoch, state.step, stop=lambda: interrupt.requested
+                ):
                     stepped, learning_rate = self._take_step(batch)
                     state.finish_step(stepped.loss)
                     task.advance(data.batch_size, loss=state.mean_loss, lr=learning_rate)
@@ -74,8 +76,9 @@ class Trainer:
                         break
                     self.checkpoints.autosave(state)
                 else:
-                    state.finish_epoch()
-                    self.checkpoints.save_epoch(state)
+                    if state.step == data.steps_per_epoch:  # not stopped while it read
+                        state.finish_epoch()
+                        self.checkpoints.save_epoch(state)
                 if world.any_of(interrupt.requested):
                     self._save_and_stop()
 

@@ -18,10 +18,11 @@ from lookalike.files import shown
 from lookalike.progress import Progress
 
 SCAN_FILE = "scan.sqlite"
-_VERSION = 1  # to be raised when ImageFacts mean something else
+_VERSION = 2  # to be raised when ImageFacts mean something else
 _COMMIT_S = 2.0  # what a killed scan loses at most
 _COLUMNS = [field.name for field in fields(ImageFacts)]
-_KEY = ("path", "bytes", "mtime_ns", "max_megapixels")
+_KEY = ("path", "bytes", "mtime_ns", "ctime_ns", "inode", "max_megapixels")
+_Key = tuple[bytes, int, int, int, str, float]
 
 
 def scan(
@@ -35,7 +36,7 @@ def scan(
 ) -> list[ImageFacts]:
     """Decodes every file, or recalls what an earlier scan found out about it.
 
-    A file is read again if its size, its time of change or the limit in megapixels is another,
+    A file is read again if it is another by its `FileKey`, or the limit in megapixels is another,
     or if it could not be read for reasons of the moment.
 
     Args:
@@ -83,10 +84,11 @@ def scan(
     return [facts for facts in known if facts is not None]
 
 
-def _key(ref: ImageRef, max_megapixels: float) -> tuple[bytes, int, int, float]:
+def _key(ref: ImageRef, max_megapixels: float) -> _Key:
     """Returns the key that must be the same for facts to be those of this file."""
     key = file_key(ref)
-    return os.fsencode(key.identity), key.num_bytes, key.mtime_ns, max_megapixels
+    facts = key.num_bytes, key.mtime_ns, key.ctime_ns, str(key.inode)  # which may not fit SQLite
+    return os.fsencode(key.identity), *facts, max_megapixels
 
 
 @contextmanager
@@ -106,9 +108,7 @@ def _database(file: Path) -> Iterator[sqlite3.Connection]:
         ) from error
 
 
-def _recall(
-    database: sqlite3.Connection, keys: Sequence[tuple[bytes, int, int, float]]
-) -> list[ImageFacts | None]:
+def _recall(database: sqlite3.Connection, keys: Sequence[_Key]) -> list[ImageFacts | None]:
     """Returns the known facts of each file; None where it must be read."""
     position_of = {key: position for position, key in enumerate(keys)}
     known: list[ImageFacts | None] = [None] * len(keys)
@@ -122,9 +122,7 @@ def _recall(
     return known
 
 
-def _remember(
-    database: sqlite3.Connection, key: tuple[bytes, int, int, float], facts: ImageFacts
-) -> None:
+def _remember(database: sqlite3.Connection, key: _Key, facts: ImageFacts) -> None:
     if facts.sha256:  # what failed for reasons of the moment is tried again
         row = (*key, *astuple(facts))
         marks = ", ".join("?" * len(row))

@@ -245,6 +245,7 @@ def _origin(ref: ImageRef, draft_px: int | None, place: str | None = None) -> _O
         return None
     place = key.place if place is None else place
     return {"path": key.path, "bytes": key.num_bytes, "mtime_ns": key.mtime_ns,
+            "ctime_ns": key.ctime_ns, "inode": key.inode,
             "draft_px": draft_px, "decoders": _decoders(), "place": place}  # fmt: skip
 
 

@@ -7,20 +7,17 @@ ends in one `ImageError` with a short reason, so that callers can name it, count
 from __future__ import annotations
 
 import io
-import logging
-import os
-import stat
 import threading
-import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from functools import cache, partial
-from typing import NamedTuple, cast
+from contextlib import nullcontext, suppress
+from functools import partial
+from typing import cast
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms
 
-from lookalike.config import DEFAULT_MAX_MEGAPIXELS, MAX_PILLOW_MEGAPIXELS
+from lookalike.config import DEFAULT_MAX_MEGAPIXELS
 from lookalike.data.images import (
     ImageRef,
     ImageSet,
@@ -31,6 +28,8 @@ from lookalike.data.images import (
     shown_path,
 )
 from lookalike.data.reading.content import read_content
+from lookalike.data.reading.formats import Header, header_of, load_formats, opened, reason_of
+from lookalike.data.transforms import bands
 from lookalike.errors import DataError, ImageError
 from lookalike.files import shown
 from lookalike.progress import Progress, SilentProgress
@@ -46,17 +45,11 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+# Of several threads one at a time decodes images larger than this, which takes their memory once.
+_LARGE_PX = 12_000_000
+_one_large_image = threading.Lock()
 _HEADER_BYTES = 2**16  # more than the headers of most files take
 _PROBED_AT_A_TIME = 4096
-
-
-class Header(NamedTuple):
-    """The facts in a file's header; sides in px as stored."""
-
-    format: str
-    mode: str
-    width: int
-    height: int
 
 
 def read_image(
@@ -72,30 +65,48 @@ def read_image(
     - Of an animation or a multi-page file the first frame counts.
 
     Args:
-        ref: the file; every format Pillow reads, AVIF and (through pillow-heif) HEIC.
-        max_megapixels: a larger image is refused before its pixels are decoded.
+        ref: the file; every format that Pillow decodes by itself, AVIF and (by pillow-heif) HEIC.
+        max_megapixels: a larger image is refused before its pixels are decoded; so is a smaller
+            one in a format that takes more memory or time for it than others.
         draft_px: a JPEG file may come out at a half, a quarter or an eighth of its size, its sides
             at least this, which is quicker.
 
     Raises:
         ImageError: the file is missing, no image, too large, truncated or corrupt.
     """
-    with _opened(ref, max_megapixels) as image:
-        return as_seen(image, shown_path(ref), draft_px)
+    with opened(ref, max_megapixels) as image:
+        return _as_seen(image, shown_path(ref), draft_px, close=True)
 
 
-def as_seen(image: Image.Image, path: str = "", draft_px: int | None = None) -> Image.Image:
-    """Returns an image that Pillow has opened or made as `read_image` returns one of a file."""
-    _load_plugins()
+def as_seen(image: Image.Image) -> Image.Image:
+    """Returns an image that Pillow has opened or made as `read_image` returns one of a file.
+
+    Raises:
+        ImageError: it cannot be decoded.
+    """
+    load_formats()
+    return _as_seen(image, "", None)
+
+
+def _as_seen(
+    image: Image.Image, path: str, draft_px: int | None, *, close: bool = False
+) -> Image.Image:
+    """Returns an image upright and flat; closes the opened one, if so, as soon as it can."""
     try:
         if draft_px is not None:
             image.draft(None, (draft_px, draft_px))  # does nothing but for JPEG
-        image.load()
-        return _flattened(_upright(image))
+        is_large = image.width * image.height > _LARGE_PX
+        with _one_large_image if is_large else nullcontext():
+            image.load()
+            turn = _turn_of(image)
+            flat = _flattened(image)
+            if close and flat is not image:
+                image.close()  # two copies at a time are enough
+            return flat if turn is None else flat.transpose(turn)
     # Decoders meet hostile bytes and raise nearly everything: OSError, SyntaxError,
     # ValueError, struct.error, IndexError, MemoryError. All of it means: unreadable.
     except Exception as error:
-        raise ImageError(path, _reason(error)) from error
+        raise ImageError(path, reason_of(error)) from error
 
 
 def probe_image(ref: ImageRef, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS) -> Header:
@@ -110,8 +121,7 @@ def probe_image(ref: ImageRef, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS) -
         start = InMemory(shown_path(ref), read_content(ref, _HEADER_BYTES))
         with suppress(ImageError):  # some formats have more before the pixels, or it behind them
             return probe_image(start, max_megapixels)
-    with _opened(ref, max_megapixels) as image:
-        return Header(image.format or "", image.mode, image.width, image.height)
+    return header_of(ref, max_megapixels)
 
 
 def why_no_image(ref: ImageRef, max_megapixels: float = DEFAULT_MAX_MEGAPIXELS) -> str | None:
@@ -154,72 +164,44 @@ def keep_readable(
     return images, bad
 
 
-def _opened(ref: ImageRef, max_megapixels: float) -> Image.Image:
-    """Returns the file with its header read and its pixels not yet decoded."""
-    _load_plugins()
-    # Limits and reasons are ours to tell. (Adding a filter is safe in threads; catching is not.)
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-    path = shown_path(ref)
-    content = None if isinstance(ref, str) else read_content(ref)
-    try:
-        status = os.stat(path) if content is None else None
-        if status and not stat.S_ISREG(status.st_mode):
-            raise ImageError(path, "not a regular file (a pipe, socket, device or folder)")
-        if not (status.st_size if status else content):
-            raise ImageError(path, "empty file (0 bytes)")
-        image = Image.open(path if content is None else io.BytesIO(content))
-    except Image.DecompressionBombError as error:
-        reason = f"above {MAX_PILLOW_MEGAPIXELS:.0f} megapixels, which Pillow never decodes"
-        raise ImageError(path, reason) from error
-    except UnidentifiedImageError as error:
-        if content is None:
-            with open(path, "rb") as file:
-                content = file.read(512)
-        raise ImageError(path, _what_instead(content)) from error
-    except ImageError:
-        raise
-    except Exception as error:  # see as_seen: format plug-ins raise nearly everything
-        raise ImageError(path, _reason(error)) from error
-    megapixels = image.width * image.height / 1e6
-    if megapixels > max_megapixels:
-        image.close()
-        size = f"{megapixels:.1f} megapixels ({image.width}x{image.height})"
-        raise ImageError(path, f"{size}, above the limit of {max_megapixels:g}; raise it with "
-                         "--max-megapixels")  # fmt: skip
-    return image
-
-
-_loading_plugins = threading.Lock()
-
-
-@cache
-def _load_plugins() -> None:
-    """Loads all of Pillow's formats and HEIC, once a process: threads do not survive doing so."""
-    import pillow_heif
-
-    with _loading_plugins:
-        logging.getLogger("PIL").addHandler(logging.NullHandler())
-        Image.init()
-        pillow_heif.register_heif_opener()
-
-
-def _upright(image: Image.Image) -> Image.Image:
+def _turn_of(image: Image.Image) -> Image.Transpose | None:
+    """Returns what makes an image upright; None where it is, or nothing is said of it."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     # Metadata is as hostile as pixels are. Where it cannot be read it says nothing about
     # orientation, and the pixels are fine.
     except Exception:
-        return image
-    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(turn)
+        return None
+    return _TURNS.get(orientation) if isinstance(orientation, int) else None
 
 
 def _flattened(image: Image.Image) -> Image.Image:
-    """Returns an image of any mode in RGB."""
-    if image.mode in _SIXTEEN_BIT or image.mode in ("I", "F"):
-        image = _grey_to_eight_bits(image)
-    elif image.mode == "CMYK":
-        return _cmyk_to_rgb(image)
+    """Returns an image of any mode in RGB, in which a large one is made some rows at a time."""
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    to_rgb = _way_to_rgb(image)
+    rgb: Image.Image | None = None
+    for box in bands(image.size):
+        if box == (0, 0, *image.size):
+            return to_rgb(image)
+        rgb = rgb or Image.new("RGB", image.size)
+        rgb.paste(to_rgb(image.crop(box)), box)
+    return rgb or Image.new("RGB", image.size)
+
+
+def _way_to_rgb(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """Returns what makes RGB of an image, and of any part of it."""
+    if image.mode == "CMYK":
+        return _cmyk_to_rgb(image.info.get("icc_profile"))
+    if image.mode in _SIXTEEN_BIT:
+        return lambda part: _over_white(_grey_of(part, _divided(np.asarray(part))))
+    if image.mode in ("I", "F"):
+        scale, offset = _stretch_of(image)
+        return lambda part: _over_white(_grey_of(part, _stretched(part, scale, offset)))
+    return _over_white
+
+
+def _over_white(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
@@ -227,62 +209,57 @@ def _flattened(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _grey_to_eight_bits(image: Image.Image) -> Image.Image:
+def _grey_of(image: Image.Image, eight_bits: np.ndarray) -> Image.Image:
     """Returns deep grey as L, or LA where one grey value stands for transparent."""
-    grey = np.asarray(image)
-    if image.mode in _SIXTEEN_BIT:
-        # Rounded division by 257 that stays within 16 bits: a large scan must fit in memory.
-        eight_bits = ((np.minimum(grey, 65407) + 128) // 257).astype(np.uint8)
-    else:
-        eight_bits = _stretched(grey.astype(np.float32), is_float=image.mode == "F")
     result = Image.fromarray(eight_bits)
     if isinstance(transparent := image.info.get("transparency"), int):
-        alpha = np.where(grey == transparent, 0, 255).astype(np.uint8)
+        alpha = np.where(np.asarray(image) == transparent, 0, 255).astype(np.uint8)
         result.putalpha(Image.fromarray(alpha))
     return result
 
 
-def _stretched(grey: np.ndarray, *, is_float: bool) -> np.ndarray:
-    """Returns 32-bit grey as 0..255, by what the range of its values looks like."""
-    finite = grey[np.isfinite(grey)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    if is_float and low >= 0 and high <= 1:
-        grey *= 255
-    elif low >= 0 and 255 < high <= 65535:
-        grey /= 257
-    elif low < 0 or high > 255:
-        grey -= low
-        grey *= 255 / (high - low) if high > low else 0
+def _divided(grey: np.ndarray) -> np.ndarray:
+    """Returns 16-bit grey in 8 bits; rounded division that stays within 16 bits."""
+    eight_bits: np.ndarray = ((np.minimum(grey, 65407) + 128) // 257).astype(np.uint8)
+    return eight_bits
+
+
+def _stretch_of(image: Image.Image) -> tuple[float, float]:
+    """Returns the factor, and what is taken off before it, that make 0..255 of 32-bit grey, by
+    what the range of its values looks like.
+    """
+    lows, highs = [], []
+    for box in bands(image.size):
+        grey = np.asarray(image.crop(box)).astype(np.float32)
+        if (finite := grey[np.isfinite(grey)]).size:
+            lows.append(float(finite.min()))
+            highs.append(float(finite.max()))
+    low, high = (min(lows), max(highs)) if lows else (0.0, 0.0)
+    if image.mode == "F" and low >= 0 and high <= 1:
+        return 255.0, 0.0
+    if low >= 0 and 255 < high <= 65535:
+        return 1 / 257, 0.0
+    if low < 0 or high > 255:
+        return (255 / (high - low) if high > low else 0.0), low
+    return 1.0, 0.0
+
+
+def _stretched(image: Image.Image, factor: float, offset: float) -> np.ndarray:
+    grey = np.asarray(image).astype(np.float32)
+    grey -= offset
+    grey *= factor
     rounded: np.ndarray = np.nan_to_num(grey, posinf=255, neginf=0).round().clip(0, 255)
     return rounded.astype(np.uint8)
 
 
-def _cmyk_to_rgb(image: Image.Image) -> Image.Image:
-    profile = image.info.get("icc_profile")
-    if not profile:
-        return image.convert("RGB")
+def _cmyk_to_rgb(profile: bytes | None) -> Callable[[Image.Image], Image.Image]:
+    """Returns what converts ink to colour, by its profile where it has one that can be used."""
     try:
+        if not profile:
+            raise OSError("no profile")
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         target = ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+        way = ImageCms.buildTransform(source, target, "CMYK", "RGB")
     except (ImageCms.PyCMSError, OSError):
-        return image.convert("RGB")  # a broken profile, or one for another kind of colour
-    return cast(Image.Image, converted)
-
-
-def _what_instead(content: bytes) -> str:
-    """Returns what a file that is no image seems to be."""
-    start = content[:512].lstrip().lower()
-    if start.startswith((b"<!doctype html", b"<html")):
-        return "not an image: an HTML page (a failed download?)"
-    if start.startswith((b"<?xml", b"<svg")):
-        return "not an image that can be decoded: XML or SVG"
-    return "not an image, or one too damaged to be recognised"
-
-
-def _reason(error: Exception) -> str:
-    """Returns one short line of an exception, without its path."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    text = " ".join(str(error).split())
-    return text[:200] if text else type(error).__name__
+        return lambda part: part.convert("RGB")  # none, broken, or for another kind of colour
+    return lambda part: cast(Image.Image, ImageCms.applyTransform(part, way))

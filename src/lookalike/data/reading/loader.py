@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
 from lookalike.data.images import ImageRef
 from lookalike.data.reading.cache import DecodeCache, Reads
-from lookalike.data.reading.reader import Batch, Reader, Request, leave_interrupts_alone
+from lookalike.data.reading.reader import Batch, Reader, Request
+from lookalike.data.reading.workers import WorkerPool
 from lookalike.data.transforms import Augmentation, Preprocessing
-from lookalike.errors import DataError, first_line
+from lookalike.progress import Progress, SilentProgress
 from lookalike.runtime.device import Runtime
 from lookalike.runtime.world import World
 
-# What is read ahead of training lies in shared memory and, for a GPU, in pinned memory: a gigabyte
-# of it is enough for any model, and a batch of 1,024 images at 336 px would be a third of that.
+# What is read ahead of training lies in memory that two processes share and, for a GPU, in pinned
+# memory: a gigabyte of it is enough for any model, and a batch of 1,024 images at 336 px would be a
+# third of that.
 _PART_BYTES = 2**25  # of pixels, which a worker reads at a time
 _PARTS_AHEAD = 32  # of all workers
 
@@ -45,6 +42,7 @@ class ImageLoader:
         max_megapixels: larger images are unreadable.
         augmentation, labels: for training, as above.
         cache: keeps decoded images; None: files are decoded each time.
+        progress: where it is told that a worker was lost; None: nowhere.
     """
 
     def __init__(
@@ -57,6 +55,7 @@ class ImageLoader:
         augmentation: Augmentation | None = None,
         labels: Sequence[str] | None = None,
         cache: DecodeCache | None = None,
+        progress: Progress | None = None,
     ) -> None:
         reader = Reader(
             refs, how, max_megapixels, augmentation, labels, cache.reader if cache else None
@@ -64,52 +63,44 @@ class ImageLoader:
         if cache is not None:
             cache.draft_sizes.add(reader.draft_px)
         self._cache = cache
-        self._requests = _Requests()
         self.refs, self.num_images = refs, len(refs)
         self._part_size = max(1, _PART_BYTES // (3 * how.height * how.width))
         self._labels = labels
-        workers = runtime.num_workers
-        self._loader: DataLoader[Batch] = DataLoader(
-            reader,
-            batch_size=None,  # a request is several images already
-            sampler=self._requests,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            prefetch_factor=max(1, min(2, _PARTS_AHEAD // workers)) if workers else None,
-            pin_memory=runtime.device.type == "cuda",
-            worker_init_fn=_start_worker,
-            multiprocessing_context=_worker_context() if workers else None,
-            generator=torch.Generator(),  # its own, so that reading never moves torch's
-        )
+        self._reader, self._pool = reader, None
+        self._pinned = runtime.device.type == "cuda"
+        if workers := runtime.num_workers:
+            self._pool = WorkerPool(
+                reader,
+                workers,
+                ahead=max(1, min(2, _PARTS_AHEAD // workers)),
+                batch_bytes=2 * _PART_BYTES,
+                pinned=self._pinned,
+                tell=(progress or SilentProgress()).warn,
+            )
 
-    def read(self, requests: Iterable[Request]) -> Iterator[Batch]:
-        """Yields the batches asked for, in order; a few are read ahead.
+    def read(
+        self, requests: Iterable[Request], stop: Callable[[], bool] | None = None
+    ) -> Iterator[Batch]:
+        """Yields the batches asked for, in order; a few are read ahead by worker processes.
+
+        It ends early where it waits for them and `stop` says that nobody needs more.
 
         Raises:
-            DataError: a worker died.
+            DataError: worker processes cannot be started, or die over one file after the other.
         """
         counts: deque[int] = deque()
-        self._requests.pending = self._in_parts(requests, counts)
-        try:
-            batches: Any = iter(self._loader)  # the same workers each time
-            done = getattr(batches, "_workers_done_event", None)  # there is no public way to it
-            if done is not None and not isinstance(done, _DoneEvent):
-                batches._workers_done_event = _DoneEvent(done)
-            for first in batches:
-                parts = [first, *islice(batches, counts.popleft() - 1)]
-                batch = _joined(parts, self._loader.pin_memory)
-                if self._cache is not None:
-                    self._cache.count(batch.reads)
-                yield batch
-        except (RuntimeError, ConnectionError, EOFError) as error:
-            # A dead worker shows as torch's own message, or as the pipe to it that broke.
-            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-                raise
-            raise DataError(
-                f"a process that reads images died ({first_line(error)}); often "
-                "memory or shared memory ran out: try --num-workers 0. A script of your own has to "
-                'do its work below `if __name__ == "__main__":`, since these processes import it'
-            ) from error
+        parts = self._in_parts(requests, counts)
+        read = self._pool.read(parts, stop) if self._pool else self._read_here(parts)
+        for first in read:
+            batch = _joined([first, *islice(read, counts.popleft() - 1)], self._pinned)
+            if self._cache is not None:
+                self._cache.count(batch.reads)
+            yield batch
+
+    def _read_here(self, parts: Iterator[Request]) -> Iterator[Batch]:
+        for part in parts:
+            batch = self._reader.read(part)
+            yield batch._replace(pixels=batch.pixels.pin_memory()) if self._pinned else batch
 
     def _in_parts(self, requests: Iterable[Request], counts: deque[int]) -> Iterator[Request]:
         """Yields the parts of all requests in order; `counts` is told how many each one has."""
@@ -128,23 +119,6 @@ class ImageLoader:
                 yield Request(indices[start:end], seed, first + start, whole or indices)
 
 
-def _start_worker(number: int) -> None:
-    """Prepares a worker, which ends when the process that asked for it is gone, even killed.
-
-    Else it would stay: torch looks at the parent, which is the fork server, and that one waits for
-    its workers.
-    """
-    leave_interrupts_alone(number)
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-
-
 def _joined(parts: list[Batch], pinned: bool) -> Batch:
     """Returns the parts of a batch as one, in pinned memory as they are, if so."""
     if len(parts) == 1:
@@ -158,26 +132,6 @@ def _joined(parts: list[Batch], pinned: bool) -> Batch:
         [index for part in parts for index in part.lost],
         reads=sum((part.reads for part in parts), start=Reads()),
     )
-
-
-class _DoneEvent:
-    """Torch's word to its workers that they are done, which never waits for the dead."""
-
-    # A worker that is killed while it looks at the event takes the event's lock with it, and torch
-    # would ask for it without end (pytorch/pytorch#39570). This process set the event or did not,
-    # and so knows; without the lock, torch ends living workers by a signal some seconds later.
-
-    def __init__(self, event: Any) -> None:
-        self._event, self._is_set = event, False
-
-    def is_set(self) -> bool:
-        return self._is_set
-
-    def set(self) -> None:
-        self._is_set = True
-        if self._event._cond.acquire(timeout=1):  # the living hold it for the length of a look
-            self._event._cond.release()
-            self._event.set()
 
 
 def chunks(num_images: int, batch_size: int) -> list[Request]:
@@ -194,21 +148,3 @@ def chunks_of(world: World, num_images: int, batch_size: int) -> list[Request]:
     requests = chunks(num_images, batch_size)
     mine = requests[world.share_of(len(requests))]
     return mine + [Request(())] * (-(-len(requests) // world.size) - len(mine))
-
-
-class _Requests:
-    """The requests that workers are to read next; iterated in the main process."""
-
-    pending: Iterable[Request] = ()
-
-    def __iter__(self) -> Iterator[Request]:
-        return iter(self.pending)
-
-
-def _worker_context() -> multiprocessing.context.BaseContext:
-    """Returns how workers start: never by fork, which breaks threads and CUDA in its copy."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # torch is imported once, not in each worker
-    return context

@@ -1,0 +1,390 @@
+"""Processes that read images, which a bad file, or whoever kills them, may end without harm.
+
+They are asked and answer through pipes; pixels come in memory of the pipe's own two ends. Nothing
+lies in /dev/shm, and nobody waits for a lock that a dead process holds.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import queue
+import signal
+import socket
+import struct
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from multiprocessing import util
+from multiprocessing.connection import Connection, wait
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lookalike.data.reading.reader import Batch, Reader, Request
+from lookalike.data.reading.shared import SharedBlock
+from lookalike.errors import DataError, first_line
+from lookalike.files import shown
+
+GIVE_UP_S = 30.0
+"""After so long over one file a process is taken to hang; another one has as long for it."""
+
+_START_S = 120.0  # importing torch, and the main script, from a slow disk
+_LOOK_S = 0.5
+_MOST_DEATHS = 16  # in a row, with no image read in between: it is hardly the files any more
+_STALLED = f"no result after {GIVE_UP_S:g} s"
+_AT = struct.Struct("<qq")  # the position of the image that is read, and how many were begun
+_SLOTS_START = 4096
+
+
+class Failed(NamedTuple):
+    """What a reading process raised, which is for the one that asked, and where."""
+
+    error: Exception
+    text: str
+
+
+class WorkerPool:
+    """Processes that read batches, started when they are first asked, and kept.
+
+    A process that dies over a file, or reads it for `GIVE_UP_S`, is replaced, and the file tried
+    once more; then it is given up, which a batch says of it, and the others go on.
+
+    Args:
+        reader: reads in each process.
+        num_workers: processes.
+        ahead: batches that each is asked for before the first of them is taken.
+        batch_bytes: of the pixels of most batches; larger ones travel more slowly.
+        pinned: the pixels are to lie in pinned memory.
+        tell: told of a process that is replaced, in one line.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        num_workers: int,
+        *,
+        ahead: int,
+        batch_bytes: int,
+        pinned: bool,
+        tell: Callable[[str], None],
+    ) -> None:
+        self.ahead, self.num_workers = ahead, num_workers
+        self._reader, self._batch_bytes = reader, batch_bytes
+        self._pinned, self._tell = pinned, tell
+        self._workers: list[_Worker] = []
+        self._given_up: dict[int, str] = {}
+        self._tried: set[int] = set()  # files that one process was lost over
+        self._losses: list[str] = []  # in a row, with no image read in between
+        self._next = 0  # number of the next batch
+
+    def read(
+        self, requests: Iterator[Request], stop: Callable[[], bool] | None = None
+    ) -> Iterator[Batch]:
+        """Yields the batches asked for, in order; ends early where it waits and `stop` says so.
+
+        Raises:
+            DataError: processes cannot be started, or die over one file after the other.
+        """
+        self._start()
+        first = expected = self._next
+        done: dict[int, Batch] = {}
+        more = True
+        while True:
+            while more and self._next - expected < self.ahead * len(self._workers):
+                worker = min(self._workers, key=lambda one: len(one.pending))
+                if len(worker.pending) >= self.ahead:
+                    break  # with batches that nobody waits for any more
+                request = next(requests, None)
+                if request is None:
+                    more = False
+                    break
+                worker.ask(self._next, request, self._given_up)
+                self._next += 1
+            if not more and expected == self._next:
+                return
+            while expected not in done:
+                for number, batch in self._answers(first):
+                    if number >= first:
+                        done[number] = batch
+                if expected not in done and stop is not None and stop():
+                    return
+            yield done.pop(expected)
+            expected += 1
+
+    def _start(self) -> None:
+        if self._workers:
+            return
+        context = _context()
+        for _ in range(self.num_workers):
+            one = _Worker(context, self._reader, self.ahead, self._batch_bytes, self._pinned)
+            self._workers.append(one)
+        # Before multiprocessing's own, which asks kindly and then waits.
+        util.Finalize(self, _stop_all, args=(self._workers,), exitpriority=100)
+        for worker in self._workers:
+            worker.start()
+
+    def _answers(self, first: int) -> Iterator[tuple[int, Batch]]:
+        """Yields what has been read; waits a moment if there is nothing."""
+        busy = [worker for worker in self._workers if worker.pending]
+        ready = wait([worker.connection for worker in busy], timeout=_LOOK_S)
+        for worker in busy:
+            if worker.connection not in ready:
+                limit = GIVE_UP_S if worker.started else _START_S
+                if worker.stands_still() > limit:
+                    self._replace(worker, _STALLED, first)
+                continue
+            try:
+                answer = worker.receive()
+            except (EOFError, OSError):
+                self._replace(worker, worker.how_it_ended(), first)
+                continue
+            if answer is not None:
+                if answer[1].indices:
+                    self._losses.clear()
+                yield answer
+
+    def _replace(self, worker: _Worker, how: str, first: int) -> None:
+        """Starts another process, which reads what this one did not; perhaps without a file."""
+        if not worker.started:
+            raise DataError(
+                f"a process that reads images cannot be started ({how}). A script of your own has "
+                'to do its work below `if __name__ == "__main__":`, since these processes import '
+                "it; else try --num-workers 0"
+            )
+        index, begun = worker.at()
+        where, again = "between two files", ""
+        if index is not None:
+            where, again = f"over {shown(self._reader.path_of(index))}", "; it is tried once more"
+            if index in self._tried:
+                self._given_up[index], again = f"its second process, too, was lost: {how}", ""
+            self._tried.add(index)
+        self._tell(f"a process that reads images was lost {where}: {how}{again}")
+        if begun > 1:  # it has read others
+            self._losses.clear()
+        self._losses.append(how)
+        if self._losses.count(_STALLED) > 2 * self.num_workers or len(self._losses) > _MOST_DEATHS:
+            raise DataError(
+                "processes that read images are lost one after the other, the last one "
+                f"{where}: {how}. Often memory ran out, or the disk does not answer: try "
+                "--num-workers 1 or a lower --max-megapixels, or take the files named out"
+            )
+        worker.stop()
+        pending = [one for one in worker.pending if one[0] >= first]
+        worker.start()
+        for number, request in pending:
+            worker.ask(number, request, self._given_up)
+
+
+class _Worker:
+    """One process as the main one sees it, and the batches that it was asked for."""
+
+    def __init__(
+        self, context: Any, reader: Reader, num_slots: int, slot_bytes: int, pinned: bool
+    ) -> None:
+        self._context, self._reader, self._pinned = context, reader, pinned
+        self._slot_bytes = slot_bytes
+        self._block = SharedBlock(_SLOTS_START + num_slots * slot_bytes, in_memory=True)
+        self._num_slots = num_slots
+        if self._block.content is None:  # then pixels come through the pipe
+            self._block, self._num_slots = SharedBlock(_SLOTS_START, in_memory=False), 0
+        self.pending: deque[tuple[int, Request]] = deque()
+        self.started = False
+
+    def start(self) -> None:
+        """Starts the process; raises DataError where the system refuses."""
+        self.pending.clear()
+        self.connection, theirs = multiprocessing.Pipe()
+        _limit_waiting(self.connection)
+        self.started, self._asked = False, 0
+        self._note(-1)
+        self._seen, self._still_s, self._looked = b"", 0.0, time.monotonic()
+        slots = self._num_slots, self._slot_bytes
+        self._process = self._context.Process(
+            target=_serve, args=(theirs, self._reader, self._block, slots), daemon=True
+        )
+        try:
+            self._process.start()
+        except (OSError, EOFError) as error:
+            raise DataError(f"a process that reads images cannot be started ({first_line(error)}); "
+                            "try fewer --num-workers") from error  # fmt: skip
+        finally:
+            theirs.close()
+
+    def ask(self, number: int, request: Request, given_up: Mapping[int, str]) -> None:
+        """Asks for a batch; raises nothing if the process is dead, as what comes back says so."""
+        self.pending.append((number, request))
+        try:
+            self.connection.send((number, self._asked, request, dict(given_up)))
+            self._asked += 1
+        except OSError:
+            pass
+
+    def receive(self) -> tuple[int, Batch] | None:
+        """Returns a batch and its number; None if it only says that it is there.
+
+        Raises:
+            EOFError, OSError: the process is dead.
+            Exception: what reading raised.
+        """
+        said = self.connection.recv()
+        self._still_s = 0.0
+        if said is None:
+            self.started = True
+            return None
+        number, batch, shape, slot = said
+        if isinstance(batch, Failed):
+            self.pending.popleft()
+            raise batch.error from RuntimeError(batch.text)
+        pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pinned)
+        if slot is None:
+            content: Any = bytearray(self.connection.recv_bytes())
+            offset = 0
+        else:
+            content, offset = self._block.content, _SLOTS_START + slot * self._slot_bytes
+        if pixels.numel():
+            flat = torch.frombuffer(content, dtype=torch.uint8, count=pixels.numel(), offset=offset)
+            pixels.copy_(flat.view(shape))
+        self.pending.popleft()
+        return number, batch._replace(pixels=pixels)
+
+    def at(self) -> tuple[int | None, int]:
+        """Returns the position of the image that it reads, None if it reads none or nobody knows,
+        and how many it has begun.
+        """
+        if self._block.content is None:
+            return None, 0
+        index, begun = _AT.unpack_from(self._block.content)
+        return (None if index < 0 else index), begun
+
+    def stands_still(self) -> float:
+        """Returns for how many seconds of looking it has been at the same image.
+
+        The time in which nobody looked does not count: this process may have been asleep itself.
+        """
+        now, seen = time.monotonic(), bytes((self._block.content or b"")[: _AT.size])
+        step, self._looked = min(now - self._looked, 2 * _LOOK_S), now
+        self._still_s = self._still_s + step if seen == self._seen else 0.0
+        self._seen = seen
+        return self._still_s
+
+    def how_it_ended(self) -> str:
+        """Returns how a dead process ended: by a signal, or by itself."""
+        self._process.join(timeout=5)
+        code = self._process.exitcode
+        if code is None:
+            return _STALLED
+        if code >= 0:
+            return f"it ended with exit code {code}"
+        name = signal.Signals(-code).name
+        return f"it was ended by {name}" + (", as where memory runs out" if code == -9 else "")
+
+    def stop(self) -> None:
+        """Ends the process, whatever it is at: a signal that even a stopped one hears."""
+        self._process.kill()
+        self._process.join(timeout=5)
+        self.connection.close()
+
+    def _note(self, index: int) -> None:
+        if self._block.content is not None:
+            _AT.pack_into(self._block.content, 0, index, 0)
+
+
+def _stop_all(workers: list[_Worker]) -> None:
+    for worker in workers:
+        worker.stop()
+
+
+def _limit_waiting(connection: Connection) -> None:
+    """Has sending and receiving fail where the other end stands still in the middle of it."""
+    if os.name == "posix":
+        with socket.socket(fileno=os.dup(connection.fileno())) as end:
+            limit = struct.pack("@ll", int(GIVE_UP_S), 0)  # a timeval
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    """Returns how workers start: never by fork, which breaks threads and CUDA in its copy."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # torch is imported once, not in each worker
+    return context
+
+
+def _serve(
+    connection: Connection, reader: Reader, block: SharedBlock, slots: tuple[int, int]
+) -> None:
+    """The life of a process that reads: requests in, batches out, until nobody asks any more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main one, to end its step
+    torch.set_num_threads(1)
+    requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    # A thread of its own takes requests, so that whoever asks never waits, and sees at once when
+    # the main process is gone, even killed.
+    threading.Thread(target=_take, args=(connection, requests), daemon=True).start()
+    begun = 0
+
+    def begins(index: int) -> None:
+        nonlocal begun
+        begun += index >= 0
+        if block.content is not None:
+            _AT.pack_into(block.content, 0, index, begun)
+
+    reader.begins = begins
+    connection.send(None)
+    while True:
+        number, nth, request, given_up = requests.get()
+        try:
+            batch = reader.read(request, given_up)
+        except Exception as error:
+            connection.send((number, _failed(error), None, None))
+            continue
+        begins(-1)
+        _send(connection, number, nth, batch, block, slots)
+
+
+def _send(
+    connection: Connection,
+    number: int,
+    nth: int,
+    batch: Batch,
+    block: SharedBlock,
+    slots: tuple[int, int],
+) -> None:
+    """Sends a batch, its pixels in a slot if they fit: whoever asks takes them in turn."""
+    pixels, (num_slots, slot_bytes) = batch.pixels, slots
+    fits = num_slots and block.content is not None and pixels.numel() <= slot_bytes
+    slot = nth % num_slots if fits else None
+    rest = batch._replace(pixels=torch.empty(0))
+    if slot is not None and pixels.numel():
+        start = _SLOTS_START + slot * slot_bytes
+        there: Tensor = torch.frombuffer(
+            block.content, dtype=torch.uint8, count=pixels.numel(), offset=start
+        )
+        there.copy_(pixels.reshape(-1))
+    connection.send((number, rest, tuple(pixels.shape), slot))
+    if slot is None:
+        connection.send_bytes(pixels.contiguous().view(-1).numpy().data)
+
+
+def _take(connection: Connection, requests: queue.SimpleQueue[Any]) -> None:
+    try:
+        while True:
+            requests.put(connection.recv())
+    except (EOFError, OSError):
+        os._exit(0)
+
+
+def _failed(error: Exception) -> Failed:
+    """Returns an error as it can be sent, with where it happened."""
+    text = f"in a process that reads images:\n{traceback.format_exc()}"
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - made here
+    except Exception:  # whatever a library puts into its errors
+        return Failed(RuntimeError(first_line(error)), text)
+    return Failed(error, text)
