@@ -32,7 +32,7 @@ def read_metrics(path: Path, advice: str, *, needs: Iterable[str] = ()) -> Docum
     document = read_json(path, advice)
     if not isinstance(document, dict):
         raise DataError(f"{shown(path)} is not a metrics file; expected a results/metrics_*.json "
-                        "that lookalike wrote")  # fmt: skip
+                        f"that lookalike wrote; {advice}")  # fmt: skip
     for name in ("protocol", *needs):
         if name not in document:
             raise DataError(f"{shown(path)} is not a metrics file of this version, for it has no "
