@@ -117,8 +117,8 @@ def test_a_resumed_run_holds_no_checkpoint_and_reads_it_once(
     measured: list[int] = []
     take, read = TrainingStep.take, list[Path]()
 
-    def weighing(step: TrainingStep, *batch: Any) -> Any:
-        stepped = take(step, *batch)
+    def weighing(step: TrainingStep, *batch: Any, seed: tuple[int, ...]) -> Any:
+        stepped = take(step, *batch, seed=seed)
         if not measured:  # of the first step of each run: to look at all objects takes long
             measured.append(bytes_of_tensors())
         return stepped

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lookalike.errors import DataError
 from lookalike.files import shown
 
@@ -32,7 +34,7 @@ def read_metrics(path: Path, advice: str, *, needs: Iterable[str] = ()) -> Docum
     document = read_json(path, advice)
     if not isinstance(document, dict):
         raise DataError(f"{shown(path)} is not a metrics file; expected a results/metrics_*.json "
-                        "that lookalike wrote")  # fmt: skip
+                        f"that lookalike wrote; {advice}")  # fmt: skip
     for name in ("protocol", *needs):
         if name not in document:
             raise DataError(f"{shown(path)} is not a metrics file of this version, for it has no "
@@ -115,11 +117,21 @@ def _are_columns(value: Any) -> bool:
     """Whether these are the scores of queries: lists of one length, numbers but for the names."""
     if not isinstance(value, dict):
         return False
-    kinds = {"name": is_text, "label": is_text, "num_relevant": is_count}
-    right = all(
-        _list_of(kinds.get(name, optional(is_number)))(column) for name, column in value.items()
-    )
+    kinds = {name: _list_of(is_text) for name in ("name", "label")}
+    kinds["num_relevant"] = _list_of(is_count)
+    right = all(kinds.get(name, _are_scores)(column) for name, column in value.items())
     return right and len({len(column) for column in value.values()}) <= 1
+
+
+def _are_scores(value: Any) -> bool:
+    """Whether these are numbers or null; of a million queries in no time."""
+    if not isinstance(value, list) or not set(map(type, value)) <= {int, float, type(None)}:
+        return False
+    try:
+        column = np.array(value, dtype=np.float64)  # null becomes NaN
+    except OverflowError:
+        return False
+    return int((np.abs(column) < _LARGEST).sum()) == len(value) - value.count(None)
 
 
 def _are_bins(value: Any) -> bool:
