@@ -159,7 +159,7 @@ def _pixels(image: Image.Image) -> UInt8[Tensor, "height width 3"]:
         return torch.from_numpy(np.array(image))
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     for box in bands(image.size):
-        pixels[box[1] : box[3]] = image.crop(box)
+        pixels[box[1] : box[3]] = np.asarray(image.crop(box))
     return torch.from_numpy(pixels)
 
 
