@@ -37,8 +37,8 @@ def mixed(tmp_path: Path) -> Path:
     """Six small PNG files, two large ones, a large JPEG file, and one that is no image."""
     root = write_tree(tmp_path / "mixed", {"cup": 6})
     for copy in range(2):
-        draw(1, copy, (200, 100)).save(root / "cup" / f"large{copy}.png")
-    draw(1, 2, (240, 640)).save(root / "cup" / "photo.jpg")
+        draw(1, copy, (320, 160)).save(root / "cup" / f"large{copy}.png")
+    draw(1, 2, (320, 800)).save(root / "cup" / "photo.jpg")
     (root / "notes.txt").write_text("no image")
     return root
 
@@ -73,9 +73,9 @@ def test_the_files_are_told_apart_and_unreadable_ones_named(mixed: Path, tiny_cl
     assert (images["num_found"], images["num_measured"]) == (10, 9)
     assert images["formats"] == {"PNG": 8, "JPEG": 1}
     assert images["median_megapixels"] == pytest.approx(40 * 36 / 1e6)
-    # 40 px are enough for an input of 32: the large PNG files are decoded in full, the JPEG file
+    # 64 px are enough for an input of 32: the large PNG files are decoded in full, the JPEG file
     # at a fraction, which still has more than four times as many on its shorter side.
-    assert (images["enough_px"], images["oversized"], images["large"]) == (40, {"PNG": 2}, 1)
+    assert (images["enough_px"], images["oversized"], images["large"]) == (64, {"PNG": 2}, 1)
     (bad,) = outcome.json()["unreadable"]
     assert bad["path"] == str(mixed / "notes.txt")
     assert "1 file could not be read and was skipped" in outcome.err
@@ -160,7 +160,7 @@ def test_what_is_measured_are_the_loaders_own_pixels(mixed: Path) -> None:
     assert sample.pixels.equal(batch.pixels)
     assert [one.ref for one in sample.images] == paths
     photo = next(one for one in sample.images if str(one.ref).endswith("photo.jpg"))
-    assert (photo.stored, photo.decoded) == ((240, 640), (60, 160))
+    assert (photo.stored, photo.decoded) == ((320, 800), (80, 200))
     assert photo.num_bytes == Path(str(photo.ref)).stat().st_size
     exact = read(paths, replace(HOW, exact=True))
     assert all(one.stored == one.decoded for one in exact.images)

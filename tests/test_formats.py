@@ -325,5 +325,5 @@ def test_rows_at_a_time_give_the_pixels_of_all_at_once(
     else:
         image = noise.convert("RGB" if mode == "CMYK" else "RGBA").convert(mode)
     at_once = decode.as_seen(image)
-    monkeypatch.setattr("lookalike.data.transforms._BAND_PX", 50)
+    monkeypatch.setattr("lookalike.data.extent.BAND_PX", 50)
     assert decode.as_seen(image).tobytes() == at_once.tobytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ import torch
 from helpers.limits import memory_limited_to
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 from transformers import (
     BitImageProcessorPil,
     CLIPImageProcessorPil,
@@ -23,6 +24,8 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
+from lookalike.data.images import InMemory
+from lookalike.data.reading.decode import read_image
 from lookalike.data.transforms import Augmentation, Preprocessing, augment, preprocess, to_tensor
 from lookalike.errors import ModelError
 from lookalike.model.preprocessing import preprocessing_from
@@ -167,6 +170,32 @@ def test_quick_pixels_of_an_image_of_common_size_are_a_step_off_at_most() -> Non
         assert apart.mean() < 0.02
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(499, 331), (403, 605), (480, 320), (397, 397)])
+@pytest.mark.parametrize("name", ["crop", "squash"])
+def test_a_file_that_is_decoded_smaller_is_cut_where_the_whole_one_is(
+    size: tuple[int, int], name: str, orientation: int
+) -> None:
+    # Sides that no power of two divides: rounded up, they would move the cut by up to a pixel.
+    how = replace(HOW, height=48, width=48, shortest_edge=48 if name == "crop" else None)
+    quick = replace(how, exact=False)
+    across, down = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
+    waves = [128 + 100 * np.sin(across / 19), 128 + 100 * np.sin(down / 17 + across / 31), 0 * down]
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    image = Image.fromarray(np.stack(waves, -1).astype(np.uint8))
+    image.save(file, "JPEG", quality=98, subsampling=0, exif=exif)
+    whole = read_image(InMemory("", file.getvalue()))
+    smaller = read_image(InMemory("", file.getvalue()), draft_px=quick.draft_px())
+    assert max(smaller.size) < 0.6 * max(whole.size)
+    difference = (preprocess(whole, how).int() - preprocess(smaller, quick).int()).abs()
+    assert difference.max() <= 5
+    changes = crop_flip(0.6)
+    both = [augment(one, cut, changes, rng(7)).int()
+            for one, cut in ((whole, how), (smaller, quick))]  # fmt: skip
+    assert (both[0] - both[1]).abs().max() <= 5
+
+
 def test_a_filter_that_has_no_quick_form_is_exact() -> None:
     how = replace(HOW, resample=int(Image.Resampling.LANCZOS))
     image = noise_image(60, 50)
@@ -200,13 +229,13 @@ def test_changed_colours_are_those_of_the_exact_part_up_to_a_step() -> None:
     ("how", "least_area", "expected"),
     [
         (HOW, 1.0, None),
-        (replace(HOW, exact=False), 1.0, 30),  # a quarter more than 24
-        (replace(HOW, exact=False), 0.25, 60),  # of a quarter of an image a half of each side
-        (replace(HOW, exact=False, shortest_edge=48), 1.0, 60),
-        (replace(HOW, exact=False, shortest_edge=None, width=100), 1.0, 125),
+        (replace(HOW, exact=False), 1.0, 48),  # twice 24
+        (replace(HOW, exact=False), 0.25, 96),  # of a quarter of an image a half of each side
+        (replace(HOW, exact=False, shortest_edge=48), 1.0, 96),
+        (replace(HOW, exact=False, shortest_edge=None, width=100), 1.0, 200),
     ],
 )
-def test_files_are_decoded_a_quarter_larger_than_they_are_looked_at(
+def test_files_are_decoded_twice_as_large_as_they_are_looked_at(
     how: Preprocessing, least_area: float, expected: int | None
 ) -> None:
     assert how.draft_px(least_area) == expected

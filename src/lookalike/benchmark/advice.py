@@ -227,7 +227,7 @@ def _lighter_files(speed: Speed) -> list[str]:
     if images.exact:
         says.append(
             "exact_pixels is on, which decodes and resizes in full: --no-exact-pixels is quicker, "
-            "of large photos several times, and embeddings have a cosine of 0.999 to these."
+            "of large photos several times, and embeddings have a cosine of 0.9999 to these."
         )
         oversized = {name: number for name, number in oversized.items() if name not in _DRAFTED}
     measured = counted(images.num_measured, "image")

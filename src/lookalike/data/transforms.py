@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,14 +13,15 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 from torch.nn import functional
 
+from lookalike.data.extent import BAND_PX, bands, extent_of, without_extent
+
 _LARGEST_RESIZED_PX = 50_000_000
-_BAND_PX = 2**22  # of a large image that are converted at a time
 # Torch's filters by Pillow's numbers: the same windows, in arithmetic of which all rows are done
 # at a time. Four times as fast, and rounded a little differently.
 _QUICK_FILTERS = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
 # A decoder that makes a JPEG file smaller shrinks it to no less than this, of what is wanted: what
 # it does is coarser than the resizing that follows and must leave something to it.
-_DRAFT_MARGIN = 1.25
+_DRAFT_MARGIN = 2.0
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Preprocessing:
 
     `exact` pixels are those of the model's own processor (Transformers with Pillow) to the last
     bit. The others come from quicker resizing (off by 1 of 255 here and there) and, of large JPEG
-    files, quicker decoding; embeddings have a cosine of 0.999 or more to the exact ones
-    (`benchmarks/results/speed.md`).
+    files, quicker decoding; embeddings have a cosine of 0.9999 or more to the exact ones, also of
+    sharp photos (docs/decisions/0012-quick-by-default.md).
     """
 
     height: int
@@ -106,7 +106,7 @@ def preprocess(image: Image.Image, how: Preprocessing) -> UInt8[Tensor, "3 heigh
     if how.shortest_edge is None:
         return _resized(image, (how.width, how.height), how)
     image = _middle(image, how.shortest_edge)
-    width, height = image.size
+    width, height = (extent_of(image) or image.size)[:2]
     new_long = int(how.shortest_edge * max(width, height) / min(width, height))
     size = (how.shortest_edge, new_long) if width <= height else (new_long, how.shortest_edge)
     left, top = (size[0] - how.width) // 2, (size[1] - how.height) // 2
@@ -132,7 +132,8 @@ def augment(
     if changes.kind == "none":
         part = preprocess(image, how)
     else:
-        box = _random_box(image.size, how, changes.min_crop_area, rng)
+        size = (extent_of(image) or image.size)[:2]
+        box = _random_box(size, how, changes.min_crop_area, rng)
         part = _resized(image, (how.width, how.height), how, box)
         if rng.random() < 0.5:
             part = part.flip(2)
@@ -152,23 +153,13 @@ def to_tensor(image: Image.Image) -> UInt8[Tensor, "3 height width"]:
     return _pixels(image).permute(2, 0, 1).contiguous()
 
 
-def bands(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
-    """Yields boxes of some rows (left, top, right, bottom) that are an image of a size together,
-    so that what is made of a large one on the way is small.
-    """
-    width, height = size
-    rows = max(1, _BAND_PX // max(1, width))
-    for top in range(0, height, rows):
-        yield 0, top, width, min(height, top + rows)
-
-
 def _pixels(image: Image.Image) -> UInt8[Tensor, "height width 3"]:
     """Returns an RGB image as a tensor."""
-    if image.width * image.height <= _BAND_PX:
+    if image.width * image.height <= BAND_PX:
         return torch.from_numpy(np.array(image))
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     for box in bands(image.size):
-        pixels[box[1] : box[3]] = image.crop(box)
+        pixels[box[1] : box[3]] = np.asarray(image.crop(box))
     return torch.from_numpy(pixels)
 
 
@@ -179,7 +170,10 @@ def _resized(
     box: tuple[float, float, float, float] | None = None,
 ) -> UInt8[Tensor, "3 height width"]:
     """Returns an image, or its `box` (left, top, right, bottom), at `size` (width, height)."""
-    quick = None if how.exact else _QUICK_FILTERS.get(Image.Resampling(how.resample))
+    extent = extent_of(image)
+    if extent is not None:  # small by now, and its edges need not be at whole pixels
+        box = extent.box if box is None else extent.within(box)
+    quick = None if how.exact or extent else _QUICK_FILTERS.get(Image.Resampling(how.resample))
     if quick is None:
         return to_tensor(image.resize(size, Image.Resampling(how.resample), box=box))
     if box is not None:  # which ends at whole pixels here, and anywhere above
@@ -197,7 +191,8 @@ def _middle(image: Image.Image, shortest_edge: int) -> Image.Image:
     if max(width, height) <= longest:
         return image
     left, top = max(0, (width - longest) // 2), max(0, (height - longest) // 2)
-    return image.crop((left, top, left + min(width, longest), top + min(height, longest)))
+    part = image.crop((left, top, left + min(width, longest), top + min(height, longest)))
+    return without_extent(part)  # which told of all of it
 
 
 def _random_box(

@@ -34,13 +34,14 @@ import PIL
 from PIL import Image, features
 
 from lookalike.config import DEFAULT_MAX_MEGAPIXELS, EvaluateConfig, TrainConfig
+from lookalike.data.extent import Extent, bands, extent_of
 from lookalike.data.images import FileKey, ImageRef, file_key
 from lookalike.data.reading.decode import read_image
 from lookalike.files import shown
 from lookalike.progress import Progress, counted
 from lookalike.runtime.world import World
 
-_FORMAT = 1  # to be raised when `read_image` gives other pixels, or a file is laid out otherwise
+_FORMAT = 2  # to be raised when `read_image` gives other pixels, or a file is laid out otherwise
 _START = struct.Struct("<16sII")  # mark, checksum of all that follows this, bytes of the head
 _MARK = b"lookalike RGB\n\0\0"
 _LONGEST_HEAD = 2**16
@@ -220,7 +221,7 @@ class CachedReader:
     def _keep(
         self, file: Path, origin: _Origin, max_megapixels: float, image: Image.Image
     ) -> Reads:
-        facts = {"origin": origin, "max_megapixels": max_megapixels,
+        facts = {"origin": origin, "max_megapixels": max_megapixels, "extent": extent_of(image),
                  "width": image.width, "height": image.height}  # fmt: skip
         head = json.dumps(facts).encode()
         size = _on_disk(_START.size + len(head) + 3 * image.width * image.height)
@@ -230,7 +231,7 @@ class CachedReader:
                 if size > self.room(used.tell() * _BLOCK):
                     return Reads(without_room=1)
                 used.write(b"." * (size // _BLOCK))
-            _write(file, head, image.tobytes())
+            _write(file, head, image)
         except OSError as error:
             return Reads(failure=error.strerror or str(error))
         except MemoryError:
@@ -277,20 +278,30 @@ def _load(file: Path, origin: _Origin, max_megapixels: float) -> Image.Image | N
         if head["origin"] != origin or head["max_megapixels"] > max_megapixels:
             return None
         pixels = np.frombuffer(content[end:], np.uint8)
-        return Image.fromarray(pixels.reshape(head["height"], head["width"], 3))
+        image = Image.fromarray(pixels.reshape(head["height"], head["width"], 3))
+        if head["extent"] is None:
+            return image
+        width, height, box = head["extent"]
+        return Extent(width, height, tuple(box)).put_on(image)
     # ValueError: an empty file, or one of another length; MemoryError is read_image's to explain.
     except (OSError, ValueError, TypeError, KeyError, struct.error, MemoryError):
         return None
 
 
-def _write(file: Path, head: bytes, pixels: bytes) -> None:
+def _write(file: Path, head: bytes, image: Image.Image) -> None:
     """Writes a kept image whole or not at all."""
     temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
     try:
+        checksum = zlib.crc32(head)
         with open(temporary, "xb") as opened:
-            opened.write(_START.pack(_MARK, zlib.crc32(pixels, zlib.crc32(head)), len(head)))
+            opened.seek(_START.size)
             opened.write(head)
-            opened.write(pixels)
+            for box in bands(image.size):
+                rows = image.crop(box).tobytes()
+                checksum = zlib.crc32(rows, checksum)
+                opened.write(rows)
+            opened.seek(0)
+            opened.write(_START.pack(_MARK, checksum, len(head)))
         os.replace(temporary, file)
     finally:
         with suppress(OSError):  # gone already where the rename succeeded

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
 from lookalike.config import DEFAULT_MAX_MEGAPIXELS
+from lookalike.data.extent import Extent, bands
 from lookalike.data.images import (
     ImageRef,
     ImageSet,
@@ -29,7 +30,6 @@ from lookalike.data.images import (
 )
 from lookalike.data.reading.content import read_content
 from lookalike.data.reading.formats import Header, header_of, load_formats, opened, reason_of
-from lookalike.data.transforms import bands
 from lookalike.errors import DataError, ImageError
 from lookalike.files import shown
 from lookalike.progress import Progress, SilentProgress
@@ -69,7 +69,7 @@ def read_image(
         max_megapixels: a larger image is refused before its pixels are decoded; so is a smaller
             one in a format that takes more memory or time for it than others.
         draft_px: a JPEG file may come out at a half, a quarter or an eighth of its size, its sides
-            at least this, which is quicker.
+            at least this, which is quicker; `extent_of` says of it what its size was.
 
     Raises:
         ImageError: the file is missing, no image, too large, truncated or corrupt.
@@ -93,8 +93,7 @@ def _as_seen(
 ) -> Image.Image:
     """Returns an image upright and flat; closes the opened one, if so, as soon as it can."""
     try:
-        if draft_px is not None:
-            image.draft(None, (draft_px, draft_px))  # does nothing but for JPEG
+        extent = _drafted(image, draft_px) if draft_px is not None else None
         is_large = image.width * image.height > _LARGE_PX
         with _one_large_image if is_large else nullcontext():
             image.load()
@@ -102,7 +101,10 @@ def _as_seen(
             flat = _flattened(image)
             if close and flat is not image:
                 image.close()  # two copies at a time are enough
-            return flat if turn is None else flat.transpose(turn)
+            if turn is not None:
+                extent = extent and extent.turned(turn, flat.size)
+                flat = flat.transpose(turn)
+            return flat if extent is None else extent.put_on(flat)
     # Decoders meet hostile bytes and raise nearly everything: OSError, SyntaxError,
     # ValueError, struct.error, IndexError, MemoryError. All of it means: unreadable.
     except Exception as error:
@@ -162,6 +164,16 @@ def keep_readable(
     if bad:
         images = images.subset(i for i, why in enumerate(reasons) if why is None)
     return images, bad
+
+
+def _drafted(image: Image.Image, draft_px: int) -> Extent | None:
+    """Has a JPEG decoded at a part of its size; returns what that will be of, None if of all."""
+    width, height = image.size
+    image.draft(None, (draft_px, draft_px))  # does nothing but for JPEG
+    for scale in (2, 4, 8):
+        if image.size == (-(-width // scale), -(-height // scale)) != (width, height):
+            return Extent(width, height, (0, 0, width / scale, height / scale))
+    return None
 
 
 def _turn_of(image: Image.Image) -> Image.Transpose | None:
