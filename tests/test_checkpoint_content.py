@@ -122,6 +122,16 @@ def test_a_part_that_is_missing_is_named(
             loader(tmp_path / "part.pth", run)
 
 
+def test_a_model_without_its_run_is_a_model(checkpoint: Path, run: Path, tmp_path: Path) -> None:
+    content = load(checkpoint)
+    kept = ("format", "epoch", "model", "model_state_dict")
+    torch.save({name: content[name] for name in kept}, tmp_path / "bare.pth")
+    evaluate(tmp_path / "bare.pth", run)
+    export(tmp_path / "bare.pth", run)
+    with pytest.raises(CheckpointError, match="not a training checkpoint"):
+        resume(tmp_path / "bare.pth", run)
+
+
 def test_flipped_bits_are_found_or_change_nothing(checkpoint: Path, tmp_path: Path) -> None:
     whole, content = checkpoint.read_bytes(), read_checkpoint(checkpoint)
     rng, path, refused = random.Random(0), tmp_path / "flipped.pth", list[str]()

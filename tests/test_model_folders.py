@@ -239,6 +239,34 @@ def test_weights_that_are_cut_off_are_told_as_such(share: float, copied: Path) -
         loaded(copied)
 
 
+def test_weights_in_several_files_are_all_there_and_nowhere_else(copied: Path) -> None:
+    tensors = load_file(copied / "model.safetensors")
+    (copied / "model.safetensors").unlink()
+    halves = sorted(tensors)[:40], sorted(tensors)[40:]
+    files = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    for file, names in zip(files, halves, strict=True):
+        save_file({n: tensors[n] for n in names}, copied / file, metadata={"format": "pt"})
+    index = copied / "model.safetensors.index.json"
+    of_file = {n: file for file, names in zip(files, halves, strict=True) for n in names}
+
+    def write(weight_map: Any) -> None:
+        index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+    write(of_file)
+    assert loaded(copied).dim == 24
+    for outside in (f"../{copied.name}/{files[0]}", str(copied / files[0]), ""):
+        write(of_file | {halves[0][0]: outside})
+        with pytest.raises(ModelError, match="names no file of its folder"):
+            loaded(copied)
+    write([1])
+    with pytest.raises(ModelError, match="names no file of its folder"):
+        loaded(copied)
+    write(of_file)
+    (copied / files[1]).unlink()
+    with pytest.raises(ModelError, match=f"{files[1]} is missing"):
+        loaded(copied)
+
+
 def test_weights_that_are_no_numbers_are_refused(copied: Path) -> None:
     tensors = load_file(copied / "model.safetensors")
     tensors["visual_projection.weight"][0, 0] = float("nan")

@@ -14,7 +14,7 @@ from lookalike.evaluation.metrics import text_headline
 from lookalike.evaluation.results import library_versions
 from lookalike.exports.agreement import Agreement
 from lookalike.exports.source import Source
-from lookalike.files import write_text
+from lookalike.files import shown, write_text
 from lookalike.progress import counted
 from lookalike.report.history import History
 
@@ -137,9 +137,9 @@ def _with_interval(document: Document, name: str, kind: str) -> str:
 
 def _changed_settings(source: Source) -> list[tuple[str, str, str]]:
     """Returns name, value and default of each option that shaped the training and was changed."""
-    if source.checkpoint is None:
+    saved = (source.checkpoint or {}).get("config")
+    if saved is None:
         return []
-    saved = source.checkpoint["config"]
     return [
         (option.name, str(value), "" if option.default is None else str(option.default))
         for option in dataclasses.fields(TrainConfig)
@@ -186,4 +186,4 @@ def code(text: str) -> str:
     >>> code("a `b` | c")
     "`a 'b' / c`"
     """
-    return f"`{' '.join(text.split()).replace('`', chr(39)).replace('|', '/')}`"
+    return f"`{shown(' '.join(text.split())).replace('`', chr(39)).replace('|', '/')}`"

@@ -45,7 +45,7 @@ class Source:
         """Returns where the model came from, for programs."""
         origin: dict[str, Any] = {"model": self.name}
         if self.checkpoint is not None:
-            run = self.checkpoint["state"]["run"]
+            run = self.checkpoint.get("state", {}).get("run")
             origin |= {"epoch": self.encoder.epoch, "run": run, "base_model": self.base_model}
         return origin
 
@@ -78,7 +78,8 @@ def _results_of(
     path: Path, checkpoint: dict[str, Any], encoder: CLIPEncoder
 ) -> tuple[History | None, str | None]:
     """Returns the measured numbers of these weights and this embedding, or why there are none."""
-    if checkpoint["state"]["step"]:
+    state = checkpoint.get("state", {})
+    if state.get("step"):
         return None, "it was saved in the middle of an epoch, and never evaluated"
     measured = checkpoint["model"]["embedding"]
     if encoder.embedding != measured:
@@ -94,7 +95,7 @@ def _results_of(
     alpha = checkpoint["interpolation"]["alpha"] if mixture else None
     if (history.current["epoch"], history.current.get("alpha")) != (encoder.epoch, alpha):
         return None, "the results beside it are those of another mixture"
-    if history.current.get("run") != checkpoint["state"]["run"]:
+    if history.current.get("run") != state.get("run"):
         return None, "the results beside it are those of another run"
     if not history.measured:
         return None, "the images it was tested on have no labels"

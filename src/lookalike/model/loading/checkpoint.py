@@ -57,7 +57,6 @@ tensors = schema.mapping_of(schema.text(most=1000), schema.tensor)
 """A state: tensors by name."""
 
 _trained_with = schema.record(
-    {},
     {
         "num_epochs": schema.whole(0, MOST_EPOCHS),
         "learning_rate": schema.number(),

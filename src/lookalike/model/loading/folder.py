@@ -45,7 +45,7 @@ from lookalike.model.loading.side_files import (
 from lookalike.model.preprocessing import preprocessing_from
 
 _MOST_OF_A_REASON = 300  # characters
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 # Neither run nor asked about, wherever it comes from.
 _NO_CODE = {"trust_remote_code": False}
 # What people mean by a name that is not to be had.

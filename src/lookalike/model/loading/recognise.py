@@ -131,6 +131,7 @@ def check_is_model(folder: Path, name: str) -> None:
             schema.architecture(_MOST_REPEATS)(config, "")
     except schema.MisfitError as error:
         raise ModelError(f"{shown(config_file)} is of no model: {error}") from error
+    _check_parts(folder)
     if config.get("model_type") and has_weights:
         for file in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.bin")):
             if why := no_content(file):
@@ -147,6 +148,23 @@ def check_is_model(folder: Path, name: str) -> None:
         )
     if not has_weights:
         raise ModelError(f"{shown(name)} has no weights (model.safetensors): {_NEEDS}")
+
+
+def _check_parts(folder: Path) -> None:
+    """Raises ModelError where weights are in several files, and one of them is missing."""
+    for index in (folder / one for one in WEIGHTS if one.endswith(".json")):
+        if not index.is_file():
+            continue
+        names = read_json(index).get("weight_map")
+        parts = set(map(str, names.values())) if isinstance(names, dict) else {""}
+        for part in sorted(parts):
+            if part in ("", ".", "..") or Path(part).name != part:  # it is no path to anywhere
+                raise ModelError(f"{shown(index)} names no file of its folder: {shown(part)!r}")
+            if not (folder / part).is_file():
+                raise ModelError(
+                    f"the weights of {shown(folder)} are incomplete: {shown(part)} is missing. "
+                    "Download the model again"
+                )
 
 
 def _what_folder_it_is(folder: Path, config: Mapping[str, Any]) -> str | None:
