@@ -51,7 +51,7 @@ def test_json_is_one_document(tiny_clip: Path, tmp_path: Path) -> None:
 
 def test_what_stands_in_the_way_is_one_line(tiny_clip: Path, tmp_path: Path) -> None:
     assert_refused(lookalike("export"), "nothing to export", "weights/encoder_epoch_01.pth")
-    assert_refused(lookalike("export", tmp_path / "no.pth"), "there is no checkpoint")
+    assert_refused(lookalike("export", tmp_path / "no.pth"), "no.pth does not exist")
     assert_refused(lookalike("export", tiny_clip, "--to", "tflite"), "to is 'tflite'", "or onnx")
     assert_refused(lookalike("export", tiny_clip, "--out", tiny_clip), "is not a Lookalike export")
     assert_refused(lookalike("export", tiny_clip, "--push-to-hub", "clip"), "OWNER/NAME")
