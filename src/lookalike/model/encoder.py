@@ -230,7 +230,7 @@ class CLIPEncoder(nn.Module):
         try:
             return self._dim_at(height, width)
         except FAILS_IN_A_PASS as error:
-            raise self._no_embedding(error) from error
+            raise no_embedding(error, self) from error
 
     @property
     def device(self) -> torch.device:
@@ -292,15 +292,14 @@ class CLIPEncoder(nn.Module):
             try:
                 outputs = self._outputs_for_one_image(height, width)
             except FAILS_IN_A_PASS as error:
-                raise self._no_embedding(error) from error
+                raise no_embedding(error, self) from error
         patches = num_patches(self.backbone.config, height, width)
         self._source = replace(self._source, pool=self._pool_of(outputs[0], patches))
         first, second = (self._embeddings(output) for output in outputs)
         difference = float((first - second).abs().max())
         if math.isnan(difference):
             raise ModelError(
-                f"{self.model_name} gives embeddings that are no numbers: its weights are damaged; "
-                "download it again"
+                f"{self.model_name} gives embeddings that are no numbers: its weights are damaged"
             )
         if difference > _SAME:
             raise ModelError(
@@ -310,10 +309,6 @@ class CLIPEncoder(nn.Module):
                 'which hides patches at random, is a plain one with "model_type": "vit" in its '
                 "config.json"
             )
-
-    def _no_embedding(self, error: Exception) -> Exception:
-        config, how = self.backbone.config, self.preprocessing
-        return no_embedding(error, config, how, self.model_name)
 
     @torch.no_grad()
     def _outputs_for_one_image(self, height: int, width: int) -> list[Any]:

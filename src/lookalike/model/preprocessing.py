@@ -152,11 +152,12 @@ def num_patches(config: Any, height: int, width: int) -> int | None:
 FAILS_IN_A_PASS = (ValueError, RuntimeError, TypeError, IndexError, ArithmeticError)
 
 
-def no_embedding(error: Exception, config: Any, how: Preprocessing, model_name: str) -> Exception:
+def no_embedding(error: Exception, encoder: Any) -> Exception:
     """Returns what to raise where a model fails with an image that its processor prepared."""
     if isinstance(error, torch.OutOfMemoryError):
         return error
-    why = _why_no_embedding(config, how, model_name)
+    config, how = encoder.backbone.config, encoder.preprocessing
+    why = _why_no_embedding(config, how, encoder.model_name)
     return ModelError(f"{why} ({shown(first_line(error))})")
 
 

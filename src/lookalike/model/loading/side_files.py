@@ -70,7 +70,9 @@ def load_tokenizer(
         ModelError: it cannot be built.
         OutputError: there is no room for the temporary folder.
     """
-    if folder is not None and has_tokenizer({file.name: "" for file in folder.glob("*")}):
+    here = {file.name: "" for file in folder.glob("*")} if folder is not None else {}
+    # With tokens in a file that a checkpoint does not have, the two would not be the same.
+    if folder is not None and has_tokenizer(here) and "added_tokens.json" not in here:
         return _load_from(folder, side_files, model_name)
     try:
         with tempfile.TemporaryDirectory() as temporary:
