@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
-import queue
 import signal
 import socket
 import struct
-import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import util
 from multiprocessing.connection import Connection, wait
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from lookalike.data.reading.reader import Batch, Reader, Request
+from lookalike.data.reading.serving import AT, SLOTS_START, Failed, serve
 from lookalike.data.reading.shared import SharedBlock
 from lookalike.errors import DataError, first_line
 from lookalike.files import shown
@@ -37,15 +33,6 @@ _START_S = 120.0  # importing torch, and the main script, from a slow disk
 _LOOK_S = 0.5
 _MOST_DEATHS = 16  # in a row, with no image read in between: it is hardly the files any more
 _STALLED = f"no result after {GIVE_UP_S:g} s"
-_AT = struct.Struct("<qq")  # the position of the image that is read, and how many were begun
-_SLOTS_START = 4096
-
-
-class Failed(NamedTuple):
-    """What a reading process raised, which is for the one that asked, and where."""
-
-    error: Exception
-    text: str
 
 
 class WorkerPool:
@@ -108,11 +95,11 @@ class WorkerPool:
             if not more and expected == self._next:
                 return
             while expected not in done:
+                if stop is not None and stop():
+                    return
                 for number, batch in self._answers(first):
                     if number >= first:
                         done[number] = batch
-                if expected not in done and stop is not None and stop():
-                    return
             yield done.pop(expected)
             expected += 1
 
@@ -188,10 +175,10 @@ class _Worker:
     ) -> None:
         self._context, self._reader, self._pinned = context, reader, pinned
         self._slot_bytes = slot_bytes
-        self._block = SharedBlock(_SLOTS_START + num_slots * slot_bytes, in_memory=True)
+        self._block = SharedBlock(SLOTS_START + num_slots * slot_bytes, in_memory=True)
         self._num_slots = num_slots
         if self._block.content is None:  # then pixels come through the pipe
-            self._block, self._num_slots = SharedBlock(_SLOTS_START, in_memory=False), 0
+            self._block, self._num_slots = SharedBlock(SLOTS_START, in_memory=False), 0
         self.pending: deque[tuple[int, Request]] = deque()
         self.started = False
 
@@ -205,7 +192,7 @@ class _Worker:
         self._seen, self._still_s, self._looked = b"", 0.0, time.monotonic()
         slots = self._num_slots, self._slot_bytes
         self._process = self._context.Process(
-            target=_serve, args=(theirs, self._reader, self._block, slots), daemon=True
+            target=serve, args=(theirs, self._reader, self._block, slots), daemon=True
         )
         try:
             self._process.start()
@@ -245,7 +232,7 @@ class _Worker:
             content: Any = bytearray(self.connection.recv_bytes())
             offset = 0
         else:
-            content, offset = self._block.content, _SLOTS_START + slot * self._slot_bytes
+            content, offset = self._block.content, SLOTS_START + slot * self._slot_bytes
         if pixels.numel():
             flat = torch.frombuffer(content, dtype=torch.uint8, count=pixels.numel(), offset=offset)
             pixels.copy_(flat.view(shape))
@@ -258,7 +245,7 @@ class _Worker:
         """
         if self._block.content is None:
             return None, 0
-        index, begun = _AT.unpack_from(self._block.content)
+        index, begun = AT.unpack_from(self._block.content)
         return (None if index < 0 else index), begun
 
     def stands_still(self) -> float:
@@ -266,7 +253,7 @@ class _Worker:
 
         The time in which nobody looked does not count: this process may have been asleep itself.
         """
-        now, seen = time.monotonic(), bytes((self._block.content or b"")[: _AT.size])
+        now, seen = time.monotonic(), bytes((self._block.content or b"")[: AT.size])
         step, self._looked = min(now - self._looked, 2 * _LOOK_S), now
         self._still_s = self._still_s + step if seen == self._seen else 0.0
         self._seen = seen
@@ -291,7 +278,7 @@ class _Worker:
 
     def _note(self, index: int) -> None:
         if self._block.content is not None:
-            _AT.pack_into(self._block.content, 0, index, 0)
+            AT.pack_into(self._block.content, 0, index, 0)
 
 
 def _stop_all(workers: list[_Worker]) -> None:
@@ -315,76 +302,3 @@ def _context() -> multiprocessing.context.BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])  # torch is imported once, not in each worker
     return context
-
-
-def _serve(
-    connection: Connection, reader: Reader, block: SharedBlock, slots: tuple[int, int]
-) -> None:
-    """The life of a process that reads: requests in, batches out, until nobody asks any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main one, to end its step
-    torch.set_num_threads(1)
-    requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    # A thread of its own takes requests, so that whoever asks never waits, and sees at once when
-    # the main process is gone, even killed.
-    threading.Thread(target=_take, args=(connection, requests), daemon=True).start()
-    begun = 0
-
-    def begins(index: int) -> None:
-        nonlocal begun
-        begun += index >= 0
-        if block.content is not None:
-            _AT.pack_into(block.content, 0, index, begun)
-
-    reader.begins = begins
-    connection.send(None)
-    while True:
-        number, nth, request, given_up = requests.get()
-        try:
-            batch = reader.read(request, given_up)
-        except Exception as error:
-            connection.send((number, _failed(error), None, None))
-            continue
-        begins(-1)
-        _send(connection, number, nth, batch, block, slots)
-
-
-def _send(
-    connection: Connection,
-    number: int,
-    nth: int,
-    batch: Batch,
-    block: SharedBlock,
-    slots: tuple[int, int],
-) -> None:
-    """Sends a batch, its pixels in a slot if they fit: whoever asks takes them in turn."""
-    pixels, (num_slots, slot_bytes) = batch.pixels, slots
-    fits = num_slots and block.content is not None and pixels.numel() <= slot_bytes
-    slot = nth % num_slots if fits else None
-    rest = batch._replace(pixels=torch.empty(0))
-    if slot is not None and pixels.numel():
-        start = _SLOTS_START + slot * slot_bytes
-        there: Tensor = torch.frombuffer(
-            block.content, dtype=torch.uint8, count=pixels.numel(), offset=start
-        )
-        there.copy_(pixels.reshape(-1))
-    connection.send((number, rest, tuple(pixels.shape), slot))
-    if slot is None:
-        connection.send_bytes(pixels.contiguous().view(-1).numpy().data)
-
-
-def _take(connection: Connection, requests: queue.SimpleQueue[Any]) -> None:
-    try:
-        while True:
-            requests.put(connection.recv())
-    except (EOFError, OSError):
-        os._exit(0)
-
-
-def _failed(error: Exception) -> Failed:
-    """Returns an error as it can be sent, with where it happened."""
-    text = f"in a process that reads images:\n{traceback.format_exc()}"
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301 - made here
-    except Exception:  # whatever a library puts into its errors
-        return Failed(RuntimeError(first_line(error)), text)
-    return Failed(error, text)
