@@ -290,12 +290,7 @@ def _size_within(file: IO[bytes], offset: int, size: int) -> tuple[int, int] | N
         return sides
     if content.startswith((b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP")):
         with Image.open(io.BytesIO(content), formats=("JPEG2000",)) as image:
-<<<<<<< HEAD
-            shape: tuple[int, int] = image.size
-        return shape
-=======
             return image.width, image.height
->>>>>>> pictures
     if content[:4] in (b"\x28\0\0\0", b"\x0c\0\0\0", b"\x6c\0\0\0", b"\x7c\0\0\0"):
         width, height = struct.unpack_from("<ii", content, 4)
         return abs(width), abs(height) // 2  # the other half says what is transparent
