@@ -156,3 +156,18 @@ def test_the_options_go_together(settings: Settings) -> None:
     train(settings(num_epochs=8, augmentation="none", **EVERYTHING | {"schedule": "constant"}),
           watch=watch)  # fmt: skip
     assert sum(watch.losses[-10:]) < 0.9 * sum(watch.losses[:10])
+
+
+def test_a_rank_wider_than_the_layers_is_refused(settings: Settings) -> None:
+    with pytest.raises(ConfigError, match=r"lora_rank is 33; the layers of attention are 32 wide"):
+        train(settings(lora_rank=33))
+
+
+def test_what_does_not_fit_in_memory_is_refused_before_it_is_taken(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lookalike.runtime.memory.free_bytes", lambda _: 5 * 10**8)
+    with pytest.raises(ConfigError, match=r"cross_batch_memory .* 0\.5 GB free; lower --cross"):
+        train(settings(cross_batch_memory=10_000_000))
+    with pytest.raises(ConfigError, match=r"a batch of 262,144 images .* lower --n-classes"):
+        train(settings(n_samples_per_class=65_536))

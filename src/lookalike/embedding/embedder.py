@@ -36,7 +36,7 @@ from lookalike.model.layers import on_device
 from lookalike.model.text import embed_texts
 from lookalike.progress import Progress, SilentProgress, counted
 from lookalike.runtime.device import Runtime, make_runtime
-from lookalike.runtime.memory import enough_memory
+from lookalike.runtime.memory import check_memory, enough_memory
 
 _MOST_DECODERS = 8  # threads
 
@@ -280,6 +280,12 @@ class Embedder:
         how a row is rounded can depend on the number of rows.
         """
         size, world = min(batch_size, loader.num_images), self.runtime.world
+        side = self.preprocessing
+        check_memory(
+            self.runtime.device, size * side.height * side.width * 3 * 5,  # uint8 and float32
+            f"a batch of {size:,} images of {side.width}x{side.height} px",
+            "lower --eval-batch-size",
+        )  # fmt: skip
         black = self.encoder.preprocessing.black(size)
         left = min(loader.num_images, world.size * sum(len(one.indices) for one in requests))
         with self.progress.task(title, left) as task:

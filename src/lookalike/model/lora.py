@@ -23,10 +23,14 @@ def add_lora(encoder: CLIPEncoder, *, rank: int) -> None:
     It is changed in place, where its layers are trained now.
 
     Raises:
-        ConfigError: none of these layers is trained.
+        ConfigError: none of these layers is trained, or they are narrower than `rank`.
         MissingExtraError: `peft` is not installed.
     """
     names = _attention_layers(encoder)
+    width = max(min(encoder.get_submodule(name).weight.shape) for name in names)
+    if rank > width:
+        raise ConfigError(f"lora_rank is {rank:,}; the layers of attention are {width:,} wide, and "
+                          "a rank above that adds nothing")  # fmt: skip
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
