@@ -159,3 +159,12 @@ def test_a_missing_extra_is_named_with_the_line_that_installs_it(
     monkeypatch.setitem(sys.modules, module, None)
     words: Words = ["train", photos / "train", "--model-name", tiny_clip, "--out", photos / "out"]
     assert_refused(lookalike(*words, *flags, *MACHINE), says)
+
+
+def test_a_name_that_no_disk_could_have_is_one_short_line() -> None:
+    name = "x" * 5000
+    for words in (["compare", name], ["evaluate", "--test", name], ["train", f"--resume={name}"],
+                  ["evaluate", "--test", ".", "--model-name", f"{name}.pth"]):  # fmt: skip
+        outcome = lookalike(*words)
+        assert_refused(outcome, "does not exist")
+        assert len(outcome.err) < 600

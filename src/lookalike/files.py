@@ -199,7 +199,7 @@ def does_not_exist(path: Path) -> str:
     _, folders, files = next(os.walk(path.parent), ("", [], []))
     near = nearest(path.name, (folders + files)[:10_000])  # each takes a while
     hint = f"; did you mean {shown(path.with_name(near))}?" if near else "."
-    return f"{shown(path)} does not exist{hint}"
+    return f"{briefly(os.fspath(path), 300)} does not exist{hint}"
 
 
 def _exchange(one: Path, other: Path) -> bool:

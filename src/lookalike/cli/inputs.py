@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,17 @@ def look_at_inputs(config: Any) -> None:
     for source in _given(config, _SOURCES):
         kind_of(source)
     for file in _given(config, _FILES):
-        if not Path(file).exists():
+        if not os.path.exists(file):
             raise DataError(does_not_exist(Path(file)))
     for model in _given(config, ("model_name",)):
-        if _is_path(model) and not Path(model).exists():
+        if _is_path(model) and not os.path.exists(model):
             raise ModelError(f"{does_not_exist(Path(model))} Give a Transformers folder, a "
                              "Lookalike checkpoint (.pth), or a hub id")  # fmt: skip
 
 
 def look_at_checkpoint(path: Path) -> None:
     """Raises CheckpointError where there is nothing to resume from."""
-    if not path.exists():
+    if not os.path.exists(path):
         raise CheckpointError(f"{does_not_exist(path)} {RESUME_ADVICE}")
 
 

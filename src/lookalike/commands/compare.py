@@ -129,7 +129,7 @@ def compare(
 def _find(sources: Sequence[str | Path]) -> list[Path]:
     paths: list[Path] = []
     for source in map(Path, sources):
-        if not source.exists():
+        if not os.path.exists(source):  # False as well for names that no disk could have
             raise DataError(f"{does_not_exist(source)} Give the folder of a run, or a "
                             "results/metrics_*.json")  # fmt: skip
         if not source.is_dir():
