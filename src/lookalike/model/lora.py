@@ -27,7 +27,7 @@ def add_lora(encoder: CLIPEncoder, *, rank: int) -> None:
         MissingExtraError: `peft` is not installed.
     """
     names = _attention_layers(encoder)
-    width = max(min(encoder.get_submodule(name).weight.shape) for name in names)
+    width = max(min(encoder.get_parameter(f"{name}.weight").shape) for name in names)
     if rank > width:
         raise ConfigError(f"lora_rank is {rank:,}; the layers of attention are {width:,} wide, and "
                           "a rank above that adds nothing")  # fmt: skip
