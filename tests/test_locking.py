@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -90,6 +90,16 @@ def test_a_folder_that_is_removed_takes_its_lock_along(tmp_path: Path) -> None:
         folder.rmdir()
     with sole_writer(folder):
         pass
+
+
+def test_a_lock_that_came_after_a_removal_is_left_to_its_process(tmp_path: Path) -> None:
+    first = ExitStack()
+    first.enter_context(sole_writer(tmp_path))
+    (tmp_path / LOCK_FILE).unlink()  # as whoever removes a folder does
+    with held_by_another(tmp_path):
+        first.close()
+        with pytest.raises(OutputError, match="another process"), sole_writer(tmp_path):
+            pass
 
 
 def test_a_folder_written_whole_is_locked_beside_it(tmp_path: Path) -> None:

@@ -65,10 +65,12 @@ def _locked(path: Path, what: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        is_ours = _lies_at(file, path)  # else somebody removed it, and another process may have one
         if os.name != "posix":  # an open file cannot be removed there, so others may come between
             file.close()
-        with suppress(OSError):  # somebody removed it, and perhaps the folder
-            path.unlink()
+        if is_ours:
+            with suppress(OSError):
+                path.unlink()
         file.close()
 
 
@@ -82,13 +84,21 @@ def _open_locked(path: Path, what: Path) -> IO[str]:
                     "it ends, stop it, or choose another folder with --out."
                 )
             # The process that had it may have removed it since it was opened here.
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            if _lies_at(file, path):
                 _name_holder(file)
                 return file
         except BaseException:
             file.close()
             raise
         file.close()
+
+
+def _lies_at(file: IO[str], path: Path) -> bool:
+    """Returns whether an open file is the one that a path leads to."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:  # nothing is there
+        return False
 
 
 def _try_lock(descriptor: int) -> bool:
