@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pillow_heif
 import pytest
+from helpers.limits import PEAK_BYTES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
@@ -653,7 +654,9 @@ def test_what_pillow_never_decodes_is_refused_whatever_the_limit(tmp_path: Path,
 
 # The real files that give trouble
 
-READ_ALL = """
+READ_ALL = (
+    PEAK_BYTES
+    + """
 import json, os, sys
 from lookalike.data.reading.decode import read_image
 from lookalike.errors import ImageError
@@ -669,16 +672,9 @@ for folder, _, names in os.walk(sys.argv[1]):
         else:
             image.tobytes()
             found[os.path.relpath(path, sys.argv[1])] = [image.mode, *image.size]
-try:
-    # getrusage counts the memory of the process this one was forked from.
-    lines = open("/proc/self/status").read().splitlines()
-    peak = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-except OSError:
-    import resource
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-print(json.dumps({"found": found, "peak_bytes": peak}))
+print(json.dumps({"found": found, "peak_bytes": peak_bytes()}))
 """
+)
 
 
 @pytest.fixture(scope="module")

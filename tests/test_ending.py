@@ -124,6 +124,22 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+@posix_only
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_signal_that_comes_when_all_is_done_changes_no_exit_code(name: str) -> None:
+    code = (
+        "import signal, sys\n"
+        "from lookalike.cli.main import main\n"
+        "class Late:\n"
+        "    def __del__(self, send=signal.raise_signal):\n"
+        f"        send(signal.{name})\n"
+        "freed_at_last = Late()\n"
+        "sys.exit(main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "recipes"], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 @pytest.mark.parametrize("end", ["stopped", "no room"])
 def test_an_evaluation_that_ends_while_it_writes_leaves_the_results_before(
     words: list[str | Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.limits import PEAK_BYTES, linux_only
 from PIL import ExifTags, Image, PngImagePlugin
 
 from lookalike.data.images import ImageRef, InMemory
@@ -264,25 +265,24 @@ def test_a_sequential_jpeg_of_very_many_scans_is_refused_too() -> None:
 
 # Memory
 
-PEAK = """
+PEAK = (
+    PEAK_BYTES
+    + """
 import sys
 from lookalike.data.reading.decode import read_image
 from lookalike.data.transforms import Preprocessing, preprocess
 how = Preprocessing(64, 64, 64, 3, 1 / 255, (0, 0, 0), (1, 1, 1), exact=False)
 
-def peak():
-    lines = open("/proc/self/status").read().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-
 preprocess(read_image(sys.argv[1]), how)
-before = peak()
+before = peak_bytes()
 image = read_image(sys.argv[2])
 preprocess(image, how)
-print((peak() - before) / (image.width * image.height))
+print((peak_bytes() - before) / (image.width * image.height))
 """
+)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux for its peak")
+@linux_only
 @pytest.mark.parametrize(
     "kind",
     [

@@ -10,6 +10,14 @@ from pathlib import Path
 
 import pytest
 
+# For the code of a process of its own: getrusage would count what the process had that started it.
+PEAK_BYTES = """
+def peak_bytes():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+"""
+
+linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="read from /proc")
 posix_only = pytest.mark.skipif(os.name != "posix", reason="a limit that POSIX systems have")
 
 

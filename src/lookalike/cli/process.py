@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -80,7 +81,9 @@ def leave_at_once_when_asked(code: int) -> None:
     """
     if threading.current_thread() is not threading.main_thread():
         return
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
+    numbers = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
+    for number in numbers:
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda *_: os._exit(code))
+            # Python gives up its handlers before it frees its objects, but ignores what it ignored.
+            atexit.register(signal.signal, number, signal.SIG_IGN)
