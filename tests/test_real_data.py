@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from pathlib import Path
 
@@ -24,17 +25,25 @@ pytestmark = [
 
 
 def test_dinov2_on_grocery_scores_what_plain_pytorch_measured(tmp_path: Path) -> None:
+    # Every third test image: Transformers in fp32, its processor on Pillow, ranked by a float64
+    # loop over the queries (R@1 0.6309, mAP 0.2780, mAP@R 0.2043 of 829 queries).
+    table = tmp_path / "third.csv"
+    with open(table, "w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["path", "label"])
+        for path in sorted((GROCERY / "test").rglob("*.jpg"))[::3]:
+            rows.writerow([path, path.parent.name])
     result = lookalike.evaluate(
         lookalike.EvaluateConfig(
-            test=str(GROCERY / "test"), model_name=str(DINOV2), out=str(tmp_path)
+            test=str(table), model_name=str(DINOV2), out=str(tmp_path / "out")
         ),
         progress=SilentProgress(),
     )
     metrics = result.metrics
     assert metrics is not None
-    assert metrics["recall@1"] == pytest.approx(0.8153, abs=0.005)
-    assert metrics["mAP"] == pytest.approx(0.270, abs=0.005)
-    assert metrics["mAP@R"] == pytest.approx(0.200, abs=0.005)
+    assert metrics["recall@1"] == pytest.approx(0.6309, abs=0.01)
+    assert metrics["mAP"] == pytest.approx(0.2780, abs=0.005)
+    assert metrics["mAP@R"] == pytest.approx(0.2043, abs=0.005)
 
 
 @pytest.mark.parametrize(
