@@ -19,7 +19,7 @@ REAL_DATA = Path(os.environ.get("LOOKALIKE_REAL_DATA", "no-such-folder"))
 GROCERY = REAL_DATA / "data" / "grocery"
 DINOV2 = REAL_DATA / "weights" / "dinov2-small"
 SEED = int(os.environ.get("LOOKALIKE_CHECK_SEED", "1"))
-# Whoever names a seed measures, on all images; otherwise half of those of half the goods are enough.
+# Whoever names a seed measures, on all images; otherwise half of those of half the goods do.
 STEP = 1 if "LOOKALIKE_CHECK_SEED" in os.environ else 2
 
 pytestmark = [
