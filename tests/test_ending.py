@@ -125,19 +125,29 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
 
 
 @posix_only
+@pytest.mark.parametrize("tidying_up", [True, False])
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
-def test_a_signal_that_comes_when_all_is_done_changes_no_exit_code(name: str) -> None:
+def test_a_signal_that_comes_when_all_is_done_changes_no_exit_code(
+    name: str, tidying_up: bool
+) -> None:
     code = (
-        "import signal, sys\n"
-        "from lookalike.cli.main import main\n"
+        "import atexit, signal, sys\n"
+        "from lookalike.cli import main\n"
+        "def send(send=signal.raise_signal):\n"
+        f"    send(signal.{name})\n"
         "class Late:\n"
-        "    def __del__(self, send=signal.raise_signal):\n"
-        f"        send(signal.{name})\n"
+        "    __del__ = lambda self, send=send: send()\n"
         "freed_at_last = Late()\n"
-        "sys.exit(main())\n"
+        "def carried_out(_):\n"
+        "    print('done')\n"
+        "    if sys.argv[2:]: atexit.register(send)\n"
+        "    return 1\n"
+        "main._parse, main.carry_out = list, carried_out\n"
+        "sys.exit(main.main())\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, "recipes"], capture_output=True, check=False)
-    assert (done.returncode, done.stderr) == (0, b"")
+    words = [sys.executable, "-c", code, "recipes", *(["tidying up"] if tidying_up else [])]
+    done = subprocess.run(words, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"done\n", b"")
 
 
 @pytest.mark.parametrize("end", ["stopped", "no room"])

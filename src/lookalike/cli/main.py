@@ -14,7 +14,8 @@ from lookalike import __version__
 from lookalike.cli.flags import Parser
 from lookalike.cli.output import forget_unprinted
 from lookalike.cli.process import (
-    leave_at_once_when_asked,
+    quick_end,
+    quick_start,
     signals_as_ctrl_c,
     usable_streams,
 )
@@ -37,13 +38,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # and from whatever else runs: training small models went twice as fast without.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = sys.argv[1:] if arguments is None else arguments
+    end_with = None
+    if arguments is None:  # this process is ours
+        quick_start()
+        end_with = quick_end()
     with usable_streams(), signals_as_ctrl_c():
         if int(os.environ.get("WORLD_SIZE") or 1) > 1:  # of torchrun
             code = _run_together(words)
         else:
             code = _end(lambda: carry_out(_parse(words)), partial(print, file=sys.stderr))
-        if arguments is None:
-            leave_at_once_when_asked(code)
+        if end_with is not None:
+            end_with(code)
         return code
 
 
