@@ -176,7 +176,7 @@ def test_processes_end_with_their_pool_even_stopped_ones(make_pool: MakePool) ->
 
 
 MAIN = """
-import multiprocessing, json, sys, time
+import json, multiprocessing, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from helpers.readers import TroubledReader
@@ -189,6 +189,7 @@ if __name__ == "__main__":
     batches = pool.read(Request([n]) for n in range(9))
     next(batches)
     time.sleep(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run behind "&"
     import psutil
     print(json.dumps([one.pid for one in psutil.Process().children(recursive=True)]), flush=True)
     time.sleep(600)

@@ -211,21 +211,21 @@ class ImageSet:
 
     def state(self) -> str:
         """Returns a hash of what tells whether files have changed, but not of where they lie."""
-        keys = [file_key(ref) for ref in self.refs]
-        return _hash_of([f"{key.place}|{key.num_bytes}|{key.mtime_ns}" for key in keys])
+        keys = map(file_key, self.refs)
+        return _hash_of(f"{key.place}|{key.num_bytes}|{key.mtime_ns}" for key in keys)
 
     def fingerprints(self) -> dict[str, str | None]:
         """Returns a hash of each column, None where there is none.
 
         However a disk stores the letters of names, it is the same (of Unicode's forms NFC).
         """
-        names = [name if name.isascii() else normalize("NFC", name) for name in self.names]
+        names = (name if name.isascii() else normalize("NFC", name) for name in self.names)
         columns = {"names": names, "labels": self.labels, "groups": self.groups}
         return {name: None if column is None else _hash_of(column)
                 for name, column in columns.items()}  # fmt: skip
 
 
-def _hash_of(column: Sequence[str | None]) -> str:
+def _hash_of(column: Iterable[str | None]) -> str:
     digest = hashlib.sha256()
     for value in column:
         digest.update(json.dumps(value).encode())  # quoted, so that no two lists read alike
