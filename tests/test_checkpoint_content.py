@@ -231,6 +231,33 @@ def test_a_configuration_that_asks_for_all_memory_or_time_is_refused(
         CLIPEncoder(str(tmp_path / "one.pth"))
 
 
+@pytest.mark.parametrize("place", ["model", "objective_state_dict"])
+def test_a_small_file_that_stands_for_billions_of_values_is_refused(
+    place: str, checkpoint: Path, run: Path, tmp_path: Path
+) -> None:
+    content = load(checkpoint)
+    many: list[Any] = [1] * 10
+    for _ in range(10):
+        many = [many] * 10
+    where = content["model"]["backbone_config"] if place == "model" else content[place]
+    where["x"] = many
+    torch.save(content, tmp_path / "one.pth")
+    assert (tmp_path / "one.pth").stat().st_size < 2 * checkpoint.stat().st_size
+    with pytest.raises(CheckpointError, match="has more than"):
+        resume(tmp_path / "one.pth", run)
+
+
+class FillsMemory:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return bytearray, (200_000_000,)
+
+
+def test_a_call_that_fills_the_memory_is_not_made(checkpoint: Path, tmp_path: Path) -> None:
+    torch.save(load(checkpoint) | {"more": FillsMemory()}, tmp_path / "one.pth")
+    with pytest.raises(CheckpointError, match="more than tensors"):
+        read_checkpoint(tmp_path / "one.pth")
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_truncated_checkpoint_points_to_the_last_one_that_is_whole(
     count: int, run: Path, tmp_path: Path
