@@ -24,9 +24,6 @@ from lookalike.model.encoder import CLIPEncoder
 from lookalike.model.loading.side_files import write_side_files
 from lookalike.model.pretrained import read_checkpoint
 
-# Options that may ask for more memory or processes than there are: bounds of their own tell.
-ASKS_FOR_MUCH = ("lora_rank", "cross_batch_memory", "num_workers", "n_classes_per_batch",
-                 "n_samples_per_class", "batch_memory", "decode_cache_gb", "top_k")  # fmt: skip
 Loader = Callable[[Path, Path], Any]
 
 
@@ -85,7 +82,7 @@ def check_altered(
     loader: Loader, content: Any, run: Path, folder: Path, *, count: int, seed: int
 ) -> None:
     taken = []
-    for what, altered in some(content, count, seed, ASKS_FOR_MUCH):
+    for what, altered in some(content, count, seed):
         path = folder / "altered.pth"
         torch.save(altered, path)
         taken.append(ends_well(loader, path, run, what))
@@ -229,6 +226,33 @@ def test_a_configuration_that_asks_for_all_memory_or_time_is_refused(
     torch.save(content, tmp_path / "one.pth")
     with pytest.raises(CheckpointError, match=message):
         CLIPEncoder(str(tmp_path / "one.pth"))
+
+
+@pytest.mark.parametrize("place", ["model", "objective_state_dict"])
+def test_a_small_file_that_stands_for_billions_of_values_is_refused(
+    place: str, checkpoint: Path, run: Path, tmp_path: Path
+) -> None:
+    content = load(checkpoint)
+    many: list[Any] = [1] * 10
+    for _ in range(10):
+        many = [many] * 10
+    where = content["model"]["backbone_config"] if place == "model" else content[place]
+    where["x"] = many
+    torch.save(content, tmp_path / "one.pth")
+    assert (tmp_path / "one.pth").stat().st_size < 2 * checkpoint.stat().st_size
+    with pytest.raises(CheckpointError, match="has more than"):
+        resume(tmp_path / "one.pth", run)
+
+
+class FillsMemory:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return bytearray, (200_000_000,)
+
+
+def test_a_call_that_fills_the_memory_is_not_made(checkpoint: Path, tmp_path: Path) -> None:
+    torch.save(load(checkpoint) | {"more": FillsMemory()}, tmp_path / "one.pth")
+    with pytest.raises(CheckpointError, match="more than tensors"):
+        read_checkpoint(tmp_path / "one.pth")
 
 
 @pytest.mark.parametrize("count", [1, 2])

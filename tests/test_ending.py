@@ -22,6 +22,7 @@ from helpers.limits import posix_only
 
 from lookalike.cli import main as command_line
 from lookalike.cli.process import signals_as_ctrl_c, usable_streams
+from lookalike.training.trainer import deferred_interrupt
 
 needs_dev_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
 
@@ -252,3 +253,19 @@ def test_ranks_end_when_torchrun_is_killed(photos: Path, tiny_clip: Path) -> Non
     process.kill()
     process.wait()
     assert not psutil.wait_procs(ranks, timeout=30)[1]
+
+
+@posix_only
+def test_a_signal_is_noted_where_stderr_takes_no_word() -> None:
+    stderr = os.dup(2)
+    reader, writer = os.pipe()
+    os.close(reader)  # whoever writes there fails
+    try:
+        os.dup2(writer, 2)
+        with deferred_interrupt() as interrupt:
+            signal.raise_signal(signal.SIGTERM)
+            assert interrupt.requested
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(writer)

@@ -14,6 +14,7 @@ import pytest
 from helpers.limits import posix_only
 
 from lookalike.errors import OutputError
+from lookalike.files import write_folder_whole, write_text
 from lookalike.locking import LOCK_FILE, sole_writer, sole_writer_of_whole
 
 _HOLD = """
@@ -134,3 +135,24 @@ def test_a_folder_below_that_cannot_be_written_to_is_found_at_once(tmp_path: Pat
     (tmp_path / "weights").touch()
     with pytest.raises(OutputError, match=r"weights.*--out"), sole_writer(tmp_path, "weights"):
         pass
+
+
+@posix_only
+def test_a_lock_that_is_a_link_leads_to_no_other_file(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "precious").write_text("of somebody else's")
+    (tmp_path / "run" / LOCK_FILE).symlink_to("../precious")
+    with pytest.raises(OutputError, match="cannot write"), sole_writer(tmp_path / "run"):
+        pass
+    assert (tmp_path / "precious").read_text() == "of somebody else's"
+
+
+def test_what_killed_processes_left_beside_a_folder_is_removed(tmp_path: Path) -> None:
+    for name in (".x.12345678.lookalike-tmp", ".x.12345678.lookalike-old",
+                 ".x.y.12345678.lookalike-tmp", "x"):  # fmt: skip
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model").write_text(name)
+    with sole_writer_of_whole(tmp_path / "x") as folder:
+        write_folder_whole(folder, lambda new: write_text(new / "model", "new"))
+    assert sorted(os.listdir(tmp_path)) == [".x.y.12345678.lookalike-tmp", "x"]
+    assert (tmp_path / "x" / "model").read_text() == "new"

@@ -171,3 +171,16 @@ def test_what_does_not_fit_in_memory_is_refused_before_it_is_taken(
         train(settings(cross_batch_memory=10_000_000))
     with pytest.raises(ConfigError, match=r"a batch of 262,144 images .* lower --n-classes"):
         train(settings(n_samples_per_class=65_536))
+
+
+@pytest.mark.parametrize("pattern", ["(", "a{99999999999999}", "(" * 3000 + ")" * 3000])
+def test_a_pattern_that_python_cannot_compile_is_told_in_a_short_line(pattern: str) -> None:
+    with pytest.raises(ConfigError, match="is not a regular expression") as caught:
+        EvaluateConfig(test="photos", group_pattern=pattern)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("name", ["out", "test", "model_name", "decode_cache", "group_pattern"])
+def test_text_that_no_file_can_be_named_by_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{name} is a\\x00b"):
+        config_from(EvaluateConfig, {name: "a\0b"})

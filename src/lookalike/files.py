@@ -54,7 +54,9 @@ def write_folder_whole(folder: Path, write: Callable[[Path], None]) -> None:
     `write` puts the files into a temporary folder beside `folder`; they are flushed to the disk,
     and it takes the place of `folder`, in one step where the system can: whoever is killed leaves
     the one or the other under that name. If anything fails on the way the temporary folder is
-    removed and `folder` is untouched. Missing folders above it are made.
+    removed and `folder` is untouched. Missing folders above it are made. No other process may write
+    the same folder meanwhile (`locking.sole_writer_of_whole`): what is left half-written beside it
+    is that of killed ones, and removed.
 
     Raises:
         OutputError: the files cannot be written; says why and what is left standing.
@@ -64,7 +66,7 @@ def write_folder_whole(folder: Path, write: Callable[[Path], None]) -> None:
     temporary, earlier = (_beside(folder, mark, end) for end in ("tmp", "old"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _bring_back(folder)
+        _tidy_after_killed(folder)
         temporary.mkdir()
         write(temporary)
         for path in filter(Path.is_file, temporary.rglob("*")):
@@ -212,13 +214,16 @@ def _exchange(one: Path, other: Path) -> bool:
     return hasattr(libc, "renamex_np") and bool(libc.renamex_np(*names, _SWAP) == 0)  # macOS
 
 
-def _bring_back(folder: Path) -> None:
-    """Gives a folder its name again that a process was killed over, between two renames."""
-    if folder.exists():
-        return
-    for earlier in folder.parent.glob(f".{glob.escape(folder.name)}.*.lookalike-old"):
-        os.replace(earlier, folder)
-        return
+def _tidy_after_killed(folder: Path) -> None:
+    """Gives a folder its name again that a process was killed over, between two renames, and
+    removes what killed ones left beside it.
+    """
+    mark = "?" * 8  # of exactly so many: beside x may be what is another process's, of x.y
+    for path in folder.parent.glob(f".{glob.escape(folder.name)}.{mark}.lookalike-*"):
+        if path.suffix == ".lookalike-old" and not folder.exists():
+            os.replace(path, folder)
+        elif path.suffix in (".lookalike-old", ".lookalike-tmp") and path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -76,7 +76,8 @@ def _locked(path: Path, what: Path) -> Iterator[None]:
 
 def _open_locked(path: Path, what: Path) -> IO[str]:
     while True:
-        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - whoever locks it closes it
+        # Whoever locks it closes it.
+        file = open(path, "a+", encoding="utf-8", opener=_open_no_link)  # noqa: SIM115
         try:
             if not _try_lock(file.fileno()):
                 raise OutputError(
@@ -91,6 +92,11 @@ def _open_locked(path: Path, what: Path) -> IO[str]:
             file.close()
             raise
         file.close()
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    """Opens a file itself: through a link in a folder of somebody else's another would be lost."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _lies_at(file: IO[str], path: Path) -> bool:

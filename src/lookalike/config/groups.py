@@ -9,6 +9,7 @@ from typing import Literal
 
 from lookalike.config.options import option, same_option, settle
 from lookalike.errors import ConfigError
+from lookalike.files import briefly
 
 DEFAULT_MODEL = "openai/clip-vit-large-patch14-336"
 DEFAULT_MAX_MEGAPIXELS = 89.0  # where Pillow begins to warn
@@ -164,9 +165,10 @@ class Common(Shared):
             object.__setattr__(self, "holdout_classes", plain)  # one way of writing each
         try:
             re.compile(self.group_pattern or "")
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
+            pattern = briefly(self.group_pattern or "", 200)
             raise ConfigError(
-                f"group_pattern {self.group_pattern!r} is not a regular expression: {error}"
+                f"group_pattern '{pattern}' is not a regular expression: {error}"
             ) from error
         if "{}" not in self.caption_template:
             raise ConfigError(

@@ -68,6 +68,8 @@ def checked(cls: type, name: str, value: Any, *, called: str | None = None) -> A
 
 def coerce(name: str, value: Any, hint: Any) -> Any:
     """Returns `value` as the type an option is declared with, or raises."""
+    if "\0" in _text(value):
+        raise ConfigError(f"{name} is {briefly(_text(value), 200)}; nothing can have such a name")
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     options = typing.get_args(hint) if union else (hint,)
     # None first: as text, "none" would otherwise be the name of a folder.

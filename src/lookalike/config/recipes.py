@@ -120,6 +120,8 @@ def _wrong_with(text: str) -> Iterator[str]:
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if anchor := getattr(event, "anchor", None):
             yield f"uses an anchor or alias ('{briefly(anchor)}')"
+        if tag := getattr(event, "tag", None):
+            yield f"uses a tag ('{briefly(tag)}')"
         if isinstance(event, yaml.ScalarEvent) and len(event.value) > _MOST_CHARACTERS:
             yield f"has a value of {len(event.value):,} characters, of which no option takes more "\
                   f"than {_MOST_CHARACTERS:,}"  # fmt: skip

@@ -7,7 +7,7 @@ import shlex
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from types import FrameType
 from typing import NoReturn
@@ -228,7 +228,10 @@ def deferred_interrupt(*, quiet: bool = False) -> Iterator[Interrupt]:
             raise KeyboardInterrupt
         interrupt.requested = True
         if not quiet:
-            os.write(2, _HEARD)  # of all ways to print, the one that is safe in a signal handler
+            with suppress(OSError):  # stderr is full or closed: no reason to fail in a step
+                os.write(
+                    2, _HEARD
+                )  # of all ways to print, the one that is safe in a signal handler
 
     numbers = [signal.SIGINT, signal.SIGTERM]
     # Of a terminal that closes, unless nohup has it ignored.

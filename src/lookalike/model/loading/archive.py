@@ -12,6 +12,9 @@ from lookalike.errors import LookalikeError, first_line
 
 _PART_BYTES = 1 << 20
 _IS_FOLDER = 0x10  # among the attributes of a file under DOS
+# The one call that torch lets a pickle make of which a few bytes fill any memory; torch.save writes
+# none.
+_FILLS_MEMORY = b"\nbytearray\n"
 # They come where there was to be a file, when a download failed or never took place.
 _NO_CONTENT = {
     b"version https://git-lfs": "it is a Git LFS pointer, not the file: git lfs pull fetches it",
@@ -87,6 +90,8 @@ def _check_records(file: IO[bytes]) -> None:
                 with archive.open(record) as content:
                     while content.read(_PART_BYTES):
                         pass
+                if record.filename.endswith("data.pkl") and _FILLS_MEMORY in archive.read(record):
+                    raise DamagedError("it holds more than tensors")
     except DamagedError:
         raise
     # What is no archive, or half of one, fails in many ways.

@@ -35,8 +35,8 @@ _preprocessing = schema.record(
         "shortest_edge": schema.nothing_or(schema.whole(1, _MOST_PX)),
         "resample": schema.whole(0, 5),
         "scale": schema.number(above=0),
-        "mean": schema.list_of(schema.number(), count=3),
-        "std": schema.list_of(schema.number(above=0), count=3),
+        "mean": schema.list_of(schema.number(), length=3),
+        "std": schema.list_of(schema.number(above=0), length=3),
     },
     {"exact": schema.flag},
 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import count
 from typing import Any, TypeAlias
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 # Called with a value and the words for where it stands; raises MisfitError.
 Check: TypeAlias = Callable[[Any, str], None]
 _MOST_DEEP = 32  # lists and dicts in each other
+_MOST_PARTS = 1_000_000
 # Names of a model's settings that it is built in a loop over.
 _REPEATS = re.compile(r"(.*_)?(layers|depths?|stages|blocks|num_labels)")
 _SHARES = re.compile(r".*(dropout|drop_path|layerdrop)(_rate|_prob|_p)?")
@@ -103,17 +105,25 @@ def bytes_tensor(value: Any, where: str) -> None:
         raise _misfit(where, value, "a row of bytes")
 
 
-def document(value: Any, where: str, depth: int = 0) -> None:
-    """What JSON can hold, not too deep."""
+def document(value: Any, where: str) -> None:
+    """What JSON can hold, not too deep and not too much: a small file may hold the same list many
+    times, and in this list another one, which comes to more than anybody could walk through.
+    """
+    _document(value, where, 0, count())
+
+
+def _document(value: Any, where: str, depth: int, parts: Iterator[int]) -> None:
+    if next(parts) > _MOST_PARTS:
+        raise MisfitError(f"{where[:200]} has more than {_MOST_PARTS:,} parts")
     if depth > _MOST_DEEP:
         raise MisfitError(f"{where[:200]} is nested too deep")
     if isinstance(value, dict):
         for key, part in value.items():
             text(most=1000)(key, f"a key of {where}")
-            document(part, f"{where}.{key}", depth + 1)
+            _document(part, f"{where}.{key}", depth + 1, parts)
     elif isinstance(value, (list, tuple)):
         for place, part in enumerate(value):
-            document(part, f"{where}[{place}]", depth + 1)
+            _document(part, f"{where}[{place}]", depth + 1, parts)
     elif type(value) not in (int, float, bool, str, type(None)):
         raise _misfit(where, value, "text, a number, a list or a mapping")
 
@@ -155,12 +165,12 @@ def nothing_or(check: Check) -> Check:
     return checked
 
 
-def list_of(check: Check, *, count: int | None = None) -> Check:
+def list_of(check: Check, *, length: int | None = None) -> Check:
     """A list, perhaps of so many, each of which a check takes."""
 
     def checked(value: Any, where: str) -> None:
-        if not isinstance(value, (list, tuple)) or (count is not None and len(value) != count):
-            raise _misfit(where, value, "a list" if count is None else f"a list of {count}")
+        if not isinstance(value, (list, tuple)) or (length is not None and len(value) != length):
+            raise _misfit(where, value, "a list" if length is None else f"a list of {length}")
         for place, part in enumerate(value):
             check(part, f"{where}[{place}]")
 
