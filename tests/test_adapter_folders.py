@@ -80,6 +80,7 @@ def embedded(folder: Path, pixels: Tensor) -> Tensor:
         {"use_rslora": True, "r": 8},
         {"use_dora": True},
         {"alpha_pattern": {"v_proj": 64}, "rank_pattern": {"q_proj": 2}},
+        {"alpha_pattern": {"layers.0.self_attn.q_proj": 2, "q_proj": 64}},
         {"target_modules": ["patch_embedding", "fc1"]},
         {"target_modules": ["position_embedding"]},
         {"target_modules": "all-linear"},

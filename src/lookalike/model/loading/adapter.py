@@ -54,10 +54,9 @@ class Adapter:
 
     def scale_of(self, module: str, rank: int) -> float:
         """Returns the factor of a module's product: alpha / r, or alpha / sqrt(r) of rsLoRA."""
-        alpha = self.settings.get("lora_alpha", 8)
-        for pattern, of_its_own in (self.settings.get("alpha_pattern") or {}).items():
-            if module == pattern or module.endswith(f".{pattern}"):
-                alpha = of_its_own
+        patterns = (self.settings.get("alpha_pattern") or {}).items()
+        of_its_own = (value for part, value in patterns if f".{module}".endswith(f".{part}"))
+        alpha = next(of_its_own, self.settings.get("lora_alpha", 8))  # PEFT takes the first, too
         return float(alpha) / (math.sqrt(rank) if self.settings.get("use_rslora") else rank)
 
 

@@ -8,12 +8,15 @@ import pickle
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -45,6 +48,7 @@ from lookalike.model.loading.side_files import (
 from lookalike.model.preprocessing import preprocessing_from
 
 _MOST_OF_A_REASON = 300  # characters
+_MOST_NEW = 10**8  # numbers of a model that its files need not hold, such as a pooler's
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 # Neither run nor asked about, wherever it comes from.
 _NO_CODE = {"trust_remote_code": False}
@@ -151,12 +155,20 @@ def _load_backbone(name: str, config: PreTrainedConfig) -> tuple[Any, list[str]]
     load: Any = AutoModel.from_pretrained
     if projects:
         load = CLIPVisionModelWithProjection.from_pretrained
-    elif any(one.endswith("ForImageClassification") for one in config.architectures or ()):
+    elif any(str(one).endswith("ForImageClassification") for one in config.architectures or ()):
         # A classifier has one tower, also where its configuration tells of two.
         config = getattr(config, "vision_config", None) or config
     options: dict[str, Any] = {} if projects else dict(_NO_CODE)
     if os.path.isdir(name):
         _check_bins(Path(name))
+        plan: Any = (
+            CLIPVisionModelWithProjection._from_config
+            if projects
+            else partial(AutoModel.from_config, **_NO_CODE)
+        )
+        with torch.device("meta"):  # without memory, of which a hostile one may want all
+            planned = _load_part(lambda _: plan(deepcopy(config)), name)
+        _check_memory(planned, Path(name))
         # Transformers would put an adapter beside the weights; it does not find it elsewhere.
         options["adapter_kwargs"] = {"subfolder": "no-adapter"}
     backbone, found = _load_part(
@@ -174,7 +186,37 @@ def _load_backbone(name: str, config: PreTrainedConfig) -> tuple[Any, list[str]]
             f"{list(has)}, expected {list(wants)}. Copy the config.json of the model that the "
             "weights are of"
         )
-    return backbone, sorted(found["missing_keys"])
+    missing, unknown = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
+    if missing and len(missing) == len(backbone.state_dict()):
+        raise ModelError(
+            f"the weights of {shown(name)} are not of the {config.model_type} model that its "
+            f"config.json describes: there is no {missing[0]} among them, but "
+            f"{shown(unknown[0])[:200] if unknown else 'nothing'}. Take the model in Transformers' "
+            "format"
+        )
+    lists = tuple(
+        f"{at}." for at, part in backbone.named_modules() if isinstance(part, nn.ModuleList)
+    )
+    if beyond := [one for one in unknown if one.startswith(lists)]:
+        raise ModelError(
+            f"the weights of {shown(name)} have more layers than its config.json says: "
+            f"{shown(beyond[0])[:200]} has no place in it. Copy the config.json of the model that "
+            "the weights are of"
+        )
+    return backbone, missing
+
+
+def _check_memory(planned: nn.Module, folder: Path) -> None:
+    """Raises ModelError where a model is of far more numbers than its files can hold."""
+    count = sum(one.numel() for one in (*planned.parameters(), *planned.buffers()))
+    files = (*folder.glob("*.safetensors"), *folder.glob("*.bin"))
+    size = sum(file.stat().st_size for file in files)
+    if count > 2 * size + _MOST_NEW:  # four bits are the least that any format has for a number
+        raise ModelError(
+            f"the weights of {shown(folder)} are not of the size that its config.json says: it "
+            f"describes a model of {count:,} numbers, and they take {size:,} bytes. Copy the "
+            "config.json of the model that the weights are of"
+        )
 
 
 def _check_bins(folder: Path) -> None:
