@@ -28,7 +28,7 @@ from transformers import (
 
 from lookalike.data.transforms import Preprocessing
 from lookalike.errors import ModelError, first_line, nearest
-from lookalike.files import shown
+from lookalike.files import briefly, shown
 from lookalike.model.loading.adapter import (
     ADAPTER_FILES,
     base_of_adapter,
@@ -49,6 +49,7 @@ from lookalike.model.preprocessing import preprocessing_from
 
 _MOST_OF_A_REASON = 300  # characters
 _MOST_NEW = 10**8  # numbers of a model that its files need not hold, such as a pooler's
+_LONGEST_ID = 200  # characters
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 # Neither run nor asked about, wherever it comes from.
 _NO_CODE = {"trust_remote_code": False}
@@ -97,12 +98,8 @@ def load_pretrained(model_name: str) -> Pretrained:
             of another kind is.
     """
     path = Path(model_name)
-    if not path.is_dir() and not _HUB_ID.fullmatch(model_name):
-        raise ModelError(
-            f"there is no folder or checkpoint {shown(model_name)}, and it is not a valid hub id; "
-            "give an existing path, or a name such as openai/clip-vit-base-patch32"
-        )
     with quiet_transformers():
+        _check_name(model_name)
         adapter = path if path.is_dir() else _adapter_from_hub(model_name)
         loaded = (
             _load_adapted(adapter, model_name)
@@ -117,8 +114,19 @@ def load_pretrained(model_name: str) -> Pretrained:
     return loaded
 
 
+def _check_name(name: str) -> None:
+    """Raises ModelError for what is neither a folder nor can be a hub id."""
+    may_be_on_hub = len(name) <= _LONGEST_ID and _HUB_ID.fullmatch(name)
+    if not os.path.isdir(name) and not may_be_on_hub:
+        raise ModelError(
+            f"there is no folder or checkpoint {briefly(name)}, and it is not a valid hub id; "
+            "give an existing path, or a name such as openai/clip-vit-base-patch32"
+        )
+
+
 def _load(name: str) -> Pretrained:
     """Loads a model as it is, without an adapter."""
+    _check_name(name)
     path = Path(name)
     if path.is_dir():
         check_is_model(path, name)
@@ -234,12 +242,8 @@ def _load_adapted(folder: Path, name: str) -> Pretrained:
     """Loads the model that a LoRA adapter was trained for, with the adapter merged into it."""
     adapter = read_adapter(folder, name)
     base = name if has_model(folder) else base_of_adapter(adapter, folder, name)
-    if (
-        base != name
-        and Path(base).is_dir()
-        and is_adapter(Path(base))
-        and not has_model(Path(base))
-    ):
+    is_other = base != name and os.path.isdir(base)
+    if is_other and is_adapter(Path(base)) and not has_model(Path(base)):
         raise ModelError(
             f"{shown(name)} is an adapter of {shown(base)}, which is an adapter itself; merge that "
             "one first, and save what comes of it"
@@ -250,7 +254,7 @@ def _load_adapted(folder: Path, name: str) -> Pretrained:
         if base == name:
             raise
         raise ModelError(
-            f"{shown(name)} is a PEFT adapter without its base model {shown(base)}, which cannot "
+            f"{shown(name)} is a PEFT adapter without its base model {briefly(base)}, which cannot "
             f"be loaded: {error}. Copy config.json, model.safetensors and "
             "preprocessor_config.json of that model into the folder"
         ) from error
