@@ -80,6 +80,7 @@ def embedded(folder: Path, pixels: Tensor) -> Tensor:
         {"use_rslora": True, "r": 8},
         {"use_dora": True},
         {"alpha_pattern": {"v_proj": 64}, "rank_pattern": {"q_proj": 2}},
+        {"alpha_pattern": {"layers.0.self_attn.q_proj": 2, "q_proj": 64}},
         {"target_modules": ["patch_embedding", "fc1"]},
         {"target_modules": ["position_embedding"]},
         {"target_modules": "all-linear"},
@@ -201,6 +202,9 @@ FIRST = "base_model.model.vision_model.encoder.layers.0.self_attn.q_proj"
         (settle(base_model_name_or_path=None), "does not name its base model"),
         (settle(base_model_name_or_path=["x"]), "does not name its base model"),
         (settle(base_model_name_or_path="."), "adapter"),
+        (settle(base_model_name_or_path="a" * 5000), "without its base model aaa"),
+        (settle(base_model_name_or_path="a/\0b"), "without its base model"),
+        (settle(base_model_name_or_path="\x1b[31mred"), "without its base model"),
         (settle(peft_type="LOHA"), "kind LOHA.*merge it with PEFT"),
         (settle(peft_type="\x1b[31m"), "LoRA alone"),
         (settle(init_lora_weights="pissa"), "began from weights that it changed"),
@@ -210,6 +214,26 @@ FIRST = "base_model.model.vision_model.encoder.layers.0.self_attn.q_proj"
         (without_weights, r"without its weights \(adapter_model\.safetensors\)"),
         (cut_off, "cannot be read"),
         (with_tensors(**{f"{FIRST}.lora_A.weight": torch.ones(4, 7)}), "does not fit"),
+        (with_tensors(**{f"{FIRST}.lora_A.weight": torch.tensor(1.0)}), "does not fit"),
+        (with_tensors(**{f"{FIRST}.lora_A.weight": torch.ones(4)}), "does not fit"),
+        (
+            with_tensors(
+                **{
+                    f"{FIRST}.lora_A.weight": torch.ones(0, 32),
+                    f"{FIRST}.lora_B.weight": torch.ones(32, 0),
+                }
+            ),
+            "does not fit",
+        ),
+        (
+            with_tensors(
+                **{
+                    f"{FIRST}.lora_A.weight": torch.ones(4, 16),
+                    f"{FIRST}.lora_B.weight": torch.ones(64, 4),
+                }
+            ),
+            "does not fit",
+        ),
         (with_tensors(**{"base_model.model.other.lora_A.weight": torch.ones(4, 7)}), "not fit"),
         (with_tensors(**{f"{FIRST}.lora_X.weight": torch.ones(4, 7)}), "does not fit"),
         (with_tensors(**{f"{FIRST}.lora_A.weight": torch.full((4, 32), float("nan"))}), "finite"),
@@ -229,6 +253,15 @@ def test_an_adapter_that_cannot_be_merged_says_why(
 def test_the_model_is_found_beside_the_adapter(base: Path, tmp_path: Path, pixels: Tensor) -> None:
     adapted = adapter(base, tmp_path / "tuned")
     settle(base_model_name_or_path="base")(tmp_path / "tuned")
+    found = embedded(tmp_path / "tuned", pixels)
+    torch.testing.assert_close(found, images_of(adapted, pixels), atol=2e-6, rtol=0)
+
+
+def test_a_linear_layer_is_never_turned_as_in_peft(
+    base: Path, tmp_path: Path, pixels: Tensor
+) -> None:
+    adapted = adapter(base, tmp_path / "tuned")
+    settle(fan_in_fan_out=True)(tmp_path / "tuned")
     found = embedded(tmp_path / "tuned", pixels)
     torch.testing.assert_close(found, images_of(adapted, pixels), atol=2e-6, rtol=0)
 

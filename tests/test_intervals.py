@@ -79,6 +79,11 @@ def test_a_single_class_tells_nothing_of_others() -> None:
     assert interval(np.ones(18))[0] == pytest.approx(0.025 ** (1 / 18))  # of queries it does
 
 
+def test_a_single_class_tells_nothing_of_a_difference_either() -> None:
+    differences = {"m": np.array([0.5, -0.5, 1.0])}
+    assert difference_intervals(differences, clusters=["a", "a", "a"]) == {"m": (-1.0, 1.0)}
+
+
 def test_one_query_a_class_is_the_same_by_class_and_by_query() -> None:
     scores = np.random.default_rng(1).random(30) < 0.8
     assert interval(scores, labels_of(30, 1)) == pytest.approx(interval(scores))

@@ -269,6 +269,16 @@ def test_the_code_of_the_card_suits_the_model(
         torch.testing.assert_close(names["similarity"], similarity, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("to", ["transformers", "sentence-transformers"])
+def test_the_code_of_the_card_takes_any_name_of_a_folder(
+    to: str, tiny_clip: Path, tmp_path: Path
+) -> None:
+    card = card_of(tiny_clip, tmp_path / 'red "mugs"', to=to)
+    for block in re.findall(r"```python\n(.*?)```", card.text, re.DOTALL):
+        compile(block, "card", "exec")
+    assert r'"red \"mugs\""' in card.text
+
+
 def test_the_code_of_the_card_of_a_pooled_embedding_gives_that(
     tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

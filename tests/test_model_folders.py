@@ -267,6 +267,82 @@ def test_weights_in_several_files_are_all_there_and_nowhere_else(copied: Path) -
         loaded(copied)
 
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n"
+
+
+def tower(folder: Path, which: str, **changes: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    changed_json(folder / "config.json", **{which: config[which] | changes})
+
+
+@pytest.mark.parametrize("layers", [1, 0, -1])
+def test_weights_of_more_layers_than_the_configuration_has_are_refused(
+    layers: int, copied: Path
+) -> None:
+    tower(copied, "vision_config", num_hidden_layers=layers)
+    with pytest.raises(ModelError, match=r"more layers than its config\.json says.*layers\."):
+        CLIPEncoder(str(copied))
+
+
+@pytest.mark.parametrize(
+    ("which", "changes", "words"),
+    [
+        ("vision_config", {"intermediate_size": 3 * 10**6}, r"[34]\d\d,\d+,\d+ numbers"),
+        ("text_config", {"vocab_size": 10**8}, r"numbers, and they take \d+,\d+ bytes"),
+        ("text_config", {"num_hidden_layers": 2000}, "2000, expected 1,000 at most"),
+    ],
+)
+def test_a_configuration_gets_no_more_memory_than_its_weights_can_fill(
+    which: str, changes: dict[str, Any], words: str, copied: Path
+) -> None:
+    tower(copied, which, **changes)
+    with pytest.raises(ModelError, match=words):
+        CLIPEncoder(str(copied))
+
+
+def test_weights_that_nobody_reads_may_be_pointers(copied: Path) -> None:
+    (copied / "pytorch_model.bin").write_bytes(LFS_POINTER)
+    (copied / "open_clip_pytorch_model.bin").write_bytes(LFS_POINTER)
+    assert loaded(copied).has_text
+
+
+def test_weights_under_the_names_of_another_tool_are_told_as_such(copied: Path) -> None:
+    weights = load_file(copied / "model.safetensors")
+    renamed = {f"visual.{name}": tensor for name, tensor in weights.items()}
+    save_file(renamed, copied / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"no logit_scale among them, but visual\.logit_scale"):
+        CLIPEncoder(str(copied))
+
+
+@pytest.mark.parametrize("architectures", ["CLIPModel", [None], [1], [["x"]], {}])
+def test_architectures_that_are_no_names_are_passed_over(architectures: Any, copied: Path) -> None:
+    changed_json(copied / "config.json", architectures=architectures)
+    assert loaded(copied).dim == 24
+
+
+def damage_text_tower(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    for name, tensor in weights.items():
+        if name.startswith("text_model.final"):
+            tensor.fill_(float("nan"))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda folder: (folder / "tokenizer.json").write_bytes(LFS_POINTER),
+         r"tokenizer\.json: it is a Git LFS pointer"),
+        (lambda folder: tower(folder, "text_config", eos_token_id=None), "the text tower of"),
+        (damage_text_tower, "no numbers: its weights are damaged"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_texts_is_named(change: Change, words: str, copied: Path) -> None:
+    change(copied)
+    with pytest.raises(ModelError, match=words):
+        embed_texts(CLIPEncoder(str(copied)), ["a mug"], progress=SILENT)
+
+
 def test_weights_that_are_no_numbers_are_refused(copied: Path) -> None:
     tensors = load_file(copied / "model.safetensors")
     tensors["visual_projection.weight"][0, 0] = float("nan")

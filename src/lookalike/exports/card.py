@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import cache
+import json
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ def write_card(folder: Path, source: Source, config: ExportConfig, agreement: Ag
     """
     prepare = _environment().get_template("prepare.py.j2").render()
     write_text(folder / PREPARE, f'"""How this model takes its images."""\n\n{prepare}\n')
-    name = config.push_to_hub or Path(config.out).resolve().name
+    name = shown(config.push_to_hub or Path(config.out).resolve().name)
     body = (
         _environment()
         .get_template("card.md.j2")
@@ -176,7 +177,8 @@ def _environment() -> Environment:
         autoescape=False,  # noqa: S701 - Markdown; what people wrote goes through `code`
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"code": code, "counted": counted}
+    quoted = partial(json.dumps, ensure_ascii=False)  # a string in Python as well
+    environment.filters |= {"code": code, "counted": counted, "quoted": quoted}
     return environment
 
 

@@ -85,7 +85,7 @@ def _pooled_texts(encoder: CLIPEncoder, texts: list[str]) -> Tensor:
         moved = {name: tensor.to(encoder.device) for name, tensor in inputs.items()}
         output: Any = encoder.backbone.get_text_features(**moved)
     # A tower that is not of this tokenizer, or whose settings contradict each other.
-    except (ValueError, RuntimeError, TypeError, IndexError) as error:
+    except (ValueError, RuntimeError, TypeError, IndexError, AttributeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise ModelError(
@@ -94,6 +94,11 @@ def _pooled_texts(encoder: CLIPEncoder, texts: list[str]) -> Tensor:
             "the model it was made from"
         ) from error
     pooled: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+    if not bool(pooled.isfinite().all()):
+        raise ModelError(
+            f"the text tower of {shown(encoder.model_name)} gives embeddings that are no numbers: "
+            "its weights are damaged; download the model again"
+        )
     return pooled
 
 

@@ -115,7 +115,7 @@ def difference_intervals(
     intervals are put together as Newcombe does (method 10 of "Improved Confidence Intervals for
     the Difference Between Binomial Proportions Based on Paired Data", Statistics in Medicine 17,
     1998; of any two estimates: Zou and Donner, Statistics in Medicine 27, 2008). Others have
-    Student's. Arguments and the rest are as in `mean_intervals`.
+    Student's. Of one cluster it is -1 to 1. Arguments and the rest are as in `mean_intervals`.
     """
     table = np.stack(list(differences.values()), axis=1)
     both = units_of(np.concatenate([table.clip(0, None), -table.clip(None, 0)], axis=1), clusters)
@@ -192,6 +192,8 @@ def _student(units: Units, column: int) -> Interval:
 
 def _gained_less_lost(units: Units) -> Interval:
     """The interval of the first column's mean less the second's, neither of them below 0."""
+    if len(units.sizes) == 1 and not units.are_queries:
+        return -1.0, 1.0
     gained, lost = (units.sums.sum(axis=0) / units.num_queries).tolist()
     (gained_low, gained_high), (lost_low, lost_high) = (_of_share(units, i) for i in (0, 1))
     errors = units.errors()

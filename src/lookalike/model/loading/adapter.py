@@ -7,6 +7,7 @@ Sources: Hu et al., "LoRA" (ICLR 2022), equation 3; Kalajdzievski, "rsLoRA" (202
 from __future__ import annotations
 
 import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from lookalike.errors import ModelError, first_line
 from lookalike.files import shown
@@ -54,10 +56,9 @@ class Adapter:
 
     def scale_of(self, module: str, rank: int) -> float:
         """Returns the factor of a module's product: alpha / r, or alpha / sqrt(r) of rsLoRA."""
-        alpha = self.settings.get("lora_alpha", 8)
-        for pattern, of_its_own in (self.settings.get("alpha_pattern") or {}).items():
-            if module == pattern or module.endswith(f".{pattern}"):
-                alpha = of_its_own
+        patterns = (self.settings.get("alpha_pattern") or {}).items()
+        of_its_own = (value for part, value in patterns if f".{module}".endswith(f".{part}"))
+        alpha = next(of_its_own, self.settings.get("lora_alpha", 8))  # PEFT takes the first, too
         return float(alpha) / (math.sqrt(rank) if self.settings.get("use_rslora") else rank)
 
 
@@ -109,7 +110,7 @@ def base_of_adapter(adapter: Adapter, folder: Path, name: str) -> str:
             "config.json, model.safetensors and preprocessor_config.json into the folder"
         )
     near = [Path(base), folder / base, folder.resolve().parent / base]
-    return next((str(path) for path in near if path.is_dir()), base)
+    return next((str(path) for path in near if os.path.isdir(path)), base)
 
 
 @torch.no_grad()
@@ -145,12 +146,15 @@ def merge_adapter(backbone: nn.Module, adapter: Adapter, name: str) -> None:
             raise _for_another(name, whole)
     for theirs, parts in changes.items():
         mine = own_name(theirs, modules)
-        weight = getattr(modules.get(mine or ""), "weight", None)
+        module = modules.get(mine or "")
+        weight = getattr(module, "weight", None)
         if mine is None or not isinstance(weight, Tensor):
             raise _for_another(name, theirs)
+        turned = isinstance(module, Conv1D)  # a linear layer with its weight the other way round
+        plain = weight.T if turned else weight
         try:
-            weight.copy_(_merged(weight, parts, adapter, theirs))
-        except (KeyError, RuntimeError, ValueError) as error:
+            plain.copy_(_merged(plain, parts, adapter, theirs))
+        except (KeyError, IndexError, RuntimeError, ValueError, ArithmeticError) as error:
             raise _for_another(name, theirs) from error
     if not all(bool(p.isfinite().all()) for p in parameters.values()):
         raise ModelError(f"{shown(name)} makes weights that are not finite numbers; it is damaged")
@@ -165,7 +169,8 @@ def _merged(weight: Tensor, parts: dict[str, Tensor], adapter: Adapter, module: 
     else:
         a, b = parts["lora_A"], parts["lora_B"]  # of convolutions: (r, in, h, w) and (out, r, 1, 1)
         change = b.flatten(1) @ a.flatten(1)
-        change = change.T if adapter.settings.get("fan_in_fan_out") else change
+    if len(change) != len(weight):
+        raise ValueError("another number of rows")
     merged = weight + adapter.scale_of(module, len(a)) * change.reshape(weight.shape)
     if (length := parts.get("lora_magnitude_vector")) is not None:  # DoRA: each row has a length
         rows = merged.flatten(1)

@@ -8,12 +8,15 @@ import pickle
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -25,7 +28,7 @@ from transformers import (
 
 from lookalike.data.transforms import Preprocessing
 from lookalike.errors import ModelError, first_line, nearest
-from lookalike.files import shown
+from lookalike.files import briefly, shown
 from lookalike.model.loading.adapter import (
     ADAPTER_FILES,
     base_of_adapter,
@@ -45,6 +48,8 @@ from lookalike.model.loading.side_files import (
 from lookalike.model.preprocessing import preprocessing_from
 
 _MOST_OF_A_REASON = 300  # characters
+_MOST_NEW = 10**8  # numbers of a model that its files need not hold, such as a pooler's
+_LONGEST_ID = 200  # characters
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 # Neither run nor asked about, wherever it comes from.
 _NO_CODE = {"trust_remote_code": False}
@@ -93,12 +98,8 @@ def load_pretrained(model_name: str) -> Pretrained:
             of another kind is.
     """
     path = Path(model_name)
-    if not path.is_dir() and not _HUB_ID.fullmatch(model_name):
-        raise ModelError(
-            f"there is no folder or checkpoint {shown(model_name)}, and it is not a valid hub id; "
-            "give an existing path, or a name such as openai/clip-vit-base-patch32"
-        )
     with quiet_transformers():
+        _check_name(model_name)
         adapter = path if path.is_dir() else _adapter_from_hub(model_name)
         loaded = (
             _load_adapted(adapter, model_name)
@@ -113,8 +114,19 @@ def load_pretrained(model_name: str) -> Pretrained:
     return loaded
 
 
+def _check_name(name: str) -> None:
+    """Raises ModelError for what is neither a folder nor can be a hub id."""
+    may_be_on_hub = len(name) <= _LONGEST_ID and _HUB_ID.fullmatch(name)
+    if not os.path.isdir(name) and not may_be_on_hub:
+        raise ModelError(
+            f"there is no folder or checkpoint {briefly(name)}, and it is not a valid hub id; "
+            "give an existing path, or a name such as openai/clip-vit-base-patch32"
+        )
+
+
 def _load(name: str) -> Pretrained:
     """Loads a model as it is, without an adapter."""
+    _check_name(name)
     path = Path(name)
     if path.is_dir():
         check_is_model(path, name)
@@ -151,12 +163,20 @@ def _load_backbone(name: str, config: PreTrainedConfig) -> tuple[Any, list[str]]
     load: Any = AutoModel.from_pretrained
     if projects:
         load = CLIPVisionModelWithProjection.from_pretrained
-    elif any(one.endswith("ForImageClassification") for one in config.architectures or ()):
+    elif any(str(one).endswith("ForImageClassification") for one in config.architectures or ()):
         # A classifier has one tower, also where its configuration tells of two.
         config = getattr(config, "vision_config", None) or config
     options: dict[str, Any] = {} if projects else dict(_NO_CODE)
     if os.path.isdir(name):
         _check_bins(Path(name))
+        plan: Any = (
+            CLIPVisionModelWithProjection._from_config
+            if projects
+            else partial(AutoModel.from_config, **_NO_CODE)
+        )
+        with torch.device("meta"):  # without memory, of which a hostile one may want all
+            planned = _load_part(lambda _: plan(deepcopy(config)), name)
+        _check_memory(planned, Path(name))
         # Transformers would put an adapter beside the weights; it does not find it elsewhere.
         options["adapter_kwargs"] = {"subfolder": "no-adapter"}
     backbone, found = _load_part(
@@ -174,7 +194,37 @@ def _load_backbone(name: str, config: PreTrainedConfig) -> tuple[Any, list[str]]
             f"{list(has)}, expected {list(wants)}. Copy the config.json of the model that the "
             "weights are of"
         )
-    return backbone, sorted(found["missing_keys"])
+    missing, unknown = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
+    if missing and len(missing) == len(backbone.state_dict()):
+        raise ModelError(
+            f"the weights of {shown(name)} are not of the {config.model_type} model that its "
+            f"config.json describes: there is no {missing[0]} among them, but "
+            f"{shown(unknown[0])[:200] if unknown else 'nothing'}. Take the model in Transformers' "
+            "format"
+        )
+    lists = tuple(
+        f"{at}." for at, part in backbone.named_modules() if isinstance(part, nn.ModuleList)
+    )
+    if beyond := [one for one in unknown if one.startswith(lists)]:
+        raise ModelError(
+            f"the weights of {shown(name)} have more layers than its config.json says: "
+            f"{shown(beyond[0])[:200]} has no place in it. Copy the config.json of the model that "
+            "the weights are of"
+        )
+    return backbone, missing
+
+
+def _check_memory(planned: nn.Module, folder: Path) -> None:
+    """Raises ModelError where a model is of far more numbers than its files can hold."""
+    count = sum(one.numel() for one in (*planned.parameters(), *planned.buffers()))
+    files = (*folder.glob("*.safetensors"), *folder.glob("*.bin"))
+    size = sum(file.stat().st_size for file in files)
+    if count > 2 * size + _MOST_NEW:  # four bits are the least that any format has for a number
+        raise ModelError(
+            f"the weights of {shown(folder)} are not of the size that its config.json says: it "
+            f"describes a model of {count:,} numbers, and they take {size:,} bytes. Copy the "
+            "config.json of the model that the weights are of"
+        )
 
 
 def _check_bins(folder: Path) -> None:
@@ -192,12 +242,8 @@ def _load_adapted(folder: Path, name: str) -> Pretrained:
     """Loads the model that a LoRA adapter was trained for, with the adapter merged into it."""
     adapter = read_adapter(folder, name)
     base = name if has_model(folder) else base_of_adapter(adapter, folder, name)
-    if (
-        base != name
-        and Path(base).is_dir()
-        and is_adapter(Path(base))
-        and not has_model(Path(base))
-    ):
+    is_other = base != name and os.path.isdir(base)
+    if is_other and is_adapter(Path(base)) and not has_model(Path(base)):
         raise ModelError(
             f"{shown(name)} is an adapter of {shown(base)}, which is an adapter itself; merge that "
             "one first, and save what comes of it"
@@ -208,7 +254,7 @@ def _load_adapted(folder: Path, name: str) -> Pretrained:
         if base == name:
             raise
         raise ModelError(
-            f"{shown(name)} is a PEFT adapter without its base model {shown(base)}, which cannot "
+            f"{shown(name)} is a PEFT adapter without its base model {briefly(base)}, which cannot "
             f"be loaded: {error}. Copy config.json, model.safetensors and "
             "preprocessor_config.json of that model into the folder"
         ) from error

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lookalike.errors import ModelError, first_line
@@ -19,7 +21,8 @@ WEIGHTS = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )  # fmt: skip
-_MOST_REPEATS = 100_000  # layers, or labels of a classifier
+_MOST_LABELS = 100_000  # of a classifier
+_MOST_LAYERS = 1000  # where the weights do not tell how many there can be
 _NEEDS = (
     "a Transformers folder holds what save_pretrained writes: config.json, "
     "preprocessor_config.json, model.safetensors"
@@ -128,12 +131,14 @@ def check_is_model(folder: Path, name: str) -> None:
     has_weights = any((folder / one).is_file() for one in WEIGHTS)
     try:
         if "model_type" in config:
-            schema.architecture(_MOST_REPEATS)(config, "")
+            schema.architecture(_MOST_LABELS)(config, "")
+            layers = {key: value for key, value in config.items() if key != "num_labels"}
+            schema.architecture(max(_num_tensors(folder), _MOST_LAYERS))(layers, "")
     except schema.MisfitError as error:
         raise ModelError(f"{shown(config_file)} is of no model: {error}") from error
     _check_parts(folder)
     if config.get("model_type") and has_weights:
-        for file in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.bin")):
+        for file in _weight_files(folder):
             if why := no_content(file):
                 raise ModelError(f"{shown(file)} holds no weights: {why}")
         return
@@ -148,6 +153,24 @@ def check_is_model(folder: Path, name: str) -> None:
         )
     if not has_weights:
         raise ModelError(f"{shown(name)} has no weights (model.safetensors): {_NEEDS}")
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Returns the files that Transformers reads, of those that lie in a model's folder."""
+    first = next((one for one in WEIGHTS if (folder / one).is_file()), "")
+    if not first.endswith(".json"):
+        return [folder / first] if first else []
+    names = read_json(folder / first).get("weight_map")
+    return sorted({folder / str(part) for part in names.values()}) if names else []
+
+
+def _num_tensors(folder: Path) -> int:
+    """Returns how many tensors a folder's files hold, as far as they tell without being read."""
+    count = 0
+    for file in folder.glob("*.safetensors"):
+        with suppress(OSError, SafetensorError), safe_open(file, "pt") as content:
+            count += len(content.keys())
+    return count
 
 
 def _check_parts(folder: Path) -> None:

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from lookalike.errors import ModelError, OutputError, first_line
 from lookalike.files import shown
+from lookalike.model.loading.archive import no_content
 from lookalike.model.loading.quiet import quiet_transformers
 
 # With them a checkpoint is whole: it can be exported, and its text tower used, where the model it
@@ -110,7 +111,10 @@ def _load_from(folder: Path, side_files: Mapping[str, str | bytes], model_name: 
                 return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
         except Exception as error:
             first = error
+        files = (folder / name for name in sorted(side_files))
+        missing = next((f"{one.name}: {why}" for one in files if (why := no_content(one))), None)
         raise ModelError(
-            f"the tokenizer of {shown(model_name)} cannot be built: {shown(first_line(first))}; "
+            f"the tokenizer of {shown(model_name)} cannot be built: "
+            f"{missing or shown(first_line(first))}; "
             "copy its files from the model it was made from"
         ) from first
