@@ -11,8 +11,8 @@ from lookalike.model.loading.checkpoint import (
     read_checkpoint,
 )
 from lookalike.model.loading.folder import Pretrained, load_pretrained
-from lookalike.model.loading.quiet import quiet_transformers
 from lookalike.model.loading.side_files import has_tokenizer, load_tokenizer, write_side_files
+from lookalike.model.loading.transformers import quiet_transformers
 
 __all__ = [
     "CHECKPOINT_FORMAT",

@@ -16,9 +16,9 @@ from lookalike.files import shown
 from lookalike.model.loading import schema
 from lookalike.model.loading.archive import DamagedError, file_start, no_content, read_archive
 from lookalike.model.loading.folder import Pretrained
-from lookalike.model.loading.quiet import quiet_transformers
 from lookalike.model.loading.recognise import what_file_it_is
 from lookalike.model.loading.side_files import SIDE_FILES
+from lookalike.model.loading.transformers import quiet_transformers
 
 CHECKPOINT_FORMAT = "lookalike-checkpoint-4"
 # They hold a whole model, but not all that training needs to go on exactly.

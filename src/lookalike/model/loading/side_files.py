@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from lookalike.errors import ModelError, OutputError, first_line
 from lookalike.files import shown
 from lookalike.model.loading.archive import no_content
-from lookalike.model.loading.quiet import quiet_transformers
+from lookalike.model.loading.transformers import quiet_transformers
 
 # With them a checkpoint is whole: it can be exported, and its text tower used, where the model it
 # came from is out of reach. No other names are written, whoever asks for it.
