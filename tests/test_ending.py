@@ -99,7 +99,19 @@ def test_streams_are_as_before_afterwards() -> None:
     assert (sys.stdout, sys.stderr) == before
 
 
+@pytest.fixture
+def usual_signals() -> Iterator[None]:
+    """Signals as in a terminal: behind `nohup` and `&` some of them are ignored."""
+    usual = {"SIGINT": signal.default_int_handler, "SIGTERM": signal.SIG_DFL,
+             "SIGHUP": signal.SIG_DFL}  # fmt: skip
+    before = {name: signal.signal(getattr(signal, name), how) for name, how in usual.items()}
+    yield
+    for name, how in before.items():
+        signal.signal(getattr(signal, name), how)
+
+
 @posix_only
+@pytest.mark.usefixtures("usual_signals")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
 def test_a_signal_that_asks_to_stop_ends_any_command_with_130_and_one_line(
     monkeypatch: pytest.MonkeyPatch, name: str
