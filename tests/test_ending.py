@@ -102,7 +102,7 @@ def test_streams_are_as_before_afterwards() -> None:
 @pytest.fixture
 def usual_signals() -> Iterator[None]:
     """Signals as in a terminal: behind `nohup` and `&` some of them are ignored."""
-    usual = {"SIGINT": signal.default_int_handler, "SIGTERM": signal.SIG_DFL,
+    usual: dict[str, Any] = {"SIGINT": signal.default_int_handler, "SIGTERM": signal.SIG_DFL,
              "SIGHUP": signal.SIG_DFL}  # fmt: skip
     before = {name: signal.signal(getattr(signal, name), how) for name, how in usual.items()}
     yield
