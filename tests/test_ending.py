@@ -102,8 +102,8 @@ def test_streams_are_as_before_afterwards() -> None:
 @pytest.fixture
 def usual_signals() -> Iterator[None]:
     """Signals as in a terminal: behind `nohup` and `&` some of them are ignored."""
-    usual: dict[str, Any] = {"SIGINT": signal.default_int_handler, "SIGTERM": signal.SIG_DFL,
-             "SIGHUP": signal.SIG_DFL}  # fmt: skip
+    usual: dict[str, Any] = {"SIGINT": signal.default_int_handler}
+    usual |= {"SIGTERM": signal.SIG_DFL, "SIGHUP": signal.SIG_DFL}
     before = {name: signal.signal(getattr(signal, name), how) for name, how in usual.items()}
     yield
     for name, how in before.items():
