@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
+gc.set_threshold(50_000, 10, 10)  # as a command does, see lookalike.cli.process
 os.environ["HF_HUB_OFFLINE"] = "1"  # before Transformers is imported, which looks at it then
 
 from collections.abc import Callable, Iterator
