@@ -60,6 +60,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 60 60\n%%EndComments\n{ } lo
         (b"\x89HDF\r\n\x1a\n" + bytes(80), "HDF5"),
         (b"SIMPLE  =                    T" + b" " * 50 + bytes(80), "FITS"),
         (b"BLP2" + bytes(80), "BLP"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "git lfs pull"),
     ],
 )  # fmt: skip
 @pytest.mark.skipif(os.name != "posix", reason="a script stands for the program")

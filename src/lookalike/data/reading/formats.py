@@ -51,6 +51,7 @@ _SIGNATURES = (
     (b"bufr", "a BUFR file, which is not supported"),
     (b"blp", "a BLP texture, which is not supported"),
     (b"\0\0\x01\xb3", "an MPEG video"),
+    (b"version https://git-lfs", "a pointer of Git LFS, not the file; fetch it with git lfs pull"),
     (b"<!doctype html", "an HTML page (a failed download?)"),
     (b"<html", "an HTML page (a failed download?)"),
 )

@@ -23,6 +23,7 @@ _LARGEST_CELL = 2**28  # characters, also where nobody reads it; csv's own limit
 _LONGEST_HEADER = 2**20  # characters
 _ROWS_AT_A_TIME = 50_000
 _MB = 10**6
+_GUARDED = re.compile(r"\A'(?='*[=+\-@\t\r\n])")
 
 
 class Table(NamedTuple):
@@ -46,7 +47,7 @@ def read_delimited(
     """Returns the columns of a table in UTF-8, UTF-16 or UTF-32, as Python reads text.
 
     Bytes that are no UTF-8 become lone surrogates: files may be named so. Rows without anything
-    in them are left out.
+    in them are left out. Cells are `unguarded`, but for paths: a file may be named so.
 
     Raises:
         DataError: it cannot be read, a row is too short or too long, two columns are one.
@@ -82,13 +83,23 @@ def read_delimited(
                                 "commas")  # fmt: skip
             number += 1
             for name, place in places.items():
-                columns[name].append(row[place] if name == "path" else intern(row[place]))
+                cell = row[place]
+                columns[name].append(cell if name == "path" else intern(unguarded(cell)))
             if number % _ROWS_AT_A_TIME == 0:
                 now = content.tell() // _MB
                 task.advance(now - done)
                 done = now
         task.advance(content.tell() // _MB - done)
     return Table(header, columns)
+
+
+def unguarded(cell: str) -> str:
+    """Returns a cell without the apostrophe that keeps spreadsheets from running it as a formula.
+
+    >>> [unguarded(cell) for cell in ("'-1", "''=a", "'quoted'", "-1")]
+    ['-1', "'=a", "'quoted'", '-1']
+    """
+    return _GUARDED.sub("", cell, count=1) if cell.startswith("'") else cell
 
 
 def _is_blank(row: Sequence[str]) -> bool:
