@@ -24,8 +24,9 @@ from torch import Tensor
 
 from lookalike.data.images import ImageSet
 from lookalike.data.reading.content import read_parquet, require_pyarrow
+from lookalike.data.sources.cells import unguarded
 from lookalike.data.sources.columns import some
-from lookalike.data.sources.tables.delimited import read_names, unguarded
+from lookalike.data.sources.tables.delimited import read_names
 from lookalike.data.sources.tables.header import find_columns
 from lookalike.errors import DataError
 from lookalike.files import shown, write_json, write_whole

@@ -13,6 +13,7 @@ from sys import intern
 from typing import NamedTuple, TextIO
 
 from lookalike.data.reading.content import reading
+from lookalike.data.sources.cells import unguarded
 from lookalike.data.sources.tables.header import USED, find_columns, without_path
 from lookalike.errors import DataError
 from lookalike.files import encoding_of, shown
@@ -23,7 +24,6 @@ _LARGEST_CELL = 2**28  # characters, also where nobody reads it; csv's own limit
 _LONGEST_HEADER = 2**20  # characters
 _ROWS_AT_A_TIME = 50_000
 _MB = 10**6
-_GUARDED = re.compile(r"\A'(?='*[=+\-@\t\r\n])")
 
 
 class Table(NamedTuple):
@@ -91,15 +91,6 @@ def read_delimited(
                 done = now
         task.advance(content.tell() // _MB - done)
     return Table(header, columns)
-
-
-def unguarded(cell: str) -> str:
-    """Returns a cell without the apostrophe that keeps spreadsheets from running it as a formula.
-
-    >>> [unguarded(cell) for cell in ("'-1", "''=a", "'quoted'", "-1")]
-    ['-1', "'=a", "'quoted'", '-1']
-    """
-    return _GUARDED.sub("", cell, count=1) if cell.startswith("'") else cell
 
 
 def _is_blank(row: Sequence[str]) -> bool:

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cache
 
-from lookalike.data.sources.tables.delimited import unguarded
+from lookalike.data.sources.cells import unguarded
 
 _LOOKED_FOR = 1_000  # paths, before a table is said to lie elsewhere than its images
 
