@@ -7,10 +7,12 @@ import os
 import shutil
 import struct
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -399,6 +401,36 @@ def test_a_damaged_file_is_decoded_anew_and_replaced(
     assert file.read_bytes() == whole
     assert same_image(cached.read(paths[0]), read_image(paths[0]))
     assert len(decoded) == 2
+
+
+@pytest.mark.parametrize("head", [b"[" * 50_000, b'{"width": 1e400}', b"5"])
+def test_a_head_that_is_none_is_damage_whatever_its_checksum(
+    folder: Path, paths: list[str], head: bytes
+) -> None:
+    cached = reader(folder)
+    cached.read(paths[0])
+    (file,) = kept(folder)
+    mark = file.read_bytes()[:16]
+    file.write_bytes(mark + struct.pack("<II", zlib.crc32(head), len(head)) + head)
+    assert same_image(cached.read(paths[0]), read_image(paths[0]))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+@pytest.mark.parametrize("of", ["a kept image", "the account"])
+def test_nobody_waits_for_a_pipe_in_the_place_of_a_file(
+    folder: Path, paths: list[str], of: str
+) -> None:
+    cached = reader(folder)
+    cached.read(paths[0])
+    path = kept(folder)[0] if of == "a kept image" else folder / "used"
+    path.unlink()
+    os.mkfifo(path)
+    read: list[Image.Image] = []
+    waiting = Thread(target=lambda: read.extend(map(cached.read, paths[:2])), daemon=True)
+    waiting.start()
+    waiting.join(timeout=30)
+    assert all(map(same_image, read, map(read_image, paths[:2])))
+    assert len(read) == 2
 
 
 def test_the_kept_image_of_another_file_is_not_taken_for_this_one(

@@ -60,6 +60,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 60 60\n%%EndComments\n{ } lo
         (b"\x89HDF\r\n\x1a\n" + bytes(80), "HDF5"),
         (b"SIMPLE  =                    T" + b" " * 50 + bytes(80), "FITS"),
         (b"BLP2" + bytes(80), "BLP"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "git lfs pull"),
     ],
 )  # fmt: skip
 @pytest.mark.skipif(os.name != "posix", reason="a script stands for the program")
@@ -165,6 +166,17 @@ def webp_of(width: int, height: int, kind: bytes) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
 
 
+def tiff_of(width: int, height: int, tile_width: int, tile_height: int) -> bytes:
+    """Grey, in one tile that holds nothing."""
+    long, short = 4, 3
+    entries = [(256, long, width), (257, long, height), (258, short, 8), (259, short, 8),
+               (262, short, 1), (277, short, 1), (322, long, tile_width), (323, long, tile_height),
+               (324, long, 134), (325, long, 4)]  # fmt: skip
+    directory = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+    start = struct.pack("<2sHIH", b"II", 42, 8, len(entries))
+    return start + directory + bytes(4) + bytes(4)
+
+
 SIDE = 4000  # 16 megapixels, where 10 are the limit
 HUGE = {
     "PNG": png_of(SIDE, SIDE),
@@ -172,6 +184,8 @@ HUGE = {
     "ICO whose second image is huge": ico_of(png_of(16, 16), png_of(SIDE, SIDE)),
     "ICO of a bitmap": ico_of(dib_of(SIDE, SIDE)),
     "ICNS of a PNG": icns_of(b"ic07", png_of(SIDE, SIDE)),
+    "TIFF": tiff_of(SIDE, SIDE, 16, 16),
+    "TIFF whose tile is larger than it": tiff_of(16, 16, SIDE, SIDE),
     "WebP, extended": webp_of(SIDE, SIDE, b"VP8X"),
     "WebP, lossless": webp_of(SIDE, SIDE, b"VP8L"),
     "WebP, lossy": webp_of(SIDE, SIDE, b"VP8 "),

@@ -70,6 +70,7 @@ KINDS: dict[str, tuple[Image.Image, str, dict[str, Any]]] = {
     "float to 1": (Image.fromarray((WIDE / 65535).astype(np.float32)), "TIFF", {}),
     "float to 255": (Image.fromarray((WIDE / 257).astype(np.float32)), "TIFF", {}),
     "float, wide": (Image.fromarray((WIDE * 9.5 - 4).astype(np.float32)), "TIFF", {}),
+    "float, no numbers": (Image.fromarray(np.full((30, 40), np.nan, np.float32)), "TIFF", {}),
     "CMYK": (RGB.convert("CMYK"), "JPEG", {}),
     "CMYK, broken profile": (RGB.convert("CMYK"), "JPEG", {"icc_profile": b"none"}),
     "CMYK, profile of RGB": (RGB.convert("CMYK"), "TIFF", {

@@ -158,6 +158,23 @@ def test_one_split_of_classes_is_refused(tmp_path: Path) -> None:
     assert message.endswith(f"--test {tmp_path / 'photos' / 'test'}")
 
 
+def test_splits_with_other_folders_beside_them_are_refused(tmp_path: Path) -> None:
+    beside = ("query/cup/a.png", "gallery/cup/a.png", "distractors/a.png", "index/cup/a.png")
+    root = put(tmp_path / "photos", *beside)
+    message = said(root)
+    assert f"the folders in {root} include gallery, query: splits, not classes" in message
+    assert message.endswith(f"--query {root}/query --gallery {root}/gallery")
+
+
+@pytest.mark.parametrize("beside", ["query/a.png", "train/cup/a.png", "test/cup/a.png"])
+def test_classes_beside_others_may_be_called_as_splits_are(tmp_path: Path, beside: str) -> None:
+    root = put(tmp_path / "photos", "tram/cup/a.png", "test/cup/a.png", beside)
+    if beside.startswith("train"):
+        assert "include test, train" in said(root)
+    else:
+        assert "test" in (load_images(root).labels or ())
+
+
 def test_a_tar_of_splits_is_refused(tmp_path: Path) -> None:
     root = put(tmp_path / "photos", "query/cup/a.png", "gallery/cup/a.png")
     with tarfile.open(tmp_path / "x.tar", "w") as tar:

@@ -20,6 +20,7 @@ from pyarrow import parquet
 from lookalike.data.images import ImageSet
 from lookalike.data.reading.decode import keep_readable
 from lookalike.data.sources import load_images, load_unlabelled
+from lookalike.embedding.interchange import write_names
 from lookalike.errors import DataError
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="needs links or such file names")
@@ -393,3 +394,16 @@ def test_a_table_of_names_alone_needs_no_files(tmp_path: Path) -> None:
     names = [f"{number}.png" for number in range(3_000)]
     images = load_images(csv(tmp_path, "path\n" + "\n".join(names)))
     assert (images.root, images.names) == (tmp_path, names)
+
+
+def test_a_table_that_lookalike_wrote_is_one_to_read(tmp_path: Path) -> None:
+    names, labels = ["=1.png", "'=2.png", "-a/3.png", "'quoted'.png"], ["-1", "@x", "+1", "'q'"]
+    put(tmp_path, *names)
+    write_names(tmp_path / "images.csv", {"path": names, "label": labels})
+    images = load_images(tmp_path / "images.csv")
+    assert (images.names, images.labels) == (names, labels)
+
+
+def test_a_name_that_begins_with_an_apostrophe_is_taken_by_it(tmp_path: Path) -> None:
+    put(tmp_path, "'-1.png")
+    assert load_images(csv(tmp_path, "path\n'-1.png\n")).names == ["'-1.png"]

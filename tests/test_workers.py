@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -132,6 +134,45 @@ def test_a_process_that_somebody_else_ends_costs_no_file(
         seen(make_pool({5: f"{way} once", 9: f"{way} once"}, 2).read(requests(*groups))) == groups
     )
     assert len(told) == 2
+
+
+@pytest.mark.slow  # torch is imported again
+@pytest.mark.skipif(sys.platform == "win32", reason="processes are not forked there")
+@pytest.mark.parametrize("end", ["SIGSTOP", "SIGKILL"])
+def test_what_processes_are_forked_from_may_be_lost_as_they_are(
+    make_pool: MakePool, told: list[str], monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setattr(workers, "_FORK_S", 1.0)
+    batches = make_pool({2: "killed once"}).read(requests([1], [2], [3]))
+    first = next(batches)
+    server: Any = sys.modules["multiprocessing.forkserver"]
+    os.kill(server._forkserver._forkserver_pid, signal.Signals[end])
+    assert first.indices == [1]
+    assert seen(batches) == [[2], [3]]
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("num_started", [0, 1])
+def test_where_no_process_can_be_started_this_is_said_and_nothing_else(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, num_started: int
+) -> None:
+    context, left = multiprocessing.get_context("spawn"), [*range(num_started)]
+    before = {*multiprocessing.active_children()}
+    whole = multiprocessing.process.BaseProcess.start
+
+    def start(process: Any) -> None:
+        if not left:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        left.pop()
+        whole(process)
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", start)
+    monkeypatch.setattr(workers, "_context", lambda: context)
+    pool = make_pool({}, 2)
+    with pytest.raises(DataError, match=r"temporarily unavailable\); try fewer --num-workers"):
+        seen(pool.read(requests([1])))
+    workers._stop_all(pool._workers)  # as the end of this process does
+    assert {*multiprocessing.active_children()} <= before
 
 
 def test_where_every_process_dies_the_run_ends_and_names_a_file(make_pool: MakePool) -> None:

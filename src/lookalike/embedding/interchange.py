@@ -24,6 +24,7 @@ from torch import Tensor
 
 from lookalike.data.images import ImageSet
 from lookalike.data.reading.content import read_parquet, require_pyarrow
+from lookalike.data.sources.cells import unguarded
 from lookalike.data.sources.columns import some
 from lookalike.data.sources.tables.delimited import read_names
 from lookalike.data.sources.tables.header import find_columns
@@ -38,7 +39,6 @@ _METADATA = b"lookalike"  # key in the metadata of a Parquet file's schema
 _TOLD = {"fingerprint", "model_name", "embedding", "dim"}  # of an embedder, by all files of ours
 _ROWS_AT_A_TIME = 2**16
 _FORMULA = re.compile(r"\A'*[=+\-@\t\r\n]")
-_QUOTED = re.compile(r"\A'(?='*[=+\-@\t\r\n])")
 
 
 def embedding_files(path: Path) -> list[Path]:
@@ -107,7 +107,7 @@ def write_names(path: Path, columns: Mapping[str, Sequence[str]]) -> None:
 
 def read_names_back(path: Path) -> list[str]:
     """Returns column `path` of such a file, or of another system's; DataError if there is none."""
-    return [_QUOTED.sub("", cell, count=1) for cell in read_names(path)]
+    return list(map(unguarded, read_names(path)))
 
 
 def embedder_of_both(first: Path, second: Path) -> dict[str, Any] | None:

@@ -58,6 +58,9 @@ _TAG_TEXT = (
     "# Decoded images, kept by lookalike --decode-cache. May be deleted at any time.\n"
 )
 
+# What reading a head raises that is not what it should be.
+_WRONG = (ValueError, TypeError, KeyError, OverflowError, RecursionError, struct.error)
+
 _Origin: TypeAlias = dict[str, Any]  # what tells a kept image from all others, see `_origin`
 
 
@@ -216,7 +219,8 @@ class CachedReader:
 
     def set_used(self, used: int) -> None:
         """Starts a new account."""
-        (self._folder / "used").write_bytes(b"." * (used // _BLOCK))
+        with open(self._folder / "used", "wb", opener=_without_waiting) as file:
+            file.write(b"." * (used // _BLOCK))
 
     def _keep(
         self, file: Path, origin: _Origin, max_megapixels: float, image: Image.Image
@@ -227,7 +231,7 @@ class CachedReader:
         size = _on_disk(_START.size + len(head) + 3 * image.width * image.height)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with open(self._folder / "used", "ab") as used:
+            with open(self._folder / "used", "ab", opener=_without_waiting) as used:
                 if size > self.room(used.tell() * _BLOCK):
                     return Reads(without_room=1)
                 used.write(b"." * (size // _BLOCK))
@@ -267,7 +271,7 @@ def _decoders() -> str:
 def _load(file: Path, origin: _Origin, max_megapixels: float) -> Image.Image | None:
     """Returns the image kept in a file; None where it is another one, damaged, or not there."""
     try:
-        with open(file, "rb") as opened:
+        with open(file, "rb", opener=_without_waiting) as opened:
             # Mapped, and copied from there by Pillow, whose pixels take four bytes.
             content = memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
         mark, checksum, length = _START.unpack_from(content)
@@ -284,8 +288,13 @@ def _load(file: Path, origin: _Origin, max_megapixels: float) -> Image.Image | N
         width, height, box = head["extent"]
         return Extent(width, height, tuple(box)).put_on(image)
     # ValueError: an empty file, or one of another length; MemoryError is read_image's to explain.
-    except (OSError, ValueError, TypeError, KeyError, struct.error, MemoryError):
+    except (OSError, MemoryError, *_WRONG):
         return None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Opens a file, or at once what only has the name of one: a pipe waits for its other end."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _write(file: Path, head: bytes, image: Image.Image) -> None:
@@ -325,7 +334,7 @@ def _kept_files(folder: Path) -> dict[Path, int]:
 def _is_outdated(file: Path, draft_sizes: set[int | None]) -> bool:
     """Returns whether a kept image is of no use to readings with these `draft_px`."""
     try:
-        with open(file, "rb") as opened:
+        with open(file, "rb", opener=_without_waiting) as opened:
             mark, _, length = _START.unpack(opened.read(_START.size))
             origin = json.loads(opened.read(min(length, _LONGEST_HEAD)))["origin"]
         if mark != _MARK or origin["draft_px"] not in draft_sizes:
@@ -333,7 +342,7 @@ def _is_outdated(file: Path, draft_sizes: set[int | None]) -> bool:
         return bool(_origin(origin["path"], origin["draft_px"], origin["place"]) != origin)
     except OSError:
         return False
-    except (ValueError, TypeError, KeyError, struct.error):
+    except _WRONG:
         return True
 
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import IO, NamedTuple
 
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from lookalike.config import MAX_PILLOW_MEGAPIXELS
 from lookalike.data.images import ImageRef, shown_path
@@ -51,6 +51,7 @@ _SIGNATURES = (
     (b"bufr", "a BUFR file, which is not supported"),
     (b"blp", "a BLP texture, which is not supported"),
     (b"\0\0\x01\xb3", "an MPEG video"),
+    (b"version https://git-lfs", "a pointer of Git LFS, not the file; fetch it with git lfs pull"),
     (b"<!doctype html", "an HTML page (a failed download?)"),
     (b"<html", "an HTML page (a failed download?)"),
 )
@@ -119,6 +120,10 @@ def _open(file: IO[bytes], start: bytes, path: str, max_megapixels: float) -> Im
     in_python = any(tile[0] in Image.DECODERS for tile in getattr(image, "tile", ()))
     weight = _PYTHON_WEIGHT if in_python else None
     _check_size(path, image.format or "", *image.size, max_megapixels, weight)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # whose tiles may be larger than it
+        tile = (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)
+        width, height = (image.tag_v2.get(side, 0) for side in tile)
+        _check_size(path, "TIFF", width, height, max_megapixels)
     if image.format in ("JPEG", "MPO"):
         _check_scans(path, image, file)
     return image

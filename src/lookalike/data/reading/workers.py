@@ -11,6 +11,8 @@ import os
 import signal
 import socket
 import struct
+import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +31,7 @@ from lookalike.files import shown
 GIVE_UP_S = 30.0
 """After so long over one file a process is taken to hang; another one has as long for it."""
 
+_FORK_S = 30.0  # until what processes are forked from, which imports torch first, answers
 _START_S = 120.0  # importing torch, and the main script, from a slow disk
 _LOOK_S = 0.5
 _MOST_DEATHS = 16  # in a row, with no image read in between: it is hardly the files any more
@@ -107,13 +110,12 @@ class WorkerPool:
         if self._workers:
             return
         context = _context()
-        for _ in range(self.num_workers):
-            one = _Worker(context, self._reader, self.ahead, self._batch_bytes, self._pinned)
-            self._workers.append(one)
         # Before multiprocessing's own, which asks kindly and then waits.
         util.Finalize(self, _stop_all, args=(self._workers,), exitpriority=100)
-        for worker in self._workers:
+        for _ in range(self.num_workers):
+            worker = _Worker(context, self._reader, self.ahead, self._batch_bytes, self._pinned)
             worker.start()
+            self._workers.append(worker)
 
     def _answers(self, first: int) -> Iterator[tuple[int, Batch]]:
         """Yields what has been read; waits a moment if there is nothing."""
@@ -191,16 +193,14 @@ class _Worker:
         self._note(-1)
         self._seen, self._still_s, self._looked = b"", 0.0, time.monotonic()
         slots = self._num_slots, self._slot_bytes
-        self._process = self._context.Process(
+        process = self._context.Process(
             target=serve, args=(theirs, self._reader, self._block, slots), daemon=True
         )
         try:
-            self._process.start()
-        except (OSError, EOFError) as error:
-            raise DataError(f"a process that reads images cannot be started ({first_line(error)}); "
-                            "try fewer --num-workers") from error  # fmt: skip
+            _start(process)
         finally:
             theirs.close()
+        self._process = process
 
     def ask(self, number: int, request: Request, given_up: Mapping[int, str]) -> None:
         """Asks for a batch; raises nothing if the process is dead, as what comes back says so."""
@@ -279,6 +279,33 @@ class _Worker:
     def _note(self, index: int) -> None:
         if self._block.content is not None:
             AT.pack_into(self._block.content, 0, index, 0)
+
+
+def _start(process: Any) -> None:
+    """Starts a process; raises DataError where it cannot be, twice.
+
+    What it is forked from may stand still or be dead, which multiprocessing waits for, or tells
+    too late: then it is ended, and the second start makes another one.
+    """
+    for limit in (_FORK_S, _START_S):
+        timer = threading.Timer(limit, _end_fork_server)
+        timer.start()
+        try:
+            process.start()
+            return
+        except (OSError, EOFError) as error:
+            failure = error
+            time.sleep(_LOOK_S)  # for the system to know that it is gone
+        finally:
+            timer.cancel()
+    raise DataError(f"a process that reads images cannot be started ({first_line(failure)}); try "
+                    "fewer --num-workers") from failure  # fmt: skip
+
+
+def _end_fork_server() -> None:
+    server = getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
+    if (pid := getattr(server, "_forkserver_pid", None)) is not None:
+        os.kill(pid, signal.SIGKILL)
 
 
 def _stop_all(workers: list[_Worker]) -> None:

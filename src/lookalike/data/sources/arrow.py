@@ -124,7 +124,7 @@ def _joined(
         raise DataError(f"not all of {shown(source)} has the same columns: "
                         f"{briefly(first_line(error), 300)}") from error  # fmt: skip
     with reading(shown(source)):
-        columns = {name: table[name].to_pylist() for name in told}
+        columns = {name: table[name].to_pylist() for name in told if name != "label"}
         if "label" in told:
             columns["label"] = [label for part in parts for label in _labels(part.table)]
     splits = {part.split for part in parts}  # a single one may be called anything

@@ -25,6 +25,7 @@ LONGEST_PATH = 32_767  # characters; Windows takes no longer one, and others les
 NO_UTF8 = "is not UTF-8; a table in Windows-1252, as Excel's plain CSV, is to be saved as CSV UTF-8"
 
 _WHOLE = re.compile(r"-?(0|[1-9]\d*)\.0*")
+_GUARDED = re.compile(r"\A'(?='*[=+\-@\t\r\n])")
 _EXACT = 2**53  # below it a float holds each whole number exactly
 _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False,
           "nan": False}  # fmt: skip # the last two: pandas, with gaps
@@ -80,6 +81,15 @@ def name_of_class(name: str) -> str:
         name = name.partition(".")[0]
         return "0" if name == "-0" else name
     return name
+
+
+def unguarded(cell: str) -> str:
+    """Returns a cell without the apostrophe that keeps spreadsheets from running it as a formula.
+
+    >>> [unguarded(cell) for cell in ("'-1", "''=a", "'quoted'", "-1")]
+    ['-1', "'=a", "'quoted'", '-1']
+    """
+    return _GUARDED.sub("", cell, count=1) if cell.startswith("'") else cell
 
 
 def parse_label(value: Any) -> str:

@@ -69,21 +69,23 @@ def _part(folder: str) -> str | None:
 
 
 def _refuse_parts(images: ImageSet, paths: Sequence[str]) -> None:
-    """Raises a `DataError` where the folders are called as parts of a data set, not as classes."""
+    """Raises a `DataError` where folders are called as parts of a data set, not as classes."""
     folders = sorted({path.partition("/")[0] for path in paths})
     parts = {folder: part for folder in folders if (part := _part(folder))}
-    if len(parts) < len(folders):
-        return
+    if len(parts) < len(folders):  # what lies beside parts (distractors, labels) is none of them
+        parts = {one: part for one, part in parts.items() if part not in _OFTEN_CLASSES}
     options = {folder: _OPTION_OF[part] for folder, part in parts.items()}
-    are_deep = all(path.count("/") > 1 for path in paths)
-    if _OFTEN_CLASSES.issuperset(parts.values()):
-        are_parts = are_deep and len(set(options.values())) > 1
+    are_deep = all(path.count("/") > 1 for path in paths if path.partition("/")[0] in parts)
+    are_several = len(set(options.values())) > 1
+    if len(parts) < len(folders) or _OFTEN_CLASSES.issuperset(parts.values()):
+        are_parts = are_deep and are_several
     else:
         are_parts = are_deep or len(folders) > 1
     if not are_parts:
         return
     root = images.root
-    lists = f"the folders in {shown(root)} are {some(folders)}: splits, not classes"
+    are = "are" if len(parts) == len(folders) else "include"
+    lists = f"the folders in {shown(root)} {are} {some(parts)}: splits, not classes"
     if images.places is not None:
         raise DataError(f"{lists}. Make a source of each, and give each in its place")
     wanted: dict[str, str] = {}

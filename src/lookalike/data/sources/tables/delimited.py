@@ -13,6 +13,7 @@ from sys import intern
 from typing import NamedTuple, TextIO
 
 from lookalike.data.reading.content import reading
+from lookalike.data.sources.cells import unguarded
 from lookalike.data.sources.tables.header import USED, find_columns, without_path
 from lookalike.errors import DataError
 from lookalike.files import encoding_of, shown
@@ -46,7 +47,7 @@ def read_delimited(
     """Returns the columns of a table in UTF-8, UTF-16 or UTF-32, as Python reads text.
 
     Bytes that are no UTF-8 become lone surrogates: files may be named so. Rows without anything
-    in them are left out.
+    in them are left out. Cells are `unguarded`, but for paths: a file may be named so.
 
     Raises:
         DataError: it cannot be read, a row is too short or too long, two columns are one.
@@ -82,7 +83,8 @@ def read_delimited(
                                 "commas")  # fmt: skip
             number += 1
             for name, place in places.items():
-                columns[name].append(row[place] if name == "path" else intern(row[place]))
+                cell = row[place]
+                columns[name].append(cell if name == "path" else intern(unguarded(cell)))
             if number % _ROWS_AT_A_TIME == 0:
                 now = content.tell() // _MB
                 task.advance(now - done)

@@ -8,6 +8,8 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cache
 
+from lookalike.data.sources.cells import unguarded
+
 _LOOKED_FOR = 1_000  # paths, before a table is said to lie elsewhere than its images
 
 
@@ -45,8 +47,8 @@ class Names:
         """Returns the name, with forward slashes, that the file of a cell has.
 
         What has a name of its own is taken by it. Where nothing has: backslashes may stand for
-        slashes, `~` for the user's folder, blanks around a name for nothing, and letters may be
-        stored in another of the ways that Unicode knows.
+        slashes, `~` for the user's folder, blanks around a name and an apostrophe before a formula
+        for nothing, and letters may be stored in another of the ways that Unicode knows.
         """
         name = _normal(cell.replace(os.sep, "/"))
         if self._is_plain(cell) or self.is_there(name):
@@ -81,7 +83,7 @@ class Names:
 
     @staticmethod
     def _is_plain(cell: str) -> bool:
-        return cell.isascii() and "\\" not in cell and cell[0] != "~" and cell == cell.strip()
+        return cell.isascii() and "\\" not in cell and cell[0] not in "~'" and cell == cell.strip()
 
     def _as_stored(self, name: str) -> str:
         """Returns a name with each part as the disk has it, if it differs in form alone."""
@@ -106,7 +108,7 @@ def _normal(name: str) -> str:
 
 def _spellings(cell: str) -> Iterator[str]:
     """Yields the names that a cell may stand for, the likelier first."""
-    for text in dict.fromkeys((cell, cell.strip())):
+    for text in dict.fromkeys((cell, cell.strip(), unguarded(cell))):
         for name in dict.fromkeys((text, text.replace("\\", "/"))):
             yield _normal(os.path.expanduser(name).replace(os.sep, "/"))
 
