@@ -359,6 +359,31 @@ def test_files_written_together_never_lie_beside_old_ones(
     assert seen == [[], [b"new"], [b"new"] * 2]
 
 
+def test_files_written_together_are_all_in_place_where_ctrl_c_comes_too_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, replace = tmp_path / "results", os.replace
+    for name in ("a", "b", "outdated"):
+        write_whole(results / name, writer_of(b"old"))
+    stops = iter([False, True, False])
+
+    def stopped(source: Any, target: Any) -> None:
+        replace(source, target)
+        if next(stops):
+            raise KeyboardInterrupt
+
+    def write() -> None:
+        with written_together(tmp_path, "results", outdated=[results / "outdated"]) as folder:
+            for name in ("a", "b", "c"):
+                write_whole(folder / "results" / name, writer_of(b"new"))
+            monkeypatch.setattr(os, "replace", stopped)
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    found = {path.name: path.read_bytes() for path in results.iterdir()}
+    assert found == dict.fromkeys("abc", b"new")
+
+
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])
 def test_files_that_cannot_be_written_together_change_nothing(
     tmp_path: Path, error: BaseException

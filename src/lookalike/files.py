@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -116,10 +116,11 @@ def writable_folder(folder: Path) -> Path:
 
 
 @contextmanager
-def written_together(folder: Path, below: str) -> Iterator[Path]:
+def written_together(folder: Path, below: str, *, outdated: Iterable[Path] = ()) -> Iterator[Path]:
     """Files that belong together: yields a folder to write `below/NAME` in, and at the end of the
-    block puts them all in their places below `folder`. Old files of these names are removed first,
-    so that old and new ones never lie side by side, and stay if anything fails within the block.
+    block puts them all in their places below `folder`. Old files of these names, and those that
+    are `outdated` by them, are removed first, so that old and new ones never lie side by side, and
+    stay if anything fails within the block.
 
     Raises:
         OutputError: the files cannot be put there.
@@ -129,10 +130,12 @@ def written_together(folder: Path, below: str) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         yield temporary
         new = [(path, folder / below / path.name) for path in (temporary / below).iterdir()]
-        for _, place in new:
-            place.unlink(missing_ok=True)
-        for path, place in new:
-            os.replace(path, place)
+        old = [*outdated, *(place for _, place in new)]
+        try:
+            _put_in_place(new, old)
+        except KeyboardInterrupt:  # too late: some of the old ones are gone
+            _put_in_place(new, old)
+            raise
         _sync_folder(folder / below)
     except OutputError:
         raise  # says it already
@@ -140,6 +143,16 @@ def written_together(folder: Path, below: str) -> Iterator[Path]:
         raise OutputError(explain(folder / below, error, before="")) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _put_in_place(new: list[tuple[Path, Path]], old: list[Path]) -> None:
+    """Removes old files, and moves new ones to their places; goes on where it was stopped."""
+    left = [(path, place) for path, place in new if path.exists()]
+    if len(left) == len(new):
+        for path in old:
+            path.unlink(missing_ok=True)
+    for path, place in left:
+        os.replace(path, place)
 
 
 def remove_half_written(folder: Path) -> None:
