@@ -1012,3 +1012,39 @@ def test_ctrl_c_sent_to_a_real_process_ends_it_with_130_and_a_way_to_go_on(
     assert files_below(photos / "out/weights") == ["encoder_epoch_01.pth"]
     history = [line.split()[:2] for line in finished.out.splitlines() if "epoch" in line]
     assert history[:2] == [["epoch", "0"], ["epoch", "1"]]
+
+
+TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WORLD_SIZE", "abc"),
+        ("WORLD_SIZE", "-2"),
+        ("WORLD_SIZE", "9" * 5000),
+        ("RANK", "2"),
+        ("RANK", "0.5"),
+        ("MASTER_PORT", "abc"),
+        ("MASTER_PORT", "65536"),
+        ("LOCAL_RANK", ""),
+        ("LOCAL_WORLD_SIZE", "\x1b[2J"),
+    ],
+)
+def test_an_environment_that_torchrun_never_makes_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    for key, one in {**TORCHRUN, name: value}.items():
+        monkeypatch.setenv(key, one)
+    assert_refused(lookalike("recipes"), f"environment variable {name} is", "torchrun")
+
+
+@pytest.mark.parametrize("value", ["abc", "2", ""])
+def test_a_world_size_without_the_rest_is_not_of_torchrun(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", value)
+    monkeypatch.setenv("RANK", "1")
+    outcome = lookalike("recipes")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "strong" in outcome.out

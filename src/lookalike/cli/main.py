@@ -23,6 +23,7 @@ from lookalike.cli.verb import carry_out
 from lookalike.cli.verbs import VERBS
 from lookalike.errors import ConfigError, Interrupted, LookalikeError
 from lookalike.files import shown
+from lookalike.runtime.launch import started_together
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 
@@ -43,13 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         quick_start()
         end_with = quick_end()
     with usable_streams(), signals_as_ctrl_c():
-        if int(os.environ.get("WORLD_SIZE") or 1) > 1:  # of torchrun
-            code = _run_together(words)
-        else:
-            code = _end(lambda: carry_out(_parse(words)), partial(print, file=sys.stderr))
+        code = _end(partial(_run, words), partial(print, file=sys.stderr))
         if end_with is not None:
             end_with(code)
         return code
+
+
+def _run(words: Sequence[str]) -> int:
+    """Runs one command line, in one process or as one of several."""
+    return _run_together(words) if started_together() else carry_out(_parse(words))
 
 
 def _end(work: Callable[[], int], tell: Callable[[str], None]) -> int:
