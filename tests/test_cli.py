@@ -30,6 +30,7 @@ from helpers.commands import (
 from helpers.photos import draw, write_tree
 
 from lookalike.cli import tables
+from lookalike.cli.output import print_json
 from lookalike.config import BenchConfig, CheckConfig, EvaluateConfig, ExportConfig, TrainConfig
 from lookalike.config.recipes import read_recipe
 from lookalike.config.settings import config_from
@@ -1012,6 +1013,17 @@ def test_ctrl_c_sent_to_a_real_process_ends_it_with_130_and_a_way_to_go_on(
     assert files_below(photos / "out/weights") == ["encoder_epoch_01.pth"]
     history = [line.split()[:2] for line in finished.out.splitlines() if "epoch" in line]
     assert history[:2] == [["epoch", "0"], ["epoch", "1"]]
+
+
+def test_json_on_a_terminal_is_shown_and_comes_back_as_it_was(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    document = {"na\x9b31mme": ["\u202egpj.exe", "\x7f\x1b[2J", "\U000e0041", "\udce9", "日本 😀"]}
+    print_json(document)
+    printed = capsys.readouterr().out
+    assert printed.replace("\n", "").isprintable()
+    assert "日本 😀" in printed
+    assert json.loads(printed) == document
 
 
 TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}

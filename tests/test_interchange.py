@@ -231,7 +231,8 @@ def test_settings_that_would_do_nothing_are_refused(settings: Settings) -> None:
             run(settings(test=None, run="a.trec", qrels="b.trec", **extra))
 
 
-FORMULAS = ["=1+1.jpg", "+a.jpg", "-1/b.jpg", "@SUM.jpg", "\t=x.jpg", "\r=x.jpg", "\n=x.jpg"]
+FORMULAS = ["=1+1.jpg", "+a.jpg", "-1/b.jpg", "@SUM.jpg", "\t=x.jpg", "\r=x.jpg", "\n=x.jpg",
+            "\uff1d1.jpg", "\uff20SUM.jpg"]  # fmt: skip
 PLAIN = ["a=1.jpg", "'quoted'.jpg", "b/-1.jpg", "'", ""]
 
 
@@ -243,8 +244,8 @@ def test_no_cell_is_a_formula_and_all_names_come_back(tmp_path: Path) -> None:
     with open(path, newline="", encoding="utf-8") as file:
         _, *rows = list(csv.reader(file))
     cells = [cell for row in rows for cell in row]
-    assert not [cell for cell in cells if cell[:1] in tuple("=+-@\t\r\n") and cell]
-    assert [row[0] for row in rows][7 : 7 + len(PLAIN)] == PLAIN
+    assert not [cell for cell in cells if cell[:1] in tuple("=+-@\t\r\n\uff1d\uff20") and cell]
+    assert [row[0] for row in rows][len(FORMULAS) :][: len(PLAIN)] == PLAIN
     assert rows[0][1] == "'=HYPERLINK(1)"
     assert read_names_back(path) == names
 

@@ -37,8 +37,10 @@ MANIFEST = "manifest.json"
 _METADATA = b"lookalike"  # key in the metadata of a Parquet file's schema
 _TOLD = {"fingerprint", "model_name", "embedding", "dim"}  # of an embedder, by all files of ours
 _ROWS_AT_A_TIME = 2**16
-_FORMULA = re.compile(r"\A'*[=+\-@\t\r\n]")
-_QUOTED = re.compile(r"\A'(?='*[=+\-@\t\r\n])")
+# Spreadsheets of East Asian languages take the wide forms of these signs for the signs.
+_BEGINS_FORMULA = r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]"
+_FORMULA = re.compile(rf"\A{_BEGINS_FORMULA}")
+_QUOTED = re.compile(rf"\A'(?={_BEGINS_FORMULA})")
 
 
 def embedding_files(path: Path) -> list[Path]:
