@@ -33,7 +33,7 @@ from lookalike.model.encoder import CLIPEncoder
 from lookalike.progress import SilentProgress
 from lookalike.runtime.device import make_runtime
 from lookalike.training.checkpoints.folder import RunFolder
-from lookalike.training.checkpoints.saving import Checkpoints
+from lookalike.training.checkpoints.saving import Checkpoints, write_checkpoint
 from lookalike.training.data import TrainingImages
 from lookalike.training.history import TrainingState
 from lookalike.training.losses.supcon import SupConLoss
@@ -242,12 +242,32 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, tiny_clip: 
         ):
             save()
         assert "Free some room" in str(told.value)
+        assert os.strerror(errno.EFBIG) in str(told.value)  # not what torch's writer makes of it
         assert len(str(told.value).splitlines()) == 1
         assert path.read_bytes() == before
         assert names_in(path.parent) == ["encoder_epoch_01.pth"]
     with disk_with_room_for(len(before) + 100_000):
         save()
     assert torch.load(path, weights_only=True)["epoch"] == 1
+
+
+def test_ctrl_c_within_the_writing_of_a_checkpoint_is_ctrl_c(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lookalike.files.os.fsync", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        write_checkpoint(tmp_path / "a.pth", {"epoch": 1})
+
+    stopping = SimpleNamespace(write=stopped, flush=lambda: None)
+    monkeypatch.setattr(
+        "lookalike.training.checkpoints.saving.write_whole", lambda _, write: write(stopping)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        write_checkpoint(tmp_path / "a.pth", {"epoch": torch.zeros(9)})
+    assert names_in(tmp_path) == []
 
 
 def file_names() -> st.SearchStrategy[str]:
