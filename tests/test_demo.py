@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
-from helpers.commands import lookalike
+from helpers.commands import assert_refused, lookalike
 from helpers.limits import disk_with_room_for, posix_only
 from PIL import Image
 
@@ -59,6 +62,24 @@ def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="something other than a demo"):
         run.demo(tmp_path, seed=0, progress=SilentProgress())
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("words", [["demo"], ["export", "model"]])
+def test_a_folder_that_cannot_be_looked_into_is_one_line(
+    tmp_path: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "model").symlink_to(tiny_clip)
+    monkeypatch.chdir(tmp_path)
+    look = os.listdir
+
+    def closed(path: Any) -> list[str]:  # permissions do not bind the superuser
+        if Path(path).name == "closed":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return look(path)
+
+    monkeypatch.setattr(os, "listdir", closed)
+    assert_refused(lookalike(*words, "--out", "closed"), "cannot write", "closed: Permission")
 
 
 _DRAW = """

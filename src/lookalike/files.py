@@ -115,6 +115,18 @@ def writable_folder(folder: Path) -> Path:
     return folder
 
 
+def names_in(folder: Path) -> set[str]:
+    """Returns the names in a folder to write to, none where it is not there yet; raises OutputError
+    where it cannot be looked into.
+    """
+    try:
+        return set(os.listdir(folder))
+    except FileNotFoundError:
+        return set()
+    except OSError as error:
+        raise OutputError(explain(folder, error, before="")) from error
+
+
 @contextmanager
 def written_together(folder: Path, below: str, *, outdated: Iterable[Path] = ()) -> Iterator[Path]:
     """Files that belong together: yields a folder to write `below/NAME` in, and at the end of the

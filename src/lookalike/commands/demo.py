@@ -14,7 +14,7 @@ from lookalike.config import TrainConfig
 from lookalike.demo.catalogue import write_catalogue
 from lookalike.demo.sheet import write_sheet
 from lookalike.errors import OutputError, first_line
-from lookalike.files import explain, shown
+from lookalike.files import explain, names_in, shown
 from lookalike.locking import LOCK_FILE, sole_writer
 from lookalike.model.pretrained import quiet_transformers
 from lookalike.progress import Progress
@@ -86,9 +86,7 @@ def _draw(images: Path, seed: int, progress: Progress) -> None:
 
 def _check_free(out: Path) -> None:
     """Raises where `out` holds something that a demo may not replace."""
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{shown(out)} is a file; give a folder with --out")
-    names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    names = names_in(out)
     if names - {LOCK_FILE} and _MARK not in names:
         raise OutputError(
             f"{shown(out)} holds something other than a demo; choose another folder with --out"
