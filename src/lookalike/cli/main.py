@@ -22,7 +22,7 @@ from lookalike.cli.process import (
 from lookalike.cli.verb import carry_out
 from lookalike.cli.verbs import VERBS
 from lookalike.errors import ConfigError, Interrupted, LookalikeError
-from lookalike.files import shown
+from lookalike.files import briefly, shown
 from lookalike.runtime.launch import started_together
 
 USAGE_ERROR, INTERRUPTED = 2, 130
@@ -64,6 +64,12 @@ def _end(work: Callable[[], int], tell: Callable[[str], None]) -> int:
         return INTERRUPTED
     except LookalikeError as error:
         tell(f"lookalike: {shown(str(error))}")
+        return USAGE_ERROR
+    except PermissionError as error:  # of a folder: pathlib raises it when asked what is there
+        if error.filename is None:
+            raise
+        where = briefly(os.fsdecode(error.filename), 300)
+        tell(f"lookalike: cannot look at {where}: {error.strerror}; ask its owner, or name another")
         return USAGE_ERROR
     except BrokenPipeError:  # whoever read the results, such as `head`, has seen enough
         forget_unprinted()

@@ -156,7 +156,7 @@ def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
     """Writes a checkpoint, whole; raises OutputError where it cannot be written."""
 
     def write(file: IO[bytes]) -> None:
-        remembering = _Remembering(file)
+        remembering: Any = _Remembering(file)
         try:
             torch.save(checkpoint, remembering)
         except RuntimeError:
