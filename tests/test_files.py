@@ -26,6 +26,7 @@ from lookalike.files import (
     writable_folder,
     write_folder_whole,
     write_json,
+    write_text,
     write_whole,
     written_together,
 )
@@ -268,6 +269,22 @@ def test_ctrl_c_within_the_writing_of_a_checkpoint_is_ctrl_c(
     with pytest.raises(KeyboardInterrupt):
         write_checkpoint(tmp_path / "a.pth", {"epoch": torch.zeros(9)})
     assert names_in(tmp_path) == []
+
+
+@posix_only
+def test_an_error_names_the_file_as_it_would_have_been(tmp_path: Path) -> None:
+    out = tmp_path / "ou\nt"
+    with (
+        disk_with_room_for(10),
+        pytest.raises(OutputError) as together,
+        written_together(out, "results") as folder,
+    ):
+        write_text(folder / "results" / "metrics.json", "x" * 100)
+    with disk_with_room_for(10), pytest.raises(OutputError) as whole:
+        write_folder_whole(out / "export", lambda new: write_text(new / "card.md", "x" * 100))
+    for told, name in ((together, "results/metrics.json"), (whole, "export/card.md")):
+        start = f"cannot write {tmp_path}/ou\\nt/{name}: "
+        assert str(told.value).startswith(start + os.strerror(errno.EFBIG))
 
 
 def file_names() -> st.SearchStrategy[str]:

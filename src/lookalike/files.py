@@ -78,8 +78,8 @@ def write_folder_whole(folder: Path, write: Callable[[Path], None]) -> None:
             os.replace(folder, earlier)
             os.replace(temporary, folder)
         _sync_folder(folder.parent)
-    except OutputError:
-        raise  # says it already
+    except OutputError as error:
+        raise _named(error, temporary.name, folder.name) from error
     except OSError as error:
         raise OutputError(explain(folder, error)) from error
     finally:
@@ -149,8 +149,8 @@ def written_together(folder: Path, below: str, *, outdated: Iterable[Path] = ())
             _put_in_place(new, old)
             raise
         _sync_folder(folder / below)
-    except OutputError:
-        raise  # says it already
+    except OutputError as error:
+        raise _named(error, temporary, folder) from error
     except OSError as error:
         raise OutputError(explain(folder / below, error, before="")) from error
     finally:
@@ -174,6 +174,13 @@ def remove_half_written(folder: Path) -> None:
             path.unlink(missing_ok=True)
         elif path.name.startswith(f".{_TOGETHER}."):  # not a folder that is written whole
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _named(
+    error: OutputError, temporary: str | os.PathLike[str], final: str | os.PathLike[str]
+) -> OutputError:
+    """Returns an error as it is about the name that people know."""
+    return OutputError(str(error).replace(shown(temporary), shown(final)))
 
 
 def _beside(path: Path, mark: str, end: str) -> Path:
