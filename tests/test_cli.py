@@ -825,7 +825,7 @@ def test_nothing_is_overwritten_by_a_run_that_cannot_start(
 def test_somebody_elses_folder_is_no_place_for_the_demo(tmp_path: Path) -> None:
     (tmp_path / "letters.txt").write_text("dear")
     assert_refused(lookalike("demo", "--out", tmp_path), "choose another folder with --out")
-    assert_refused(lookalike("demo", "--out", tmp_path / "letters.txt"), "is a file")
+    assert_refused(lookalike("demo", "--out", tmp_path / "letters.txt"), "Choose a folder, not a file")
     assert files_below(tmp_path) == ["letters.txt"]
 
 
