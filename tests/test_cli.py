@@ -30,6 +30,7 @@ from helpers.commands import (
 from helpers.photos import draw, write_tree
 
 from lookalike.cli import tables
+from lookalike.cli.output import print_json
 from lookalike.config import BenchConfig, CheckConfig, EvaluateConfig, ExportConfig, TrainConfig
 from lookalike.config.recipes import read_recipe
 from lookalike.config.settings import config_from
@@ -824,7 +825,8 @@ def test_nothing_is_overwritten_by_a_run_that_cannot_start(
 def test_somebody_elses_folder_is_no_place_for_the_demo(tmp_path: Path) -> None:
     (tmp_path / "letters.txt").write_text("dear")
     assert_refused(lookalike("demo", "--out", tmp_path), "choose another folder with --out")
-    assert_refused(lookalike("demo", "--out", tmp_path / "letters.txt"), "is a file")
+    file = tmp_path / "letters.txt"
+    assert_refused(lookalike("demo", "--out", file), "Choose a folder, not a file")
     assert files_below(tmp_path) == ["letters.txt"]
 
 
@@ -1012,3 +1014,50 @@ def test_ctrl_c_sent_to_a_real_process_ends_it_with_130_and_a_way_to_go_on(
     assert files_below(photos / "out/weights") == ["encoder_epoch_01.pth"]
     history = [line.split()[:2] for line in finished.out.splitlines() if "epoch" in line]
     assert history[:2] == [["epoch", "0"], ["epoch", "1"]]
+
+
+def test_json_on_a_terminal_is_shown_and_comes_back_as_it_was(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    document = {"na\x9b31mme": ["\u202egpj.exe", "\x7f\x1b[2J", "\U000e0041", "\udce9", "日本 😀"]}
+    print_json(document)
+    printed = capsys.readouterr().out
+    assert printed.replace("\n", "").isprintable()
+    assert "日本 😀" in printed
+    assert json.loads(printed) == document
+
+
+TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WORLD_SIZE", "abc"),
+        ("WORLD_SIZE", "-2"),
+        ("WORLD_SIZE", "9" * 5000),
+        ("RANK", "2"),
+        ("RANK", "0.5"),
+        ("MASTER_PORT", "abc"),
+        ("MASTER_PORT", "65536"),
+        ("LOCAL_RANK", ""),
+        ("LOCAL_WORLD_SIZE", "\x1b[2J"),
+    ],
+)
+def test_an_environment_that_torchrun_never_makes_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    for key, one in {**TORCHRUN, name: value}.items():
+        monkeypatch.setenv(key, one)
+    assert_refused(lookalike("recipes"), f"environment variable {name} is", "torchrun")
+
+
+@pytest.mark.parametrize("value", ["abc", "2", ""])
+def test_a_world_size_without_the_rest_is_not_of_torchrun(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", value)
+    monkeypatch.setenv("RANK", "1")
+    outcome = lookalike("recipes")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "strong" in outcome.out

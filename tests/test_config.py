@@ -172,6 +172,13 @@ def test_later_mappings_win_and_dashes_are_underscores() -> None:
     assert (config.learning_rate, config.top_k, config.seed) == (1e-4, 9, 5)
 
 
+def test_two_names_of_one_option_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("top-k: 3\nseed: 1\ntop_k: 5\n")
+    with pytest.raises(ConfigError, match="'top-k' and 'top_k' are one option"):
+        config_from(TrainConfig, read_recipe(path))
+
+
 @pytest.mark.parametrize(
     ("name", "given_value", "value"),
     [

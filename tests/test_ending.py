@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import io
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +19,8 @@ from typing import IO, Any
 
 import psutil
 import pytest
-from helpers.commands import MACHINE, files_below, lookalike
-from helpers.limits import posix_only
+from helpers.commands import MACHINE, assert_refused, files_below, lookalike
+from helpers.limits import linux_only, posix_only
 
 from lookalike.cli import main as command_line
 from lookalike.cli.process import signals_as_ctrl_c, usable_streams
@@ -125,6 +127,41 @@ def test_a_signal_that_asks_to_stop_ends_any_command_with_130_and_one_line(
     outcome = lookalike("recipes")
     assert (outcome.code, outcome.out, outcome.err) == (130, "", "lookalike: stopped\n")
     assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)] == before
+
+
+def test_a_folder_that_is_not_to_be_looked_into_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def closed(_: argparse.Namespace) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", "/shared/\x1b[2Jmodel/config.json")
+
+    monkeypatch.setattr(command_line, "carry_out", closed)
+    assert_refused(lookalike("recipes"), "\\x1b[2Jmodel/config.json: Permission denied")
+
+
+@linux_only
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "posix" and os.geteuid() != 0, reason="gives up powers")
+def test_what_may_not_be_read_is_one_line(photos: Path, tiny_clip: Path, tmp_path: Path) -> None:
+    # The superuser may, but for the powers that are given up here.
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        pytest.skip("needs setpriv")
+    folder = shutil.copytree(tiny_clip, tmp_path / "model")
+    checkpoint = tmp_path / "encoder_epoch_01.pth"
+    checkpoint.write_bytes(b"PK")
+    for path, mode in ((folder, 0o600), (checkpoint, 0)):
+        path.chmod(mode)
+        done = subprocess.run(
+            [setpriv, "--bounding-set=-dac_override,-dac_read_search", sys.executable, "-m",
+             "lookalike", "evaluate", "--test", photos / "test", "--model-name", path,
+             "--out", tmp_path / "o"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        path.chmod(0o700)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.splitlines()[-1].startswith("lookalike: ")
+        assert "Permission denied" in done.stderr
 
 
 @posix_only

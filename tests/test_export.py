@@ -382,7 +382,7 @@ def test_a_folder_that_is_no_export_is_never_touched(tiny_clip: Path, tmp_path: 
     for overwrite in (False, True):
         with pytest.raises(OutputError, match="photos already exists and is not a Lookalike exp"):
             export(tiny_clip, tmp_path / "photos", overwrite=overwrite)
-    with pytest.raises(OutputError, match="already exists"):
+    with pytest.raises(OutputError, match="Choose a folder, not a file, with --out"):
         export(tiny_clip, tmp_path / "photos" / "mine.png", overwrite=True)
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["mine.png"]
 

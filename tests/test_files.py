@@ -26,6 +26,7 @@ from lookalike.files import (
     writable_folder,
     write_folder_whole,
     write_json,
+    write_text,
     write_whole,
     written_together,
 )
@@ -33,7 +34,7 @@ from lookalike.model.encoder import CLIPEncoder
 from lookalike.progress import SilentProgress
 from lookalike.runtime.device import make_runtime
 from lookalike.training.checkpoints.folder import RunFolder
-from lookalike.training.checkpoints.saving import Checkpoints
+from lookalike.training.checkpoints.saving import Checkpoints, write_checkpoint
 from lookalike.training.data import TrainingImages
 from lookalike.training.history import TrainingState
 from lookalike.training.losses.supcon import SupConLoss
@@ -242,12 +243,48 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, tiny_clip: 
         ):
             save()
         assert "Free some room" in str(told.value)
+        assert os.strerror(errno.EFBIG) in str(told.value)  # not what torch's writer makes of it
         assert len(str(told.value).splitlines()) == 1
         assert path.read_bytes() == before
         assert names_in(path.parent) == ["encoder_epoch_01.pth"]
     with disk_with_room_for(len(before) + 100_000):
         save()
     assert torch.load(path, weights_only=True)["epoch"] == 1
+
+
+def test_ctrl_c_within_the_writing_of_a_checkpoint_is_ctrl_c(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lookalike.files.os.fsync", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        write_checkpoint(tmp_path / "a.pth", {"epoch": 1})
+
+    stopping = SimpleNamespace(write=stopped, flush=lambda: None)
+    monkeypatch.setattr(
+        "lookalike.training.checkpoints.saving.write_whole", lambda _, write: write(stopping)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        write_checkpoint(tmp_path / "a.pth", {"epoch": torch.zeros(9)})
+    assert names_in(tmp_path) == []
+
+
+@posix_only
+def test_an_error_names_the_file_as_it_would_have_been(tmp_path: Path) -> None:
+    out = tmp_path / "ou\nt"
+    with (
+        disk_with_room_for(10),
+        pytest.raises(OutputError) as together,
+        written_together(out, "results") as folder,
+    ):
+        write_text(folder / "results" / "metrics.json", "x" * 100)
+    with disk_with_room_for(10), pytest.raises(OutputError) as whole:
+        write_folder_whole(out / "export", lambda new: write_text(new / "card.md", "x" * 100))
+    for told, name in ((together, "results/metrics.json"), (whole, "export/card.md")):
+        start = f"cannot write {tmp_path}/ou\\nt/{name}: "
+        assert str(told.value).startswith(start + os.strerror(errno.EFBIG))
 
 
 def file_names() -> st.SearchStrategy[str]:
@@ -357,6 +394,31 @@ def test_files_written_together_never_lie_beside_old_ones(
             write_whole(folder / "results" / str(number), writer_of(b"new"))
         monkeypatch.setattr(os, "replace", watched)
     assert seen == [[], [b"new"], [b"new"] * 2]
+
+
+def test_files_written_together_are_all_in_place_where_ctrl_c_comes_too_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, replace = tmp_path / "results", os.replace
+    for name in ("a", "b", "outdated"):
+        write_whole(results / name, writer_of(b"old"))
+    stops = iter([False, True, False])
+
+    def stopped(source: Any, target: Any) -> None:
+        replace(source, target)
+        if next(stops):
+            raise KeyboardInterrupt
+
+    def write() -> None:
+        with written_together(tmp_path, "results", outdated=[results / "outdated"]) as folder:
+            for name in ("a", "b", "c"):
+                write_whole(folder / "results" / name, writer_of(b"new"))
+            monkeypatch.setattr(os, "replace", stopped)
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    found = {path.name: path.read_bytes() for path in results.iterdir()}
+    assert found == dict.fromkeys("abc", b"new")
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])

@@ -172,13 +172,67 @@ def test_nothing_is_replaced_and_no_time_is_lost_before_the_missing_package_is_n
     assert list(results.iterdir()) == []
 
 
+@pytest.fixture
+def everything_written(settings: Settings, tmp_path: Path) -> Path:
+    """The folder of an evaluation that wrote all that can be asked for, of two models."""
+    run(settings(trec=True, save_embeddings="npy"))
+    results = tmp_path / "out" / "results"
+    for name in ("run_epoch_01.trec", "embeddings_epoch_01_test.npy", "run_epoch_00.trec.bak"):
+        (results / name).write_text("of another model, or of nobody")
+    return results
+
+
+def test_what_was_asked_for_before_does_not_outlive_the_results_it_belongs_to(
+    settings: Settings, everything_written: Path
+) -> None:
+    run(settings(overwrite=True, save_embeddings="npy"))
+    assert sorted(path.name for path in everything_written.iterdir()) == [
+        "embeddings_epoch_00_test.csv",
+        "embeddings_epoch_00_test.json",
+        "embeddings_epoch_00_test.npy",
+        "embeddings_epoch_01_test.npy",
+        "metrics_epoch_00.json",
+        "retrieval_results_epoch_00.json",
+        "run_epoch_00.trec.bak",
+        "run_epoch_01.trec",
+    ]
+    run(settings(overwrite=True))
+    left = {path.name for path in everything_written.iterdir() if "epoch_00_" in path.name}
+    assert left == set()
+
+
+def test_embeddings_that_are_measured_are_not_removed(
+    settings: Settings, everything_written: Path
+) -> None:
+    path = everything_written / "embeddings_epoch_00_test.npy"
+    before = path.read_bytes()
+    with pytest.raises(OutputError, match="already exists"):
+        run(settings(test_embeddings=str(path)))
+    run(settings(test_embeddings=str(path), overwrite=True))
+    assert path.read_bytes() == before
+    assert path.with_suffix(".csv").is_file()
+    assert not (everything_written / "run_epoch_00.trec").exists()
+
+
+def test_results_do_not_come_beside_files_of_others_unasked(
+    settings: Settings, tmp_path: Path
+) -> None:
+    path = tmp_path / "out" / "results" / "run_epoch_00.trec"
+    path.parent.mkdir(parents=True)
+    path.write_text("precious")
+    with pytest.raises(OutputError, match=f"{path.name} already exists"):
+        run(settings())
+    assert path.read_text() == "precious"
+
+
 def test_settings_that_would_do_nothing_are_refused(settings: Settings) -> None:
     for extra in ({"trec": True}, {"holdout_classes": "0.5"}, {"save_embeddings": "npy"}):
         with pytest.raises(ConfigError, match=f"leave {next(iter(extra))} out"):
             run(settings(test=None, run="a.trec", qrels="b.trec", **extra))
 
 
-FORMULAS = ["=1+1.jpg", "+a.jpg", "-1/b.jpg", "@SUM.jpg", "\t=x.jpg", "\r=x.jpg", "\n=x.jpg"]
+FORMULAS = ["=1+1.jpg", "+a.jpg", "-1/b.jpg", "@SUM.jpg", "\t=x.jpg", "\r=x.jpg", "\n=x.jpg",
+            "\uff1d1.jpg", "\uff20SUM.jpg"]  # fmt: skip
 PLAIN = ["a=1.jpg", "'quoted'.jpg", "b/-1.jpg", "'", ""]
 
 
@@ -190,8 +244,8 @@ def test_no_cell_is_a_formula_and_all_names_come_back(tmp_path: Path) -> None:
     with open(path, newline="", encoding="utf-8") as file:
         _, *rows = list(csv.reader(file))
     cells = [cell for row in rows for cell in row]
-    assert not [cell for cell in cells if cell[:1] in tuple("=+-@\t\r\n") and cell]
-    assert [row[0] for row in rows][7 : 7 + len(PLAIN)] == PLAIN
+    assert not [cell for cell in cells if cell[:1] in tuple("=+-@\t\r\n\uff1d\uff20") and cell]
+    assert [row[0] for row in rows][len(FORMULAS) :][: len(PLAIN)] == PLAIN
     assert rows[0][1] == "'=HYPERLINK(1)"
     assert read_names_back(path) == names
 

@@ -14,7 +14,11 @@ from lookalike.evaluation.interpolation import (
     read_trade_off,
     write_trade_off,
 )
-from lookalike.evaluation.results import find_results, interpolation_file
+from lookalike.evaluation.results import (
+    find_results,
+    interpolation_file,
+    remove_mixture_results,
+)
 
 Table = list[tuple[float, float, float | None]]
 
@@ -105,6 +109,17 @@ def test_a_trade_off_comes_back_as_it_was_and_only_for_its_run(tmp_path: Path) -
         assert read_trade_off(path, "another") is None
         assert json.loads(path.read_text())["chosen"] == 0.5
     assert find_results(tmp_path) == [path]
+    on_request = ["run_interpolated.trec", "embeddings_interpolated_query.npy"]
+    others = ["run_mine.trec", "embeddings_interpolated_mine.npy"]
+    for name in ["embeddings_epoch_01_test.csv", *on_request, *others]:
+        (path.parent / name).touch()
+    found = [one.name for one in find_results(tmp_path)]
+    assert found == [path.name, "embeddings_epoch_01_test.csv", *sorted(on_request)]
+    remove_mixture_results(tmp_path)
+    assert {one.name for one in path.parent.iterdir()} == {
+        "embeddings_epoch_01_test.csv",
+        *others,
+    }
 
 
 @pytest.mark.parametrize("content", ["cut o", "[]", '{"run": "a run", "mixtures": [{"beta": 1}]}'])

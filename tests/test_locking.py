@@ -147,6 +147,25 @@ def test_a_lock_that_is_a_link_leads_to_no_other_file(tmp_path: Path) -> None:
     assert (tmp_path / "precious").read_text() == "of somebody else's"
 
 
+@posix_only
+@pytest.mark.parametrize("what", ["hard link", "pipe", "device"])
+def test_a_lock_that_is_another_file_under_its_name_is_left_alone(
+    tmp_path: Path, what: str
+) -> None:
+    precious, lock = tmp_path / "precious", tmp_path / LOCK_FILE
+    precious.write_text("of somebody else's")
+    if what == "hard link":
+        lock.hardlink_to(precious)
+    elif what == "pipe":
+        os.mkfifo(lock)
+    else:
+        lock.symlink_to(os.devnull)
+    with pytest.raises(OutputError, match=rf"{LOCK_FILE}.*--out"), sole_writer(tmp_path):
+        pass
+    assert precious.read_text() == "of somebody else's"
+    assert os.path.lexists(lock)
+
+
 def test_what_killed_processes_left_beside_a_folder_is_removed(tmp_path: Path) -> None:
     for name in (".x.12345678.lookalike-tmp", ".x.12345678.lookalike-old",
                  ".x.y.12345678.lookalike-tmp", "x"):  # fmt: skip

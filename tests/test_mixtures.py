@@ -265,11 +265,13 @@ def test_a_mixture_is_evaluated_under_its_own_name(
 ) -> None:
     result = lookalike.evaluate(
         EvaluateConfig(model_name=str(photos / "out/weights/encoder_interpolated.pth"),
-                       test=str(photos / "test"), out=str(photos / "again"), num_workers=0),
+                       test=str(photos / "test"), out=str(photos / "again"), num_workers=0,
+                       trec=True),
         progress=SilentProgress(),
     )  # fmt: skip
     assert sorted(path.name for path in result.files) == [
-        "metrics_interpolated.json", "report.html", "retrieval_results_interpolated.json"
+        "metrics_interpolated.json", "qrels_interpolated.trec", "report.html",
+        "retrieval_results_interpolated.json", "run_interpolated.trec"
     ]  # fmt: skip
     document = json.loads((photos / "again/results/metrics_interpolated.json").read_text())
     assert document["alpha"] == mixed[1].trade_off.chosen.alpha

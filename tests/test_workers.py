@@ -18,8 +18,9 @@ import psutil
 import pytest
 from helpers.readers import TroubledReader
 
-from lookalike.data.reading import workers
+from lookalike.data.reading import serving, workers
 from lookalike.data.reading.reader import Batch, Request
+from lookalike.data.reading.shared import SharedBlock
 from lookalike.data.reading.workers import WorkerPool
 from lookalike.errors import DataError
 
@@ -214,6 +215,35 @@ def test_processes_end_with_their_pool_even_stopped_ones(make_pool: MakePool) ->
     mine = [one._process for one in pool._workers]
     del batches, pool
     assert not any(process.is_alive() for process in mine)
+
+
+def test_a_pool_stopped_while_its_processes_start_ends_without_a_word(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(_: multiprocessing.process.BaseProcess) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", stopped)
+    pool = make_pool({}, 2)  # the second one is not even begun
+    with pytest.raises(KeyboardInterrupt):
+        next(pool.read(requests([1])))
+    workers._stop_all(pool._workers)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_process_that_reads_ends_without_a_word_where_nobody_listens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, theirs = multiprocessing.Pipe()
+    ours.close()
+    monkeypatch.setattr(serving, "_take", lambda *_: None)  # it may come second
+    block = SharedBlock(serving.SLOTS_START, in_memory=False)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        reader: Any = TroubledReader({}, Path())
+        serving.serve(theirs, reader, block, (0, 0))
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 MAIN = """

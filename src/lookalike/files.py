@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -78,8 +78,8 @@ def write_folder_whole(folder: Path, write: Callable[[Path], None]) -> None:
             os.replace(folder, earlier)
             os.replace(temporary, folder)
         _sync_folder(folder.parent)
-    except OutputError:
-        raise  # says it already
+    except OutputError as error:
+        raise _named(error, temporary.name, folder.name) from error
     except OSError as error:
         raise OutputError(explain(folder, error)) from error
     finally:
@@ -115,11 +115,24 @@ def writable_folder(folder: Path) -> Path:
     return folder
 
 
+def names_in(folder: Path) -> set[str]:
+    """Returns the names in a folder to write to, none where it is not there yet; raises OutputError
+    where it cannot be looked into.
+    """
+    try:
+        return set(os.listdir(folder))
+    except FileNotFoundError:
+        return set()
+    except OSError as error:
+        raise OutputError(explain(folder, error, before="")) from error
+
+
 @contextmanager
-def written_together(folder: Path, below: str) -> Iterator[Path]:
+def written_together(folder: Path, below: str, *, outdated: Iterable[Path] = ()) -> Iterator[Path]:
     """Files that belong together: yields a folder to write `below/NAME` in, and at the end of the
-    block puts them all in their places below `folder`. Old files of these names are removed first,
-    so that old and new ones never lie side by side, and stay if anything fails within the block.
+    block puts them all in their places below `folder`. Old files of these names, and those that
+    are `outdated` by them, are removed first, so that old and new ones never lie side by side, and
+    stay if anything fails within the block.
 
     Raises:
         OutputError: the files cannot be put there.
@@ -129,17 +142,29 @@ def written_together(folder: Path, below: str) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         yield temporary
         new = [(path, folder / below / path.name) for path in (temporary / below).iterdir()]
-        for _, place in new:
-            place.unlink(missing_ok=True)
-        for path, place in new:
-            os.replace(path, place)
+        old = [*outdated, *(place for _, place in new)]
+        try:
+            _put_in_place(new, old)
+        except KeyboardInterrupt:  # too late: some of the old ones are gone
+            _put_in_place(new, old)
+            raise
         _sync_folder(folder / below)
-    except OutputError:
-        raise  # says it already
+    except OutputError as error:
+        raise _named(error, temporary, folder) from error
     except OSError as error:
         raise OutputError(explain(folder / below, error, before="")) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _put_in_place(new: list[tuple[Path, Path]], old: list[Path]) -> None:
+    """Removes old files, and moves new ones to their places; goes on where it was stopped."""
+    left = [(path, place) for path, place in new if path.exists()]
+    if len(left) == len(new):
+        for path in old:
+            path.unlink(missing_ok=True)
+    for path, place in left:
+        os.replace(path, place)
 
 
 def remove_half_written(folder: Path) -> None:
@@ -149,6 +174,13 @@ def remove_half_written(folder: Path) -> None:
             path.unlink(missing_ok=True)
         elif path.name.startswith(f".{_TOGETHER}."):  # not a folder that is written whole
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _named(
+    error: OutputError, temporary: str | os.PathLike[str], final: str | os.PathLike[str]
+) -> OutputError:
+    """Returns an error as it is about the name that people know."""
+    return OutputError(str(error).replace(shown(temporary), shown(final)))
 
 
 def _beside(path: Path, mark: str, end: str) -> Path:

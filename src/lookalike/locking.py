@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -95,8 +96,20 @@ def _open_locked(path: Path, what: Path) -> IO[str]:
 
 
 def _open_no_link(path: str, flags: int) -> int:
-    """Opens a file itself: through a link in a folder of somebody else's another would be lost."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    """Opens a file of no other name: through a link in a folder of somebody else's another file
+    would be lost.
+    """
+    # What is no file, such as a pipe, is not waited for.
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    descriptor = os.open(path, flags, 0o666)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        os.close(descriptor)
+        raise OutputError(
+            f"{shown(path)} is not a lock of Lookalike's, but a link to another file, or no file "
+            "at all; remove it, or choose another folder with --out."
+        )
+    return descriptor
 
 
 def _lies_at(file: IO[str], path: Path) -> bool:

@@ -22,7 +22,8 @@ from lookalike.cli.process import (
 from lookalike.cli.verb import carry_out
 from lookalike.cli.verbs import VERBS
 from lookalike.errors import ConfigError, Interrupted, LookalikeError
-from lookalike.files import shown
+from lookalike.files import briefly, shown
+from lookalike.runtime.launch import started_together
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 
@@ -43,13 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         quick_start()
         end_with = quick_end()
     with usable_streams(), signals_as_ctrl_c():
-        if int(os.environ.get("WORLD_SIZE") or 1) > 1:  # of torchrun
-            code = _run_together(words)
-        else:
-            code = _end(lambda: carry_out(_parse(words)), partial(print, file=sys.stderr))
+        code = _end(partial(_run, words), partial(print, file=sys.stderr))
         if end_with is not None:
             end_with(code)
         return code
+
+
+def _run(words: Sequence[str]) -> int:
+    """Runs one command line, in one process or as one of several."""
+    return _run_together(words) if started_together() else carry_out(_parse(words))
 
 
 def _end(work: Callable[[], int], tell: Callable[[str], None]) -> int:
@@ -61,6 +64,12 @@ def _end(work: Callable[[], int], tell: Callable[[str], None]) -> int:
         return INTERRUPTED
     except LookalikeError as error:
         tell(f"lookalike: {shown(str(error))}")
+        return USAGE_ERROR
+    except PermissionError as error:  # of a folder: pathlib raises it when asked what is there
+        if error.filename is None:
+            raise
+        where = briefly(os.fsdecode(error.filename), 300)
+        tell(f"lookalike: cannot look at {where}: {error.strerror}; ask its owner, or name another")
         return USAGE_ERROR
     except BrokenPipeError:  # whoever read the results, such as `head`, has seen enough
         forget_unprinted()

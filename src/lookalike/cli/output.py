@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
+from typing import Any
 
 from lookalike.errors import OutputError
 from lookalike.files import printable
@@ -22,6 +24,23 @@ def print_utf8(text: str) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")
     emit(text.encode("utf-8", "backslashreplace").decode("utf-8"))
+
+
+def print_json(document: Any) -> None:
+    """Prints one JSON document: readable, with the escapes of JSON for what cannot be shown, which
+    a terminal might obey, and for what is no Unicode.
+    """
+    text = json.dumps(document, ensure_ascii=False, indent=2)
+    if not text.replace("\n", "").isprintable():
+        text = "".join(map(_in_json, text))
+    print_utf8(text + "\n")
+
+
+def _in_json(character: str) -> str:
+    """Returns a character of a JSON document as it is, or within a string as its escape."""
+    if character.isprintable() or character == "\n":
+        return character
+    return json.dumps(character)[1:-1]
 
 
 def emit(text: str) -> None:

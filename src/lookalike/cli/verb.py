@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from importlib import import_module
@@ -13,7 +12,7 @@ from typing import Any
 
 from lookalike.cli.flags import Parser, add_options
 from lookalike.cli.inputs import look_at_inputs
-from lookalike.cli.output import print_utf8
+from lookalike.cli.output import print_json, print_utf8
 from lookalike.cli.tables import tell_unreadable
 from lookalike.config.recipes import read_recipe
 from lookalike.config.settings import config_from, format_recipe
@@ -98,7 +97,7 @@ def carry_out(given: argparse.Namespace) -> int:
     if result is None:
         return 0
     if given.json:
-        print_utf8(json.dumps(verb.document(result), ensure_ascii=False, indent=2) + "\n")
+        print_json(verb.document(result))
     else:
         verb.show(result)
     tell_unreadable(getattr(result, "unreadable", ()), verb.unreadable_in)

@@ -6,14 +6,15 @@ import os
 import shutil
 from pathlib import Path
 
+from safetensors import SafetensorError
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from lookalike.commands.train import train
 from lookalike.config import TrainConfig
 from lookalike.demo.catalogue import write_catalogue
 from lookalike.demo.sheet import write_sheet
-from lookalike.errors import OutputError
-from lookalike.files import shown
+from lookalike.errors import OutputError, first_line
+from lookalike.files import explain, names_in, shown
 from lookalike.locking import LOCK_FILE, sole_writer
 from lookalike.model.pretrained import quiet_transformers
 from lookalike.progress import Progress
@@ -39,9 +40,18 @@ def demo(out: Path, *, seed: int, progress: Progress) -> TrainResult:
     images = out / "images"
     _check_free(out)
     with sole_writer(out):  # `train` is the writer after that
-        _make_room(out)
-        _draw(images, seed, progress)
-        encoder = _random_encoder(out / "toy-clip", seed)
+        _check_free(out)  # nobody else can write there any more
+        try:
+            _make_room(out)
+            _draw(images, seed, progress)
+            encoder = _random_encoder(out / "toy-clip", seed)
+        except OutputError:
+            raise  # says it already
+        except OSError as error:
+            raise OutputError(explain(out, error, before="")) from error
+        except SafetensorError as error:  # reports a full disk in its own way
+            raise OutputError(f"cannot write {shown(out)}: {first_line(error)}. Free some room, or "
+                              "choose another disk with --out") from error  # fmt: skip
     config = TrainConfig(
         train=str(images / "train"), query=str(images / "test" / "query"),
         gallery=str(images / "test" / "gallery"), out=str(out), seed=seed, model_name=str(encoder),
@@ -76,9 +86,7 @@ def _draw(images: Path, seed: int, progress: Progress) -> None:
 
 def _check_free(out: Path) -> None:
     """Raises where `out` holds something that a demo may not replace."""
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{shown(out)} is a file; give a folder with --out")
-    names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    names = names_in(out)
     if names - {LOCK_FILE} and _MARK not in names:
         raise OutputError(
             f"{shown(out)} holds something other than a demo; choose another folder with --out"

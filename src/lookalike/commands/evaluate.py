@@ -19,21 +19,15 @@ from lookalike.data.reading.content import require_pyarrow
 from lookalike.embedding.embedder import make_embedder
 from lookalike.embedding.interchange import (
     embedder_of_both,
-    embedding_files,
     load_embeddings,
     rows_of_images,
     save_embeddings,
 )
 from lookalike.embedding.shards import open_shards
-from lookalike.errors import ConfigError, DataError, OutputError
+from lookalike.errors import ConfigError, DataError
+from lookalike.evaluation.outputs import plan_files, refuse_existing, refuse_to_replace
 from lookalike.evaluation.protocol import Holdout, Protocol, load_protocol
-from lookalike.evaluation.results import (
-    metrics_document,
-    mixture_files,
-    report_file,
-    result_files,
-    write_results,
-)
+from lookalike.evaluation.results import metrics_document, report_file, write_results
 from lookalike.evaluation.retrieval import (
     Retrieval,
     evaluate_encoder,
@@ -131,8 +125,8 @@ def _evaluate(config: EvaluateConfig, progress: Progress, world: World) -> Evalu
     for warning in protocol.warnings():
         progress.warn(warning)
     epoch, mixture = int(checkpoint.get("epoch", 0)), checkpoint.get("interpolation")
-    planned = _plan(config, protocol, out, epoch, of_mixture=mixture is not None)
-    _refuse_to_replace(planned.files, config)
+    planned = plan_files(config, protocol, out, epoch, of_mixture=mixture is not None)
+    refuse_to_replace(planned, config)
     if given:
         found = _measure_given(config, protocol, progress)
     else:
@@ -142,11 +136,11 @@ def _evaluate(config: EvaluateConfig, progress: Progress, world: World) -> Evalu
     about |= text_document(found.text_scores) | ({"alpha": mixture["alpha"]} if mixture else {})
 
     def write() -> list[Path]:
-        _refuse_to_replace(planned.files, config)  # much may have happened since
-        with written_together(out, "results") as folder:
+        outdated = refuse_to_replace(planned, config)  # again: much may have happened since
+        with written_together(out, "results", outdated=outdated) as folder:
             one = (folder, epoch, retrieval, protocol)
             write_results(*one, about=about, of_mixture=mixture is not None)
-            plan = _plan(config, protocol, folder, epoch, of_mixture=mixture is not None)
+            plan = plan_files(config, protocol, folder, epoch, of_mixture=mixture is not None)
             if plan.trec:
                 write_trec(*plan.trec, retrieval)
             for side, path in plan.embeddings.items():
@@ -266,41 +260,12 @@ def _given(path: Path, images: ImageSet, ids: list[int], progress: Progress) -> 
     return _Given(Rows(shards.embeddings, None if everything else order), images, ids, unreadable)
 
 
-class _Planned(NamedTuple):
-    """The files that an evaluation will write, but for the report, which is always the newest."""
-
-    files: list[Path]
-    trec: tuple[Path, Path] | None  # run and qrels
-    embeddings: dict[str, Path]  # by side
-
-
-def _plan(
-    config: EvaluateConfig, protocol: Protocol, out: Path, epoch: int, *, of_mixture: bool
-) -> _Planned:
-    """Returns the files that are asked for."""
-    files = [*(mixture_files(out) if of_mixture else result_files(out, epoch))]
-    folder, end = out / "results", f"epoch_{epoch:02}"
-    trec = None
-    if config.trec:
-        trec = folder / f"run_{end}.trec", folder / f"qrels_{end}.trec"
-        files += trec if protocol.labelled else trec[:1]
-    sides = ("test",) if protocol.kind == "leave-one-out" else ("query", "gallery")
-    embeddings = {
-        side: folder / f"embeddings_{end}_{side}.{config.save_embeddings}"
-        for side in sides
-        if config.save_embeddings != "none"
-    }
-    for path in embeddings.values():
-        files += embedding_files(path)
-    return _Planned(files, trec, embeddings)
-
-
 def _evaluate_run(
     config: EvaluateConfig, run: Path, qrels: Path, out: Path, progress: Progress
 ) -> EvaluateResult:
     """Scores a ranking that was made elsewhere."""
     path = out / "results" / f"metrics_{run.stem}.json"
-    _refuse_to_replace([path], config)
+    refuse_existing([path], config)
     scored = score_trec(run, qrels)
     progress.note(f"run      {shown(run)}: {scored.num_retrieved:,} retrieved")
     progress.note(f"qrels    {shown(qrels)}: {counted(len(scored.names), 'query', 'queries')}")
@@ -325,15 +290,6 @@ def _evaluate_run(
     about = {"config": asdict(config)}
     write_json(path, metrics_document(scored.scores, scored.names, protocol, about=about))
     return EvaluateResult(0, scored.scores, None, [path], [])
-
-
-def _refuse_to_replace(paths: list[Path], config: EvaluateConfig) -> None:
-    existing = [path for path in paths if path.exists()]
-    if existing and not config.overwrite:
-        raise OutputError(
-            f"{shown(existing[0])} already exists; choose another folder with --out, or replace "
-            "it with --overwrite"
-        )
 
 
 def _holdout_of(

@@ -16,7 +16,7 @@ from lookalike.exports.formats.sentence_transformers_folder import SENTENCE_TRAN
 from lookalike.exports.formats.transformers_folder import TRANSFORMERS
 from lookalike.exports.hub import log_in, push
 from lookalike.exports.source import Source, read_source
-from lookalike.files import shown, write_folder_whole, write_json
+from lookalike.files import names_in, shown, write_folder_whole, write_json
 from lookalike.locking import sole_writer_of_whole
 from lookalike.progress import Progress, default_progress
 
@@ -98,9 +98,10 @@ def _export(form: Form, out: Path, config: ExportConfig, progress: Progress) -> 
 
 def _check_free(out: Path, config: ExportConfig) -> None:
     """Raises where the folder holds something that an export may not replace."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    names = names_in(out)
+    if not names:
         return
-    if not (out / MANIFEST).is_file():
+    if MANIFEST not in names:
         raise OutputError(
             f"{shown(out)} already exists and is not a Lookalike export, so it was left alone; "
             "choose a new folder with --out"

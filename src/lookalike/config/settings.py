@@ -43,17 +43,26 @@ def config_from(cls: type[ConfigT], *mappings: Mapping[str, Any]) -> ConfigT:
 
 
 def merge_options(cls: type[ConfigT], *mappings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns one mapping of several, later ones winning; raises ConfigError for unknown names."""
+    """Returns one mapping of several, later ones winning.
+
+    Raises:
+        ConfigError: an unknown name, or two names of one option in one mapping.
+    """
     known = [option.name for option in dataclasses.fields(cls)]
     values: dict[str, Any] = {}
     for mapping in mappings:
+        keys: dict[str, Any] = {}  # by the option that they name
         for key, value in mapping.items():
             name = str(key).replace("-", "_")
             if name not in known:
                 near = nearest(name, known, cutoff=0.5)
                 hint = f"did you mean {near!r}?" if near else f"known keys: {', '.join(known)}"
                 raise ConfigError(f"unknown key {briefly(repr(key), 200)}; {hint}")
-            values[name] = value
+            if name in keys:
+                raise ConfigError(
+                    f"{keys[name]!r} and {key!r} are one option; leave one of them out"
+                )
+            keys[name], values[name] = key, value
         # Which test images is one choice: a later mapping that makes it undoes an earlier one.
         if mapping.get("test") is not None:
             values |= {side: mapping.get(side) for side in ("query", "gallery")}

@@ -15,14 +15,20 @@ import math
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw
+
+from lookalike.errors import OutputError
+from lookalike.files import explain
+from lookalike.runtime.children import follow_parent, uninterrupted
 
 Points = NDArray[np.float64]
 Colour = tuple[int, int, int]
@@ -402,7 +408,9 @@ def _write_object(
             image = draw_view(seed, object_id, view_id, size_px)
             # Without chroma subsampling, which would smear the colours of so small an image.
             path = class_folder / f"{class_folder.name}-{view_id:02d}.jpg"
-            image.save(path, quality=92, subsampling=0)
+            encoded = BytesIO()  # written to a full disk, Pillow's files are cut off without a word
+            image.save(encoded, "JPEG", quality=92, subsampling=0)
+            path.write_bytes(encoded.getvalue())
     return sum(map(len, splits.values()))
 
 
@@ -417,6 +425,9 @@ def write_catalogue(
     `test/gallery/` hold different views of the same `num_test_classes` further objects. The work
     is spread over `num_workers` processes, none besides this one if that is 1.
     `on_progress` is told, again and again, how many more images have been written.
+
+    Raises:
+        OutputError: an image cannot be written, or one of the processes was ended from outside.
     """
     train = {"train": range(views_per_class)}
     test = {
@@ -426,11 +437,20 @@ def write_catalogue(
     num_classes = num_train_classes + num_test_classes
     tasks = [(i, train if i < num_train_classes else test) for i in range(num_classes)]
     write = partial(_write_object, folder=folder, seed=seed, size_px=size_px)
-    if num_workers == 1:
-        for count in map(write, tasks):
-            on_progress(count)
-        return
-    # Spawned on every system: forking a process that has threads may leave locks held.
-    with ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn")) as pool:
-        for count in pool.map(write, tasks, chunksize=16):
-            on_progress(count)
+    try:
+        if num_workers == 1:
+            for count in map(write, tasks):
+                on_progress(count)
+            return
+        # Spawned on every system: forking a process that has threads may leave locks held.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(num_workers, context, initializer=follow_parent) as pool:
+            with uninterrupted():  # all of them start here
+                counts = pool.map(write, tasks, chunksize=16)
+            for count in counts:
+                on_progress(count)
+    except OSError as error:
+        raise OutputError(explain(folder, error, before="")) from error
+    except BrokenProcessPool as error:
+        raise OutputError("a process that draws images was ended from outside, as where memory "
+                          "is scarce; start the demo again") from error  # fmt: skip

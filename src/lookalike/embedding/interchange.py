@@ -9,7 +9,6 @@ import csv
 import io
 import json
 import os
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from lookalike.data.images import ImageSet
 from lookalike.data.reading.content import read_parquet, require_pyarrow
-from lookalike.data.sources.cells import unguarded
+from lookalike.data.sources.cells import guarded, unguarded
 from lookalike.data.sources.columns import some
 from lookalike.data.sources.tables.delimited import read_names
 from lookalike.data.sources.tables.header import find_columns
@@ -38,7 +37,6 @@ MANIFEST = "manifest.json"
 _METADATA = b"lookalike"  # key in the metadata of a Parquet file's schema
 _TOLD = {"fingerprint", "model_name", "embedding", "dim"}  # of an embedder, by all files of ours
 _ROWS_AT_A_TIME = 2**16
-_FORMULA = re.compile(r"\A'*[=+\-@\t\r\n]")
 
 
 def embedding_files(path: Path) -> list[Path]:
@@ -97,7 +95,7 @@ def write_names(path: Path, columns: Mapping[str, Sequence[str]]) -> None:
         text = io.TextIOWrapper(file, "utf-8", errors="surrogateescape", newline="")
         table = csv.writer(text)
         table.writerow(columns)
-        safe = ([_FORMULA.sub(r"'\g<0>", cell) for cell in cells] for cells in columns.values())
+        safe = ([guarded(cell) for cell in cells] for cells in columns.values())
         table.writerows(zip(*safe, strict=True))
         text.flush()
         text.detach()

@@ -24,6 +24,15 @@ if TYPE_CHECKING:
     from lookalike.evaluation.retrieval import Retrieval
     from lookalike.evaluation.scoring.scores import QueryScores
 
+_OF_MIXTURE = "interpolated"
+_OF = rf"(?P<of>epoch_(?P<epoch>\d+)|{_OF_MIXTURE})"
+_RESULTS = re.compile(rf"(?:retrieval_results|metrics)_{_OF}\.json")
+_OF_ALL = re.compile(r"report\.html|original_embeddings\.safetensors|interpolation\.json")
+_ON_REQUEST = (
+    re.compile(rf"(?:run|qrels)_{_OF}\.trec"),
+    re.compile(rf"embeddings_{_OF}_(?:test|query|gallery)\.(?:npy|csv|json|parquet)"),
+)
+
 
 def write_results(
     out: Path,
@@ -122,9 +131,14 @@ def _per_query(scores: QueryScores, names: list[str]) -> dict[str, list[Any]]:
     }
 
 
+def name_of_results(epoch: int, *, of_mixture: bool = False) -> str:
+    """Returns what the names of all files of one evaluation have in common."""
+    return _OF_MIXTURE if of_mixture else f"epoch_{epoch:02}"
+
+
 def result_files(out: Path, epoch: int) -> tuple[Path, Path]:
     """Returns the files of an epoch's retrievals and of its metrics."""
-    return _both(out, f"epoch_{epoch:02}")
+    return _both(out, name_of_results(epoch))
 
 
 def report_file(out: Path) -> Path:
@@ -139,7 +153,7 @@ def originals_file(out: Path) -> Path:
 
 def mixture_files(out: Path) -> tuple[Path, Path]:
     """Returns the files of retrievals and metrics of the mixture that a run chose."""
-    return _both(out, "interpolated")
+    return _both(out, _OF_MIXTURE)
 
 
 def _both(out: Path, of: str) -> tuple[Path, Path]:
@@ -149,7 +163,8 @@ def _both(out: Path, of: str) -> tuple[Path, Path]:
 
 def remove_mixture_results(out: Path) -> None:
     """Removes what was measured of mixtures of weights."""
-    for path in (interpolation_file(out), *mixture_files(out)):
+    on_request = find_on_request(out, _OF_MIXTURE)
+    for path in (interpolation_file(out), *mixture_files(out), *on_request):
         path.unlink(missing_ok=True)
 
 
@@ -160,16 +175,27 @@ def interpolation_file(out: Path) -> Path:
 
 def find_results(out: Path) -> list[Path]:
     """Returns the result files of earlier epochs below a folder, by epoch; nobody else's files."""
-    names = re.compile(
-        r"(?:retrieval_results|metrics)_(?:epoch_(?P<epoch>\d+)|(?P<last>interpolated))\.json"
-        r"|report\.html|original_embeddings\.safetensors|interpolation\.json"
-    )
     found = []
     for path in (out / "results").glob("*.*"):
-        if match := names.fullmatch(path.name):
-            epoch = sys.maxsize if match["last"] else int(match["epoch"] or -1)  # made of the last
+        if match := _first_match(path, _RESULTS, *_ON_REQUEST):
+            epoch = sys.maxsize if match["of"] == _OF_MIXTURE else int(match["epoch"])
             found.append((epoch, path.name, path))
+        elif _OF_ALL.fullmatch(path.name):
+            found.append((-1, path.name, path))
     return [path for _, _, path in sorted(found)]
+
+
+def find_on_request(out: Path, name: str) -> list[Path]:
+    """Returns what earlier evaluations wrote on request beside the results of a name (see
+    `name_of_results`): TREC files and embeddings.
+    """
+    paths = sorted((out / "results").glob("*.*"))
+    matches = [(path, _first_match(path, *_ON_REQUEST)) for path in paths]
+    return [path for path, match in matches if match and match["of"] == name]
+
+
+def _first_match(path: Path, *patterns: re.Pattern[str]) -> re.Match[str] | None:
+    return next(filter(None, (pattern.fullmatch(path.name) for pattern in patterns)), None)
 
 
 def library_versions() -> dict[str, str]:

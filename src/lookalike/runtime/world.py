@@ -23,9 +23,9 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from lookalike.errors import LookalikeError, LostProcessError, first_line
+from lookalike.runtime.launch import started_together
 
 _T = TypeVar("_T")
-_STARTED_TOGETHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # as torchrun says it
 # Rows and gradients come at the pace of the slowest reader; a rank that takes longer is stuck.
 _TIMEOUT = timedelta(minutes=30)
 # Nobody can say how long rank 0 ranks, draws or writes while the others wait. If it dies, they
@@ -150,11 +150,11 @@ def joined() -> Iterator[World]:
     group that is there already is used and left as it is.
 
     Raises:
+        ConfigError: those variables hold what cannot be.
         LostProcessError: another rank ended inside the block, or cannot be reached.
     """
     found = dist.is_available() and dist.is_initialized()
-    told = all(name in os.environ for name in _STARTED_TOGETHER)
-    if not found and not (told and int(os.environ["WORLD_SIZE"]) > 1):
+    if not found and not started_together():
         yield ALONE
         return
     with _naming_the_lost():

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 
 from lookalike.checks.reading.image import ImageFacts, describe_file
 from lookalike.data.images import ImageRef
 from lookalike.errors import DataError
+from lookalike.runtime.children import uninterrupted
 
 HANG_S = 120.0
 """After so long over one file a worker is taken to hang in its decoder."""
@@ -80,7 +79,7 @@ class _Worker:
         self.connection, theirs = context.Pipe()
         arguments = (theirs, self._describe, self._max_megapixels)
         self._process = context.Process(target=_serve, args=arguments, daemon=True)
-        with _uninterrupted():
+        with uninterrupted():
             self._process.start()
         theirs.close()
         self.since = time.monotonic()
@@ -132,19 +131,6 @@ class _Worker:
         self._process.kill()
         self._process.join()
         self.connection.close()
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Keeps Ctrl-C from processes that start inside, even before their first line of ours."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _serve(connection: Connection, describe: Describe, max_megapixels: float) -> None:

@@ -9,6 +9,7 @@ import signal
 import struct
 import threading
 import traceback
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -59,16 +60,17 @@ def serve(
             AT.pack_into(block.content, 0, index, begun)
 
     reader.begins = begins
-    connection.send(None)
-    while True:
-        number, nth, request, given_up = requests.get()
-        try:
-            batch = reader.read(request, given_up)
-        except Exception as error:
-            connection.send((number, _failed(error), None, None))
-            continue
-        begins(-1)
-        _send(connection, number, nth, batch, block, slots)
+    with suppress(OSError):  # of sending: nobody is there any more
+        connection.send(None)
+        while True:
+            number, nth, request, given_up = requests.get()
+            try:
+                batch = reader.read(request, given_up)
+            except Exception as error:
+                connection.send((number, _failed(error), None, None))
+                continue
+            begins(-1)
+            _send(connection, number, nth, batch, block, slots)
 
 
 def _send(

@@ -183,6 +183,7 @@ class _Worker:
             self._block, self._num_slots = SharedBlock(SLOTS_START, in_memory=False), 0
         self.pending: deque[tuple[int, Request]] = deque()
         self.started = False
+        self._process: Any = None
 
     def start(self) -> None:
         """Starts the process; raises DataError where the system refuses."""
@@ -271,9 +272,15 @@ class _Worker:
         return f"it was ended by {name}" + (", as where memory runs out" if code == -9 else "")
 
     def stop(self) -> None:
-        """Ends the process, whatever it is at: a signal that even a stopped one hears."""
-        self._process.kill()
-        self._process.join(timeout=5)
+        """Ends the process, whatever it is at: a signal that even a stopped one hears.
+
+        One whose start was interrupted ends when it finds its connection closed.
+        """
+        if self._process is None:
+            return
+        if self._process.pid is not None:
+            self._process.kill()
+            self._process.join(timeout=5)
         self.connection.close()
 
     def _note(self, index: int) -> None:

@@ -25,7 +25,8 @@ LONGEST_PATH = 32_767  # characters; Windows takes no longer one, and others les
 NO_UTF8 = "is not UTF-8; a table in Windows-1252, as Excel's plain CSV, is to be saved as CSV UTF-8"
 
 _WHOLE = re.compile(r"-?(0|[1-9]\d*)\.0*")
-_GUARDED = re.compile(r"\A'(?='*[=+\-@\t\r\n])")
+# Spreadsheets of East Asian languages take the wide forms of these signs for the signs.
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 _EXACT = 2**53  # below it a float holds each whole number exactly
 _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False,
           "nan": False}  # fmt: skip # the last two: pandas, with gaps
@@ -83,13 +84,21 @@ def name_of_class(name: str) -> str:
     return name
 
 
+def guarded(cell: str) -> str:
+    """Returns a cell with an apostrophe before it where a spreadsheet would run it as a formula.
+
+    What begins so already gets one more, so that `unguarded` gives back any cell.
+    """
+    return f"'{cell}" if _FORMULA.match(cell) else cell
+
+
 def unguarded(cell: str) -> str:
-    """Returns a cell without the apostrophe that keeps spreadsheets from running it as a formula.
+    """Returns the cell that `guarded` was given.
 
     >>> [unguarded(cell) for cell in ("'-1", "''=a", "'quoted'", "-1")]
     ['-1', "'=a", "'quoted'", '-1']
     """
-    return _GUARDED.sub("", cell, count=1) if cell.startswith("'") else cell
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell, 1) else cell
 
 
 def parse_label(value: Any) -> str:

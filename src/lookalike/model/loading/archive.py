@@ -34,8 +34,8 @@ def read_archive(path: Path) -> Any:
 
     Raises:
         FileNotFoundError: there is no such file.
-        DamagedError: it is not such a file, or not as it was written; or it holds more than
-            tensors, numbers, text, and lists and dicts of them.
+        DamagedError: it is not such a file, cannot be read, or is not as it was written; or it
+            holds more than tensors, numbers, text, and lists and dicts of them.
     """
     if path.exists() and not path.is_file():
         raise DamagedError("it is not a file")
@@ -46,6 +46,8 @@ def read_archive(path: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except (FileNotFoundError, DamagedError):
         raise
+    except PermissionError as error:
+        raise DamagedError(f"it cannot be read: {error.strerror}") from error
     # Bytes that nobody wrote so fail in the unpickler in every way there is.
     except Exception as error:
         raise DamagedError("it holds more than tensors, or is damaged") from error

@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from lookalike.config import TrainConfig
 from lookalike.config.settings import kept_settings
-from lookalike.errors import OutputError, first_line
+from lookalike.errors import OutputError
 from lookalike.evaluation.protocol import Holdout
 from lookalike.evaluation.results import library_versions
 from lookalike.files import shown, write_whole
@@ -154,13 +154,32 @@ class Checkpoints:
 
 def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
     """Writes a checkpoint, whole; raises OutputError where it cannot be written."""
-    try:
-        write_whole(path, lambda file: torch.save(checkpoint, file))
-    except RuntimeError as error:  # torch's writer reports a full disk in its own way
-        raise OutputError(
-            f"cannot write {shown(path)}: {first_line(error)}. Free some room, or "
-            "choose another disk with --out; checkpoints written before are untouched"
-        ) from error
+
+    def write(file: IO[bytes]) -> None:
+        remembering: Any = _Remembering(file)
+        try:
+            torch.save(checkpoint, remembering)
+        except RuntimeError:
+            if remembering.error is not None:
+                raise remembering.error from None
+            raise
+
+    write_whole(path, write)
+
+
+class _Remembering:
+    """A file that knows why it could not be written: torch's writer does not say it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.flush = file, file.flush
+        self.error: BaseException | None = None
+
+    def write(self, content: bytes) -> int:
+        try:
+            return self._file.write(content)
+        except BaseException as error:  # Ctrl-C as well
+            self.error = error
+            raise
 
 
 def bytes_of_checkpoint(step: TrainingStep) -> int:
