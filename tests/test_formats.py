@@ -120,6 +120,21 @@ def test_a_png_with_text_without_end_is_refused() -> None:
         assert "too large" in reason
 
 
+@pytest.mark.parametrize("kind", [b"iCCP", b"zTXt", b"iTXt"])
+@pytest.mark.parametrize("count", [3, 300])
+def test_a_png_of_very_many_packed_texts_or_profiles_is_refused(kind: bytes, count: int) -> None:
+    name = {b"iCCP": b"x\0\0", b"zTXt": b"x\0\0", b"iTXt": b"x\0\x01\0\0\0"}[kind]
+    data = kind + name + zlib.compress(bytes(100))
+    chunk = struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+    content = encoded(Image.new("RGB", (8, 6)), "PNG")
+    image = InMemory("", content[:33] + count * chunk + content[33:])  # behind the header
+    if count == 3:
+        assert read_image(image).size == (8, 6)
+        return
+    for reason in reasons_of(image):
+        assert f"{count} compressed texts and colour profiles" in reason
+
+
 # Sizes that a header tells, or hides
 
 
@@ -261,6 +276,21 @@ def test_a_jpeg_of_very_many_scans_is_refused_and_others_are_read(many: bool) ->
         assert read_image(InMemory("", content)).size == (48, 40)
         return
     for reason in reasons_of(InMemory("", content)):
+        assert "scans" in reason
+
+
+@pytest.mark.parametrize("form", ["JPEG", "MPO"])
+def test_scans_are_counted_of_the_image_alone(form: str) -> None:
+    """Phones put a film behind the image, in which any two bytes come often."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8))
+    content = encoded(
+        image, form, progressive=True, **({"save_all": True} if form == "MPO" else {})
+    )
+    film = b"\xff\xda\0\x02" * 2_000
+    assert read_image(InMemory("", content + film)).size == (48, 40)
+    exif = b"\xff\xe1" + struct.pack(">H", 2 + 8_000) + film[:8_000]  # as a small image has one
+    assert read_image(InMemory("", content[:2] + exif + content[2:])).size == (48, 40)
+    for reason in reasons_of(InMemory("", with_scans(content, 200) + film)):
         assert "scans" in reason
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import stat
 import struct
 import threading
@@ -38,6 +39,8 @@ _WEIGHTS = {"WEBP": 1.8, "AVIF": 1.7, "HEIF": 1.7, "JPEG2000": 2.1}
 _PYTHON_WEIGHT = 10.0  # of decoders written in Python, which take microseconds a pixel
 _MOST_SCANS = 100  # of a JPEG; programs write about ten, and each goes over the whole image
 _MOST_TEXT = 2**26  # bytes of text or colour profile in a PNG; Pillow's own limit is 2**20
+_MOST_PACKED = 100  # texts and profiles in a PNG, each of which may unpack to so much
+_MARKER = re.compile(rb"\xff[^\0\x01\xd0-\xd8\xff]")  # in a JPEG, that a length follows, or its end
 _NEEDED = 2**16  # bytes that tell the size of an image within an icon
 _SIGNATURES = (
     (b"%!ps", "PostScript (EPS), a program that is not run; export it as PNG"),
@@ -115,6 +118,8 @@ def _open(file: IO[bytes], start: bytes, path: str, max_megapixels: float) -> Im
     if start.startswith(b"RIFF"):  # Pillow makes room for its pixels when it opens it
         _check_size(path, "WEBP", *_webp_size(start), max_megapixels)
     _icon_of(file, path, max_megapixels)
+    if start.startswith(b"\x89PNG"):
+        _check_chunks(path, file)
     file.seek(0)
     image = Image.open(file, formats=load_formats())
     in_python = any(tile[0] in Image.DECODERS for tile in getattr(image, "tile", ()))
@@ -317,12 +322,35 @@ def _check_scans(path: str, image: Image.Image, file: IO[bytes]) -> None:
         file.seek(after)
         if is_whole:
             return
-    scans, last = 0, b""
-    file.seek(0)
-    while part := file.read(2**20):
-        scans += (last + part).count(b"\xff\xda")  # which no compressed data hold
-        last = b"\xff" if part.endswith(b"\xff") else b""
+    scans = _num_scans(file)
     file.seek(after)
     if scans > _MOST_SCANS:
         raise ImageError(path, f"a JPEG of {scans:,} scans, each of which goes over the whole "
                          f"image; at most {_MOST_SCANS} are decoded")  # fmt: skip
+
+
+def _num_scans(file: IO[bytes]) -> int:
+    """Returns how many scans the image at the start of a JPEG file has; others may follow it."""
+    scans, place = 0, 2
+    while len(part := _read_at(file, place, 2**13)) > 1:
+        found = _MARKER.search(part)
+        if found is None:
+            place += len(part) - 1  # the last byte may be half a marker
+            continue
+        if found[0] == b"\xff\xd9":  # the end
+            break
+        scans += found[0] == b"\xff\xda"
+        place += found.end()
+        place += int.from_bytes(_read_at(file, place, 2), "big")
+    return scans
+
+
+def _check_chunks(path: str, file: IO[bytes]) -> None:
+    """Raises for a PNG of so many compressed texts and profiles that unpacking takes minutes."""
+    packed, place = 0, 8
+    while len(head := _read_at(file, place, 8)) == 8:
+        packed += head[4:] in (b"iCCP", b"iTXt", b"zTXt")
+        place += 12 + int.from_bytes(head[:4], "big")
+    if packed > _MOST_PACKED:
+        raise ImageError(path, f"a PNG of {packed:,} compressed texts and colour profiles; at "
+                         f"most {_MOST_PACKED} are unpacked")  # fmt: skip
