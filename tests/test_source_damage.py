@@ -302,3 +302,14 @@ def test_without_labels_some_may_be_missing_in_every_kind(tmp_path: Path, png: b
         assert "nothing in column 'label'" in said(tmp_path / name)
         if name not in ("x.csv", "table.parquet"):
             assert [read_image(ref).size for ref in images.refs] == [(5, 4), (5, 4)]
+
+
+def test_shards_whose_columns_differ_are_told_by_their_types(tmp_path: Path, png: bytes) -> None:
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for name, label in (("a", "cat"), ("b", 1)):
+        table = pa.table({"image": pa.array([png], pa.binary()), "label": [label]})
+        parquet.write_table(table, folder / f"{name}.parquet")
+    message = said(folder)
+    assert "label: string" in message
+    assert "label: int64" in message

@@ -242,6 +242,12 @@ def test_a_missing_folder_with_nothing_near_is_an_error(tmp_path: Path, missing:
     assert "did you mean" not in message
 
 
+@pytest.mark.parametrize("target", ["gone", "link"])
+def test_a_link_to_nothing_is_told_as_one(tmp_path: Path, target: str) -> None:
+    (tmp_path / "link").symlink_to(target)
+    assert f"link is a link to {target}, where nothing is" in said(tmp_path / "link")
+
+
 def test_one_image_is_no_source(tmp_path: Path) -> None:
     message = said(put(tmp_path, "a.png") / "a.png")
     assert "neither a folder nor a table" in message
@@ -495,7 +501,7 @@ def test_a_cell_that_must_be_filled_is_an_error_when_empty(
 
 
 def test_an_open_quote_is_an_error_and_no_traceback(tmp_path: Path) -> None:
-    assert "cannot read the table" in said(table(tmp_path, 'path,label\n"a.png,cat\n'))
+    assert "row 1 of" in said(table(tmp_path, 'path,label\n"a.png,cat\n'))
 
 
 def test_a_damaged_parquet_table_is_an_error(tmp_path: Path) -> None:

@@ -230,6 +230,9 @@ def encoding_of(start: bytes) -> str:
 
 def does_not_exist(path: Path) -> str:
     """Returns a sentence on a path that does not exist, and one beside it that may be meant."""
+    if path.is_symlink():
+        return (f"{briefly(os.fspath(path), 300)} is a link to {briefly(os.readlink(path), 300)}, "
+                "where nothing is")  # fmt: skip
     _, folders, files = next(os.walk(path.parent), ("", [], []))
     near = nearest(path.name, (folders + files)[:10_000])  # each takes a while
     hint = f"; did you mean {shown(path.with_name(near))}?" if near else "."

@@ -16,7 +16,7 @@ from lookalike.data.reading.content import reading, require_pyarrow
 from lookalike.data.sources.columns import COLUMNS, image_set, some
 from lookalike.data.sources.shards import Shard, are_shards, find_shards
 from lookalike.data.sources.tables.header import find_columns, near_misses
-from lookalike.errors import DataError, first_line
+from lookalike.errors import DataError
 from lookalike.files import briefly, shown
 from lookalike.progress import Progress
 
@@ -122,7 +122,7 @@ def _joined(
         table = pyarrow.concat_tables([part.table.select(told) for part in parts])
     except (KeyError, pyarrow.ArrowException) as error:
         raise DataError(f"not all of {shown(source)} has the same columns: "
-                        f"{briefly(first_line(error), 300)}") from error  # fmt: skip
+                        f"{briefly(' '.join(str(error).split()), 300)}") from error  # fmt: skip
     with reading(shown(source)):
         columns = {name: table[name].to_pylist() for name in told if name != "label"}
         if "label" in told:
