@@ -407,3 +407,27 @@ def test_a_table_that_lookalike_wrote_is_one_to_read(tmp_path: Path) -> None:
 def test_a_name_that_begins_with_an_apostrophe_is_taken_by_it(tmp_path: Path) -> None:
     put(tmp_path, "'-1.png")
     assert load_images(csv(tmp_path, "path\n'-1.png\n")).names == ["'-1.png"]
+
+
+@pytest.mark.parametrize("before", ["\n", "\r\n\r\n", ";;\n", " ; \n\n"])
+def test_empty_rows_may_stand_before_the_header(tmp_path: Path, before: str) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text(f"{before}path;label\n1.png;a\n", newline="")
+    assert load_images(path).labels == ["a"]
+
+
+@pytest.mark.parametrize("cell", ['"1.png', '"1.png" x', '"1\\"2.png"'])
+def test_a_row_with_a_quote_out_of_place_is_named(tmp_path: Path, cell: str) -> None:
+    path = tmp_path / "list.tsv"
+    path.write_text(f"path\tlabel\n0.png\ta\n\n{cell}\ta\n3.png\tb\n")
+    with pytest.raises(DataError, match=r"row 2 of .*list\.tsv cannot be read: .*quote") as told:
+        load_images(path)
+    assert str(told.value).isprintable()
+
+
+@pytest.mark.parametrize("cell", ["https://example.org/1.png", "file:///1.png", "S3://b/1.png"])
+def test_an_address_is_no_path(tmp_path: Path, cell: str) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text(f"path,label\n1.png,a\n{cell},b\n")
+    with pytest.raises(DataError, match=f"row 2 of .*list.csv has the address '{cell}'"):
+        load_images(path)

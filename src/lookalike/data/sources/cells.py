@@ -32,6 +32,7 @@ _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no"
           "nan": False}  # fmt: skip # the last two: pandas, with gaps
 _MISSING = {"nan", "<na>", "nat", "#n/a"}  # as pandas, NumPy and spreadsheets write it
 _AS_TEXT = (str, datetime.date, datetime.time, datetime.timedelta, Decimal, uuid.UUID)
+_URL = re.compile(r"[A-Za-z][A-Za-z\d+.-]+://")
 _KEPT = 100_000  # texts of which each is parsed once; columns of more have each cell parsed
 
 T = TypeVar("T")
@@ -130,6 +131,9 @@ def parse_path(value: Any) -> str:
     if "\0" in text:
         raise _CellError(f"has '{briefly(text)}' in column 'path'; no file's name holds a NUL, so "
                          "the table is damaged or no table")  # fmt: skip
+    if "://" in text and _URL.match(text):
+        raise _CellError(f"has the address '{briefly(text)}' in column 'path'; nothing is "
+                         "downloaded: give the path of a file")  # fmt: skip
     if len(text) > LONGEST_PATH:
         raise _CellError(_too_long(text, "path", LONGEST_PATH))
     return text

@@ -16,7 +16,7 @@ from lookalike.data.reading.content import reading
 from lookalike.data.sources.cells import unguarded
 from lookalike.data.sources.tables.header import USED, find_columns, without_path
 from lookalike.errors import DataError
-from lookalike.files import encoding_of, shown
+from lookalike.files import briefly, encoding_of, shown
 from lookalike.progress import Progress, SilentProgress
 
 _DELIMITERS = (",", ";", "\t", "|")  # spreadsheets of many countries write semicolons into a CSV
@@ -47,7 +47,8 @@ def read_delimited(
     """Returns the columns of a table in UTF-8, UTF-16 or UTF-32, as Python reads text.
 
     Bytes that are no UTF-8 become lone surrogates: files may be named so. Rows without anything
-    in them are left out. Cells are `unguarded`, but for paths: a file may be named so.
+    in them are left out, before the header as well. Cells are `unguarded`, but for paths: a file
+    may be named so.
 
     Raises:
         DataError: it cannot be read, a row is too short or too long, two columns are one.
@@ -68,20 +69,17 @@ def read_delimited(
             file.readline()
         rows = csv.reader(file, delimiter=form.delimiter, strict=True,
                           skipinitialspace=form.blanks_after)  # fmt: skip
-        header = next(rows, [])
+        header = next((row for row in rows if any(map(str.strip, row))), [])
         places = find_columns(header, path, used)
         columns: dict[str, list[str]] = {name: [] for name in places}
         if "path" not in places:  # of no use, and perhaps no table
             return Table(header, columns)
-        number = done = 0
-        for row in rows:
-            if _is_blank(row):
-                continue
+        done = 0
+        for number, row in enumerate(_filled(rows, path), start=1):
             if len(row) != len(header):
-                raise DataError(f"row {number + 1} of {shown(path)} has a different number of "
+                raise DataError(f"row {number} of {shown(path)} has a different number of "
                                 f"cells from the header ({len(header)}); quote cells with "
                                 "commas")  # fmt: skip
-            number += 1
             for name, place in places.items():
                 cell = row[place]
                 columns[name].append(cell if name == "path" else intern(unguarded(cell)))
@@ -91,6 +89,21 @@ def read_delimited(
                 done = now
         task.advance(content.tell() // _MB - done)
     return Table(header, columns)
+
+
+def _filled(rows: Iterator[list[str]], path: Path) -> Iterator[list[str]]:
+    """Yields the rows that have anything in them; names the one that cannot be read."""
+    number = 0
+    try:
+        for row in rows:
+            if not _is_blank(row):
+                number += 1
+                yield row
+    except csv.Error as error:
+        raise DataError(
+            f"row {number + 1} of {shown(path)} cannot be read: {briefly(str(error))}. Within "
+            "quotes a quote is written twice, and each that opens has one that closes"
+        ) from error
 
 
 def _is_blank(row: Sequence[str]) -> bool:
@@ -105,6 +118,8 @@ def _form_of(file: TextIO, path: Path, used: Sequence[str]) -> _Form:
     first = file.readline(_LONGEST_HEADER)
     told = re.fullmatch(r'"?sep=(.)"?\s*', first)  # as Excel takes it
     if told:
+        first = file.readline(_LONGEST_HEADER)
+    while first and not first.strip(" \t\r\n\ufeff,;|"):  # empty rows of a sheet
         first = file.readline(_LONGEST_HEADER)
     if len(first) == _LONGEST_HEADER:
         raise DataError(
