@@ -60,6 +60,17 @@ def test_results_that_cannot_be_printed_are_one_line_and_files_are_whole(
     assert files_below(tmp_path / "o") == RESULTS
 
 
+def test_a_disk_on_which_no_temporary_file_can_be_written_is_one_line(
+    words: list[str | Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: ["/proc/nowhere"])
+    outcome = lookalike(*words)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith("lookalike: there is no folder for temporary files")
+    assert len(outcome.err.splitlines()) == 1
+
+
 @needs_dev_full
 def test_help_that_cannot_be_printed_is_one_line() -> None:
     err = io.StringIO()

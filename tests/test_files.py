@@ -22,6 +22,7 @@ from lookalike.data.images import ImageSet
 from lookalike.data.sampler import BalancedBatchSampler
 from lookalike.errors import LookalikeError, OutputError
 from lookalike.files import (
+    does_not_exist,
     shown,
     writable_folder,
     write_folder_whole,
@@ -534,3 +535,7 @@ def test_any_name_is_shown_as_one_printable_line(name: str) -> None:
 def test_what_cannot_be_shown_is_shown_as_its_escape(name: str, text: str) -> None:
     assert shown(name) == text
     assert shown(Path(name)) == text.replace("/", os.sep)
+
+
+def test_a_name_longer_than_any_disk_has_does_not_exist(tmp_path: Path) -> None:
+    assert "does not exist" in does_not_exist(tmp_path / ("x" * 5000))

@@ -230,7 +230,7 @@ def encoding_of(start: bytes) -> str:
 
 def does_not_exist(path: Path) -> str:
     """Returns a sentence on a path that does not exist, and one beside it that may be meant."""
-    if path.is_symlink():
+    if os.path.islink(path):  # and not Path.is_symlink, which names too long for a disk break
         return (f"{briefly(os.fspath(path), 300)} is a link to {briefly(os.readlink(path), 300)}, "
                 "where nothing is")  # fmt: skip
     _, folders, files = next(os.walk(path.parent), ("", [], []))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from importlib import import_module
@@ -16,6 +17,7 @@ from lookalike.cli.output import print_json, print_utf8
 from lookalike.cli.tables import tell_unreadable
 from lookalike.config.recipes import read_recipe
 from lookalike.config.settings import config_from, format_recipe
+from lookalike.errors import OutputError
 from lookalike.progress import default_progress
 
 # Flags that are not options of a configuration.
@@ -93,6 +95,8 @@ class Verb:
 def carry_out(given: argparse.Namespace) -> int:
     """Carries out a command line, prints what comes of it, and returns the exit code."""
     verb: Verb = given.verb
+    if verb.config is not None:
+        _look_at_temporary_folder()
     result = verb.call(given)
     if result is None:
         return 0
@@ -102,6 +106,19 @@ def carry_out(given: argparse.Namespace) -> int:
         verb.show(result)
     tell_unreadable(getattr(result, "unreadable", ()), verb.unreadable_in)
     return verb.exit_code(result) if verb.exit_code else 0
+
+
+def _look_at_temporary_folder() -> None:
+    """Raises OutputError where no temporary file can be written, which some libraries do as soon as
+    they are imported.
+    """
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise OutputError(
+            "there is no folder for temporary files that can be written to; free some room, or "
+            "name one in the environment variable TMPDIR"
+        ) from error
 
 
 def options_of(given: argparse.Namespace) -> dict[str, Any]:
